@@ -1,0 +1,180 @@
+//! The one error of the library: a kind to match on, and one line that says what, where and what to do.
+//!
+//! The NBD front end maps [`ErrorKind`] to an errno in one place; the command line prints `error:` and `hint:` lines.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong, for programs. People read [`Error`]'s `Display`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// An argument, name, size or range that can never be accepted.
+    InvalidInput,
+    /// A request reaches past the end of the disk.
+    OutOfRange,
+    /// A change was asked of something opened read-only.
+    ReadOnly,
+    NotFound,
+    AlreadyExists,
+    /// Held by another process, client or operation.
+    InUse,
+    /// No space in the file system that holds the account.
+    NoSpace,
+    /// The system refused or failed an input or output operation.
+    Io,
+    /// What is stored fails its checksum, its MAC or its own rules: nothing was changed.
+    Corrupt,
+    /// A key-encryption key that does not open this account, or none where one is needed.
+    WrongKey,
+    /// The account's keys are revoked.
+    Revoked,
+    /// The base image is not the one the disk was made over.
+    BaseChanged,
+    /// The disk refuses changes since an fsync failed.
+    Poisoned,
+    /// The server is stopping.
+    Shutdown,
+    /// The system, file system or format lacks what is needed.
+    Unsupported,
+    /// A limit of the configuration was reached.
+    LimitExceeded,
+    /// Stopped by the user; nothing half-made is left.
+    Cancelled,
+    /// A named fault of a VHD file.
+    Vhd(crate::vhd::Fault),
+}
+
+/// See the module documentation. Cheap to pass: one pointer.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    kind: ErrorKind,
+    what: String,
+    path: Option<PathBuf>,
+    offset: Option<u64>,
+    hint: Option<String>,
+    source: Option<Box<dyn StdError + Send + Sync>>,
+}
+
+impl Error {
+    pub fn new(kind: ErrorKind, what: impl Into<String>) -> Self {
+        Self(Box::new(Inner { kind, what: what.into(), path: None, offset: None, hint: None, source: None }))
+    }
+
+    /// An error of the system. Full file systems and quotas become [`ErrorKind::NoSpace`].
+    pub fn io(what: impl Into<String>, source: io::Error) -> Self {
+        let kind = match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            io::ErrorKind::AlreadyExists => ErrorKind::AlreadyExists,
+            _ => ErrorKind::Io,
+        };
+        let mut error = Self::new(kind, what);
+        error.0.source = Some(Box::new(source));
+        error
+    }
+
+    #[must_use]
+    pub fn at_path(mut self, path: impl AsRef<Path>) -> Self {
+        self.0.path = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// Byte offset in the file of [`Error::at_path`], or on the disk when there is none.
+    #[must_use]
+    pub fn at_offset(mut self, offset: u64) -> Self {
+        self.0.offset = Some(offset);
+        self
+    }
+
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.0.hint = Some(hint.into());
+        self
+    }
+
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    #[must_use]
+    pub fn path(&self) -> Option<&Path> {
+        self.0.path.as_deref()
+    }
+
+    #[must_use]
+    pub fn offset(&self) -> Option<u64> {
+        self.0.offset
+    }
+
+    /// What to do about it, when there is something.
+    #[must_use]
+    pub fn hint_text(&self) -> Option<&str> {
+        self.0.hint.as_deref()
+    }
+
+    /// What went wrong, without path, offset and cause.
+    #[must_use]
+    pub fn what(&self) -> &str {
+        &self.0.what
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(path) = &self.0.path {
+            write!(f, "{}: ", path.display())?;
+        }
+        f.write_str(&self.0.what)?;
+        if let Some(offset) = self.0.offset {
+            write!(f, " at byte {offset}")?;
+        }
+        if let Some(source) = &self.0.source {
+            write!(f, ": {source}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {self}", self.0.kind)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.source.as_ref().map(|source| source.as_ref() as &(dyn StdError + 'static))
+    }
+}
+
+impl ErrorKind {
+    /// The stable name that `--json` prints: the variant's own, or the VHD fault's.
+    #[must_use]
+    pub fn name(self) -> String {
+        match self {
+            ErrorKind::Vhd(fault) => format!("{fault:?}"),
+            kind => format!("{kind:?}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_names_what_where_and_why() {
+        let error = Error::io("write failed", io::Error::from_raw_os_error(28)).at_path("/a/b").at_offset(512);
+        assert_eq!(error.kind(), ErrorKind::NoSpace);
+        let line = error.to_string();
+        assert!(line.starts_with("/a/b: write failed at byte 512: "), "{line}");
+        assert!(!line.contains('\n'));
+    }
+}

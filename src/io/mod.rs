@@ -1,0 +1,1 @@
+//! The file seam under the core, and `sync` beside it.
