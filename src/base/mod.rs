@@ -4,6 +4,10 @@
 //! the disk is opened, because a changed base would silently change every page that no layer holds.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
 
 use crate::Result;
 
@@ -33,4 +37,34 @@ pub enum BaseRun {
     Data,
     /// Not allocated by the image's own format: reads as zeros.
     Zero,
+}
+
+/// The format of an image file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    Raw,
+    Vhd,
+}
+
+/// What a disk's settings record of its base: where it lies and what tells it from any other image.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseRecord {
+    /// Absolute.
+    pub path: PathBuf,
+    pub format: Format,
+    /// Virtual size in bytes.
+    pub size: u64,
+    // The base wing adds the identity of every file of the chain here.
+}
+
+/// Opens `path` for the first time and takes its identity. `format` overrides detection. `roots` are further folders
+/// in which parents of a differencing disk may lie.
+pub fn open(_path: &Path, _format: Option<Format>, _roots: &[PathBuf]) -> Result<(Arc<dyn BaseImage>, BaseRecord)> {
+    todo!()
+}
+
+/// Opens the image of a record again. [`crate::ErrorKind::BaseChanged`], saying what differs, when it is another one.
+pub fn reopen(_record: &BaseRecord) -> Result<Arc<dyn BaseImage>> {
+    todo!()
 }

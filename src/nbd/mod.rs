@@ -1,1 +1,30 @@
 //! The NBD front end.
+
+use std::sync::Arc;
+
+use crate::Result;
+use crate::disk::Disk;
+
+/// An export as LIST and INFO show it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportInfo {
+    pub name: String,
+    pub description: String,
+}
+
+/// What is served: disks by export name. Exports may come and go while serving.
+pub trait Exports: Send + Sync {
+    fn list(&self) -> Vec<ExportInfo>;
+    /// The disk of an export. The empty name is the default export: the only one, if there is just one.
+    fn open(&self, name: &str) -> Result<Export>;
+}
+
+/// An export as a client attaches it.
+#[derive(Debug, Clone)]
+pub struct Export {
+    /// The full name, also when the client asked for the default.
+    pub name: String,
+    pub description: String,
+    pub disk: Arc<Disk>,
+    pub read_only: bool,
+}
