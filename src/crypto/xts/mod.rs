@@ -1,28 +1,179 @@
 //! AES-256-XTS (IEEE 1619), one data unit per page.
+//!
+//! The data unit is the 512-byte page and its tweak is the page's number on the virtual disk, as a 128-bit
+//! little-endian integer: the same bytes as dm-crypt's `aes-xts-plain64` with 512-byte sectors. The interface takes a
+//! *run* of pages, because the speed is there: a run's tweaks are encrypted side by side, while a call per page would
+//! wait for each of them.
+//!
+//! Invariants:
+//! - every backend writes the same bytes; [`self_test`] checks that at program start;
+//! - time and memory access depend on the length of the run and on the processor, never on key, page number or data;
+//! - an expanded key lies in one heap allocation that is zeroized on drop, so that moving an [`XtsKey`] leaves no copy.
 
-use crate::Result;
+mod portable;
+#[cfg(feature = "sim")]
+mod tag;
 
-/// An expanded 64-byte XTS key.
-pub struct XtsKey {}
+use std::fmt;
 
-impl std::fmt::Debug for XtsKey {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+use subtle::ConstantTimeEq;
+
+use crate::{Error, ErrorKind, PAGE, Result};
+
+/// Blocks of the cipher in a page.
+const BLOCKS: usize = PAGE / 16;
+
+/// An implementation of the cipher.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// Safe Rust on the `aes` crate, which uses the processor's AES instructions where it has them.
+    Portable,
+}
+
+impl Backend {
+    /// The fastest that this machine has.
+    #[must_use]
+    pub fn detect() -> Self {
+        Self::Portable
+    }
+
+    /// All that this machine has.
+    pub fn available() -> impl Iterator<Item = Self> {
+        [Self::Portable].into_iter()
+    }
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+        }
+    }
+}
+
+/// An expanded 64-byte XTS key. Send and Sync; nothing in it changes after construction.
+pub struct XtsKey(Schedule);
+
+enum Schedule {
+    Portable(Box<portable::Schedule>),
+    #[cfg(feature = "sim")]
+    Tag(tag::Schedule),
+}
+
+impl fmt::Debug for XtsKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("XtsKey(redacted)")
     }
 }
 
 impl XtsKey {
-    /// Expands `key`: two independent 256-bit halves. Equal halves are refused.
-    pub fn new(_key: &[u8; 64]) -> Result<Self> {
-        todo!()
+    /// Expands `key` (two independent 256-bit halves: data key, then tweak key) for the fastest backend.
+    ///
+    /// # Errors
+    /// [`ErrorKind::InvalidInput`] when the halves are equal, which XTS forbids (FIPS 140-3 IG C.I); compared in
+    /// constant time.
+    pub fn new(key: &[u8; 64]) -> Result<Self> {
+        #[cfg(feature = "sim")]
+        {
+            check_halves(key)?;
+            Ok(Self(Schedule::Tag(tag::Schedule::new(key))))
+        }
+        #[cfg(not(feature = "sim"))]
+        Self::with_backend(key, Backend::detect())
     }
 
-    /// Encrypts whole pages of `src` into `dst` (equal lengths, multiples of 512); the first is page `first_page`.
-    pub fn encrypt(&self, _first_page: u64, _src: &[u8], _dst: &mut [u8]) {
-        todo!()
+    /// Expands `key` for `backend`, for tests, benchmarks and the self-test.
+    ///
+    /// # Errors
+    /// As [`XtsKey::new`].
+    pub fn with_backend(key: &[u8; 64], backend: Backend) -> Result<Self> {
+        check_halves(key)?;
+        Ok(Self(match backend {
+            Backend::Portable => Schedule::Portable(Box::new(portable::Schedule::new(key))),
+        }))
     }
 
-    pub fn decrypt_in_place(&self, _first_page: u64, _data: &mut [u8]) {
-        todo!()
+    /// Encrypts whole pages of `src` into `dst` (equal lengths, multiples of 512 bytes); the first is page
+    /// `first_page` of the disk.
+    ///
+    /// # Panics
+    /// When the lengths break that contract, or the run passes page 2^64 - 1: both are faults of the caller.
+    pub fn encrypt(&self, first_page: u64, src: &[u8], dst: &mut [u8]) {
+        assert_eq!(src.len(), dst.len(), "source and destination of a run differ in length");
+        assert_run(first_page, src.len());
+        match &self.0 {
+            Schedule::Portable(schedule) => schedule.encrypt(first_page, src, dst),
+            #[cfg(feature = "sim")]
+            Schedule::Tag(schedule) => schedule.encrypt(first_page, src, dst),
+        }
+    }
+
+    /// Decrypts whole pages (a multiple of 512 bytes); the first is page `first_page` of the disk.
+    ///
+    /// # Panics
+    /// As [`XtsKey::encrypt`].
+    pub fn decrypt_in_place(&self, first_page: u64, data: &mut [u8]) {
+        assert_run(first_page, data.len());
+        match &self.0 {
+            Schedule::Portable(schedule) => schedule.decrypt_in_place(first_page, data),
+            #[cfg(feature = "sim")]
+            Schedule::Tag(schedule) => schedule.decrypt_in_place(first_page, data),
+        }
+    }
+}
+
+fn check_halves(key: &[u8; 64]) -> Result<()> {
+    let (data, tweak) = key.split_at(32);
+    if bool::from(data.ct_eq(tweak)) {
+        return Err(Error::new(ErrorKind::InvalidInput, "the two halves of an XTS key are equal"));
+    }
+    Ok(())
+}
+
+fn assert_run(first_page: u64, len: usize) {
+    assert!(len.is_multiple_of(PAGE), "a run of {len} bytes is no whole number of pages");
+    assert!(first_page.checked_add((len / PAGE) as u64).is_some(), "a run passes the last page number");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key() -> [u8; 64] {
+        std::array::from_fn(|i| i as u8)
+    }
+
+    #[test]
+    fn equal_halves_are_refused() {
+        let mut key = key();
+        key.copy_within(..32, 32);
+        assert_eq!(XtsKey::new(&key).unwrap_err().kind(), ErrorKind::InvalidInput);
+        for backend in Backend::available() {
+            assert_eq!(XtsKey::with_backend(&key, backend).unwrap_err().kind(), ErrorKind::InvalidInput);
+        }
+        key[63] ^= 1;
+        XtsKey::new(&key).unwrap();
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        assert_eq!(format!("{:?}", XtsKey::new(&key()).unwrap()), "XtsKey(redacted)");
+    }
+
+    #[test]
+    #[should_panic(expected = "no whole number of pages")]
+    fn a_part_of_a_page_is_refused() {
+        XtsKey::new(&key()).unwrap().decrypt_in_place(0, &mut [0; 513]);
+    }
+
+    #[test]
+    #[should_panic(expected = "differ in length")]
+    fn unequal_lengths_are_refused() {
+        XtsKey::new(&key()).unwrap().encrypt(0, &[0; 512], &mut [0; 1024]);
+    }
+
+    #[test]
+    #[should_panic(expected = "passes the last page number")]
+    fn page_numbers_do_not_wrap() {
+        XtsKey::new(&key()).unwrap().decrypt_in_place(u64::MAX, &mut [0; 1024]);
     }
 }
