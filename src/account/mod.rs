@@ -1,1 +1,4 @@
 //! The account directory.
+
+pub mod failure;
+pub mod name;

@@ -1,1 +1,100 @@
 //! The command line, one file a verb.
+//!
+//! A verb is a `clap` argument struct with `run(self, &Context) -> Outcome`. To add one: a file, a variant of [`Verb`],
+//! a line in [`Verb::run`]. Verbs print through [`Context`] only, so that `--json` holds for all of them.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind as ClapErrorKind;
+use clap::{Parser, Subcommand};
+
+use crate::account::failure::Failure;
+
+pub mod context;
+pub mod size;
+
+pub use context::{Context, Outcome};
+
+/// Encrypted page-blob disks over NBD.
+///
+/// An account is a directory with an encryption setting, wrapped keys and disks. `sealdisk quickstart` shows it at work.
+#[derive(Debug, Parser)]
+#[command(name = "sealdisk", version, max_term_width = 100, propagate_version = true)]
+pub struct Cli {
+    /// The account directory
+    #[arg(long, global = true, env = "SEALDISK_ACCOUNT", default_value = "./sealdisk-account", value_name = "DIR")]
+    account: PathBuf,
+    /// Print one JSON document, also on failure
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {}
+
+impl Verb {
+    fn run(self, _context: &Context) -> Outcome {
+        match self {}
+    }
+}
+
+/// Runs the command line `args`, the program's name first. Exit codes: 0 done, 1 failed, 2 used wrongly.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let args: Vec<OsString> = args.into_iter().collect();
+    let cli = match Cli::try_parse_from(&args) {
+        Ok(cli) => cli,
+        Err(error) => return misused(&error, args.iter().any(|arg| arg == "--json")),
+    };
+    let context = Context { account: cli.account, json: cli.json };
+    match cli.verb.run(&context) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            context.fail(&failure);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// `--help` and `--version` come this way too.
+fn misused(error: &clap::Error, json: bool) -> ExitCode {
+    let wrong = error.use_stderr();
+    // A closed pipe: nobody is left to tell.
+    let _ = error.print();
+    if wrong && json && error.kind() != ClapErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        let text = error.to_string();
+        let first = text.lines().next().unwrap_or_default();
+        let message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
+        let document = serde_json::json!({ "error": { "kind": "Usage", "message": message } });
+        let context = Context { account: PathBuf::new(), json };
+        let _: Result<(), Failure> = context.show(&document, "");
+    }
+    if wrong { ExitCode::from(2) } else { ExitCode::SUCCESS }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_verb_shows_an_example() {
+        fn check(command: &clap::Command) {
+            for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+                let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
+                let example = help.contains("sealdisk ") || verb.has_subcommands();
+                assert!(example, "{} --help shows no example", verb.get_name());
+                check(verb);
+            }
+        }
+        check(&Cli::command());
+    }
+}

@@ -1,0 +1,24 @@
+//! An error as it leaves the library: the same three lines of text whether the work was done here or by the server of
+//! the account, so that both print alike.
+
+use serde::{Deserialize, Serialize};
+
+use crate::Error;
+
+/// What failed, for programs (`kind`) and for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// [`crate::ErrorKind::name`].
+    pub kind: String,
+    /// One line.
+    pub message: String,
+    /// What to do about it; not part of the JSON that users see.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self { kind: error.kind().name(), message: error.to_string(), hint: error.hint_text().map(str::to_owned) }
+    }
+}
