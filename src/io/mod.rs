@@ -10,7 +10,23 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub mod real;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod sync;
+
+/// Whether a fault is planted here for the crash tests (see [`sim::Mutant`]); `false` in a product build.
+#[allow(unused_macros)]
+macro_rules! mutant {
+    ($name:ident) => {{
+        #[cfg(feature = "sim")]
+        let planted = $crate::io::sim::mutant($crate::io::sim::Mutant::$name);
+        #[cfg(not(feature = "sim"))]
+        let planted = false;
+        planted
+    }};
+}
+#[allow(unused_imports)]
+pub(crate) use mutant;
 
 /// An open regular file. All methods may be called from many threads at once.
 pub trait File: Send + Sync + fmt::Debug {

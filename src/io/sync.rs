@@ -28,71 +28,218 @@ mod imp {
 
 #[cfg(feature = "sim")]
 mod imp {
-    use std::sync::TryLockError;
+    //! Each type is a plain lock behind a gate of the scheduler's. A thread in *direct* mode (see
+    //! [`crate::io::sim::direct`]) passes by the gates: it works alone on a disk of its own, at full speed, and a lock
+    //! that it would have to wait for is a deadlock.
 
-    pub use shuttle::sync::atomic;
-    pub use shuttle::sync::{MutexGuard, RwLockReadGuard, RwLockWriteGuard};
+    use std::ops::{Deref, DerefMut};
+    use std::sync::{PoisonError, TryLockError};
+
+    use shuttle::sync as gated;
+
+    use crate::io::sim::is_direct;
+
+    pub mod atomic {
+        //! Each access is a scheduling point.
+
+        pub use std::sync::atomic::Ordering;
+
+        macro_rules! scheduled {
+            ($name:ident, $value:ty $(, $arithmetic:ident)*) => {
+                #[derive(Debug, Default)]
+                pub struct $name(std::sync::atomic::$name);
+
+                impl $name {
+                    pub const fn new(value: $value) -> Self {
+                        Self(std::sync::atomic::$name::new(value))
+                    }
+                    pub fn load(&self, order: Ordering) -> $value {
+                        crate::io::sim::point();
+                        self.0.load(order)
+                    }
+                    pub fn store(&self, value: $value, order: Ordering) {
+                        crate::io::sim::point();
+                        self.0.store(value, order);
+                    }
+                    pub fn swap(&self, value: $value, order: Ordering) -> $value {
+                        crate::io::sim::point();
+                        self.0.swap(value, order)
+                    }
+                    $(pub fn $arithmetic(&self, value: $value, order: Ordering) -> $value {
+                        crate::io::sim::point();
+                        self.0.$arithmetic(value, order)
+                    })*
+                }
+            };
+        }
+
+        scheduled!(AtomicBool, bool, fetch_or, fetch_and);
+        scheduled!(AtomicU32, u32, fetch_add, fetch_sub, fetch_max);
+        scheduled!(AtomicU64, u64, fetch_add, fetch_sub, fetch_max);
+        scheduled!(AtomicUsize, usize, fetch_add, fetch_sub, fetch_max);
+    }
 
     #[derive(Debug, Default)]
-    pub struct Mutex<T>(shuttle::sync::Mutex<T>);
+    pub struct Mutex<T> {
+        gate: gated::Mutex<()>,
+        value: std::sync::Mutex<T>,
+    }
+
+    #[derive(Debug)]
+    pub struct MutexGuard<'a, T> {
+        // In this order: the value is let go before the gate opens.
+        value: std::sync::MutexGuard<'a, T>,
+        gate: Option<gated::MutexGuard<'a, ()>>,
+        of: &'a Mutex<T>,
+    }
 
     impl<T> Mutex<T> {
         pub fn new(value: T) -> Self {
-            Self(shuttle::sync::Mutex::new(value))
+            Self { gate: gated::Mutex::new(()), value: std::sync::Mutex::new(value) }
         }
+
         pub fn lock(&self) -> MutexGuard<'_, T> {
-            self.0.lock().unwrap_or_else(|poison| poison.into_inner())
+            let gate = (!is_direct()).then(|| self.gate.lock().unwrap_or_else(PoisonError::into_inner));
+            self.behind(gate)
         }
+
         pub fn try_lock(&self) -> Option<MutexGuard<'_, T>> {
-            match self.0.try_lock() {
-                Ok(guard) => Some(guard),
-                Err(TryLockError::Poisoned(poison)) => Some(poison.into_inner()),
-                Err(TryLockError::WouldBlock) => None,
+            if is_direct() {
+                let value = free(self.value.try_lock())?;
+                return Some(MutexGuard { value, gate: None, of: self });
             }
+            let gate = free(self.gate.try_lock())?;
+            Some(self.behind(Some(gate)))
+        }
+
+        pub fn into_inner(self) -> T {
+            self.value.into_inner().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        pub fn get_mut(&mut self) -> &mut T {
+            self.value.get_mut().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        fn behind<'a>(&'a self, gate: Option<gated::MutexGuard<'a, ()>>) -> MutexGuard<'a, T> {
+            let value = free(self.value.try_lock()).expect("deadlock: held by the only one who could let it go");
+            MutexGuard { value, gate, of: self }
+        }
+    }
+
+    impl<T> Deref for MutexGuard<'_, T> {
+        type Target = T;
+        fn deref(&self) -> &T {
+            &self.value
+        }
+    }
+
+    impl<T> DerefMut for MutexGuard<'_, T> {
+        fn deref_mut(&mut self) -> &mut T {
+            &mut self.value
         }
     }
 
     #[derive(Debug, Default)]
-    pub struct RwLock<T>(shuttle::sync::RwLock<T>);
+    pub struct RwLock<T> {
+        gate: gated::RwLock<()>,
+        value: std::sync::RwLock<T>,
+    }
+
+    #[derive(Debug)]
+    pub struct RwLockReadGuard<'a, T> {
+        value: std::sync::RwLockReadGuard<'a, T>,
+        _gate: Option<gated::RwLockReadGuard<'a, ()>>,
+    }
+
+    #[derive(Debug)]
+    pub struct RwLockWriteGuard<'a, T> {
+        value: std::sync::RwLockWriteGuard<'a, T>,
+        _gate: Option<gated::RwLockWriteGuard<'a, ()>>,
+    }
 
     impl<T> RwLock<T> {
         pub fn new(value: T) -> Self {
-            Self(shuttle::sync::RwLock::new(value))
+            Self { gate: gated::RwLock::new(()), value: std::sync::RwLock::new(value) }
         }
+
         pub fn read(&self) -> RwLockReadGuard<'_, T> {
-            self.0.read().unwrap_or_else(|poison| poison.into_inner())
+            let _gate = (!is_direct()).then(|| self.gate.read().unwrap_or_else(PoisonError::into_inner));
+            let value = free(self.value.try_read()).expect("deadlock: held by the only one who could let it go");
+            RwLockReadGuard { value, _gate }
         }
+
         pub fn write(&self) -> RwLockWriteGuard<'_, T> {
-            self.0.write().unwrap_or_else(|poison| poison.into_inner())
+            let _gate = (!is_direct()).then(|| self.gate.write().unwrap_or_else(PoisonError::into_inner));
+            let value = free(self.value.try_write()).expect("deadlock: held by the only one who could let it go");
+            RwLockWriteGuard { value, _gate }
         }
+
         pub fn try_read(&self) -> Option<RwLockReadGuard<'_, T>> {
-            match self.0.try_read() {
-                Ok(guard) => Some(guard),
-                Err(TryLockError::Poisoned(poison)) => Some(poison.into_inner()),
-                Err(TryLockError::WouldBlock) => None,
-            }
+            let _gate = if is_direct() { None } else { Some(free(self.gate.try_read())?) };
+            Some(RwLockReadGuard { value: free(self.value.try_read())?, _gate })
         }
+
         pub fn try_write(&self) -> Option<RwLockWriteGuard<'_, T>> {
-            match self.0.try_write() {
-                Ok(guard) => Some(guard),
-                Err(TryLockError::Poisoned(poison)) => Some(poison.into_inner()),
-                Err(TryLockError::WouldBlock) => None,
-            }
+            let _gate = if is_direct() { None } else { Some(free(self.gate.try_write())?) };
+            Some(RwLockWriteGuard { value: free(self.value.try_write())?, _gate })
+        }
+
+        pub fn into_inner(self) -> T {
+            self.value.into_inner().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        pub fn get_mut(&mut self) -> &mut T {
+            self.value.get_mut().unwrap_or_else(PoisonError::into_inner)
+        }
+    }
+
+    impl<T> Deref for RwLockReadGuard<'_, T> {
+        type Target = T;
+        fn deref(&self) -> &T {
+            &self.value
+        }
+    }
+
+    impl<T> Deref for RwLockWriteGuard<'_, T> {
+        type Target = T;
+        fn deref(&self) -> &T {
+            &self.value
+        }
+    }
+
+    impl<T> DerefMut for RwLockWriteGuard<'_, T> {
+        fn deref_mut(&mut self) -> &mut T {
+            &mut self.value
         }
     }
 
     #[derive(Debug, Default)]
-    pub struct Condvar(shuttle::sync::Condvar);
+    pub struct Condvar(gated::Condvar);
 
     impl Condvar {
         pub fn new() -> Self {
-            Self(shuttle::sync::Condvar::new())
+            Self::default()
         }
+
         pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
-            self.0.wait(guard).unwrap_or_else(|poison| poison.into_inner())
+            let MutexGuard { value, gate, of } = guard;
+            drop(value);
+            let gate = gate.expect("deadlock: the only one there waits for another");
+            of.behind(Some(self.0.wait(gate).unwrap_or_else(PoisonError::into_inner)))
         }
+
         pub fn notify_all(&self) {
-            self.0.notify_all();
+            if !is_direct() {
+                self.0.notify_all();
+            }
+        }
+    }
+
+    fn free<G>(tried: Result<G, TryLockError<G>>) -> Option<G> {
+        match tried {
+            Ok(guard) => Some(guard),
+            Err(TryLockError::Poisoned(poison)) => Some(poison.into_inner()),
+            Err(TryLockError::WouldBlock) => None,
         }
     }
 }

@@ -1,0 +1,66 @@
+//! A simulated disk behind the file seam: what the production core sees of a kernel, a file system and a device whose
+//! power may go at any moment. Compiled under the feature `sim` alone.
+//!
+//! What it promises is what POSIX and Linux promise and no more, so that a core that survives it needs no luck:
+//!
+//! - content (`content.rs`): every 512-byte sector keeps its durable version and all later, un-synced ones. A power
+//!   cut leaves any of them, each sector (or each 4,096-byte block) for itself. Punches, sizes and allocation are
+//!   un-synced changes like writes. [`File::sync_data`](super::File::sync_data) makes durable what was written before
+//!   it *began*;
+//! - names (`names.rs`): created, renamed or removed names are durable after the directory's own sync. Before it, a
+//!   power cut leaves any subset in which a kept change to a name brings all earlier changes of that name along;
+//! - faults (`fault.rs`): short transfers, `EINTR`, `EIO` and `ENOSPC` at the Nth call or at random. A failed sync is
+//!   reported once per open file: the sectors it lost count as clean, the cache goes on showing the new content until
+//!   it is dropped, and the next sync succeeds;
+//! - the end (`world.rs`): [`SimDisk::power_cut`] makes one possible disk after a power cut, [`SimDisk::kill`] the one
+//!   after the death of the process, where the page cache survives and is still volatile.
+//!
+//! Deterministic: every random choice comes from one seed, every call is a scheduling point of `shuttle`, and an
+//! observer runs at every call, which is where the harness cuts the power.
+
+use std::cell::Cell;
+
+mod content;
+mod dice;
+mod fault;
+mod mutant;
+mod names;
+mod seam;
+mod world;
+
+pub use dice::Dice;
+pub use fault::{Call, Fault, Faults, Fired};
+pub use mutant::{Mutant, mutant, plant};
+pub use seam::SimDisk;
+pub use world::{RawFile, Tear};
+
+thread_local! {
+    static DIRECT: Cell<u32> = const { Cell::new(0) };
+}
+
+/// Runs `work` outside the scheduler: no scheduling points, and locks that never wait. For one thread that works alone
+/// on disks of its own, inside an execution of `shuttle` or outside.
+pub fn direct<R>(work: impl FnOnce() -> R) -> R {
+    struct Leave;
+    impl Drop for Leave {
+        fn drop(&mut self) {
+            DIRECT.set(DIRECT.get() - 1);
+        }
+    }
+    DIRECT.set(DIRECT.get() + 1);
+    let _leave = Leave;
+    work()
+}
+
+/// Whether this thread is inside [`direct`].
+#[must_use]
+pub fn is_direct() -> bool {
+    DIRECT.get() > 0
+}
+
+/// A scheduling point: any other task may run here.
+pub fn point() {
+    if !is_direct() {
+        shuttle::thread::yield_now();
+    }
+}
