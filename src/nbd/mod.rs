@@ -1,9 +1,21 @@
-//! The NBD front end.
+//! The NBD front end: fixed newstyle, over unix sockets, TCP and TLS.
+//!
+//! A [`Server`] serves what [`Exports`] names. The handshake runs on tokio; a client that reaches transmission gets a
+//! thread of its own.
 
 use std::sync::Arc;
 
 use crate::Result;
 use crate::disk::Disk;
+
+mod config;
+mod listen;
+mod server;
+mod tls;
+
+pub use config::Config;
+pub use server::Server;
+pub use tls::{Tls, TlsFiles};
 
 /// An export as LIST and INFO show it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -1,0 +1,165 @@
+//! Listening sockets: unix, TCP, and those that the service manager hands over.
+
+use std::fs;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketType, sockopt};
+
+use crate::{Error, ErrorKind, Result};
+
+/// Bytes of the longest path a unix socket address holds.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// A bound socket on which clients arrive.
+#[derive(Debug)]
+pub(super) enum Listener {
+    Unix(UnixListener),
+    Tcp(TcpListener),
+}
+
+/// The socket file of a listener, removed when the server ends, unless another has taken its place.
+#[derive(Debug)]
+pub(super) struct SocketFile {
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl SocketFile {
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|now| (now.dev(), now.ino()) == self.identity) {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// Binds a socket that only this user may connect to. A stale socket file is replaced; a live one is refused with
+/// [`ErrorKind::InUse`], any other file with [`ErrorKind::AlreadyExists`].
+pub(super) fn unix(path: &Path) -> Result<(Listener, SocketFile)> {
+    let failed = |what: &str, e: io::Error| Error::io(what, e).at_path(path);
+    if path.as_os_str().len() > MAX_SOCKET_PATH {
+        return Err(Error::new(ErrorKind::InvalidInput, format!("a socket path over {MAX_SOCKET_PATH} bytes"))
+            .at_path(path)
+            .hint("choose a shorter path, or a relative one"));
+    }
+    if let Ok(there) = fs::symlink_metadata(path) {
+        if !there.file_type().is_socket() {
+            return Err(Error::new(ErrorKind::AlreadyExists, "there is a file that is no socket").at_path(path));
+        }
+        if UnixStream::connect(path).is_ok() {
+            return Err(Error::new(ErrorKind::InUse, "another server listens on this socket").at_path(path));
+        }
+        fs::remove_file(path).map_err(|e| failed("cannot replace a stale socket", e))?;
+    }
+    // The mask makes the file 0600 from its first moment; a chmod afterwards would leave a gap.
+    let before = rustix::process::umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
+    let bound = UnixListener::bind(path);
+    rustix::process::umask(before);
+    let listener = bound.map_err(|e| failed("cannot listen", e))?;
+    let now = fs::symlink_metadata(path).map_err(|e| failed("cannot listen", e))?;
+    Ok((Listener::Unix(listener), SocketFile { path: path.to_owned(), identity: (now.dev(), now.ino()) }))
+}
+
+/// Binds a TCP socket. Without `exposed`, only loopback addresses: NBD has no password, and plaintext no privacy.
+pub(super) fn tcp(addr: SocketAddr, exposed: bool) -> Result<(Listener, SocketAddr)> {
+    refuse_exposed(addr, exposed)?;
+    let failed = |e| Error::io(format!("cannot listen on {addr}"), e);
+    let listener = TcpListener::bind(addr).map_err(failed)?;
+    let addr = listener.local_addr().map_err(failed)?;
+    Ok((Listener::Tcp(listener), addr))
+}
+
+/// Takes a listening socket of the service manager.
+pub(super) fn adopt(fd: OwnedFd, exposed: bool) -> Result<Listener> {
+    let failed = |e: rustix::io::Errno| Error::io("a descriptor handed over is no listening socket", e.into());
+    if sockopt::socket_type(&fd).map_err(failed)? != SocketType::STREAM
+        || !sockopt::socket_acceptconn(&fd).map_err(failed)?
+    {
+        return Err(Error::new(ErrorKind::InvalidInput, "a descriptor handed over is no listening stream socket"));
+    }
+    match sockopt::socket_domain(&fd).map_err(failed)? {
+        AddressFamily::UNIX => Ok(Listener::Unix(UnixListener::from(fd))),
+        AddressFamily::INET | AddressFamily::INET6 => {
+            let listener = TcpListener::from(fd);
+            let addr = listener.local_addr().map_err(|e| Error::io("a socket handed over has no address", e))?;
+            refuse_exposed(addr, exposed)?;
+            Ok(Listener::Tcp(listener))
+        }
+        _ => Err(Error::new(ErrorKind::InvalidInput, "a socket handed over is neither unix nor TCP")),
+    }
+}
+
+fn refuse_exposed(addr: SocketAddr, exposed: bool) -> Result<()> {
+    if exposed || addr.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::InvalidInput, format!("{addr} is reachable from other machines without TLS"))
+        .hint("require TLS, listen on a loopback address or a unix socket, or pass the flag named insecure"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_socket_is_replaced_and_a_live_one_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        drop(UnixListener::bind(&path).unwrap());
+        let (listener, file) = unix(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(unix(&path).unwrap_err().kind(), ErrorKind::InUse);
+        drop((listener, file));
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_file_of_another_server_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let (_listener, file) = unix(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let _other = UnixListener::bind(&path).unwrap();
+        drop(file);
+        assert!(path.exists());
+    }
+
+    #[test]
+    fn other_files_and_long_paths_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("plain");
+        fs::write(&path, "kept").unwrap();
+        assert_eq!(unix(&path).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(fs::read(&path).unwrap(), b"kept");
+        assert_eq!(unix(&dir.path().join("x".repeat(120))).unwrap_err().kind(), ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn plaintext_stays_on_loopback() {
+        for addr in ["0.0.0.0:0", "192.0.2.1:0", "[::]:0", "[::ffff:192.0.2.1]:0"] {
+            assert_eq!(tcp(addr.parse().unwrap(), false).unwrap_err().kind(), ErrorKind::InvalidInput, "{addr}");
+        }
+        tcp("127.0.0.1:0".parse().unwrap(), false).unwrap();
+        tcp("0.0.0.0:0".parse().unwrap(), true).unwrap();
+    }
+
+    #[test]
+    fn only_listening_stream_sockets_are_adopted() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        assert_eq!(adopt(one.into(), true).unwrap_err().kind(), ErrorKind::InvalidInput);
+        let open = TcpListener::bind("0.0.0.0:0").unwrap();
+        assert_eq!(adopt(open.into(), false).unwrap_err().kind(), ErrorKind::InvalidInput);
+        adopt(TcpListener::bind("127.0.0.1:0").unwrap().into(), false).unwrap();
+    }
+}
