@@ -1,5 +1,7 @@
 //! XTS over runs of pages, the key hierarchy, sources of the key-encryption key.
 
+pub mod kek;
 pub mod keyring;
 pub mod secret;
+mod wrap;
 pub mod xts;

@@ -107,6 +107,14 @@ impl SecretKey {
         SecretBytes::random(Self::LEN).map(Self)
     }
 
+    /// A key of no secrecy.
+    #[cfg(test)]
+    pub(crate) fn filled(byte: u8) -> Self {
+        let mut bytes = SecretBytes::zeroed(Self::LEN).unwrap();
+        bytes.expose_mut().fill(byte);
+        Self(bytes)
+    }
+
     /// A key that `fill` writes in place.
     pub fn fill_with(fill: impl FnOnce(&mut [u8]) -> Result<()>) -> Result<Self> {
         let mut bytes = SecretBytes::zeroed(Self::LEN)?;

@@ -13,6 +13,7 @@ pub mod real;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub mod sync;
+pub mod whole;
 
 /// Whether a fault is planted here for the crash tests (see [`sim::Mutant`]); `false` in a product build.
 #[allow(unused_macros)]

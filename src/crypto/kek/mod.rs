@@ -1,0 +1,99 @@
+//! The key-encryption key: the owner's own. It comes from one of the sources below and never reaches a file of ours.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq;
+use uuid::Uuid;
+
+use crate::Result;
+use crate::crypto::secret::SecretKey;
+use crate::crypto::wrap::{derive, derive_key};
+
+/// Tells a KEK that does not fit from a wrapped key that is damaged; may be stored in the open.
+pub type KeyCheck = [u8; 16];
+
+/// The 256-bit key that wraps the account key. Cheap to clone; the last clone to go zeroizes it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Kek(Arc<SecretKey>);
+
+impl Kek {
+    #[must_use]
+    pub fn new(key: SecretKey) -> Self {
+        Self(Arc::new(key))
+    }
+
+    /// The key itself, to hand it to the process that serves the account.
+    #[must_use]
+    pub fn expose(&self) -> &[u8; SecretKey::LEN] {
+        self.0.expose()
+    }
+
+    /// Says later whether a KEK is the one of `account`.
+    #[must_use]
+    pub fn check_value(&self, account: Uuid) -> KeyCheck {
+        let mut check = KeyCheck::default();
+        derive(&self.0, "kek-check", &[account.as_bytes()], &mut check);
+        check
+    }
+
+    /// Constant-time check of [`Kek::check_value`].
+    #[must_use]
+    pub fn fits(&self, account: Uuid, check: &KeyCheck) -> bool {
+        self.check_value(account).ct_eq(check).into()
+    }
+
+    /// What wraps the account key `id` of `account`.
+    pub(super) fn wrapping_key(&self, account: Uuid, id: Uuid) -> Result<SecretKey> {
+        derive_key(&self.0, "account-key-wrap", &[account.as_bytes(), id.as_bytes()])
+    }
+}
+
+impl fmt::Debug for Kek {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Kek(redacted)")
+    }
+}
+
+/// Where a KEK comes from, as account.toml records it: enough to ask for it again, never the key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum SourceRecord {
+    /// A file of 32 bytes, or of their hex or base64 form.
+    File { path: PathBuf },
+    /// A descriptor of the process that asked: it must be given again.
+    Fd,
+    /// A systemd credential.
+    Credential { name: String },
+    /// The standard output of a command.
+    Command { argv: Vec<String>, timeout_seconds: u64 },
+    /// argon2id (RFC 9106, version 0x13) of a passphrase. `salt` is in hex.
+    Passphrase { salt: String, memory_kib: u32, passes: u32, lanes: u32 },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kek_of(byte: u8) -> Kek {
+        Kek::new(SecretKey::filled(byte))
+    }
+
+    #[test]
+    fn the_check_value_tells_keks_and_accounts_apart() {
+        let account = Uuid::from_bytes([0x11; 16]);
+        let check = kek_of(0x55).check_value(account);
+        // HKDF-SHA256 by Python's `cryptography`.
+        assert_eq!(hex::encode(check), "1f902a8fa46bb4a6d4b78bc83f6a5894");
+        assert!(kek_of(0x55).fits(account, &check));
+        assert!(!kek_of(0x55).fits(Uuid::new_v4(), &check));
+        assert!(!kek_of(0x56).fits(account, &check));
+    }
+
+    #[test]
+    fn debug_shows_no_key() {
+        assert_eq!(format!("{:?}", kek_of(0xAB)), "Kek(redacted)");
+    }
+}

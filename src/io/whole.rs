@@ -1,0 +1,133 @@
+//! Small files read and replaced whole, through the seam.
+//!
+//! [`replace`] is atomic at any crash: the old content or the new, never a mixture and never neither. In order:
+//! 1. the new content is written under a temporary name and synced;
+//! 2. it is renamed over the old;
+//! 3. the directory is synced: only now is the change durable, and only now may the caller act on it.
+//!
+//! [`replace_and_wipe`] goes on: 4. the old content, which has lost its name, is overwritten with zeros and synced.
+
+use std::io;
+use std::sync::Arc;
+
+use super::{Dir, File, Open};
+use crate::{Error, ErrorKind, Result};
+
+/// Reads all of `name`; [`ErrorKind::Corrupt`] when it is longer than `limit` bytes.
+pub fn read(dir: &dyn Dir, name: &str, limit: usize) -> Result<Vec<u8>> {
+    let failed = |source| Error::io("cannot be read", source).at_path(dir.path().join(name));
+    let file = dir.open(name, Open::Read).map_err(failed)?;
+    let size = file.size().map_err(failed)?;
+    if size > limit as u64 {
+        let what = format!("is {size} bytes long, which no file of this kind is");
+        return Err(Error::new(ErrorKind::Corrupt, what).at_path(dir.path().join(name)));
+    }
+    let mut content = vec![0; size as usize];
+    let mut done = 0;
+    while done < content.len() {
+        match file.read_at(&mut content[done..], done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    content.truncate(done);
+    Ok(content)
+}
+
+/// Makes `content` the content of `name`, durably and atomically. The caller excludes other writers.
+pub fn replace(dir: &dyn Dir, name: &str, content: &[u8]) -> Result<()> {
+    let failed = |source| Error::io("cannot be written", source).at_path(dir.path().join(name));
+    let temporary = format!("{name}.new");
+    write_new(dir, &temporary, content).and_then(|()| dir.rename(&temporary, name)).map_err(|error| {
+        // Best effort: what is left is removed before the next use of the name.
+        let _ = dir.remove(&temporary);
+        failed(error)
+    })?;
+    dir.sync().map_err(failed)
+}
+
+/// [`replace`] for content whose old version should not be found on the device again. That the old bytes are
+/// overwritten is no promise where the file system or the device writes elsewhere; failing to is only warned of.
+pub fn replace_and_wipe(dir: &dyn Dir, name: &str, content: &[u8]) -> Result<()> {
+    let old = dir.open(name, Open::ReadWrite);
+    replace(dir, name, content)?;
+    if let Err(error) = old.and_then(wipe) {
+        tracing::warn!(path = %dir.path().join(name).display(), %error, "the old content could not be overwritten");
+    }
+    Ok(())
+}
+
+/// Overwrites all of `file` with zeros, durably.
+pub fn wipe(file: Arc<dyn File>) -> io::Result<()> {
+    let zeros = vec![0; usize::try_from(file.size()?).map_err(io::Error::other)?];
+    write_all(&*file, &zeros)?;
+    file.sync_data()
+}
+
+fn write_new(dir: &dyn Dir, name: &str, content: &[u8]) -> io::Result<()> {
+    let file = match dir.open(name, Open::New) {
+        // Left by a crash.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            dir.remove(name)?;
+            dir.open(name, Open::New)?
+        }
+        other => other?,
+    };
+    write_all(&*file, content)?;
+    file.sync_data()
+}
+
+fn write_all(file: &dyn File, content: &[u8]) -> io::Result<()> {
+    let mut done = 0;
+    while done < content.len() {
+        match file.write_at(&content[done..], done as u64) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::real::RealDir;
+
+    #[test]
+    fn replaces_whole_even_over_what_a_crash_left() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = RealDir::open(temporary.path()).unwrap();
+        std::fs::write(temporary.path().join("x.new"), "half-ma").unwrap();
+        replace(&dir, "x", b"one").unwrap();
+        assert_eq!(read(&dir, "x", 3).unwrap(), b"one");
+        replace(&dir, "x", b"second").unwrap();
+        assert_eq!(read(&dir, "x", 100).unwrap(), b"second");
+        assert_eq!(dir.list().unwrap(), ["x"]);
+    }
+
+    #[test]
+    fn the_old_content_is_overwritten_where_it_lay() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = RealDir::open(temporary.path()).unwrap();
+        replace(&dir, "x", b"secret").unwrap();
+        let old = dir.open("x", Open::Read).unwrap();
+        replace_and_wipe(&dir, "x", b"new").unwrap();
+        let mut bytes = [1; 6];
+        assert_eq!(old.read_at(&mut bytes, 0).unwrap(), 6);
+        assert_eq!(bytes, [0; 6]);
+        assert_eq!(read(&dir, "x", 100).unwrap(), b"new");
+    }
+
+    #[test]
+    fn too_long_and_missing_files_are_told_apart() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = RealDir::open(temporary.path()).unwrap();
+        assert_eq!(read(&dir, "x", 100).unwrap_err().kind(), ErrorKind::NotFound);
+        std::fs::write(temporary.path().join("x"), "long").unwrap();
+        assert_eq!(read(&dir, "x", 3).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+}
