@@ -2,3 +2,4 @@
 
 pub mod failure;
 pub mod name;
+pub mod settings;

@@ -73,6 +73,18 @@ pub enum SourceRecord {
     Passphrase { salt: String, memory_kib: u32, passes: u32, lanes: u32 },
 }
 
+impl fmt::Display for SourceRecord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path } => write!(f, "the key file {}", path.display()),
+            Self::Fd => f.write_str("a key from a descriptor"),
+            Self::Credential { name } => write!(f, "the systemd credential {name}"),
+            Self::Command { argv, .. } => write!(f, "the key command `{}`", argv.join(" ")),
+            Self::Passphrase { .. } => f.write_str("a passphrase"),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
