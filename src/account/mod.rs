@@ -1,5 +1,7 @@
 //! The account directory.
 
+pub mod control;
 pub mod failure;
+pub mod lock;
 pub mod name;
 pub mod settings;
