@@ -25,13 +25,13 @@ pub(super) enum Listener {
 
 /// The socket file of a listener, removed when the server ends, unless another has taken its place.
 #[derive(Debug)]
-pub(super) struct SocketFile {
+pub(crate) struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
 }
 
 impl SocketFile {
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 }
@@ -46,7 +46,7 @@ impl Drop for SocketFile {
 
 /// Binds a socket that only this user may connect to. A stale socket file is replaced; a live one is refused with
 /// [`ErrorKind::InUse`], any other file with [`ErrorKind::AlreadyExists`].
-pub(super) fn unix(path: &Path) -> Result<(Listener, SocketFile)> {
+pub(crate) fn unix(path: &Path) -> Result<(UnixListener, SocketFile)> {
     let failed = |what: &str, e: io::Error| Error::io(what, e).at_path(path);
     if path.as_os_str().len() > MAX_SOCKET_PATH {
         return Err(Error::new(ErrorKind::InvalidInput, format!("a socket path over {MAX_SOCKET_PATH} bytes"))
@@ -68,7 +68,7 @@ pub(super) fn unix(path: &Path) -> Result<(Listener, SocketFile)> {
     rustix::process::umask(before);
     let listener = bound.map_err(|e| failed("cannot listen", e))?;
     let now = fs::symlink_metadata(path).map_err(|e| failed("cannot listen", e))?;
-    Ok((Listener::Unix(listener), SocketFile { path: path.to_owned(), identity: (now.dev(), now.ino()) }))
+    Ok((listener, SocketFile { path: path.to_owned(), identity: (now.dev(), now.ino()) }))
 }
 
 /// Binds a TCP socket. Without `exposed`, only loopback addresses: NBD has no password, and plaintext no privacy.

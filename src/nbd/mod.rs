@@ -9,7 +9,7 @@ use crate::Result;
 use crate::disk::Disk;
 
 mod config;
-mod listen;
+pub(crate) mod listen;
 mod server;
 mod tls;
 

@@ -29,7 +29,7 @@ impl Server {
     /// refused with [`crate::ErrorKind::InUse`]. The file is removed when the server ends.
     pub fn listen_unix(&mut self, path: impl AsRef<Path>) -> Result<()> {
         let (listener, file) = listen::unix(path.as_ref())?;
-        self.listeners.push(listener);
+        self.listeners.push(Listener::Unix(listener));
         self.files.push(file);
         Ok(())
     }
