@@ -100,7 +100,13 @@ pub struct Disk {}
 impl Disk {
     /// Makes a disk in the empty directory `dir`, durable and closed when this returns; the caller publishes the
     /// directory by renaming it. `encryption` decides how the footer page is stored.
-    pub fn create(_dir: Arc<dyn Dir>, _spec: &Spec, _keys: DiskKeys, _encryption: bool, _options: &Options) -> Result<()> {
+    pub fn create(
+        _dir: Arc<dyn Dir>,
+        _spec: &Spec,
+        _keys: DiskKeys,
+        _encryption: bool,
+        _options: &Options,
+    ) -> Result<()> {
         todo!()
     }
 

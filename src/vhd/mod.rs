@@ -1,7 +1,19 @@
-//! The VHD format.
+//! The VHD format: fixed, dynamic and differencing disks, read and written from the specification.
+//!
+//! Source: Microsoft, "Virtual Hard Disk Image Format Specification" 1.0 (2006), and what implementations really write;
+//! `docs/vhd.md` says where the two part. All integers are big-endian, a sector is 512 bytes.
+//!
+//! Every byte of a file is hostile input. The rules that hold throughout: offsets and lengths are `u64` in checked
+//! arithmetic; nothing is allocated before its size is known to fit into the file; every refusal is a named [`Fault`]
+//! with the offset of what is wrong; nothing panics.
 
-/// Named faults of a VHD file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Fault {
-    NotVhd,
-}
+mod fault;
+mod footer;
+
+pub use fault::{Fault, Warning};
+pub use footer::{DiskType, FOOTER, Footer, Geometry};
+
+/// The most bytes of a dynamic or differencing disk: 2040 GiB.
+pub const MAX_SPARSE_SIZE: u64 = 2040 << 30;
+/// Bytes in a sector.
+pub const SECTOR: u64 = 512;
