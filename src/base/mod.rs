@@ -9,7 +9,19 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Result;
+pub mod file;
+mod identity;
+mod raw;
+mod vhd;
+mod watch;
+
+pub use identity::{BaseRecord, FileIdentity};
+
+use self::file::HostFile;
+use self::identity::ImageFile;
+use self::watch::Watched;
+use crate::vhd::source::Source;
+use crate::{Error, ErrorKind, Result};
 
 /// A read-only image: bytes by page.
 ///
@@ -47,24 +59,231 @@ pub enum Format {
     Vhd,
 }
 
-/// What a disk's settings record of its base: where it lies and what tells it from any other image.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BaseRecord {
-    /// Absolute.
-    pub path: PathBuf,
-    pub format: Format,
-    /// Virtual size in bytes.
-    pub size: u64,
-    // The base wing adds the identity of every file of the chain here.
+/// How an image is opened for the first time.
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    /// Overrides detection.
+    pub format: Option<Format>,
+    /// Further folders in which parents of a differencing disk may lie.
+    pub roots: Vec<PathBuf>,
+    /// Read a VHD by its footer copy where its footer is bad.
+    pub recover: bool,
 }
 
-/// Opens `path` for the first time and takes its identity. `format` overrides detection. `roots` are further folders
-/// in which parents of a differencing disk may lie.
-pub fn open(_path: &Path, _format: Option<Format>, _roots: &[PathBuf]) -> Result<(Arc<dyn BaseImage>, BaseRecord)> {
-    todo!()
+/// Opens `path` for the first time and takes its identity. In time independent of the size of the image.
+pub fn open(path: &Path, options: &OpenOptions) -> Result<(Arc<dyn BaseImage>, BaseRecord)> {
+    let file = HostFile::open(path)?;
+    let format = match options.format {
+        Some(format) => format,
+        None => detect(&file)?,
+    };
+    let (image, files) = match format {
+        Format::Raw => open_raw(file)?,
+        Format::Vhd => {
+            let vhd = crate::vhd::OpenOptions { roots: options.roots.clone(), recover: options.recover };
+            open_vhd(crate::vhd::open(path, &vhd)?)
+        }
+    };
+    let mut identities = Vec::with_capacity(files.len());
+    let mut watched = Vec::with_capacity(files.len());
+    for file in files {
+        let identity = FileIdentity::of(&file)?;
+        let stamp = identity.stamp.clone();
+        identities.push(identity.clone());
+        watched.push((file, identity, stamp));
+    }
+    let path = identities[0].path.clone();
+    let record = BaseRecord { path, format, size: image.size(), recover: options.recover, files: identities };
+    Ok((Arc::new(Watched::new(image, watched)), record))
 }
 
-/// Opens the image of a record again. [`crate::ErrorKind::BaseChanged`], saying what differs, when it is another one.
-pub fn reopen(_record: &BaseRecord) -> Result<Arc<dyn BaseImage>> {
-    todo!()
+/// Opens the image of a record again. [`ErrorKind::BaseChanged`], saying what differs, when it is another one.
+pub fn reopen(record: &BaseRecord) -> Result<Arc<dyn BaseImage>> {
+    let mut opened = Vec::with_capacity(record.files.len());
+    for identity in &record.files {
+        let file = HostFile::open(&identity.path).map_err(|error| match error.kind() {
+            ErrorKind::NotFound => {
+                let gone = Error::new(ErrorKind::NotFound, "the base image is gone").at_path(&identity.path);
+                gone.hint("`rebase` names its new place")
+            }
+            _ => error,
+        })?;
+        identity.check_size(&file)?;
+        opened.push(file);
+    }
+    let (image, files) = match record.format {
+        _ if opened.is_empty() => return Err(Error::new(ErrorKind::Corrupt, "a record of a base image names no file")),
+        Format::Raw => open_raw(opened.swap_remove(0))?,
+        Format::Vhd => {
+            let files = opened.into_iter().map(Arc::new).collect();
+            open_vhd(crate::vhd::open_files(files, record.recover).map_err(identity::changed)?)
+        }
+    };
+    if image.size() != record.size {
+        let what = format!("the base image was changed: {} bytes, recorded are {}", image.size(), record.size);
+        return Err(Error::new(ErrorKind::BaseChanged, what).at_path(&record.path));
+    }
+    let mut watched = Vec::with_capacity(files.len());
+    for (file, identity) in files.into_iter().zip(&record.files) {
+        let stamp = identity.check(&file)?;
+        if stamp != identity.stamp {
+            let path = identity.path.display();
+            tracing::warn!(%path, "the base image was touched; its length and all of its sampled content are as recorded");
+        }
+        watched.push((file, identity.clone(), stamp));
+    }
+    Ok(Arc::new(Watched::new(image, watched)))
+}
+
+type Opened = (Box<dyn BaseImage>, Vec<ImageFile>);
+
+fn open_raw(file: HostFile) -> Result<Opened> {
+    let file = Arc::new(file);
+    let image = raw::RawImage::new(file.clone())?;
+    Ok((Box::new(image), vec![ImageFile { file, unique_id: None, metadata: Vec::new() }]))
+}
+
+fn open_vhd(vhd: crate::vhd::OpenChain) -> Opened {
+    let describe = |(file, image): (Arc<HostFile>, &crate::vhd::Image)| ImageFile {
+        file,
+        unique_id: Some(image.meta().footer().unique_id()),
+        metadata: image.metadata_ranges(),
+    };
+    let files = vhd.files.into_iter().zip(vhd.chain.images()).map(describe).collect();
+    (Box::new(vhd.chain), files)
+}
+
+/// The format of a file, by its end and its beginning. A file of another known format is refused, as is one that is
+/// called a VHD and is none: taken for raw, they would be disks full of noise.
+pub fn detect(file: &HostFile) -> Result<Format> {
+    let extension = file.path().extension().map(|e| e.to_ascii_lowercase());
+    let named_vhd = extension.is_some_and(|e| e == "vhd" || e == "avhd");
+    match crate::vhd::Metadata::read(file, false, u64::MAX) {
+        Ok(_) => return Ok(Format::Vhd),
+        Err(error) => match error.kind() {
+            ErrorKind::Vhd(crate::vhd::Fault::NotVhd | crate::vhd::Fault::TooSmall) if !named_vhd => {}
+            _ => {
+                return Err(match error.hint_text() {
+                    Some(_) => error.at_path(file.path()),
+                    None => error.at_path(file.path()).hint("if it is a raw image, say so: --base-format raw"),
+                });
+            }
+        },
+    }
+    let mut start = [0; 8];
+    let len = start.len().min(file.size() as usize);
+    file.read_at(0, &mut start[..len])?;
+    let foreign = [(&b"QFI\xFB"[..], "qcow2"), (b"KDMV", "VMDK"), (b"QED\0", "QED"), (b"# Disk D", "VMDK")];
+    if let Some((_, name)) = foreign.iter().find(|(magic, _)| start.starts_with(magic)) {
+        let error = Error::new(ErrorKind::Unsupported, format!("a {name} image, neither VHD nor raw"));
+        return Err(error.at_path(file.path()).hint("`qemu-img convert -O raw IN OUT` makes a raw image of it"));
+    }
+    Ok(Format::Raw)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vhd::Footer;
+    use std::os::unix::fs::FileExt;
+    use uuid::Uuid;
+
+    const SIZE: usize = 64 << 10;
+
+    fn content() -> Vec<u8> {
+        (0..SIZE).map(|n| (n / 512 * 7 + n) as u8).collect()
+    }
+
+    fn fixed_vhd(path: &Path) {
+        let mut bytes = content();
+        bytes.extend(Footer::fixed(SIZE as u64, Uuid::from_u128(5), 1 << 30).to_bytes());
+        std::fs::write(path, bytes).unwrap();
+    }
+
+    fn read_all(image: &dyn BaseImage) -> Vec<u8> {
+        let mut bytes = vec![0; image.size() as usize];
+        image.read_at(0, &mut bytes).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn raw_and_fixed_images_are_told_apart_and_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let (raw, vhd) = (dir.path().join("a.img"), dir.path().join("b"));
+        std::fs::write(&raw, content()).unwrap();
+        fixed_vhd(&vhd);
+        for (path, format) in [(&raw, Format::Raw), (&vhd, Format::Vhd)] {
+            let (image, record) = open(path, &OpenOptions::default()).unwrap();
+            assert_eq!((record.format, record.size), (format, SIZE as u64));
+            assert_eq!(read_all(&*image), content());
+            let text = toml::to_string(&record).unwrap();
+            assert_eq!(toml::from_str::<BaseRecord>(&text).unwrap(), record);
+            assert_eq!(read_all(&*reopen(&record).unwrap()), content());
+        }
+        let forced = OpenOptions { format: Some(Format::Raw), ..OpenOptions::default() };
+        assert_eq!(open(&vhd, &forced).unwrap().1.size, SIZE as u64 + 512);
+    }
+
+    #[test]
+    fn a_changed_base_is_refused_with_what_differs() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("b.vhd");
+        fixed_vhd(&path);
+        let (_, record) = open(&path, &OpenOptions::default()).unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        let changed = |what: &str| {
+            let error = reopen(&record).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::BaseChanged);
+            assert!(error.to_string().contains(what), "{error}");
+        };
+        file.write_all_at(b"x", 30_000).unwrap();
+        changed("content differs");
+        fixed_vhd(&path);
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        reopen(&record).unwrap();
+        file.write_all_at(&Footer::fixed(SIZE as u64, Uuid::from_u128(6), 1 << 30).to_bytes(), SIZE as u64).unwrap();
+        changed("unique id");
+        file.set_len(SIZE as u64).unwrap();
+        changed("bytes");
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(reopen(&record).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn a_base_that_changes_while_open_is_no_longer_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("b.vhd");
+        fixed_vhd(&path);
+        let (image, _) = open(&path, &OpenOptions::default()).unwrap();
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        let mut buf = [0; 512];
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        for _ in 0..1000 {
+            image.read_at(0, &mut buf).unwrap();
+        }
+        file.write_all_at(b"x", 30_000).unwrap();
+        let error = (0..1000).find_map(|_| image.read_at(0, &mut buf).err()).unwrap();
+        assert_eq!(error.kind(), ErrorKind::BaseChanged);
+        assert!(image.try_read_at(0, &mut buf).is_err());
+    }
+
+    #[test]
+    fn what_is_no_image_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = |name: &str, bytes: &[u8]| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, bytes).unwrap();
+            open(&path, &OpenOptions::default()).unwrap_err().kind()
+        };
+        use crate::vhd::Fault;
+        assert_eq!(file("a.vhd", &[0; 4096]), ErrorKind::Vhd(Fault::NotVhd));
+        assert_eq!(file("a.img", &[0; 1000]), ErrorKind::InvalidInput);
+        assert_eq!(file("b.img", &[]), ErrorKind::InvalidInput);
+        assert_eq!(file("c.img", &[&b"vhdxfile"[..], &[0; 1016]].concat()), ErrorKind::Vhd(Fault::IsVhdx));
+        assert_eq!(file("d.img", &[&b"QFI\xFB"[..], &[0; 1020]].concat()), ErrorKind::Unsupported);
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
+        assert_eq!(open(&fifo, &OpenOptions::default()).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(open(dir.path(), &OpenOptions::default()).unwrap_err().kind(), ErrorKind::InvalidInput);
+    }
 }

@@ -7,11 +7,29 @@
 //! arithmetic; nothing is allocated before its size is known to fit into the file; every refusal is a named [`Fault`]
 //! with the offset of what is wrong; nothing panics.
 
+#![allow(dead_code, reason = "the writer that uses the rest lands next")]
+
+mod bat;
+mod bitmap;
+mod chain;
 mod fault;
 mod footer;
+mod header;
+mod image;
+mod locator;
+mod meta;
+mod open;
+mod parent;
+pub mod source;
 
+pub use bat::{Bat, MAX_ENTRIES};
+pub use chain::{Chain, Stored};
 pub use fault::{Fault, Warning};
 pub use footer::{DiskType, FOOTER, Footer, Geometry};
+pub use header::{DEFAULT_BLOCK, HEADER, Header};
+pub use image::Image;
+pub use meta::{Metadata, Notice};
+pub use open::{MAX_DEPTH, OpenChain, OpenOptions, open, open_files, open_single, open_sources};
 
 /// The most bytes of a dynamic or differencing disk: 2040 GiB.
 pub const MAX_SPARSE_SIZE: u64 = 2040 << 30;

@@ -1,0 +1,29 @@
+//! A VHD of any kind as a base image.
+
+use super::{BaseImage, BaseRun};
+use crate::Result;
+use crate::vhd::{Chain, Stored};
+
+impl BaseImage for Chain {
+    fn size(&self) -> u64 {
+        self.size()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.read(offset, buf, true).map(|_| ())
+    }
+
+    fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
+        self.read(offset, buf, false)
+    }
+
+    fn runs(&self, offset: u64, len: u64, visit: &mut dyn FnMut(BaseRun, u64)) -> Result<()> {
+        Chain::runs(self, offset, len, &mut |stored, run| {
+            let kind = match stored {
+                Stored::Data => BaseRun::Data,
+                Stored::Zero => BaseRun::Zero,
+            };
+            visit(kind, run);
+        })
+    }
+}
