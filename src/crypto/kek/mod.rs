@@ -1,16 +1,47 @@
 //! The key-encryption key: the owner's own. It comes from one of the sources below and never reaches a file of ours.
+//!
+//! | file | where the key comes from |
+//! |---|---|
+//! | `file.rs` | a file only its owner can read |
+//! | `made.rs` | the file made by default, beside the user's other settings |
+//! | `fd.rs` | an open descriptor |
+//! | `credential.rs` | a systemd credential |
+//! | `command.rs` | the standard output of a command: any KMS client |
+//! | `passphrase.rs` | a passphrase, stretched by argon2id |
+//!
+//! Asking a source and using the key are apart ([`KekSource::obtain`] gives the key and nothing else): a client asks
+//! with its user's rights and hands the bytes to the process that serves the account.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+
+mod command;
+mod credential;
+mod decode;
+mod fd;
+mod file;
+mod made;
+mod options;
+mod passphrase;
+mod pipe;
+
+pub use command::KeyCommand;
+pub use credential::KeyCredential;
+pub use fd::KeyFd;
+pub use file::KeyFile;
+pub use made::make_default;
+pub use options::KekOptions;
+pub use passphrase::{Passphrase, Prompt, Stretch};
 
 use serde::{Deserialize, Serialize};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
-use crate::Result;
 use crate::crypto::secret::SecretKey;
 use crate::crypto::wrap::{derive, derive_key};
+use crate::{Error, ErrorKind, Result};
 
 /// Tells a KEK that does not fit from a wrapped key that is damaged; may be stored in the open.
 pub type KeyCheck = [u8; 16];
@@ -57,6 +88,17 @@ impl fmt::Debug for Kek {
     }
 }
 
+/// Where a KEK comes from.
+pub trait KekSource: fmt::Debug {
+    /// Asks for the key, each time anew: a file is read, a command run, a passphrase asked for. Errors name the source
+    /// and never hold a byte of what it gave: [`ErrorKind::WrongKey`](crate::ErrorKind::WrongKey) for anything that is
+    /// no key, [`ErrorKind::Io`](crate::ErrorKind::Io) and others where it could not be asked.
+    fn obtain(&self) -> Result<Kek>;
+
+    /// What account.toml keeps, so that the key can be asked for again.
+    fn record(&self) -> SourceRecord;
+}
+
 /// Where a KEK comes from, as account.toml records it: enough to ask for it again, never the key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case", deny_unknown_fields)]
@@ -69,8 +111,27 @@ pub enum SourceRecord {
     Credential { name: String },
     /// The standard output of a command.
     Command { argv: Vec<String>, timeout_seconds: u64 },
-    /// argon2id (RFC 9106, version 0x13) of a passphrase. `salt` is in hex.
-    Passphrase { salt: String, memory_kib: u32, passes: u32, lanes: u32 },
+    /// A passphrase, and how it is stretched.
+    Passphrase(Stretch),
+}
+
+impl SourceRecord {
+    /// The source that was recorded. [`ErrorKind::WrongKey`](crate::ErrorKind::WrongKey) for a descriptor: only an
+    /// option can name it.
+    pub fn source(&self) -> Result<Box<dyn KekSource>> {
+        Ok(match self {
+            Self::File { path } => Box::new(KeyFile::new(path)?),
+            Self::Fd => {
+                return Err(Error::new(ErrorKind::WrongKey, "this account takes its key from a descriptor")
+                    .hint("give it again: --key-fd N"));
+            }
+            Self::Credential { name } => Box::new(KeyCredential::new(name)?),
+            Self::Command { argv, timeout_seconds } => {
+                Box::new(KeyCommand::new(argv.clone(), Duration::from_secs(*timeout_seconds))?)
+            }
+            Self::Passphrase(stretch) => Box::new(Passphrase::known(Prompt::Terminal, stretch.clone())),
+        })
+    }
 }
 
 impl fmt::Display for SourceRecord {
@@ -80,7 +141,7 @@ impl fmt::Display for SourceRecord {
             Self::Fd => f.write_str("a key from a descriptor"),
             Self::Credential { name } => write!(f, "the systemd credential {name}"),
             Self::Command { argv, .. } => write!(f, "the key command `{}`", argv.join(" ")),
-            Self::Passphrase { .. } => f.write_str("a passphrase"),
+            Self::Passphrase(_) => f.write_str("a passphrase"),
         }
     }
 }

@@ -1,0 +1,143 @@
+//! `--key-file`: a file of one key that only its owner can read.
+
+use std::fs::File;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags};
+
+use super::{Kek, KekSource, SourceRecord, decode, pipe};
+use crate::crypto::secret::SecretBytes;
+use crate::{Error, ErrorKind, Result};
+
+/// Bounds a file system that has stopped answering as far as that can be done.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct KeyFile {
+    path: PathBuf,
+}
+
+impl KeyFile {
+    /// `path` may be relative to the current directory; what is recorded is absolute.
+    pub fn new(path: impl AsRef<Path>) -> Result<Self> {
+        let path = std::path::absolute(path.as_ref()).map_err(|error| Error::io("is no path", error))?;
+        if path.to_str().is_none() {
+            return Err(Error::new(ErrorKind::InvalidInput, "is no UTF-8: it could not be remembered").at_path(path));
+        }
+        Ok(Self { path })
+    }
+
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl KekSource for KeyFile {
+    fn obtain(&self) -> Result<Kek> {
+        read(&self.path, only_the_owner_reads).and_then(decode::decode).map_err(|error| error.at_path(&self.path))
+    }
+
+    fn record(&self) -> SourceRecord {
+        SourceRecord::File { path: self.path.clone() }
+    }
+}
+
+/// Reads the regular file `path` if `allowed`, asked on the open file, has nothing against it.
+pub(super) fn read(path: &Path, allowed: fn(&File) -> Result<()>) -> Result<SecretBytes> {
+    // NONBLOCK: opening a FIFO must not hang; it has no effect on regular files.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|error| Error::io("the key file cannot be opened", error.into()))?;
+    let file = File::from(file);
+    let is_file = file.metadata().map_err(|error| Error::io("the key file cannot be examined", error))?.is_file();
+    if !is_file {
+        return Err(Error::new(ErrorKind::InvalidInput, "the key file is no regular file")
+            .hint("a pipe is read with --key-fd, the output of a command with --key-command"));
+    }
+    allowed(&file)?;
+    pipe::read_to_end(&file, decode::LIMIT, Instant::now() + DEADLINE)
+}
+
+fn only_the_owner_reads(file: &File) -> Result<()> {
+    let metadata = file.metadata().map_err(|error| Error::io("the key file cannot be examined", error))?;
+    let mode = metadata.mode() & 0o7777;
+    if mode & 0o077 != 0 {
+        let what = format!("others can get at the key file (mode {mode:03o}), so it is not used");
+        return Err(Error::new(ErrorKind::InvalidInput, what).hint("chmod 600 it, and take a new key if others had it"));
+    }
+    let owner = metadata.uid();
+    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+        let what = format!("the key file belongs to another user (uid {owner}), so it is not used");
+        return Err(Error::new(ErrorKind::InvalidInput, what));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn key_file(mode: u32) -> (tempfile::TempDir, KeyFile) {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("kek");
+        fs::write(&path, [7; 32]).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let file = KeyFile::new(&path).unwrap();
+        (temporary, file)
+    }
+
+    #[test]
+    fn a_private_file_gives_its_key() {
+        for mode in [0o400, 0o600, 0o700] {
+            let (_temporary, file) = key_file(mode);
+            assert_eq!(file.obtain().unwrap().expose(), &[7; 32]);
+        }
+    }
+
+    #[test]
+    fn a_file_that_others_can_get_at_is_refused() {
+        for mode in [0o640, 0o604, 0o660, 0o602, 0o610, 0o601, 0o644] {
+            let (_temporary, file) = key_file(mode);
+            let error = file.obtain().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput, "{mode:o}");
+            assert_eq!(error.path(), Some(file.path()));
+        }
+    }
+
+    #[test]
+    fn a_fifo_is_refused_at_once() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let error = KeyFile::new(&path).unwrap().obtain().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.hint_text().unwrap().contains("--key-fd"));
+    }
+
+    #[test]
+    fn missing_long_and_wrong_files_are_refused() {
+        let (temporary, file) = key_file(0o600);
+        assert_eq!(KeyFile::new(temporary.path()).unwrap().obtain().unwrap_err().kind(), ErrorKind::InvalidInput);
+        fs::write(file.path(), vec![7; 100_000]).unwrap();
+        assert_eq!(file.obtain().unwrap_err().kind(), ErrorKind::WrongKey);
+        fs::write(file.path(), "no key").unwrap();
+        assert_eq!(file.obtain().unwrap_err().kind(), ErrorKind::WrongKey);
+        fs::remove_file(file.path()).unwrap();
+        assert_eq!(file.obtain().unwrap_err().kind(), ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_is_recorded_is_absolute() {
+        let file = KeyFile::new("some/key").unwrap();
+        assert!(
+            matches!(file.record(), SourceRecord::File { path } if path.is_absolute() && path.ends_with("some/key"))
+        );
+    }
+}

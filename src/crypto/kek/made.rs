@@ -1,0 +1,105 @@
+//! The key that `init` makes when no option names one: a file beside the user's other settings, never beside the data.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use uuid::Uuid;
+
+use super::{Kek, KeyFile};
+use crate::crypto::secret::SecretKey;
+use crate::{Error, ErrorKind, Result};
+
+/// Makes a random key for the account `account` in `${XDG_CONFIG_HOME:-~/.config}/sealdisk/ACCOUNT.key`, durable when
+/// this returns. `data` is the account directory. [`ErrorKind::AlreadyExists`] rather than replace a key.
+pub fn make_default(account: Uuid, data: &Path) -> Result<(KeyFile, Kek)> {
+    let directory = directory(std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from), std::env::home_dir())?;
+    make(&directory, account, data)
+}
+
+/// The XDG Base Directory Specification: a relative path is ignored.
+fn directory(config: Option<PathBuf>, home: Option<PathBuf>) -> Result<PathBuf> {
+    let config = config.filter(|path| path.is_absolute());
+    let base = config.or_else(|| home.filter(|path| path.is_absolute()).map(|home| home.join(".config")));
+    base.map(|base| base.join("sealdisk")).ok_or_else(|| {
+        Error::new(ErrorKind::NotFound, "no home directory to keep a key in").hint("name a source: --key-file PATH")
+    })
+}
+
+fn make(directory: &Path, account: Uuid, data: &Path) -> Result<(KeyFile, Kek)> {
+    let path = directory.join(format!("{account}.key"));
+    let failed = |source| Error::io("the key cannot be kept", source).at_path(&path);
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
+    if lies_in(directory, data).map_err(failed)? {
+        return Err(Error::new(ErrorKind::InvalidInput, "the key would lie beside the data it opens")
+            .at_path(&path)
+            .hint("name a place apart: --key-file PATH"));
+    }
+    let key = SecretKey::random()?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
+    let written = file.write_all(key.expose()).and_then(|()| file.sync_all());
+    let durable = written.and_then(|()| File::open(directory)?.sync_all());
+    if let Err(error) = durable {
+        // Best effort: half a key is of no use, and the account is not made.
+        let _ = std::fs::remove_file(&path);
+        return Err(failed(error));
+    }
+    Ok((KeyFile::new(&path)?, Kek::new(key)))
+}
+
+/// Whether `directory`, which exists, is `data` or lies under it. `data` need not exist yet.
+fn lies_in(directory: &Path, data: &Path) -> io::Result<bool> {
+    match data.canonicalize() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        data => Ok(directory.canonicalize()?.starts_with(data?)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+    use crate::crypto::kek::KekSource;
+
+    #[test]
+    fn makes_a_private_key_that_its_source_gives_again() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (directory, account) = (temporary.path().join("new/config/sealdisk"), Uuid::new_v4());
+        let (file, kek) = make(&directory, account, &temporary.path().join("data")).unwrap();
+        assert_eq!(file.path(), directory.join(format!("{account}.key")));
+        assert_eq!(file.obtain().unwrap(), kek);
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(file.path()), mode(&directory)), (0o600, 0o700));
+    }
+
+    #[test]
+    fn never_replaces_a_key() {
+        let temporary = tempfile::tempdir().unwrap();
+        let (account, data) = (Uuid::new_v4(), temporary.path().join("data"));
+        let (file, kek) = make(temporary.path(), account, &data).unwrap();
+        let error = make(temporary.path(), account, &data).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        assert_eq!(file.obtain().unwrap(), kek);
+    }
+
+    #[test]
+    fn never_lies_beside_the_data() {
+        let temporary = tempfile::tempdir().unwrap();
+        for directory in [temporary.path().to_owned(), temporary.path().join("config/sealdisk")] {
+            let error = make(&directory, Uuid::new_v4(), temporary.path()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        }
+    }
+
+    #[test]
+    fn the_directory_follows_the_xdg_rules() {
+        let path = |text: &str| Some(PathBuf::from(text));
+        assert_eq!(directory(path("/config"), path("/home")).unwrap(), PathBuf::from("/config/sealdisk"));
+        for config in [None, path("relative"), path("")] {
+            assert_eq!(directory(config, path("/home")).unwrap(), PathBuf::from("/home/.config/sealdisk"));
+        }
+        assert_eq!(directory(None, None).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}

@@ -1,0 +1,169 @@
+//! The key options that verbs share.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Kek, KekSource, KeyCommand, KeyCredential, KeyFd, KeyFile, Passphrase, Prompt, SourceRecord, Stretch};
+use crate::{Error, ErrorKind, Result};
+
+/// Where the key-encryption key comes from: one of them at most.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Key-encryption key")]
+pub struct KekOptions {
+    #[command(flatten)]
+    source: Sources,
+    /// Seconds that the key command may take
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    key_command_timeout: u64,
+}
+
+#[derive(Debug, Clone, Default, Args)]
+#[group(multiple = false)]
+struct Sources {
+    /// A file that only you can read: 32 bytes, raw or in hex or base64
+    #[arg(long, value_name = "PATH")]
+    key_file: Option<PathBuf>,
+    /// An open descriptor that gives the key
+    #[arg(long, value_name = "N")]
+    key_fd: Option<u32>,
+    /// A systemd credential of this service
+    #[arg(long, value_name = "NAME")]
+    key_credential: Option<String>,
+    /// A command that prints the key, such as the client of a KMS; split into words, run without a shell
+    #[arg(long, value_name = "COMMAND")]
+    key_command: Option<String>,
+    /// The same, run by /bin/sh
+    #[arg(long, value_name = "COMMAND")]
+    key_command_shell: Option<String>,
+    /// Ask for a passphrase
+    #[arg(long)]
+    passphrase: bool,
+    /// An open descriptor that gives a passphrase
+    #[arg(long, value_name = "N")]
+    passphrase_fd: Option<u32>,
+}
+
+impl KekOptions {
+    /// The source of a new key; `None`: no option was given.
+    pub fn new_source(&self) -> Result<Option<Box<dyn KekSource>>> {
+        match self.prompt() {
+            Some(prompt) => Ok(Some(Box::new(Passphrase::new(prompt, Stretch::recommended()?)))),
+            None => self.unstretched(),
+        }
+    }
+
+    /// The source of the key of an account: what the options say, else what account.toml recorded.
+    pub fn source(&self, recorded: &SourceRecord) -> Result<Box<dyn KekSource>> {
+        match (self.prompt(), recorded) {
+            (Some(prompt), SourceRecord::Passphrase(stretch)) => {
+                Ok(Box::new(Passphrase::known(prompt, stretch.clone())))
+            }
+            (Some(_), _) => {
+                let what = format!("the key of this account is no passphrase but {recorded}");
+                Err(Error::new(ErrorKind::WrongKey, what))
+            }
+            (None, _) => match self.unstretched()? {
+                Some(source) => Ok(source),
+                None => recorded.source(),
+            },
+        }
+    }
+
+    /// Asks [`KekOptions::source`] for the key.
+    pub fn obtain(&self, recorded: &SourceRecord) -> Result<Kek> {
+        self.source(recorded)?.obtain()
+    }
+
+    fn prompt(&self) -> Option<Prompt> {
+        let terminal = self.source.passphrase.then_some(Prompt::Terminal);
+        terminal.or(self.source.passphrase_fd.map(Prompt::Fd))
+    }
+
+    /// Every source but the passphrase.
+    fn unstretched(&self) -> Result<Option<Box<dyn KekSource>>> {
+        let timeout = Duration::from_secs(self.key_command_timeout);
+        Ok(match &self.source {
+            Sources { key_file: Some(path), .. } => Some(Box::new(KeyFile::new(path)?)),
+            Sources { key_fd: Some(fd), .. } => Some(Box::new(KeyFd::new(*fd))),
+            Sources { key_credential: Some(name), .. } => Some(Box::new(KeyCredential::new(name)?)),
+            Sources { key_command: Some(line), .. } => Some(Box::new(KeyCommand::split(line, timeout)?)),
+            Sources { key_command_shell: Some(line), .. } => Some(Box::new(KeyCommand::shell(line, timeout)?)),
+            _ => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Verb {
+        #[command(flatten)]
+        kek: KekOptions,
+    }
+
+    fn options(line: &str) -> std::result::Result<KekOptions, clap::Error> {
+        Verb::try_parse_from(shlex::split(&format!("verb {line}")).unwrap()).map(|verb| verb.kek)
+    }
+
+    #[test]
+    fn every_option_names_its_source_and_what_is_recorded_names_it_again() {
+        for (line, expected) in [
+            ("--key-file /k/f", SourceRecord::File { path: "/k/f".into() }),
+            ("--key-fd 3", SourceRecord::Fd),
+            ("--key-credential kek", SourceRecord::Credential { name: "kek".into() }),
+            (
+                "--key-command 'kms get \"a b\"' --key-command-timeout 7",
+                SourceRecord::Command { argv: vec!["kms".into(), "get".into(), "a b".into()], timeout_seconds: 7 },
+            ),
+            (
+                "--key-command-shell 'kms | tr a b'",
+                SourceRecord::Command {
+                    argv: vec!["/bin/sh".into(), "-c".into(), "kms | tr a b".into()],
+                    timeout_seconds: 30,
+                },
+            ),
+        ] {
+            let source = options(line).unwrap().new_source().unwrap().unwrap();
+            assert_eq!(source.record(), expected, "{line}");
+            match expected.source() {
+                Ok(again) => assert_eq!(again.record(), expected),
+                Err(error) => assert_eq!((error.kind(), &expected), (ErrorKind::WrongKey, &SourceRecord::Fd)),
+            }
+        }
+    }
+
+    #[test]
+    fn options_override_what_is_recorded() {
+        let recorded = SourceRecord::File { path: "/k/f".into() };
+        assert_eq!(options("").unwrap().source(&recorded).unwrap().record(), recorded);
+        assert_eq!(options("--key-fd 3").unwrap().source(&recorded).unwrap().record(), SourceRecord::Fd);
+        assert!(options("").unwrap().new_source().unwrap().is_none());
+    }
+
+    #[test]
+    fn a_passphrase_is_stretched_as_it_was_when_it_was_new() {
+        for line in ["--passphrase", "--passphrase-fd 4"] {
+            let given = options(line).unwrap();
+            let recorded = given.new_source().unwrap().unwrap().record();
+            assert_eq!(given.source(&recorded).unwrap().record(), recorded);
+            assert_ne!(given.new_source().unwrap().unwrap().record(), recorded, "a new one has its own salt");
+            let error = given.source(&SourceRecord::Fd).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::WrongKey);
+        }
+    }
+
+    #[test]
+    fn one_source_at_most() {
+        for line in
+            ["--key-file f --key-fd 3", "--passphrase --passphrase-fd 3", "--key-command a --key-command-shell b"]
+        {
+            assert!(options(line).is_err(), "{line}");
+        }
+    }
+}
