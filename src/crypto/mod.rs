@@ -1,5 +1,6 @@
 //! XTS over runs of pages, the key hierarchy, sources of the key-encryption key.
 
+pub mod harden;
 pub mod kek;
 pub mod keyring;
 pub mod secret;
