@@ -42,6 +42,10 @@ impl HostFile {
         Ok(Self { file, path: path.to_owned(), size: metadata.len() })
     }
 
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.file.into()
+    }
+
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path

@@ -4,6 +4,7 @@
 //! the disk is opened, because a changed base would silently change every page that no layer holds.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -99,15 +100,31 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<(Arc<dyn BaseImage>, B
 
 /// Opens the image of a record again. [`ErrorKind::BaseChanged`], saying what differs, when it is another one.
 pub fn reopen(record: &BaseRecord) -> Result<Arc<dyn BaseImage>> {
-    let mut opened = Vec::with_capacity(record.files.len());
-    for identity in &record.files {
-        let file = HostFile::open(&identity.path).map_err(|error| match error.kind() {
-            ErrorKind::NotFound => {
-                let gone = Error::new(ErrorKind::NotFound, "the base image is gone").at_path(&identity.path);
-                gone.hint("`rebase` names its new place")
-            }
-            _ => error,
-        })?;
+    reopen_files(record, open_files(record)?)
+}
+
+/// Opens the files of a record for reading, for [`reopen_files`] here or in another process.
+pub fn open_files(record: &BaseRecord) -> Result<Vec<OwnedFd>> {
+    let open = |identity: &FileIdentity| match HostFile::open(&identity.path) {
+        Ok(file) => Ok(file.into_fd()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            let gone = Error::new(ErrorKind::NotFound, "the base image is gone").at_path(&identity.path);
+            Err(gone.hint("`rebase` names its new place"))
+        }
+        Err(error) => Err(error),
+    };
+    record.files.iter().map(open).collect()
+}
+
+/// [`reopen`] from open files, one for each that the record names, in its order. No path is opened.
+pub fn reopen_files(record: &BaseRecord, files: Vec<OwnedFd>) -> Result<Arc<dyn BaseImage>> {
+    if files.len() != record.files.len() {
+        let what = format!("{} files for a base image of {}", files.len(), record.files.len());
+        return Err(Error::new(ErrorKind::InvalidInput, what).at_path(&record.path));
+    }
+    let mut opened = Vec::with_capacity(files.len());
+    for (identity, file) in record.files.iter().zip(files) {
+        let file = HostFile::from_fd(file, &identity.path)?;
         identity.check_size(&file)?;
         opened.push(file);
     }
