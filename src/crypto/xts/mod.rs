@@ -10,7 +10,10 @@
 //! - time and memory access depend on the length of the run and on the processor, never on key, page number or data;
 //! - an expanded key lies in one heap allocation that is zeroized on drop, so that moving an [`XtsKey`] leaves no copy.
 
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod portable;
+mod selftest;
 #[cfg(feature = "sim")]
 mod tag;
 
@@ -18,6 +21,7 @@ use std::fmt;
 
 use subtle::ConstantTimeEq;
 
+pub use self::selftest::self_test;
 use crate::{Error, ErrorKind, PAGE, Result};
 
 /// Blocks of the cipher in a page.
@@ -28,26 +32,45 @@ const BLOCKS: usize = PAGE / 16;
 pub enum Backend {
     /// Safe Rust on the `aes` crate, which uses the processor's AES instructions where it has them.
     Portable,
+    /// x86-64 with AVX-512 (F, BW, VL), VAES and VPCLMULQDQ.
+    Avx512,
 }
 
 impl Backend {
     /// The fastest that this machine has.
     #[must_use]
     pub fn detect() -> Self {
-        Self::Portable
+        if Self::Avx512.supported() { Self::Avx512 } else { Self::Portable }
     }
 
     /// All that this machine has.
     pub fn available() -> impl Iterator<Item = Self> {
-        [Self::Portable].into_iter()
+        [Self::Portable, Self::Avx512].into_iter().filter(|backend| backend.supported())
     }
 
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Portable => "portable",
+            Self::Avx512 => "avx512",
         }
     }
+
+    fn supported(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => avx512::supported(),
+            #[cfg(not(target_arch = "x86_64"))]
+            Self::Avx512 => false,
+        }
+    }
+}
+
+/// The name of the backend that [`XtsKey::new`] takes, for `--version`.
+#[must_use]
+pub fn backend_name() -> &'static str {
+    if cfg!(feature = "sim") { "simulated, no encryption" } else { Backend::detect().name() }
 }
 
 /// An expanded 64-byte XTS key. Send and Sync; nothing in it changes after construction.
@@ -55,6 +78,8 @@ pub struct XtsKey(Schedule);
 
 enum Schedule {
     Portable(Box<portable::Schedule>),
+    #[cfg(target_arch = "x86_64")]
+    Avx512(Box<avx512::Schedule>),
     #[cfg(feature = "sim")]
     Tag(tag::Schedule),
 }
@@ -84,12 +109,19 @@ impl XtsKey {
     /// Expands `key` for `backend`, for tests, benchmarks and the self-test.
     ///
     /// # Errors
-    /// As [`XtsKey::new`].
+    /// As [`XtsKey::new`]; [`ErrorKind::Unsupported`] when this machine lacks the backend.
     pub fn with_backend(key: &[u8; 64], backend: Backend) -> Result<Self> {
         check_halves(key)?;
-        Ok(Self(match backend {
-            Backend::Portable => Schedule::Portable(Box::new(portable::Schedule::new(key))),
-        }))
+        let schedule = match backend {
+            Backend::Portable => Some(Schedule::Portable(Box::new(portable::Schedule::new(key)))),
+            #[cfg(target_arch = "x86_64")]
+            Backend::Avx512 => avx512::Schedule::new(key).map(Schedule::Avx512),
+            #[cfg(not(target_arch = "x86_64"))]
+            Backend::Avx512 => None,
+        };
+        let lacking =
+            || Error::new(ErrorKind::Unsupported, format!("no XTS backend {} on this machine", backend.name()));
+        schedule.map(Self).ok_or_else(lacking)
     }
 
     /// Encrypts whole pages of `src` into `dst` (equal lengths, multiples of 512 bytes); the first is page
@@ -102,6 +134,8 @@ impl XtsKey {
         assert_run(first_page, src.len());
         match &self.0 {
             Schedule::Portable(schedule) => schedule.encrypt(first_page, src, dst),
+            #[cfg(target_arch = "x86_64")]
+            Schedule::Avx512(schedule) => schedule.encrypt(first_page, src, dst),
             #[cfg(feature = "sim")]
             Schedule::Tag(schedule) => schedule.encrypt(first_page, src, dst),
         }
@@ -115,6 +149,8 @@ impl XtsKey {
         assert_run(first_page, data.len());
         match &self.0 {
             Schedule::Portable(schedule) => schedule.decrypt_in_place(first_page, data),
+            #[cfg(target_arch = "x86_64")]
+            Schedule::Avx512(schedule) => schedule.decrypt_in_place(first_page, data),
             #[cfg(feature = "sim")]
             Schedule::Tag(schedule) => schedule.decrypt_in_place(first_page, data),
         }

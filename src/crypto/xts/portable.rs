@@ -6,6 +6,7 @@
 
 use aes::cipher::{BlockCipherDecrypt, BlockCipherEncrypt, KeyInit};
 use aes::{Aes256, Aes256Enc, Block};
+use zeroize::ZeroizeOnDrop;
 
 use super::BLOCKS;
 use crate::PAGE;
@@ -13,7 +14,8 @@ use crate::PAGE;
 /// Pages a batch: 256 blocks, 4 KiB of tweaks on the stack.
 const BATCH: usize = 8;
 
-/// Round keys. The `aes` crate zeroizes them on drop.
+/// Round keys. The `aes` crate zeroizes them; the derive fails to compile should its feature for that be off.
+#[derive(ZeroizeOnDrop)]
 pub(super) struct Schedule {
     data: Aes256,
     tweak: Aes256Enc,
