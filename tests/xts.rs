@@ -48,7 +48,7 @@ fn records(text: &str) -> Vec<Record> {
         };
         let bytes = |name| hex::decode(field(name)).expect("hexadecimal digits");
         let (plain, cipher) = (bytes("PT"), bytes("CT"));
-        assert_eq!(plain.len() * 8, field("DataUnitLen").parse().expect("a number"));
+        assert_eq!(plain.len() * 8, field("DataUnitLen").parse::<usize>().expect("a number"));
         assert_eq!(plain.len(), cipher.len());
         let number = field("DataUnitSeqNumber").parse().expect("a number");
         (bytes("Key").try_into().expect("64 bytes"), number, plain, cipher)
