@@ -1,13 +1,63 @@
-//! The core: one page blob.
+//! The core: one page blob, as a stack of layers over an optional base image.
+//!
+//! A layer is a sparse file of pages stored in one way. Everything that changes how new writes are stored puts a new
+//! layer on top; the layers below are never written again, only punched where they are covered. So live bytes are only
+//! ever overwritten by bytes under the same key, and no crash can leave a page between two representations.
+//!
+//! | file | its noun |
+//! |---|---|
+//! | `core` | what the parts share, the gate, the order of locks |
+//! | `access` | reading and changing pages |
+//! | `commit` | the committer: flush, FUA, the log's turn-over |
+//! | `growth` | beginning to write, a new layer, the switch |
+//! | `upkeep` | punching, checkpoints, removing layers, in steps |
+//! | `open` | making, opening, recovering |
+//! | `revoke` | taking the keys back, and giving them again |
+//! | `report` | runs, usage, layers |
+//! | `state` | presence, lines, what is pending; no I/O |
+//! | `layer`, `log`, `checkpoint`, `settings`, `key_slots` | a file on disk each |
+//! | `page_set`, `extent_map`, `range_lock`, `transfer`, `poison` | small tools |
+//!
+//! The core spawns nothing, reads no clock, and knows no NBD. The invariants, numbered 1 to 9, stand where they are
+//! kept; `docs/durability.md` has them together, with the argument why they hold.
 
+mod access;
+mod checkpoint;
+mod commit;
+mod core;
+mod extent_map;
+mod growth;
+mod key_slots;
+mod layer;
+mod log;
+mod open;
+mod page_set;
+mod poison;
+mod range_lock;
+mod report;
+mod revoke;
+mod settings;
+mod state;
+mod transfer;
+mod upkeep;
+
+#[cfg(all(test, not(feature = "sim")))]
+mod tests;
+
+use std::fmt;
 use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::Result;
+use self::core::Core;
+pub use self::log::Line;
+pub use self::report::LayerUsage;
+pub use self::settings::{DiskSettings, Kind, LayerRecord};
+
 use crate::base::{BaseImage, BaseRecord};
 use crate::crypto::keyring::DiskKeys;
 use crate::io::Dir;
+use crate::{Error, ErrorKind, PAGE, Result};
 
 /// Whether a change must be on stable storage before it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -92,103 +142,203 @@ pub struct Usage {
     pub pending_scrub: Option<u64>,
 }
 
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            stripes: 256,
+            stripe_pages: 2048,
+            log_bytes: 4 << 20,
+            pending_extents: 16 << 10,
+            clock: || std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
+            wake: Arc::new(|| {}),
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options").field("log_bytes", &self.log_bytes).finish_non_exhaustive()
+    }
+}
+
 /// An open disk: the block-device view of one page blob. Ranges are bytes; any alignment is served.
 /// All methods may be called from many threads at once. The disk starts no thread.
 #[derive(Debug)]
-pub struct Disk {}
+pub struct Disk {
+    core: Core,
+}
 
 impl Disk {
     /// Makes a disk in the empty directory `dir`, durable and closed when this returns; the caller publishes the
     /// directory by renaming it. `encryption` decides how the footer page is stored.
-    pub fn create(
-        _dir: Arc<dyn Dir>,
-        _spec: &Spec,
-        _keys: DiskKeys,
-        _encryption: bool,
-        _options: &Options,
-    ) -> Result<()> {
-        todo!()
+    pub fn create(dir: Arc<dyn Dir>, spec: &Spec, keys: DiskKeys, encryption: bool, options: &Options) -> Result<()> {
+        open::create(dir, spec, keys, encryption, options)
     }
 
     /// Opens a disk. `base` is what [`crate::base::reopen`] gave for its record. Without `keys` only what is not
     /// secret can be asked (settings, runs, usage; nothing is verified by MAC), and `access` must be read-only.
     pub fn open(
-        _dir: Arc<dyn Dir>,
-        _keys: Option<DiskKeys>,
-        _base: Option<Arc<dyn BaseImage>>,
-        _access: Access,
-        _encryption: bool,
-        _options: Options,
+        dir: Arc<dyn Dir>,
+        keys: Option<DiskKeys>,
+        base: Option<Arc<dyn BaseImage>>,
+        access: Access,
+        encryption: bool,
+        options: Options,
     ) -> Result<Self> {
-        todo!()
+        open::open(dir, keys, base, access, encryption, options).map(|core| Self { core })
     }
 
     /// Bytes, a multiple of 512, without the footer page.
     pub fn size(&self) -> u64 {
-        todo!()
+        self.core.size()
     }
+
     /// Bytes with the footer page.
     pub fn blob_size(&self) -> u64 {
-        todo!()
+        self.core.size() + if self.core.footer { PAGE as u64 } else { 0 }
     }
+
     pub fn read_only(&self) -> bool {
-        todo!()
+        self.core.access == Access::ReadOnly
     }
-    pub fn read(&self, _offset: u64, _buf: &mut [u8]) -> Result<()> {
-        todo!()
+
+    /// A copy of the disk's settings as they are now.
+    pub fn settings(&self) -> DiskSettings {
+        self.core.settings()
     }
+
+    fn check(&self, offset: u64, len: u64, size: u64) -> Result<()> {
+        if offset.checked_add(len).is_none_or(|end| end > size) {
+            let what = format!("{len} bytes reach past the end of the disk ({size} bytes)");
+            return Err(Error::new(ErrorKind::OutOfRange, what).at_offset(offset));
+        }
+        Ok(())
+    }
+
+    /// Fills `buf` from byte `offset`.
+    pub fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.check(offset, buf.len() as u64, self.size())?;
+        self.core.read(None, offset, buf)
+    }
+
     /// `Ok(false)`: would wait; `buf` is in any state; call [`Disk::read`] on a thread that may.
-    pub fn try_read(&self, _offset: u64, _buf: &mut [u8]) -> Result<bool> {
-        todo!()
+    pub fn try_read(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
+        self.check(offset, buf.len() as u64, self.size())?;
+        self.core.try_read(None, offset, buf)
     }
-    pub fn write(&self, _offset: u64, _data: &[u8], _durability: Durability) -> Result<()> {
-        todo!()
+
+    /// Stores `data` at byte `offset`, encrypted or in plaintext as the setting says.
+    pub fn write(&self, offset: u64, data: &[u8], durability: Durability) -> Result<()> {
+        self.check(offset, data.len() as u64, self.size())?;
+        self.core.write(offset, data, durability)
     }
+
     /// A volatile write, or `Ok(false)` with nothing changed where it would wait.
-    pub fn try_write(&self, _offset: u64, _data: &[u8]) -> Result<bool> {
-        todo!()
+    pub fn try_write(&self, offset: u64, data: &[u8]) -> Result<bool> {
+        self.check(offset, data.len() as u64, self.size())?;
+        self.core.try_write(offset, data)
     }
+
     /// Makes the range read as zeros; what was stored is given back. In time independent of `len`.
-    pub fn zero(&self, _offset: u64, _len: u64, _durability: Durability) -> Result<()> {
-        todo!()
+    pub fn zero(&self, offset: u64, len: u64, durability: Durability) -> Result<()> {
+        self.check(offset, len, self.size())?;
+        let (start, end) = (offset, offset + len);
+        let whole = start.next_multiple_of(PAGE as u64)..end / PAGE as u64 * PAGE as u64;
+        if whole.start >= whole.end {
+            return self.write_zeros(offset, len, durability);
+        }
+        self.write_zeros(start, whole.start - start, durability)?;
+        self.write_zeros(whole.end, end - whole.end, durability)?;
+        self.core.zero(whole.start / PAGE as u64..whole.end / PAGE as u64, durability)
     }
+
     /// Writes real zeros (NO_HOLE).
-    pub fn write_zeros(&self, _offset: u64, _len: u64, _durability: Durability) -> Result<()> {
-        todo!()
+    pub fn write_zeros(&self, offset: u64, len: u64, durability: Durability) -> Result<()> {
+        static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
+        self.check(offset, len, self.size())?;
+        let mut at = offset;
+        while at < offset + len {
+            let piece = (offset + len - at).min(ZEROS.len() as u64);
+            // Only the last piece waits: with a range that needs a round one covers all.
+            let last = at + piece == offset + len;
+            self.core.write(at, &ZEROS[..piece as usize], Durability::Volatile)?;
+            at += piece;
+            if last && durability == Durability::Fua {
+                return self.core.flush();
+            }
+        }
+        Ok(())
     }
+
     /// Group commit: every change answered before this call is on stable storage when it returns `Ok`.
     pub fn flush(&self) -> Result<()> {
-        todo!()
+        self.core.flush()
     }
+
     /// Reads ahead into the page cache.
-    pub fn cache(&self, _offset: u64, _len: u64) -> Result<()> {
-        todo!()
+    pub fn cache(&self, offset: u64, len: u64) -> Result<()> {
+        self.check(offset, len, self.size())?;
+        self.core.read_ahead(None, Core::pages_of(offset, len))
     }
+
     /// The runs of `[offset, offset + len)` of the blob, footer page included (rounded outward to pages), in order, at
     /// most `limit` of them. Neighbours differ.
-    pub fn runs(&self, _offset: u64, _len: u64, _limit: usize) -> Result<Vec<Run>> {
-        todo!()
+    pub fn runs(&self, offset: u64, len: u64, limit: usize) -> Result<Vec<Run>> {
+        self.check(offset, len, self.blob_size())?;
+        self.core.runs(None, Core::pages_of(offset, len), limit)
     }
+
     /// Counts the whole blob, footer page included.
     pub fn usage(&self) -> Result<Usage> {
-        todo!()
+        Ok(self.core.usage())
     }
+
+    /// The layers, bottom to top.
+    pub fn layers(&self) -> Vec<LayerUsage> {
+        self.core.layers()
+    }
+
     /// How new writes are stored from now on; the caller has made the account's setting durable. Waits for the
     /// changes in flight and touches nothing stored.
-    pub fn set_encryption(&self, _on: bool) {
-        todo!()
+    pub fn set_encryption(&self, on: bool) {
+        self.core.set_encryption(on);
     }
+
+    /// Admits nothing any more, reads neither: from here on everything fails with [`ErrorKind::Revoked`]. Waits for what
+    /// is in flight. To be followed by [`Disk::flush_last`] within the time that is allowed, then [`Disk::drop_keys`].
+    pub fn bar(&self) {
+        self.core.bar();
+    }
+
+    /// The last flush of a barred disk.
+    pub fn flush_last(&self) -> Result<()> {
+        self.core.flush_unchecked()
+    }
+
+    /// Lets go of every key; the last to hold one zeroizes it. What was not flushed stays pending.
+    pub fn drop_keys(&self) {
+        self.core.drop_keys();
+    }
+
+    /// Takes the keys again and serves. [`ErrorKind::Corrupt`]: they do not unwrap this disk's data keys.
+    pub fn readmit(&self, keys: DiskKeys) -> Result<()> {
+        self.core.readmit(keys)
+    }
+
     /// One step of background work: punching what is dead, writing a checkpoint, removing empty layers. `Ok(true)`:
     /// more is left. To be called from a thread of the registry after [`Options::wake`].
     pub fn maintain(&self) -> Result<bool> {
-        todo!()
+        self.core.upkeep()
     }
-    /// Flushes, then punches all that is dead and makes that durable.
+
+    /// Flushes, then punches all that is dead and makes that durable. Under concurrent changes more may have died by
+    /// then: [`Disk::usage`] says.
     pub fn scrub(&self) -> Result<()> {
-        todo!()
+        self.core.scrub()
     }
+
     /// Flushes and leaves a clean mark. Later changes fail with [`crate::ErrorKind::Shutdown`].
     pub fn close(&self) -> Result<()> {
-        todo!()
+        self.core.close()
     }
 }

@@ -101,8 +101,9 @@ pub fn receive(stream: &UnixStream, limit: usize, patience: Option<Duration>) ->
         return Err(broken("it ended inside a message"));
     }
     if receiver.files.len() != header.files.get() as usize {
-        return Err(broken("open files were lost on the way")
-            .hint("the limit of open files (ulimit -n) may have been reached"));
+        return Err(
+            broken("open files were lost on the way").hint("the limit of open files (ulimit -n) may have been reached")
+        );
     }
     Ok(Some(Frame { body, files: receiver.files }))
 }
@@ -143,12 +144,7 @@ impl Receiver<'_> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let received = rustix::io::retry_on_intr(|| {
-            rustix::net::recvmsg(
-                self.stream,
-                &mut [IoSliceMut::new(buf)],
-                &mut ancillary,
-                RecvFlags::CMSG_CLOEXEC,
-            )
+            rustix::net::recvmsg(self.stream, &mut [IoSliceMut::new(buf)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
         });
         let received = received.map_err(|e| failed(e.into()))?;
         for message in ancillary.drain() {
@@ -172,8 +168,7 @@ mod tests {
     const PATIENCE: Option<Duration> = Some(Duration::from_secs(20));
 
     fn bytes(magic: &[u8; 6], version: u16, body: u32, files: u32) -> Vec<u8> {
-        let header =
-            Header { magic: *magic, version: U16::new(version), body: U32::new(body), files: U32::new(files) };
+        let header = Header { magic: *magic, version: U16::new(version), body: U32::new(body), files: U32::new(files) };
         header.as_bytes().to_vec()
     }
 

@@ -1,0 +1,262 @@
+//! Reading and changing pages. Ranges are inside the blob: `mod.rs` checked them.
+//!
+//! A change, in this order: lock its pages exclusively; enter the gate; reserve log space if presence will change, so
+//! that a full disk says so before any byte is written; store; publish; unlock; and only then wait, where the caller
+//! asked for durability.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::Durability;
+use super::core::Core;
+use super::extent_map::Mark;
+use super::layer::Layer;
+use super::state::{Segment, Source, View};
+use crate::base::BaseImage;
+use crate::{Error, ErrorKind, PAGE, Result};
+
+type Segments = SmallVec<[Segment; 4]>;
+
+/// How an attempt at a change ended.
+enum Attempt {
+    /// In this layer; `None`: there was nothing to change.
+    Done(Option<Arc<Layer>>),
+    /// Not yet: this must be done first, with nothing locked.
+    First(Need),
+}
+
+enum Need {
+    Arm,
+    Layer,
+    Room,
+}
+
+/// The bytes of `buf` that belong to `part` of the pages from `first` on.
+fn piece(buf: &mut [u8], first: u64, part: Range<u64>) -> &mut [u8] {
+    &mut buf[(part.start - first) as usize * PAGE..(part.end - first) as usize * PAGE]
+}
+
+impl Core {
+    fn base(&self) -> Result<&dyn BaseImage> {
+        self.base.as_deref().ok_or_else(|| Error::new(ErrorKind::NotFound, "the base image is not open"))
+    }
+
+    fn segments_of(&self, view: Option<View>, pages: Range<u64>) -> Segments {
+        let state = self.state.read();
+        let view = view.unwrap_or_else(|| state.live());
+        if let Some(layer) = state.top_holder(view, &pages) {
+            let source = Source::Layer(Arc::clone(layer));
+            return SmallVec::from_iter([Segment { pages, source, depth: 1 }]);
+        }
+        SmallVec::from_vec(state.segments(view, pages, usize::MAX))
+    }
+
+    /// Fills `buf` with whole pages; the caller holds their range lock.
+    fn read_locked(&self, view: Option<View>, pages: Range<u64>, buf: &mut [u8]) -> Result<()> {
+        let first = pages.start;
+        for segment in self.segments_of(view, pages) {
+            let part = piece(buf, first, segment.pages.clone());
+            match segment.source {
+                Source::Layer(layer) => layer.read(segment.pages.start, part)?,
+                Source::Zero(_) => part.fill(0),
+                Source::Base => self.base()?.read_at(segment.pages.start * PAGE as u64, part)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads bytes of the live disk (`view` `None`) or of a line's view.
+    pub(crate) fn read(&self, view: Option<View>, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.check_admitted()?;
+        let pages = Self::pages_of(offset, buf.len() as u64);
+        let _lock = self.ranges.shared(pages.clone());
+        if is_whole(offset, buf.len()) {
+            return self.read_locked(view, pages, buf);
+        }
+        let mut whole = vec![0; (pages.end - pages.start) as usize * PAGE];
+        let skip = (offset - pages.start * PAGE as u64) as usize;
+        self.read_locked(view, pages, &mut whole)?;
+        buf.copy_from_slice(&whole[skip..skip + buf.len()]);
+        Ok(())
+    }
+
+    /// Like [`Core::read`], but `Ok(false)` where it would wait for a device or a lock.
+    pub(crate) fn try_read(&self, view: Option<View>, offset: u64, buf: &mut [u8]) -> Result<bool> {
+        self.check_admitted()?;
+        if !is_whole(offset, buf.len()) {
+            return Ok(false);
+        }
+        let pages = Self::pages_of(offset, buf.len() as u64);
+        let Some(_lock) = self.ranges.try_shared(pages.clone()) else { return Ok(false) };
+        let first = pages.start;
+        for segment in self.segments_of(view, pages) {
+            let part = piece(buf, first, segment.pages.clone());
+            let done = match segment.source {
+                Source::Layer(layer) => layer.try_read(segment.pages.start, part)?,
+                Source::Base => self.base()?.try_read_at(segment.pages.start * PAGE as u64, part)?,
+                Source::Zero(_) => {
+                    part.fill(0);
+                    true
+                }
+            };
+            if !done {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The top layer to change, if everything is ready for a change.
+    fn ready(&self, gate: &super::core::Gate) -> Result<std::result::Result<Arc<Layer>, Need>> {
+        if gate.closed {
+            return Err(Error::new(ErrorKind::Shutdown, "the disk is closed"));
+        }
+        if !gate.armed {
+            return Ok(Err(Need::Arm));
+        }
+        Ok(gate.top.clone().ok_or(Need::Layer))
+    }
+
+    fn meet(&self, need: &Need) -> Result<()> {
+        match need {
+            Need::Arm => self.arm(),
+            Need::Layer => self.make_layer(),
+            Need::Room => self.make_room(),
+        }
+    }
+
+    /// Stores whole pages in the top layer and publishes them; the caller holds the range lock and the gate.
+    fn store(&self, top: &Arc<Layer>, pages: Range<u64>, data: &[u8]) -> Result<Attempt> {
+        let held = self.state.read().top_holder(View { sees: top.id, size: 0, base_limit: 0 }, &pages).is_some();
+        let reserved = if held { None } else { self.reserve() };
+        if !held && reserved.is_none() {
+            return Ok(Attempt::First(Need::Room));
+        }
+        let stored = top.write(pages.start, data);
+        if held {
+            top.mark_dirty();
+            stored?;
+        } else {
+            // Invariant 3: dirty mark, presence and delta under one lock. A failed write leaves presence as it was,
+            // but its layer is dirty all the same, and what it left behind is dead.
+            let mut state = self.state.write();
+            top.mark_dirty();
+            match stored {
+                Ok(()) => state.publish(top.id, pages, Mark::Held),
+                Err(error) => {
+                    state.write_failed(top.id, pages);
+                    return Err(error);
+                }
+            }
+        }
+        Ok(Attempt::Done(Some(Arc::clone(top))))
+    }
+
+    fn attempt_write(&self, offset: u64, data: &[u8]) -> Result<Attempt> {
+        let pages = Self::pages_of(offset, data.len() as u64);
+        let _lock = self.ranges.exclusive(pages.clone());
+        let gate = self.gate.read();
+        let top = match self.ready(&gate)? {
+            Ok(top) => top,
+            Err(need) => return Ok(Attempt::First(need)),
+        };
+        if is_whole(offset, data.len()) {
+            return self.store(&top, pages, data);
+        }
+        let mut whole = vec![0; (pages.end - pages.start) as usize * PAGE];
+        let skip = (offset - pages.start * PAGE as u64) as usize;
+        // Only the first and the last page keep anything of what they hold.
+        let (last, after) = (pages.end - 1, pages.end);
+        self.read_locked(None, pages.start..pages.start + 1, &mut whole[..PAGE])?;
+        if last > pages.start {
+            let tail = whole.len() - PAGE;
+            self.read_locked(None, last..after, &mut whole[tail..])?;
+        }
+        whole[skip..skip + data.len()].copy_from_slice(data);
+        self.store(&top, pages, &whole)
+    }
+
+    pub(crate) fn write(&self, offset: u64, data: &[u8], durability: Durability) -> Result<()> {
+        self.check_writable()?;
+        let pages = Self::pages_of(offset, data.len() as u64);
+        let layer = loop {
+            match self.attempt_write(offset, data)? {
+                Attempt::Done(layer) => break layer,
+                Attempt::First(need) => self.meet(&need)?,
+            }
+        };
+        self.settle(layer, &pages, durability)
+    }
+
+    /// A volatile write of whole blocks of 4 KiB, or `Ok(false)` with nothing changed where it would wait: smaller ones
+    /// may make the kernel read the block first.
+    pub(crate) fn try_write(&self, offset: u64, data: &[u8]) -> Result<bool> {
+        const BLOCK: usize = 4096;
+        self.check_writable()?;
+        if !offset.is_multiple_of(BLOCK as u64) || !data.len().is_multiple_of(BLOCK) {
+            return Ok(false);
+        }
+        let pages = Self::pages_of(offset, data.len() as u64);
+        let Some(_lock) = self.ranges.try_exclusive(pages.clone()) else { return Ok(false) };
+        let Some(gate) = self.gate.try_read() else { return Ok(false) };
+        let Ok(top) = self.ready(&gate)? else { return Ok(false) };
+        Ok(matches!(self.store(&top, pages, data)?, Attempt::Done(_)))
+    }
+
+    fn attempt_zero(&self, pages: &Range<u64>) -> Result<Attempt> {
+        let _lock = self.ranges.exclusive(pages.clone());
+        let gate = self.gate.read();
+        // Marks only from the first page on that needs one: trimming what is empty changes nothing.
+        let Some(first) = self.state.read().first_stored(pages.clone()) else { return Ok(Attempt::Done(None)) };
+        let top = match self.ready(&gate)? {
+            Ok(top) => top,
+            Err(need) => return Ok(Attempt::First(need)),
+        };
+        let Some(_reserved) = self.reserve() else { return Ok(Attempt::First(Need::Room)) };
+        self.state.write().publish(top.id, first..pages.end, Mark::Zero);
+        Ok(Attempt::Done(Some(top)))
+    }
+
+    /// Makes whole pages read as zeros: presence only.
+    pub(crate) fn zero(&self, pages: Range<u64>, durability: Durability) -> Result<()> {
+        self.check_writable()?;
+        loop {
+            match self.attempt_zero(&pages)? {
+                Attempt::Done(_) => break,
+                Attempt::First(need) => self.meet(&need)?,
+            }
+        }
+        self.settle(None, &pages, durability)
+    }
+
+    /// Invariant 5: a FUA request may go past the committer only if for every page it touches the live state is the
+    /// durable one, with nothing of it in a batch in flight. Then the sync of the layer it wrote to is all it needs.
+    fn settle(&self, written: Option<Arc<Layer>>, pages: &Range<u64>, durability: Durability) -> Result<()> {
+        if durability == Durability::Volatile {
+            return Ok(());
+        }
+        let settled = self.state.read().is_settled(pages);
+        match written {
+            _ if !settled => self.flush(),
+            Some(layer) => layer.sync(&self.poison),
+            None => self.poison.check(),
+        }
+    }
+
+    /// Asks the kernel to read ahead what lies in layers.
+    pub(crate) fn read_ahead(&self, view: Option<View>, pages: Range<u64>) -> Result<()> {
+        let _lock = self.ranges.shared(pages.clone());
+        for segment in self.segments_of(view, pages) {
+            if let Source::Layer(layer) = segment.source {
+                layer.read_ahead(segment.pages)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_whole(offset: u64, len: usize) -> bool {
+    offset.is_multiple_of(PAGE as u64) && len.is_multiple_of(PAGE)
+}

@@ -1,0 +1,217 @@
+//! The one committer: group flush, the log, and what a flush promises.
+//!
+//! Whoever flushes first does the round for everybody who waits (no thread is needed). A round, in this order:
+//!
+//! 1. under the state lock, take what is pending and which layers are dirty, all at once (invariant 3: a record is
+//!    handed to the kernel only after a sync of its layer that began after the page was written);
+//! 2. sync the dirty layers;
+//! 3. no change of presence: done, one sync. Else append one batch and sync the log: two;
+//! 4. where the log is nearly full, close it with a batch that names the next one, already preallocated.
+//!
+//! Any failure poisons the disk (invariant 8): the round may have lost pages that look saved.
+
+use std::sync::Arc;
+
+use super::Access;
+use super::core::{Committer, Core, Due, Rounds};
+use super::layer::Layer;
+use super::log::{self, Log};
+use super::state::{Pending, State};
+use super::transfer::write_new;
+use crate::crypto::keyring::DiskKeys;
+use crate::io::sync::MutexGuard;
+use crate::io::sync::atomic::Ordering;
+use crate::{Error, ErrorKind, Result};
+
+/// Bytes of log that records other than extents may take in one round.
+const OPS_ROOM: usize = 4096;
+
+/// What a round took to make durable.
+struct Taken {
+    layers: Vec<Arc<Layer>>,
+    pending: Arc<Pending>,
+    /// Pages punched, by layer, before the sync of this round.
+    punched: Vec<(u32, u64)>,
+}
+
+impl Core {
+    fn anything_dirty(&self) -> bool {
+        let state = self.state.read();
+        !state.pending.is_empty() || state.entries.iter().any(|entry| entry.layer.is_dirty())
+    }
+
+    /// Every change answered before this call is on stable storage when it returns `Ok`.
+    pub(crate) fn flush(&self) -> Result<()> {
+        self.check_admitted()?;
+        self.flush_unchecked()
+    }
+
+    /// The last flush of a disk whose keys are being taken back is not refused.
+    pub(crate) fn flush_unchecked(&self) -> Result<()> {
+        let rounds = self.rounds.lock();
+        // Under the lock of the rounds: what was taken by a round is still being made durable while `begun > ended`.
+        let target = if self.anything_dirty() { rounds.begun + 1 } else { rounds.begun };
+        self.await_round(rounds, target)
+    }
+
+    /// Waits for a round that begins from now on, even with nothing to make durable.
+    pub(crate) fn next_round(&self) -> Result<()> {
+        let rounds = self.rounds.lock();
+        let target = rounds.begun + 1;
+        self.await_round(rounds, target)
+    }
+
+    fn await_round<'a>(&'a self, mut rounds: MutexGuard<'a, Rounds>, target: u64) -> Result<()> {
+        while rounds.ended < target {
+            if rounds.busy {
+                rounds = self.turn.wait(rounds);
+                continue;
+            }
+            rounds.busy = true;
+            rounds.begun += 1;
+            drop(rounds);
+            let wake = self.round();
+            rounds = self.rounds.lock();
+            rounds.busy = false;
+            rounds.ended = rounds.begun;
+            self.turn.notify_all();
+            if wake {
+                drop(rounds);
+                (self.options.wake)();
+                rounds = self.rounds.lock();
+            }
+        }
+        drop(rounds);
+        self.poison.check()?;
+        self.keys().map(|_| ()).or_else(|error| if self.access == Access::ReadOnly { Ok(()) } else { Err(error) })
+    }
+
+    /// One round; the caller holds the turn. Answers whether upkeep has something to do.
+    fn round(&self) -> bool {
+        if self.poison.is_set() {
+            return false;
+        }
+        let mut committer = self.committer.lock();
+        match self.commit(&mut committer) {
+            Ok(()) => {
+                let short = committer.log.is_some() && committer.next_log.is_none();
+                let due = committer.due.is_some();
+                drop(committer);
+                let state = self.state.read();
+                due || short || !state.dead_known || state.entries.iter().any(|entry| !entry.dead.is_empty())
+            }
+            // Nothing was taken: it stays pending until the keys come back.
+            Err(error) if error.kind() == ErrorKind::Revoked => false,
+            Err(error) => {
+                self.poison.set(error);
+                false
+            }
+        }
+    }
+
+    fn commit(&self, committer: &mut Committer) -> Result<()> {
+        let keys = self.keys()?;
+        let limit = self.options.pending_extents;
+        // Two batches must fit besides the closing one: that of this round, and that of what gathers meanwhile.
+        let crowded = |log: &Log, extents: usize| {
+            !log.fits(2 * limit + extents, 3 * OPS_ROOM) || self.log_full.load(Ordering::SeqCst)
+        };
+        let nearly_full = committer.log.as_ref().is_some_and(|log| crowded(log, limit));
+        if nearly_full && committer.next_log.is_none() {
+            // Upkeep did not come round to it. Without space this round still fits, but no further change does.
+            committer.next_log = self.preallocate_log().ok();
+        }
+        let switch = nearly_full && committer.next_log.is_some();
+
+        let (taken, border) = {
+            let mut state = self.state.write();
+            let border = switch.then(|| state.checkpoint(false));
+            (self.take(&mut state), border)
+        };
+        for layer in &taken.layers {
+            layer.sync(&self.poison)?;
+        }
+        if !taken.pending.is_empty() {
+            let log = committer
+                .log
+                .as_mut()
+                .ok_or_else(|| self.log_error("is not begun", std::io::Error::other("no log")))?;
+            log.append(&taken.pending.batch(), &keys)
+                .and_then(|()| log.file.sync_data())
+                .map_err(|error| self.log_error("cannot be written", error))?;
+        }
+        {
+            let mut state = self.state.write();
+            state.in_flight = None;
+            for (layer, pages) in taken.punched {
+                if let Some(entry) = state.entry_mut(layer) {
+                    entry.punched -= pages;
+                }
+            }
+        }
+        if let Some(mut border) = border {
+            border.chain = self.switch_log(committer, &keys)?;
+            let epoch = committer.log.as_ref().map_or(0, |log| log.epoch);
+            committer.due = Some(Due { epoch, state: border });
+        }
+        let full = committer.log.as_ref().is_some_and(|log| !log.fits(2 * limit, 2 * OPS_ROOM));
+        self.log_full.store(full, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn take(&self, state: &mut State) -> Taken {
+        let layers: Vec<_> = state
+            .entries
+            .iter()
+            .filter(|entry| entry.layer.take_dirty())
+            .map(|entry| Arc::clone(&entry.layer))
+            .collect();
+        let punched = state.entries.iter().filter(|entry| entry.punched > 0).map(|e| (e.layer.id, e.punched)).collect();
+        let pending = Arc::new(std::mem::take(&mut state.pending));
+        state.in_flight = Some(Arc::clone(&pending));
+        Taken { layers, pending, punched }
+    }
+
+    fn log_error(&self, what: &str, error: std::io::Error) -> Error {
+        Error::io(format!("the log {what}"), error).at_path(self.dir.path())
+    }
+
+    /// Makes the file of the next log: zero-filled, so that no later sync has to record that its blocks are written,
+    /// and durable under its temporary name.
+    pub(crate) fn preallocate_log(&self) -> Result<Arc<dyn crate::io::File>> {
+        let zeros = vec![0; self.options.log_bytes as usize];
+        write_new(&*self.dir, log::NEXT, &zeros)
+            .and_then(|file| self.dir.sync().map(|()| file))
+            .map_err(|error| self.log_error("could not be preallocated", error))
+    }
+
+    /// Turns the preallocated file into the log of the next epoch.
+    pub(crate) fn begin_log(&self, committer: &mut Committer, chain: &log::Chain, keys: &DiskKeys) -> Result<Log> {
+        let file = match committer.next_log.take() {
+            Some(file) => file,
+            None => self.preallocate_log()?,
+        };
+        let epoch = committer.next_epoch;
+        let begun = Log::begin(file, self.options.log_bytes, epoch, self.uuid, chain, keys)
+            .and_then(|log| self.dir.rename(log::NEXT, &log::file_name(epoch)).map(|()| log))
+            .map_err(|error| self.log_error("cannot be begun", error))?;
+        committer.next_epoch = epoch + 1;
+        self.dir.sync().map_err(|error| self.log_error("cannot be made durable", error))?;
+        Ok(begun)
+    }
+
+    /// Goes over to the next log, and answers what that one chains to. Its file stands durable under its name before
+    /// the closing batch says that it must.
+    fn switch_log(&self, committer: &mut Committer, keys: &DiskKeys) -> Result<log::Chain> {
+        let mut old =
+            committer.log.take().ok_or_else(|| self.log_error("is not begun", std::io::Error::other("no log")))?;
+        let epoch = committer.next_epoch;
+        let chain = old.closing_chain(epoch, keys);
+        let next = self.begin_log(committer, &chain, keys)?;
+        old.append(&Log::closing(epoch), keys)
+            .and_then(|()| old.file.sync_data())
+            .map_err(|error| self.log_error("cannot be closed", error))?;
+        committer.log = Some(next);
+        Ok(chain)
+    }
+}

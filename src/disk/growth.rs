@@ -1,0 +1,133 @@
+//! Everything that changes how new writes are stored: beginning to write at all, a new layer on top, the switch.
+//!
+//! Invariant 7: a layer is created, sized and synced, its directory synced and its wrapped key durable, before any
+//! record names it; and failing to make an encrypted layer never falls back to a plain one. Layer ids are never used
+//! again: `next_layer` is durable before a file is made with O_EXCL.
+
+use std::sync::Arc;
+
+use super::core::{Core, Growth};
+use super::key_slots::SlotKey;
+use super::layer::Layer;
+use super::settings::{DiskSettings, Kind, LayerRecord, StoreError};
+use super::state::{Entry, State};
+use crate::io::Open;
+use crate::{Error, PAGE, Result};
+
+impl Core {
+    /// Replaces disk.toml. Not knowing whether the new one will be there after a crash poisons the disk.
+    pub(crate) fn store_settings(&self, growth: &mut Growth) -> Result<()> {
+        let keys = self.keys()?;
+        growth.settings.store(&*self.dir, &keys).map_err(|error| match error {
+            StoreError::Unchanged(error) => error,
+            StoreError::Unknown(error) => self.poison.set(error),
+        })
+    }
+
+    /// Gives this opening its own log, durably, before its first change: the clean mark is gone from here on, and a
+    /// torn end of an earlier log is never written to.
+    pub(crate) fn arm(&self) -> Result<()> {
+        let mut growth = self.growth.lock();
+        if self.gate.read().armed {
+            return Ok(());
+        }
+        let keys = self.keys()?;
+        let mut committer = self.committer.lock();
+        let chain = committer.chain;
+        let log = self.begin_log(&mut committer, &chain, &keys)?;
+        growth.settings.epoch = log.epoch;
+        self.store_settings(&mut growth)?;
+        committer.log = Some(log);
+        drop(committer);
+        self.gate.write().armed = true;
+        Ok(())
+    }
+
+    /// Puts a new layer on top, of the kind that the setting asks for. Does nothing if there is a top by now.
+    pub(crate) fn make_layer(&self) -> Result<()> {
+        let mut growth = self.growth.lock();
+        let kind = {
+            let gate = self.gate.read();
+            if gate.top.is_some() {
+                return Ok(());
+            }
+            if gate.encryption { Kind::Xts } else { Kind::Plain }
+        };
+        let pages = self.state.read().size;
+        let layer = Arc::new(self.create_layer(&mut growth, kind, pages)?);
+        let mut gate = self.gate.write();
+        self.state.write().entries.push(Entry::new(Arc::clone(&layer)));
+        // The setting may have changed meanwhile: then this layer stays empty, and upkeep takes it away.
+        if gate.encryption == (kind == Kind::Xts) {
+            gate.top = Some(layer);
+        }
+        Ok(())
+    }
+
+    fn create_layer(&self, growth: &mut Growth, kind: Kind, pages: u64) -> Result<Layer> {
+        let id = growth.settings.next_layer;
+        let created = (self.options.clock)();
+        growth.settings.next_layer = id.checked_add(1).ok_or_else(|| {
+            Error::new(crate::ErrorKind::LimitExceeded, "no layer id is left").at_path(self.dir.path())
+        })?;
+        self.store_settings(growth)?;
+
+        let file_name = DiskSettings::layer_file(id, kind);
+        let made = self.fill_layer(growth, id, kind, &file_name, pages, created).and_then(|layer| {
+            growth.settings.layers.push(LayerRecord { id, kind, created });
+            self.store_settings(growth).inspect_err(|_| {
+                growth.settings.layers.pop();
+            })?;
+            Ok(layer)
+        });
+        if made.is_err() && !self.poison.is_set() {
+            // Nothing names it; what cannot be removed now is removed when the disk is opened next.
+            let _ = growth.slots.erase(id);
+            let _ = self.layers_dir.remove(&file_name);
+        }
+        made
+    }
+
+    fn fill_layer(
+        &self,
+        growth: &mut Growth,
+        id: u32,
+        kind: Kind,
+        file_name: &str,
+        pages: u64,
+        created: u64,
+    ) -> Result<Layer> {
+        let path = self.layers_dir.path().join(file_name);
+        let failed = |error| Error::io("cannot make a layer", error).at_path(&path);
+        let file = self.layers_dir.open(file_name, Open::New).map_err(failed)?;
+        file.set_size(pages * PAGE as u64).and_then(|()| file.sync_data()).map_err(failed)?;
+        self.layers_dir.sync().map_err(failed)?;
+        let cipher = match kind {
+            Kind::Plain => None,
+            Kind::Xts => {
+                let keys = self.keys()?;
+                let (cipher, wrapped) = keys.generate(id)?;
+                growth.slots.put(&SlotKey { layer: id, account_key: keys.account_key_id(), wrapped })?;
+                Some(cipher)
+            }
+        };
+        Ok(Layer::new(id, kind, created, file, path.display().to_string(), cipher))
+    }
+
+    /// The layer that takes writes under this setting, if the newest one may: it must lie above every line, have a key
+    /// that was not rotated away, and be of the right kind.
+    pub(crate) fn usable_top(state: &State, sealed_below: u32, encryption: bool) -> Option<Arc<Layer>> {
+        let newest = &state.entries.last()?.layer;
+        let fits =
+            newest.id > state.highest_seen() && newest.id >= sealed_below && (newest.kind == Kind::Xts) == encryption;
+        fits.then(|| Arc::clone(newest))
+    }
+
+    /// How new writes are stored from now on. Waits for the changes in flight; makes no layer.
+    pub(crate) fn set_encryption(&self, on: bool) {
+        let growth = self.growth.lock();
+        let mut gate = self.gate.write();
+        gate.encryption = on;
+        gate.top = Self::usable_top(&self.state.read(), growth.settings.sealed_below, on);
+    }
+}

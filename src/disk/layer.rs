@@ -1,0 +1,210 @@
+//! A layer: a sparse file in which page n lies at byte n x 512, everything in it stored in one way.
+//!
+//! Invariant 1: the bytes of page n are a hole, or content under this layer's key (for a plain layer: plaintext);
+//! nothing else, ever. This file is the only place that turns pages into stored bytes and back.
+//!
+//! Invariant 8, first half: every sync call on the file is serialised, and a failure sets the disk's poison before the
+//! next may start, because the kernel reports a failed write-back once per open file.
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+
+use parking_lot::Mutex as PlainMutex;
+
+use super::poison::Poison;
+use super::settings::Kind;
+use super::transfer::{read_full, try_read_full, write_full};
+use crate::crypto::xts::XtsKey;
+use crate::io::File;
+use crate::io::sync::atomic::{AtomicBool, Ordering};
+use crate::io::sync::{Mutex, RwLock};
+use crate::{Error, ErrorKind, PAGE, Result};
+
+/// Encrypted writes go through pooled pieces of this many bytes, small enough to stay in the second-level cache.
+const PIECE: usize = 256 << 10;
+/// Pieces kept for reuse.
+const POOLED: usize = 8;
+/// Writes up to this many bytes are encrypted on the stack.
+const SMALL: usize = 4096;
+
+static POOL: PlainMutex<Vec<Box<[u8]>>> = PlainMutex::new(Vec::new());
+
+pub(crate) struct Layer {
+    pub(crate) id: u32,
+    pub(crate) kind: Kind,
+    /// Seconds since the epoch.
+    pub(crate) created: u64,
+    file: Arc<dyn File>,
+    /// For messages.
+    name: String,
+    /// `None` in a plain layer, and once the keys are revoked.
+    cipher: RwLock<Option<XtsKey>>,
+    dirty: AtomicBool,
+    syncing: Mutex<()>,
+}
+
+impl fmt::Debug for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Layer({}, {:?})", self.id, self.kind)
+    }
+}
+
+impl Layer {
+    pub(crate) fn new(
+        id: u32,
+        kind: Kind,
+        created: u64,
+        file: Arc<dyn File>,
+        name: String,
+        cipher: Option<XtsKey>,
+    ) -> Self {
+        Self {
+            id,
+            kind,
+            created,
+            file,
+            name,
+            cipher: RwLock::new(cipher),
+            dirty: AtomicBool::new(false),
+            syncing: Mutex::new(()),
+        }
+    }
+
+    fn io(&self, what: &str, page: u64, error: io::Error) -> Error {
+        Error::io(what, error).at_path(&self.name).at_offset(page * PAGE as u64)
+    }
+
+    fn keyless(&self) -> Error {
+        Error::new(ErrorKind::Revoked, "the key of this layer is not here").at_path(&self.name)
+    }
+
+    /// Takes the data key, or with `None` lets go of it: then what is encrypted here can be neither read nor written.
+    /// Waits for what is using it.
+    pub(crate) fn set_key(&self, cipher: Option<XtsKey>) {
+        *self.cipher.write() = cipher;
+    }
+
+    fn reveal(&self, first_page: u64, buf: &mut [u8]) -> Result<()> {
+        match (self.kind, &*self.cipher.read()) {
+            (Kind::Plain, _) => {}
+            (Kind::Xts, Some(cipher)) => cipher.decrypt_in_place(first_page, buf),
+            (Kind::Xts, None) => return Err(self.keyless()),
+        }
+        Ok(())
+    }
+
+    /// Fills `buf` (whole pages) with the content of the pages from `first_page` on, which the layer must hold.
+    pub(crate) fn read(&self, first_page: u64, buf: &mut [u8]) -> Result<()> {
+        read_full(&*self.file, buf, first_page * PAGE as u64)
+            .map_err(|error| self.io("cannot read a layer", first_page, error))?;
+        self.reveal(first_page, buf)
+    }
+
+    /// Like [`Layer::read`], but `Ok(false)` where it would wait for a device.
+    pub(crate) fn try_read(&self, first_page: u64, buf: &mut [u8]) -> Result<bool> {
+        let done = try_read_full(&*self.file, buf, first_page * PAGE as u64)
+            .map_err(|error| self.io("cannot read a layer", first_page, error))?;
+        if done {
+            self.reveal(first_page, buf)?;
+        }
+        Ok(done)
+    }
+
+    /// Stores whole pages from `first_page` on. The caller marks the layer dirty afterwards, also when this fails:
+    /// some of the pages may have been written.
+    pub(crate) fn write(&self, first_page: u64, data: &[u8]) -> Result<()> {
+        let put = |page: u64, bytes: &[u8]| {
+            write_full(&*self.file, bytes, page * PAGE as u64)
+                .map_err(|error| self.io("cannot write a layer", page, error))
+        };
+        if self.kind == Kind::Plain {
+            return put(first_page, data);
+        }
+        let cipher = self.cipher.read();
+        let cipher = cipher.as_ref().ok_or_else(|| self.keyless())?;
+        if data.len() <= SMALL {
+            let mut sealed = [0; SMALL];
+            let sealed = &mut sealed[..data.len()];
+            cipher.encrypt(first_page, data, sealed);
+            return put(first_page, sealed);
+        }
+        let mut piece = POOL.lock().pop().unwrap_or_else(|| vec![0; PIECE].into_boxed_slice());
+        let mut page = first_page;
+        let done = data.chunks(PIECE).try_for_each(|chunk| {
+            let sealed = &mut piece[..chunk.len()];
+            cipher.encrypt(page, chunk, sealed);
+            put(page, sealed)?;
+            page += (chunk.len() / PAGE) as u64;
+            Ok(())
+        });
+        let mut pool = POOL.lock();
+        if pool.len() < POOLED {
+            pool.push(piece);
+        }
+        done
+    }
+
+    pub(crate) fn mark_dirty(&self) {
+        self.dirty.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_dirty(&self) -> bool {
+        self.dirty.load(Ordering::SeqCst)
+    }
+
+    /// Takes the dirty mark: whoever does must sync, or poison the disk.
+    pub(crate) fn take_dirty(&self) -> bool {
+        self.dirty.swap(false, Ordering::SeqCst)
+    }
+
+    /// Everything written before this call on stable storage.
+    pub(crate) fn sync(&self, poison: &Poison) -> Result<()> {
+        let _one_at_a_time = self.syncing.lock();
+        poison.check()?;
+        self.file.sync_data().map_err(|error| poison.set(Error::io("cannot sync a layer", error).at_path(&self.name)))
+    }
+
+    /// Frees the pages. Not durable until the next sync.
+    pub(crate) fn punch(&self, pages: Range<u64>) -> Result<()> {
+        self.file
+            .punch(pages.start * PAGE as u64, (pages.end - pages.start) * PAGE as u64)
+            .map_err(|error| self.io("cannot punch a layer", pages.start, error))
+    }
+
+    /// Extends or cuts the file to `pages`, durably.
+    pub(crate) fn resize(&self, pages: u64, poison: &Poison) -> Result<()> {
+        self.file
+            .set_size(pages * PAGE as u64)
+            .map_err(|error| Error::io("cannot size a layer", error).at_path(&self.name))?;
+        self.sync(poison)
+    }
+
+    /// Length in whole pages.
+    pub(crate) fn pages(&self) -> Result<u64> {
+        let size = self.file.size().map_err(|error| Error::io("cannot stat a layer", error).at_path(&self.name))?;
+        Ok(size / PAGE as u64)
+    }
+
+    pub(crate) fn read_ahead(&self, pages: Range<u64>) -> Result<()> {
+        self.file
+            .read_ahead(pages.start * PAGE as u64, (pages.end - pages.start) * PAGE as u64)
+            .map_err(|error| self.io("cannot read ahead in a layer", pages.start, error))
+    }
+
+    /// The stored bytes of the pages, as they lie there.
+    pub(crate) fn read_stored(&self, first_page: u64, buf: &mut [u8]) -> Result<()> {
+        read_full(&*self.file, buf, first_page * PAGE as u64)
+            .map_err(|error| self.io("cannot read a layer", first_page, error))
+    }
+
+    /// The next run of whole pages at or after `page` in which something may be stored.
+    pub(crate) fn next_data(&self, page: u64) -> Result<Option<Range<u64>>> {
+        let run = self
+            .file
+            .next_data(page * PAGE as u64)
+            .map_err(|error| self.io("cannot look for data in a layer", page, error))?;
+        Ok(run.map(|(start, end)| start / PAGE as u64..end.div_ceil(PAGE as u64)))
+    }
+}

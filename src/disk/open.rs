@@ -1,0 +1,343 @@
+//! Making a disk, opening it, and what recovery must do first.
+//!
+//! Invariant 9: opening after anything but a clean close first syncs every layer, log, checkpoint, `keys` and disk.toml
+//! and the directories, because a killed server leaves dirty pages that look saved; then drops the page cache of layers
+//! and logs, because pages lost to a failed write-back look saved too; and only then reads. A sync error here refuses
+//! the open. Nothing is cleaned up or appended before that.
+
+use std::sync::Arc;
+
+use super::checkpoint::{self, Checkpoint};
+use super::core::{Committer, Core, Gate, Growth, Rounds};
+use super::key_slots::{self, KeySlots, SlotKey};
+use super::layer::Layer;
+use super::log::{self, Chain, Op, Replay};
+use super::poison::Poison;
+use super::range_lock::RangeLock;
+use super::settings::{self, DiskSettings, Kind, LayerRecord};
+use super::state::{Entry, Pending, State};
+use super::transfer::{read_file, write_new};
+use super::upkeep::{Progress, RESERVE};
+use super::{Access, Options, Spec};
+use crate::base::BaseImage;
+use crate::crypto::keyring::DiskKeys;
+use crate::crypto::xts::XtsKey;
+use crate::io::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use crate::io::sync::{Condvar, Mutex, RwLock};
+use crate::io::{Dir, Open};
+use crate::vhd::Footer;
+use crate::{Error, ErrorKind, PAGE, Result};
+
+pub(crate) const LAYERS: &str = "layers";
+/// Far above any log that was ever configured.
+const LOG_LIMIT: u64 = 1 << 30;
+
+/// Makes a disk in the empty directory `dir`: durable and closed when this returns.
+pub(crate) fn create(
+    dir: Arc<dyn Dir>,
+    spec: &Spec,
+    keys: DiskKeys,
+    encryption: bool,
+    options: &Options,
+) -> Result<()> {
+    let at = |error| Error::io("a disk cannot be made here", error).at_path(dir.path());
+    let invalid = |what: String| Err(Error::new(ErrorKind::InvalidInput, what));
+    if spec.size == 0 || !spec.size.is_multiple_of(PAGE as u64) || spec.size > 1 << 55 {
+        return invalid(format!("{} bytes is no size of a disk: it must be a multiple of 512, above 0", spec.size));
+    }
+    let base_size = spec.base.as_ref().map_or(0, |base| base.size);
+    if base_size > spec.size {
+        return invalid(format!("a disk of {} bytes is smaller than its base of {base_size} bytes", spec.size));
+    }
+    let created = (options.clock)();
+    let mut settings = DiskSettings::new(spec.uuid, spec.name.clone(), created, spec.base.clone());
+    let size = spec.size / PAGE as u64 + 1;
+    let first = Checkpoint {
+        clean: true,
+        dead_known: true,
+        size,
+        base_limit: base_size / PAGE as u64,
+        next_line: 1,
+        chain: Default::default(),
+        lines: Vec::new(),
+        layers: Vec::new(),
+    };
+    dir.create_dir(LAYERS).map_err(at)?;
+    KeySlots::create(&*dir, spec.uuid)?;
+    let (content, _) = first.encode(1, spec.uuid, &keys);
+    write_new(&*dir, &checkpoint::file_name(1), &content).map_err(at)?;
+    settings.store(&*dir, &keys).map_err(|error| match error {
+        settings::StoreError::Unchanged(error) | settings::StoreError::Unknown(error) => error,
+    })?;
+    // The footer is a page like any other, and the first that is written.
+    let core = open_blank(&dir, keys, encryption, options)?;
+    let footer = Footer::fixed(spec.size, spec.uuid, created).to_bytes();
+    core.write((size - 1) * PAGE as u64, &footer, super::Durability::Volatile)?;
+    core.close()
+}
+
+/// The new disk, for its footer: without its base, which its footer page never comes from.
+fn open_blank(dir: &Arc<dyn Dir>, keys: DiskKeys, encryption: bool, options: &Options) -> Result<Core> {
+    open(Arc::clone(dir), Some(keys), None, Access::ReadWrite, encryption, options.clone())
+}
+
+pub(crate) fn open(
+    dir: Arc<dyn Dir>,
+    keys: Option<DiskKeys>,
+    base: Option<Arc<dyn BaseImage>>,
+    access: Access,
+    encryption: bool,
+    options: Options,
+) -> Result<Core> {
+    if keys.is_none() && access == Access::ReadWrite {
+        return Err(Error::new(ErrorKind::WrongKey, "a disk opens for writing only with its keys").at_path(dir.path()));
+    }
+    let at = |error| Error::io("the disk cannot be opened", error).at_path(dir.path());
+    let layers_dir = dir.subdir(LAYERS).map_err(at)?;
+    let names = Names::of(dir.list().map_err(at)?);
+    let clean = names.is_clean(&*dir);
+    if !clean {
+        sync_all(&*dir, &*layers_dir, &names).map_err(|error| {
+            Error::io("what was written before cannot be made durable, so the disk is not opened", error)
+                .at_path(dir.path())
+        })?;
+    }
+    let settings = DiskSettings::load(&*dir, keys.as_ref())?;
+    let how = if access == Access::ReadWrite { Open::ReadWrite } else { Open::Read };
+    let (slots, slot_keys) = KeySlots::open(&*dir, settings.uuid, how)?;
+    let layers = open_layers(&*layers_dir, &settings, &slot_keys, keys.as_ref(), how)?;
+    let Recovered { mut state, chain, next_epoch } = recover(&*dir, &names, &settings, layers, keys.as_ref())?;
+    if let Some(base) = &base
+        && base.size() / (PAGE as u64) < state.base_limit
+    {
+        let what = format!("the base image has {} bytes, the disk reads more of it", base.size());
+        return Err(Error::new(ErrorKind::BaseChanged, what).at_path(dir.path()));
+    }
+    let poison = Poison::default();
+    let top = if access == Access::ReadWrite {
+        clean_up(&*dir, &*layers_dir, &names, &settings).map_err(at)?;
+        Core::usable_top(&state, settings.sealed_below, encryption)
+    } else {
+        None
+    };
+    if let Some(top) = &top
+        && top.pages()? != state.size
+    {
+        top.resize(state.size, &poison)?;
+    }
+    state.dead_known &= clean;
+    Ok(Core {
+        uuid: settings.uuid,
+        footer: settings.footer,
+        keys: RwLock::new(keys),
+        base,
+        access,
+        ranges: RangeLock::new(options.stripes, options.stripe_pages),
+        gate: RwLock::new(Gate { top, encryption, armed: false, closed: false }),
+        committer: Mutex::new(Committer { log: None, chain, next_epoch, next_log: None, due: None }),
+        pages: AtomicU64::new(state.size),
+        state: RwLock::new(state),
+        growth: Mutex::new(Growth { settings, slots }),
+        rounds: Mutex::new(Rounds::default()),
+        turn: Condvar::new(),
+        poison,
+        reserved: AtomicUsize::new(0),
+        log_full: AtomicBool::new(false),
+        opened_clean: AtomicBool::new(clean),
+        revoked: AtomicBool::new(false),
+        upkeep: Mutex::new(Progress::default()),
+        dir,
+        layers_dir,
+        options,
+    })
+}
+
+/// The numbered files of a disk's directory.
+struct Names {
+    all: Vec<String>,
+    /// Ascending.
+    logs: Vec<u64>,
+    checkpoints: Vec<u64>,
+}
+
+impl Names {
+    fn of(all: Vec<String>) -> Self {
+        let numbered = |prefix: &str| {
+            let mut numbers: Vec<u64> = all
+                .iter()
+                .filter_map(|name| name.strip_prefix(prefix)?.parse().ok())
+                .filter(|&number: &u64| number < u64::MAX)
+                .collect();
+            numbers.sort_unstable();
+            numbers
+        };
+        Self { logs: numbered("log."), checkpoints: numbered("checkpoint."), all }
+    }
+
+    /// Whether the disk was closed and nothing was changed since.
+    fn is_clean(&self, dir: &dyn Dir) -> bool {
+        let Some(&newest) = self.checkpoints.last() else { return false };
+        self.logs.last().is_none_or(|&log| log < newest)
+            && read_file(dir, &checkpoint::file_name(newest), checkpoint::SIZE_LIMIT)
+                .is_ok_and(|content| Checkpoint::looks_clean(&content))
+    }
+}
+
+/// See invariant 9.
+fn sync_all(dir: &dyn Dir, layers_dir: &dyn Dir, names: &Names) -> std::io::Result<()> {
+    let mut cached = Vec::new();
+    for name in layers_dir.list()? {
+        cached.push(layers_dir.open(&name, Open::Read)?);
+    }
+    for &epoch in &names.logs {
+        cached.push(dir.open(&log::file_name(epoch), Open::Read)?);
+    }
+    for &epoch in &names.checkpoints {
+        cached.push(dir.open(&checkpoint::file_name(epoch), Open::Read)?);
+    }
+    for name in [key_slots::FILE, settings::FILE] {
+        cached.push(dir.open(name, Open::Read)?);
+    }
+    for file in &cached {
+        file.sync_data()?;
+    }
+    layers_dir.sync()?;
+    dir.sync()?;
+    cached.iter().try_for_each(|file| file.drop_cache())
+}
+
+/// The layers of the table, in order, holding nothing yet.
+fn open_layers(
+    layers_dir: &dyn Dir,
+    settings: &DiskSettings,
+    slot_keys: &[SlotKey],
+    keys: Option<&DiskKeys>,
+    how: Open,
+) -> Result<Vec<Entry>> {
+    let open_one = |&LayerRecord { id, kind, created }: &LayerRecord| {
+        let name = DiskSettings::layer_file(id, kind);
+        let path = layers_dir.path().join(&name);
+        let file = layers_dir.open(&name, how).map_err(|error| {
+            let kind = if error.kind() == std::io::ErrorKind::NotFound { ErrorKind::Corrupt } else { ErrorKind::Io };
+            Error::new(kind, format!("cannot open a layer: {error}")).at_path(&path)
+        })?;
+        let cipher = match (kind, keys) {
+            (Kind::Plain, _) | (_, None) => None,
+            (Kind::Xts, Some(keys)) => Some(unwrap_key(slot_keys, keys, id).map_err(|error| error.at_path(&path))?),
+        };
+        Ok(Entry::new(Arc::new(Layer::new(id, kind, created, file, path.display().to_string(), cipher))))
+    };
+    settings.layers.iter().map(open_one).collect()
+}
+
+/// The data key of a layer out of the disk's slots.
+pub(crate) fn unwrap_key(slot_keys: &[SlotKey], keys: &DiskKeys, layer: u32) -> Result<XtsKey> {
+    let own = |slot: &&SlotKey| slot.layer == layer && slot.account_key == keys.account_key_id();
+    let slot = slot_keys
+        .iter()
+        .find(own)
+        .ok_or_else(|| Error::new(ErrorKind::Corrupt, "no wrapped key for this layer in the disk's keys"))?;
+    keys.unwrap(layer, &slot.wrapped)
+}
+
+struct Recovered {
+    state: State,
+    /// What the next log must chain to.
+    chain: Chain,
+    next_epoch: u64,
+}
+
+/// The newest checkpoint and the chain of logs from it on.
+fn recover(
+    dir: &dyn Dir,
+    names: &Names,
+    settings: &DiskSettings,
+    entries: Vec<Entry>,
+    keys: Option<&DiskKeys>,
+) -> Result<Recovered> {
+    let corrupt = |name: &str, what: &str| Error::new(ErrorKind::Corrupt, what).at_path(dir.path().join(name));
+    let load = |name: &str, limit| {
+        read_file(dir, name, limit).map_err(|error| Error::io("cannot be read", error).at_path(dir.path().join(name)))
+    };
+    let newest =
+        *names.checkpoints.last().ok_or_else(|| corrupt(&checkpoint::file_name(1), "no checkpoint is there"))?;
+    let name = checkpoint::file_name(newest);
+    let content = load(&name, checkpoint::SIZE_LIMIT)?;
+    let (start, mut chain) = Checkpoint::decode(&content, newest, settings.uuid, keys, &dir.path().join(&name))?;
+
+    // Which logs must be there: the one begun last as far as the settings know, the one a checkpoint in the middle of
+    // things begins, and any that a closing batch names.
+    let mut needed: Vec<u64> = Vec::new();
+    needed.extend((settings.epoch >= newest).then_some(settings.epoch));
+    needed.extend((!start.clean).then_some(newest));
+
+    let mut state = State {
+        size: start.size,
+        base_limit: start.base_limit,
+        entries,
+        lines: start.lines,
+        next_line: start.next_line,
+        pending: Pending::default(),
+        in_flight: None,
+        dead_known: start.dead_known,
+    };
+    for presence in start.layers {
+        // A layer that is not in the table any more was empty when it was removed.
+        if let Some(entry) = state.entry_mut(presence.layer) {
+            (entry.held, entry.zero, entry.dead) = (presence.held, presence.zero, presence.dead);
+        }
+    }
+    for &epoch in names.logs.iter().filter(|&&epoch| epoch >= newest) {
+        let name = log::file_name(epoch);
+        let path = dir.path().join(&name);
+        let replayed = log::replay(&load(&name, LOG_LIMIT)?, epoch, settings.uuid, keys, &path)?;
+        // A log without batches holds nothing, and what comes after it follows its predecessor.
+        let Replay::Begun { follows, batches, chain: end } = replayed else { continue };
+        if batches.is_empty() {
+            continue;
+        }
+        if follows != chain {
+            return Err(corrupt(&name, "log does not follow what is before it"));
+        }
+        chain = end;
+        for batch in &batches {
+            let limit = state.lines.iter().map(|line| line.size).max().unwrap_or(0).max(state.size);
+            state.apply(batch, limit).map_err(|what| corrupt(&name, what))?;
+            needed.extend(batch.ops.iter().filter_map(|op| match op {
+                Op::NextLog { epoch } => Some(*epoch),
+                _ => None,
+            }));
+        }
+    }
+    if let Some(missing) = needed.iter().find(|&epoch| !names.logs.contains(epoch)) {
+        return Err(corrupt(&log::file_name(*missing), "a log is missing"));
+    }
+    state.settle_dead();
+    for entry in &state.entries {
+        let pages = entry.layer.pages()?;
+        if entry.held.intersects(pages..u64::MAX) {
+            let name = DiskSettings::layer_file(entry.layer.id, entry.layer.kind);
+            return Err(corrupt(&format!("{LAYERS}/{name}"), "the layer is shorter than what it holds"));
+        }
+    }
+    let next_epoch = names.logs.last().map_or(0, |&log| log + 1).max(newest);
+    Ok(Recovered { state, chain, next_epoch })
+}
+
+/// Removes what earlier ends left behind. Nothing names it.
+fn clean_up(dir: &dyn Dir, layers_dir: &dyn Dir, names: &Names, settings: &DiskSettings) -> std::io::Result<()> {
+    let known: Vec<String> =
+        settings.layers.iter().map(|layer| DiskSettings::layer_file(layer.id, layer.kind)).collect();
+    for name in layers_dir.list()? {
+        if !known.contains(&name) {
+            layers_dir.remove(&name)?;
+        }
+    }
+    let newest = names.checkpoints.last().copied().unwrap_or(0);
+    let old = |epoch: &&u64| **epoch < newest;
+    let logs = names.logs.iter().filter(old).map(|&epoch| log::file_name(epoch));
+    let checkpoints = names.checkpoints.iter().filter(old).map(|&epoch| checkpoint::file_name(epoch));
+    let temporary = [settings::TEMPORARY, checkpoint::TEMPORARY, log::NEXT, RESERVE];
+    let temporary = temporary.iter().map(ToString::to_string).filter(|name| names.all.contains(name));
+    logs.chain(checkpoints).chain(temporary).try_for_each(|name| dir.remove(&name))
+}

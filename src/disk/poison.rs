@@ -1,0 +1,39 @@
+//! The mark of a failed sync: from then on every change and every flush fails, until the disk is opened again.
+//!
+//! Invariant 8: nothing is retried, because after a failed fsync the kernel may call lost pages clean, and a second
+//! fsync that succeeds would say nothing about them.
+
+use std::sync::OnceLock;
+
+use crate::{Error, ErrorKind, Result};
+
+#[derive(Debug, Default)]
+pub(crate) struct Poison {
+    /// What failed first.
+    cause: OnceLock<String>,
+}
+
+impl Poison {
+    pub(crate) fn check(&self) -> Result<()> {
+        match self.cause.get() {
+            None => Ok(()),
+            Some(cause) => Err(Error::new(
+                ErrorKind::Poisoned,
+                format!("the disk takes no changes since storing failed ({cause})"),
+            )
+            .hint("find out why the storage failed, then restart the server")),
+        }
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.cause.get().is_some()
+    }
+
+    /// Sets the mark and gives the error back.
+    pub(crate) fn set(&self, error: Error) -> Error {
+        if self.cause.set(error.to_string()).is_ok() {
+            tracing::error!(%error, "storing failed: the disk takes no more changes");
+        }
+        error
+    }
+}

@@ -1,0 +1,122 @@
+//! What a disk can say of itself: the state of every run of pages, bytes by state, its layers.
+
+use std::ops::Range;
+
+use uuid::Uuid;
+
+use super::core::Core;
+use super::page_set::PageSet;
+use super::settings::{DiskSettings, Kind};
+use super::state::{Source, View};
+use super::{PageState, Run, Usage};
+use crate::base::BaseRun;
+use crate::{PAGE, Result};
+
+/// A layer and what the live view reads from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerUsage {
+    pub id: u32,
+    pub kind: Kind,
+    /// Seconds since the epoch.
+    pub created: u64,
+    /// The account key that wraps its data key.
+    pub account_key: Option<Uuid>,
+    /// Bytes of the live disk that lie in it.
+    pub live: u64,
+    /// Bytes that it holds, what only snapshots see included.
+    pub held: u64,
+    /// Bytes left behind, not yet punched.
+    pub dead: u64,
+}
+
+impl Core {
+    pub(crate) fn runs(&self, view: Option<View>, pages: Range<u64>, limit: usize) -> Result<Vec<Run>> {
+        let segments = {
+            let state = self.state.read();
+            state.segments(view.unwrap_or_else(|| state.live()), pages, limit)
+        };
+        let mut runs: Vec<Run> = Vec::new();
+        for segment in segments {
+            let (start, pages, depth) = (segment.pages.start, segment.pages.end - segment.pages.start, segment.depth);
+            let mut push = |start, pages, state, layer| match runs.last_mut() {
+                Some(last) if (last.state, last.layer, last.depth) == (state, layer, depth) => last.pages += pages,
+                _ => runs.push(Run { start, pages, state, layer, depth }),
+            };
+            match segment.source {
+                Source::Zero(layer) => push(start, pages, PageState::Zero, layer),
+                Source::Layer(layer) => {
+                    let state = if layer.kind == Kind::Xts { PageState::Encrypted } else { PageState::Plain };
+                    push(start, pages, state, Some(layer.id));
+                }
+                Source::Base => match &self.base {
+                    None => push(start, pages, PageState::Base { allocated: true }, None),
+                    Some(base) => {
+                        let mut at = start;
+                        base.runs(start * PAGE as u64, pages * PAGE as u64, &mut |kind, len| {
+                            let len = len / PAGE as u64;
+                            push(at, len, PageState::Base { allocated: kind == BaseRun::Data }, None);
+                            at += len;
+                        })?;
+                    }
+                },
+            }
+            if runs.len() > limit {
+                break;
+            }
+        }
+        runs.truncate(limit);
+        Ok(runs)
+    }
+
+    pub(crate) fn usage(&self) -> Usage {
+        let state = self.state.read();
+        let mut usage =
+            Usage { pending_scrub: state.pending_scrub().map(|pages| pages * PAGE as u64), ..Usage::default() };
+        let (covered, live) = live_pages(&state);
+        for (entry, pages) in state.entries.iter().zip(live) {
+            match entry.layer.kind {
+                Kind::Plain => usage.plain += pages * PAGE as u64,
+                Kind::Xts => usage.encrypted += pages * PAGE as u64,
+            }
+        }
+        usage.base = (state.base_limit - covered.count(0..state.base_limit)) * PAGE as u64;
+        usage.zero = state.size * PAGE as u64 - usage.base - usage.plain - usage.encrypted;
+        usage
+    }
+
+    pub(crate) fn layers(&self) -> Vec<LayerUsage> {
+        let account_key = self.keys.read().as_ref().map(crate::crypto::keyring::DiskKeys::account_key_id);
+        let state = self.state.read();
+        let (_, live) = live_pages(&state);
+        let bytes = |pages: u64| pages * PAGE as u64;
+        let one = |(entry, live): (&super::state::Entry, u64)| LayerUsage {
+            id: entry.layer.id,
+            kind: entry.layer.kind,
+            created: entry.layer.created,
+            account_key: account_key.filter(|_| entry.layer.kind == Kind::Xts),
+            live: bytes(live),
+            held: bytes(entry.held.len()),
+            dead: bytes(entry.dead.len() + entry.punched),
+        };
+        state.entries.iter().zip(live).map(one).collect()
+    }
+
+    pub(crate) fn settings(&self) -> DiskSettings {
+        self.growth.lock().settings.clone()
+    }
+}
+
+/// All pages that some layer answers for, and per layer, bottom to top, the pages that it holds in the live view.
+fn live_pages(state: &super::state::State) -> (PageSet, Vec<u64>) {
+    let mut covered = PageSet::new();
+    let mut live = Vec::new();
+    for entry in state.entries.iter().rev() {
+        let mut own = entry.held.clone();
+        own.subtract(&covered);
+        live.push(own.clipped(0..state.size).len());
+        covered.union_with(&entry.held);
+        covered.union_with(&entry.zero);
+    }
+    live.reverse();
+    (covered, live)
+}

@@ -1,0 +1,166 @@
+//! `disk.toml`: what is settled about a disk outside its log: its name, its base, the table of its layers.
+//!
+//! Replaced atomically: written under a temporary name, synced, renamed, directory synced. The file is TOML with a
+//! last section `[seal]` that carries a CRC32C of all before it, and a MAC of the same bytes under the account key that
+//! it names. Size and base limit are not here: they change in one batch with pages, so they live in the log.
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::transfer::{read_file, write_new};
+use crate::base::BaseRecord;
+use crate::crypto::keyring::DiskKeys;
+use crate::io::Dir;
+use crate::{Error, ErrorKind, Result};
+
+pub(crate) const FILE: &str = "disk.toml";
+pub(crate) const TEMPORARY: &str = "disk.toml.new";
+const SEAL: &str = "\n[seal]\n";
+const PURPOSE: &[u8] = b"sealdisk disk.toml";
+/// A table of a hundred thousand layers fits.
+const SIZE_LIMIT: u64 = 16 << 20;
+const VERSION: u32 = 0;
+
+/// How everything in a layer is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Plain,
+    Xts,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerRecord {
+    pub id: u32,
+    pub kind: Kind,
+    /// Seconds since the epoch.
+    pub created: u64,
+}
+
+/// The content of `disk.toml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskSettings {
+    version: u32,
+    pub uuid: Uuid,
+    /// `CONTAINER/BLOB`.
+    pub name: String,
+    /// Seconds since the epoch.
+    pub created: u64,
+    /// Whether the last page of the blob is a fixed-VHD footer. Decided when the disk is made, never read off the
+    /// content again: a guest could write a footer's cookie into its last sector.
+    pub footer: bool,
+    /// Counts replacements of this file.
+    pub generation: u64,
+    /// Layer ids below this one were given out; none is ever used again.
+    pub next_layer: u32,
+    /// Layers with smaller ids never take writes again: their key was rotated away.
+    pub sealed_below: u32,
+    /// The newest log known to exist: its absence is damage.
+    pub epoch: u64,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<LayerRecord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<BaseRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Seal {
+    crc32c: u32,
+    account_key: Uuid,
+    mac: String,
+}
+
+impl DiskSettings {
+    pub(crate) fn new(uuid: Uuid, name: String, created: u64, base: Option<BaseRecord>) -> Self {
+        Self {
+            version: VERSION,
+            uuid,
+            name,
+            created,
+            footer: true,
+            generation: 0,
+            next_layer: 1,
+            sealed_below: 0,
+            epoch: 0,
+            layers: Vec::new(),
+            base,
+        }
+    }
+
+    /// Reads `disk.toml`. With `keys` the MAC must hold, and must be of their account key; without, only the CRC is
+    /// checked and nothing of it may be trusted with data.
+    pub fn load(dir: &dyn Dir, keys: Option<&DiskKeys>) -> Result<Self> {
+        let path = dir.path().join(FILE);
+        let corrupt = |what: &str| Error::new(ErrorKind::Corrupt, what).at_path(&path);
+        let content =
+            read_file(dir, FILE, SIZE_LIMIT).map_err(|error| Error::io("cannot be read", error).at_path(&path))?;
+        let text = String::from_utf8(content).map_err(|_| corrupt("is not UTF-8"))?;
+        let (body, seal) = text.rsplit_once(SEAL).ok_or_else(|| corrupt("has no [seal] section"))?;
+        let seal: Seal = toml::from_str(seal).map_err(|_| corrupt("has a malformed [seal] section"))?;
+        if crc32c::crc32c(body.as_bytes()) != seal.crc32c {
+            return Err(corrupt("fails its checksum"));
+        }
+        if let Some(keys) = keys {
+            let mac: [u8; 32] = hex::decode(&seal.mac)
+                .ok()
+                .and_then(|mac| mac.try_into().ok())
+                .ok_or_else(|| corrupt("malformed MAC"))?;
+            if !keys.verify_mac(&[PURPOSE, body.as_bytes()], &mac) {
+                return Err(corrupt("fails its MAC: it was changed by something other than sealdisk")
+                    .hint("restore the account directory from a backup"));
+            }
+        }
+        let settings: Self = toml::from_str(body)
+            .map_err(|error| corrupt(&format!("does not parse: {}", error.message().replace('\n', " "))))?;
+        if settings.version != VERSION {
+            return Err(Error::new(ErrorKind::Unsupported, format!("format version {}", settings.version))
+                .at_path(&path)
+                .hint("open it with the version of sealdisk that wrote it"));
+        }
+        let ordered = settings.layers.windows(2).all(|pair| pair[0].id < pair[1].id);
+        if !ordered || settings.layers.last().is_some_and(|layer| layer.id >= settings.next_layer) {
+            return Err(corrupt("has a layer table out of order"));
+        }
+        Ok(settings)
+    }
+
+    /// Replaces `disk.toml`; durable when it returns.
+    pub(crate) fn store(&mut self, dir: &dyn Dir, keys: &DiskKeys) -> std::result::Result<(), StoreError> {
+        let path = dir.path().join(FILE);
+        let mut next = self.clone();
+        next.generation += 1;
+        let body = toml::to_string(&next).map_err(|error| {
+            StoreError::Unchanged(Error::new(ErrorKind::InvalidInput, format!("settings: {error}")).at_path(&path))
+        })?;
+        let seal = Seal {
+            crc32c: crc32c::crc32c(body.as_bytes()),
+            account_key: keys.account_key_id(),
+            mac: hex::encode(keys.mac(&[PURPOSE, body.as_bytes()])),
+        };
+        let text = toml::to_string(&seal).map(|seal| format!("{body}{SEAL}{seal}")).map_err(|error| {
+            StoreError::Unchanged(Error::new(ErrorKind::InvalidInput, format!("settings: {error}")).at_path(&path))
+        })?;
+        write_new(dir, TEMPORARY, text.as_bytes())
+            .and_then(|_| dir.rename(TEMPORARY, FILE))
+            .map_err(|error| StoreError::Unchanged(Error::io("cannot be replaced", error).at_path(&path)))?;
+        *self = next;
+        dir.sync().map_err(|error| StoreError::Unknown(Error::io("cannot be made durable", error).at_path(&path)))
+    }
+
+    /// The file name of a layer below `layers/`.
+    pub(crate) fn layer_file(id: u32, kind: Kind) -> String {
+        match kind {
+            Kind::Plain => format!("{id:08}.plain"),
+            Kind::Xts => format!("{id:08}.xts"),
+        }
+    }
+}
+
+/// Why [`DiskSettings::store`] failed.
+#[derive(Debug)]
+pub(crate) enum StoreError {
+    /// The old file is in place: only this operation failed.
+    Unchanged(Error),
+    /// The new file is in place, but maybe not after a crash: the disk must be poisoned.
+    Unknown(Error),
+}

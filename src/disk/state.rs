@@ -1,0 +1,360 @@
+//! The live state of a disk: its layers bottom to top, what each holds, the lines across them, and what of it all is
+//! not durable yet. No I/O here.
+//!
+//! Reading page n: the topmost layer that holds it, or holds it as zero; none: the base below `base_limit`, else
+//! zeros. Between two neighbouring lines a page is in the presence of at most one layer: when the live view leaves a
+//! page of a lower layer, it goes from that layer's presence to its dead set at once, whatever is durable, so that no
+//! stale plaintext is missed.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::checkpoint::{Checkpoint, Presence};
+use super::extent_map::{ExtentMap, Mark};
+use super::layer::Layer;
+use super::log::{Batch, Extent, Line, Op};
+use super::page_set::PageSet;
+
+/// A layer in the stack, and what it holds. `held` and `zero` are disjoint; `dead` is disjoint from `held`.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) layer: Arc<Layer>,
+    pub(crate) held: PageSet,
+    pub(crate) zero: PageSet,
+    /// Bytes are left there, or may be, that nothing reads any more.
+    pub(crate) dead: PageSet,
+    /// Pages punched since the layer was last synced: still pending.
+    pub(crate) punched: u64,
+}
+
+impl Entry {
+    pub(crate) fn new(layer: Arc<Layer>) -> Self {
+        Self { layer, held: PageSet::new(), zero: PageSet::new(), dead: PageSet::new(), punched: 0 }
+    }
+
+    /// The live view leaves `pages` of this layer.
+    fn leave(&mut self, pages: &Range<u64>) {
+        if self.held.intersects(pages.clone()) {
+            let left = self.held.clipped(pages.clone());
+            self.dead.union_with(&left);
+            self.held.remove(pages.clone());
+        }
+        self.zero.remove(pages.clone());
+    }
+
+    pub(crate) fn holds_nothing(&self) -> bool {
+        self.held.is_empty() && self.zero.is_empty()
+    }
+}
+
+/// Changes not durable yet.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Pending {
+    pub(crate) extents: BTreeMap<u32, ExtentMap>,
+    pub(crate) ops: Vec<Op>,
+}
+
+impl Pending {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.extents.is_empty() && self.ops.is_empty()
+    }
+
+    /// Number of extent records it will take.
+    pub(crate) fn count(&self) -> usize {
+        self.extents.values().map(ExtentMap::len).sum()
+    }
+
+    /// Whether the durable state of any page of `pages` may differ from the live one.
+    fn touches(&self, pages: &Range<u64>) -> bool {
+        !self.ops.is_empty() || self.extents.values().any(|map| map.intersects(pages.clone()))
+    }
+
+    pub(crate) fn batch(&self) -> Batch {
+        let extents = self
+            .extents
+            .iter()
+            .flat_map(|(&layer, map)| map.iter().map(move |(pages, mark)| Extent { pages, layer, mark }))
+            .collect();
+        Batch { extents, ops: self.ops.clone() }
+    }
+}
+
+/// Where a run of pages is read from.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    Layer(Arc<Layer>),
+    /// Zeros; the layer that says so, if any.
+    Zero(Option<u32>),
+    Base,
+}
+
+impl Source {
+    fn same(&self, other: &Source) -> bool {
+        match (self, other) {
+            (Source::Layer(a), Source::Layer(b)) => a.id == b.id,
+            (Source::Zero(a), Source::Zero(b)) => a == b,
+            (Source::Base, Source::Base) => true,
+            _ => false,
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Segment {
+    pub(crate) pages: Range<u64>,
+    pub(crate) source: Source,
+    /// Layers between the top and the one that answers: 1 is the top; 0 for what no layer holds.
+    pub(crate) depth: u32,
+}
+
+/// Which part of the stack is looked at: the live disk, or what a line sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct View {
+    /// The highest layer id seen.
+    pub(crate) sees: u32,
+    /// Pages of the blob.
+    pub(crate) size: u64,
+    /// Pages of the base that are seen.
+    pub(crate) base_limit: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    /// Pages of the blob.
+    pub(crate) size: u64,
+    pub(crate) base_limit: u64,
+    /// In order of id, which is the order of the stack.
+    pub(crate) entries: Vec<Entry>,
+    pub(crate) lines: Vec<Line>,
+    pub(crate) next_line: u32,
+    pub(crate) pending: Pending,
+    /// What the round under way is making durable.
+    pub(crate) in_flight: Option<Arc<Pending>>,
+    /// Whether the dead sets are complete; not so after an unclean end until all layers were looked through.
+    pub(crate) dead_known: bool,
+}
+
+impl State {
+    pub(crate) fn live(&self) -> View {
+        View { sees: u32::MAX, size: self.size, base_limit: self.base_limit }
+    }
+
+    pub(crate) fn index_of(&self, layer: u32) -> Option<usize> {
+        self.entries.binary_search_by_key(&layer, |entry| entry.layer.id).ok()
+    }
+
+    pub(crate) fn entry_mut(&mut self, layer: u32) -> Option<&mut Entry> {
+        self.index_of(layer).map(|index| &mut self.entries[index])
+    }
+
+    /// The highest layer id that any line sees; layers above it are in nobody's view but the live one.
+    pub(crate) fn highest_seen(&self) -> u32 {
+        self.lines.iter().map(|line| line.sees).max().unwrap_or(0)
+    }
+
+    /// Visits the runs of `pages` in order; stops when `visit` answers `false`. Neighbours may be of equal source.
+    pub(crate) fn resolve(&self, view: View, pages: Range<u64>, visit: &mut dyn FnMut(Segment) -> bool) -> bool {
+        let seen = self.entries.partition_point(|entry| entry.layer.id <= view.sees);
+        self.resolve_below(seen, seen, view.base_limit, pages, visit)
+    }
+
+    fn resolve_below(
+        &self,
+        below: usize,
+        seen: usize,
+        base_limit: u64,
+        pages: Range<u64>,
+        visit: &mut dyn FnMut(Segment) -> bool,
+    ) -> bool {
+        if pages.is_empty() {
+            return true;
+        }
+        if below == 0 {
+            let border = base_limit.clamp(pages.start, pages.end);
+            let base = Segment { pages: pages.start..border, source: Source::Base, depth: 0 };
+            let zero = Segment { pages: border..pages.end, source: Source::Zero(None), depth: 0 };
+            return [base, zero].into_iter().all(|segment| segment.pages.is_empty() || visit(segment));
+        }
+        let entry = &self.entries[below - 1];
+        let depth = (seen - below + 1) as u32;
+        let mut at = pages.start;
+        let mut next_held = entry.held.next_run(pages.clone());
+        let mut next_zero = entry.zero.next_run(pages.clone());
+        loop {
+            let take_held = match (&next_held, &next_zero) {
+                (None, None) => return self.resolve_below(below - 1, seen, base_limit, at..pages.end, visit),
+                (Some(held), Some(zero)) => held.start < zero.start,
+                (held, _) => held.is_some(),
+            };
+            let (run, source) = if take_held {
+                let run = next_held.take().unwrap_or(at..at);
+                next_held = entry.held.next_run(run.end..pages.end);
+                (run, Source::Layer(Arc::clone(&entry.layer)))
+            } else {
+                let run = next_zero.take().unwrap_or(at..at);
+                next_zero = entry.zero.next_run(run.end..pages.end);
+                (run, Source::Zero(Some(entry.layer.id)))
+            };
+            if !self.resolve_below(below - 1, seen, base_limit, at..run.start, visit) {
+                return false;
+            }
+            at = run.end;
+            if !visit(Segment { pages: run, source, depth }) {
+                return false;
+            }
+        }
+    }
+
+    /// The runs of `pages`, neighbours of equal source merged, at most `limit` of them.
+    pub(crate) fn segments(&self, view: View, pages: Range<u64>, limit: usize) -> Vec<Segment> {
+        let mut found: Vec<Segment> = Vec::new();
+        self.resolve(view, pages, &mut |segment| {
+            let room = found.len() < limit;
+            match found.last_mut() {
+                Some(last) if last.source.same(&segment.source) => last.pages.end = segment.pages.end,
+                _ if room => found.push(segment),
+                _ => return false,
+            }
+            true
+        });
+        found
+    }
+
+    /// The layer that holds all of `pages` in the live view, if it is the topmost one.
+    pub(crate) fn top_holder(&self, view: View, pages: &Range<u64>) -> Option<&Arc<Layer>> {
+        let entry = self.entries.iter().rev().find(|entry| entry.layer.id <= view.sees)?;
+        entry.held.contains_all(pages.clone()).then_some(&entry.layer)
+    }
+
+    /// The first page of `pages` that does not read as zeros because nothing is stored for it.
+    pub(crate) fn first_stored(&self, pages: Range<u64>) -> Option<u64> {
+        let mut first = None;
+        self.resolve(self.live(), pages, &mut |segment| match segment.source {
+            Source::Zero(_) => true,
+            _ => {
+                first = Some(segment.pages.start);
+                false
+            }
+        });
+        first
+    }
+
+    /// Publishes a change of presence in the top layer: presence, what died of it, and the delta, all at once.
+    pub(crate) fn publish(&mut self, top: u32, pages: Range<u64>, mark: Mark) {
+        let seen = self.highest_seen();
+        for entry in self.entries.iter_mut().filter(|entry| entry.layer.id > seen) {
+            if entry.layer.id != top {
+                entry.leave(&pages);
+            } else if mark == Mark::Held {
+                entry.held.insert(pages.clone());
+                entry.zero.remove(pages.clone());
+                entry.dead.remove(pages.clone());
+            } else {
+                entry.leave(&pages);
+                entry.zero.insert(pages.clone());
+            }
+        }
+        self.pending.extents.entry(top).or_default().assign(pages, mark);
+    }
+
+    /// A write of `pages` to the top layer failed: what it left on pages the layer does not hold is dead.
+    pub(crate) fn write_failed(&mut self, top: u32, pages: Range<u64>) {
+        if let Some(entry) = self.entry_mut(top) {
+            let mut left = PageSet::new();
+            left.insert(pages);
+            left.subtract(&entry.held);
+            entry.dead.union_with(&left);
+        }
+    }
+
+    /// Whether for all of `pages` what is live is what is durable.
+    pub(crate) fn is_settled(&self, pages: &Range<u64>) -> bool {
+        !self.pending.touches(pages) && !self.in_flight.as_ref().is_some_and(|pending| pending.touches(pages))
+    }
+
+    /// Applies a durable batch while recovering. Extents of layers that `known` denies belong to removed ones.
+    pub(crate) fn apply(&mut self, batch: &Batch, limit: u64) -> Result<(), &'static str> {
+        for extent in &batch.extents {
+            if extent.pages.end > limit {
+                return Err("extent past the end of the blob");
+            }
+            let Some(entry) = self.entry_mut(extent.layer) else { continue };
+            let (to, from) = match extent.mark {
+                Mark::Held => (&mut entry.held, &mut entry.zero),
+                Mark::Zero => (&mut entry.zero, &mut entry.held),
+            };
+            to.insert(extent.pages.clone());
+            from.remove(extent.pages.clone());
+        }
+        for op in &batch.ops {
+            match op {
+                Op::LineAdded(line) => {
+                    self.next_line = self.next_line.max(line.id + 1);
+                    self.lines.push(line.clone());
+                }
+                Op::LineRemoved(id) => self.lines.retain(|line| line.id != *id),
+                Op::Resize { size, base_limit } => (self.size, self.base_limit) = (*size, *base_limit),
+                Op::LayerEmptied(layer) => self.entries.retain(|entry| entry.layer.id != *layer),
+                Op::NextLog { .. } => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves every page that a higher layer covers, with no line between, to its layer's dead set.
+    pub(crate) fn settle_dead(&mut self) {
+        let mut borders: Vec<u32> = self.lines.iter().map(|line| line.sees).collect();
+        borders.sort_unstable();
+        let mut covered = PageSet::new();
+        let mut above: Option<u32> = None;
+        for entry in self.entries.iter_mut().rev() {
+            let id = entry.layer.id;
+            if above.is_some_and(|above| borders.iter().any(|&sees| id <= sees && sees < above)) {
+                covered = PageSet::new();
+            }
+            above = Some(id);
+            let mut mine = entry.held.clone();
+            mine.union_with(&entry.zero);
+            let mut left = entry.held.clone();
+            left.intersect_with(&covered);
+            entry.dead.union_with(&left);
+            entry.held.subtract(&covered);
+            entry.zero.subtract(&covered);
+            covered.union_with(&mine);
+        }
+    }
+
+    /// What a checkpoint of this state holds; `chain` is to be filled in. It is the durable state where nothing is
+    /// pending, and at a round's border once that round is durable.
+    pub(crate) fn checkpoint(&mut self, clean: bool) -> Checkpoint {
+        let layers = self.entries.iter_mut().map(|entry| {
+            entry.held.compact();
+            entry.zero.compact();
+            Presence {
+                layer: entry.layer.id,
+                held: entry.held.clone(),
+                zero: entry.zero.clone(),
+                // After an unclean end the dead are looked for anew, so only a clean checkpoint carries them.
+                dead: if clean { entry.dead.clone() } else { PageSet::new() },
+            }
+        });
+        let layers = layers.collect();
+        Checkpoint {
+            clean,
+            dead_known: clean && self.dead_known,
+            size: self.size,
+            base_limit: self.base_limit,
+            next_line: self.next_line,
+            chain: Default::default(),
+            lines: self.lines.clone(),
+            layers,
+        }
+    }
+
+    /// Pages not reachable any more but not yet durably punched; `None` while that is not known.
+    pub(crate) fn pending_scrub(&self) -> Option<u64> {
+        let pending = self.entries.iter().map(|entry| entry.dead.len() + entry.punched).sum();
+        self.dead_known.then_some(pending)
+    }
+}

@@ -1,0 +1,291 @@
+//! The core on real files: what one opening does, and the next finds.
+
+use std::sync::Arc;
+
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::*;
+use crate::base::BaseRun;
+use crate::io::real::RealDir;
+
+const MIB: u64 = 1 << 20;
+
+/// A base in memory whose byte at page n is a function of n.
+#[derive(Debug)]
+struct Pattern(u64);
+
+fn base_page(page: u64) -> [u8; PAGE] {
+    [(page % 251) as u8 + 1; PAGE]
+}
+
+impl BaseImage for Pattern {
+    fn size(&self) -> u64 {
+        self.0
+    }
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        for (at, page) in buf.chunks_mut(PAGE).zip(offset / PAGE as u64..) {
+            at.copy_from_slice(&base_page(page));
+        }
+        Ok(())
+    }
+    fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
+        self.read_at(offset, buf).map(|()| true)
+    }
+    fn runs(&self, _offset: u64, len: u64, visit: &mut dyn FnMut(BaseRun, u64)) -> Result<()> {
+        visit(BaseRun::Data, len);
+        Ok(())
+    }
+}
+
+struct Place {
+    folder: TempDir,
+    keys: DiskKeys,
+    base: u64,
+}
+
+impl Place {
+    fn new(size: u64, base: u64, encryption: bool) -> Self {
+        let place = Self { folder: TempDir::new().unwrap(), keys: DiskKeys::ephemeral().unwrap(), base };
+        let record = (base > 0).then(|| BaseRecord {
+            path: "/pattern".into(),
+            format: crate::base::Format::Raw,
+            size: base,
+            recover: false,
+            files: Vec::new(),
+        });
+        let spec = Spec { uuid: Uuid::new_v4(), name: "vhds/test".into(), size, base: record };
+        Disk::create(place.dir(), &spec, place.keys.clone(), encryption, &Options::default()).unwrap();
+        place
+    }
+    fn dir(&self) -> Arc<dyn Dir> {
+        Arc::new(RealDir::open(self.folder.path()).unwrap())
+    }
+    fn try_open(&self, access: Access, encryption: bool) -> Result<Disk> {
+        let base = (self.base > 0).then(|| Arc::new(Pattern(self.base)) as Arc<dyn BaseImage>);
+        Disk::open(self.dir(), Some(self.keys.clone()), base, access, encryption, Options::default())
+    }
+    fn open(&self, encryption: bool) -> Disk {
+        self.try_open(Access::ReadWrite, encryption).unwrap()
+    }
+    /// The stored bytes of a page in a layer file.
+    fn stored(&self, layer: &str, page: u64) -> Vec<u8> {
+        let file = std::fs::read(self.folder.path().join("layers").join(layer)).unwrap();
+        file[page as usize * PAGE..][..PAGE].to_vec()
+    }
+    fn layer_files(&self) -> Vec<String> {
+        self.dir().subdir("layers").unwrap().list().unwrap()
+    }
+}
+
+fn read(disk: &Disk, offset: u64, len: usize) -> Vec<u8> {
+    let mut buf = vec![0xee; len];
+    disk.read(offset, &mut buf).unwrap();
+    buf
+}
+
+#[test]
+fn a_new_disk_reads_as_zeros_and_ends_with_a_footer() {
+    let place = Place::new(MIB, 0, true);
+    let disk = place.open(true);
+    assert_eq!((disk.size(), disk.blob_size()), (MIB, MIB + 512));
+    assert_eq!(read(&disk, 0, MIB as usize), vec![0; MIB as usize]);
+    assert_eq!(disk.read(MIB, &mut [0; 512]).unwrap_err().kind(), ErrorKind::OutOfRange);
+    let runs = disk.runs(0, disk.blob_size(), 100).unwrap();
+    assert_eq!(runs.len(), 2);
+    assert_eq!((runs[1].start, runs[1].pages, runs[1].state), (2048, 1, PageState::Encrypted));
+    assert_eq!(disk.usage().unwrap(), Usage { encrypted: 512, zero: MIB, pending_scrub: Some(0), ..Usage::default() });
+}
+
+#[test]
+fn the_switch_changes_new_writes_only() {
+    let place = Place::new(MIB, MIB / 2, true);
+    let disk = place.open(true);
+    let page = |byte: u8| vec![byte; PAGE];
+    disk.write(0, &page(b'a'), Durability::Volatile).unwrap();
+    disk.set_encryption(false);
+    disk.write(512, &page(b'b'), Durability::Fua).unwrap();
+    disk.set_encryption(true);
+    disk.write(1024, &page(b'c'), Durability::Volatile).unwrap();
+    disk.flush().unwrap();
+    let states: Vec<_> = disk.runs(0, 2048, 100).unwrap().iter().map(|run| (run.start, run.state)).collect();
+    let base = PageState::Base { allocated: true };
+    assert_eq!(states, [(0, PageState::Encrypted), (1, PageState::Plain), (2, PageState::Encrypted), (3, base)],);
+    assert_eq!(place.stored("00000002.plain", 1), page(b'b'));
+    assert_ne!(place.stored("00000001.xts", 0), page(b'a'));
+    assert_ne!(place.stored("00000003.xts", 2), page(b'c'));
+    // Rewritten under the other setting: the plaintext dies, and is gone after a scrub.
+    disk.write(512, &page(b'd'), Durability::Volatile).unwrap();
+    assert_eq!(disk.usage().unwrap().pending_scrub, Some(512));
+    disk.scrub().unwrap();
+    assert_eq!(disk.usage().unwrap().pending_scrub, Some(0));
+    assert!(!place.layer_files().contains(&"00000002.plain".to_string()), "an empty layer goes");
+    drop(disk);
+    let disk = place.open(true);
+    assert_eq!(disk.usage().unwrap().pending_scrub, None, "unknown after an unclean end");
+    let expected = [page(b'a'), page(b'd'), page(b'c'), base_page(3).to_vec()].concat();
+    assert_eq!(read(&disk, 0, 2048), expected);
+    disk.scrub().unwrap();
+    assert_eq!(disk.usage().unwrap().pending_scrub, Some(0));
+}
+
+#[test]
+fn toggling_without_writing_makes_no_layer() {
+    let place = Place::new(MIB, 0, true);
+    let disk = place.open(true);
+    for _ in 0..10 {
+        disk.set_encryption(false);
+        disk.set_encryption(true);
+    }
+    disk.write(0, &[1; 512], Durability::Fua).unwrap();
+    assert_eq!(place.layer_files(), ["00000001.xts"]);
+}
+
+#[test]
+fn unaligned_ranges_and_zeroing() {
+    let place = Place::new(MIB, MIB / 2, true);
+    let disk = place.open(true);
+    let mut model: Vec<u8> = (0..MIB / 1024).flat_map(base_page).chain(vec![0; MIB as usize / 2]).collect();
+    for (step, (at, len)) in [(3, 700), (511, 2), (1000, 5000), (524_000, 2000), (40_000, 300_000)].iter().enumerate() {
+        let data = vec![step as u8 + 100; *len];
+        disk.write(*at, &data, Durability::Volatile).unwrap();
+        model[*at as usize..*at as usize + len].copy_from_slice(&data);
+    }
+    for (at, len) in [(100, 5), (1500, 1100), (50_000, 10_000), (700_000, 300)] {
+        disk.zero(at, len, Durability::Volatile).unwrap();
+        model[at as usize..(at + len) as usize].fill(0);
+    }
+    assert!(read(&disk, 0, MIB as usize) == model);
+    assert_eq!(read(&disk, 12_345, 6789), &model[12_345..12_345 + 6789]);
+    disk.close().unwrap();
+    assert_eq!(disk.write(0, &[0; 512], Durability::Volatile).unwrap_err().kind(), ErrorKind::Shutdown);
+    drop(disk);
+    let disk = place.open(true);
+    assert!(disk.usage().unwrap().pending_scrub.is_some(), "a clean close keeps the dead known");
+    assert!(read(&disk, 0, MIB as usize) == model);
+}
+
+#[test]
+fn many_rounds_turn_the_log_over() {
+    let place = Place::new(64 * MIB, 0, true);
+    let open = |encryption| {
+        let options = Options { log_bytes: 64 << 10, pending_extents: 64, ..Options::default() };
+        Disk::open(place.dir(), Some(place.keys.clone()), None, Access::ReadWrite, encryption, options).unwrap()
+    };
+    let disk = open(true);
+    for step in 0..3000u64 {
+        // Every second page, so that extents do not merge.
+        disk.write(step * 1024, &[step as u8; 512], Durability::Volatile).unwrap();
+        if step % 97 == 0 {
+            disk.maintain().unwrap();
+        }
+    }
+    disk.flush().unwrap();
+    let names = place.dir().list().unwrap();
+    assert!(
+        names.iter().any(|name| name.strip_prefix("log.").is_some_and(|n| n.parse().unwrap_or(0) > 5)),
+        "{names:?}"
+    );
+    drop(disk);
+    let disk = open(true);
+    for step in 0..3000u64 {
+        assert_eq!(read(&disk, step * 1024, 1024), [vec![step as u8; 512], vec![0; 512]].concat(), "{step}");
+    }
+}
+
+#[test]
+fn damage_is_refused_and_changes_nothing() {
+    let place = Place::new(MIB, 0, true);
+    let disk = place.open(true);
+    for step in 0..5 {
+        disk.write(step * 4096, &[7; 512], Durability::Fua).unwrap();
+    }
+    drop(disk);
+    let log =
+        place.dir().list().unwrap().into_iter().filter(|n| n.starts_with("log.")).find(|n| n != "log.next").unwrap();
+    let path = place.folder.path().join(&log);
+    let good = std::fs::read(&path).unwrap();
+    let flip = |at: usize| {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        std::fs::write(&path, &bad).unwrap();
+        place.try_open(Access::ReadWrite, true).map(|_| ()).map_err(|error| error.kind())
+    };
+    assert_eq!(flip(4096 + 80), Err(ErrorKind::Corrupt), "a batch with whole ones behind it");
+    assert_eq!(flip(20), Err(ErrorKind::Corrupt), "a header with batches behind it");
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(place.try_open(Access::ReadWrite, true).unwrap_err().kind(), ErrorKind::Corrupt, "missing");
+    assert_eq!(flip(4096 * 5 + 80), Ok(()), "the torn end is no damage");
+    std::fs::write(&path, &good).unwrap();
+    let other = DiskKeys::ephemeral().unwrap();
+    let wrong = Disk::open(place.dir(), Some(other), None, Access::ReadWrite, true, Options::default());
+    assert_eq!(wrong.unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+#[test]
+fn read_only_changes_nothing() {
+    let place = Place::new(MIB, 0, true);
+    let disk = place.open(true);
+    disk.write(0, &[5; 4096], Durability::Fua).unwrap();
+    drop(disk);
+    let before = place.dir().list().unwrap();
+    let disk = place.try_open(Access::ReadOnly, true).unwrap();
+    assert_eq!(read(&disk, 0, 4096), vec![5; 4096]);
+    assert_eq!(disk.write(0, &[1; 512], Durability::Volatile).unwrap_err().kind(), ErrorKind::ReadOnly);
+    disk.flush().unwrap();
+    disk.close().unwrap();
+    assert_eq!(place.dir().list().unwrap(), before);
+    let locked = Disk::open(place.dir(), None, None, Access::ReadOnly, true, Options::default()).unwrap();
+    assert_eq!(locked.usage().unwrap().encrypted, 4096 + 512);
+    assert_eq!(locked.read(0, &mut [0; 512]).unwrap_err().kind(), ErrorKind::Revoked);
+}
+
+#[test]
+fn revoked_keys_stop_everything_until_they_come_back() {
+    let place = Place::new(MIB, 0, true);
+    let disk = place.open(true);
+    disk.write(0, &[5; 512], Durability::Volatile).unwrap();
+    disk.bar();
+    assert_eq!(disk.read(0, &mut [0; 512]).unwrap_err().kind(), ErrorKind::Revoked);
+    disk.drop_keys();
+    assert_eq!(disk.flush_last().unwrap_err().kind(), ErrorKind::Revoked);
+    assert_eq!(disk.flush().unwrap_err().kind(), ErrorKind::Revoked);
+    disk.readmit(place.keys.clone()).unwrap();
+    assert_eq!(read(&disk, 0, 512), vec![5; 512]);
+    disk.flush().unwrap();
+    drop(disk);
+    assert_eq!(read(&place.open(true), 0, 512), vec![5; 512]);
+}
+
+#[test]
+fn many_threads_share_rounds() {
+    let place = Place::new(4 * MIB, 0, true);
+    let disk = place.open(true);
+    std::thread::scope(|scope| {
+        for thread in 0..4u64 {
+            let disk = &disk;
+            scope.spawn(move || {
+                for step in 0..50u64 {
+                    let at = (thread * 1000 + step * 16) * 512;
+                    disk.write(at, &[thread as u8 + 1; 1024], Durability::Volatile).unwrap();
+                    if step % 5 == 0 {
+                        disk.flush().unwrap();
+                    }
+                    if step % 20 == 0 && thread == 0 {
+                        disk.set_encryption(step % 40 == 0);
+                    }
+                    assert_eq!(read(disk, at, 1024), vec![thread as u8 + 1; 1024]);
+                }
+            });
+        }
+        scope.spawn(|| (0..50).for_each(|_| assert!(disk.maintain().is_ok())));
+    });
+    disk.flush().unwrap();
+    drop(disk);
+    let disk = place.open(true);
+    for thread in 0..4u64 {
+        for step in 0..50u64 {
+            assert_eq!(read(&disk, (thread * 1000 + step * 16) * 512, 1024), vec![thread as u8 + 1; 1024]);
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! Whole transfers over the file seam: short ones go on, interrupted ones are repeated, the end of a file is an error.
+
+use std::io::{self, ErrorKind};
+use std::sync::Arc;
+
+use crate::io::{Dir, File, Open};
+
+fn ended() -> io::Error {
+    io::Error::new(ErrorKind::UnexpectedEof, "the file ends here")
+}
+
+/// Fills `buf` from byte `offset`. Reading past the end is an error, never zeros.
+pub(crate) fn read_full(file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.read_at(&mut buf[done..], offset + done as u64) {
+            Ok(0) => return Err(ended()),
+            Ok(n) => done += n,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Like [`read_full`], but `Ok(false)` where it would wait for a device.
+pub(crate) fn try_read_full(file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result<bool> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.try_read_at(&mut buf[done..], offset + done as u64) {
+            Ok(0) => return Err(ended()),
+            Ok(n) => done += n,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(true)
+}
+
+/// Writes all of `buf` at byte `offset`.
+pub(crate) fn write_full(file: &dyn File, buf: &[u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while done < buf.len() {
+        match file.write_at(&buf[done..], offset + done as u64) {
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(n) => done += n,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// The whole content of a file of at most `limit` bytes.
+pub(crate) fn read_file(dir: &dyn Dir, name: &str, limit: u64) -> io::Result<Vec<u8>> {
+    let file = dir.open(name, Open::Read)?;
+    let size = file.size()?;
+    if size > limit {
+        return Err(io::Error::new(ErrorKind::InvalidData, format!("{size} bytes, more than {limit}")));
+    }
+    let mut content = vec![0; size as usize];
+    read_full(&*file, &mut content, 0)?;
+    Ok(content)
+}
+
+/// Makes `name` a file with `content`, synced under its name's directory only when the caller syncs that. A file of
+/// that name left by an earlier end is replaced.
+pub(crate) fn write_new(dir: &dyn Dir, name: &str, content: &[u8]) -> io::Result<Arc<dyn File>> {
+    let file = match dir.open(name, Open::New) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            dir.remove(name)?;
+            dir.open(name, Open::New)?
+        }
+        other => other?,
+    };
+    write_full(&*file, content, 0)?;
+    file.sync_data()?;
+    Ok(file)
+}

@@ -1,0 +1,307 @@
+//! Background work, in steps that a thread of the registry calls: checkpoints, space for the next log, finding and
+//! punching dead pages, removing layers that hold nothing. The disk itself starts no thread.
+//!
+//! Invariant 4: a page of a layer is punched only with the committer's turn (so between rounds) and its range lock held
+//! exclusively, after checking then that the live view has left it and that nothing of it is pending or in flight: so
+//! the durable state has left it too.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::checkpoint;
+use super::core::{Core, Due};
+use super::layer::Layer;
+use super::log;
+use super::settings::DiskSettings;
+use super::transfer::write_new;
+use crate::io::Open;
+use crate::io::sync::atomic::Ordering;
+use crate::{Error, ErrorKind, PAGE, Result};
+
+/// Holds space for a checkpoint, so that a full file system can still turn its logs over.
+pub(crate) const RESERVE: &str = "reserve";
+/// Runs punched in one step, while flushes wait.
+const PUNCHES: usize = 64;
+/// Dead runs looked at to find those: what is not settled yet in one round is in the next.
+const LOOKED_AT: usize = 64 * PUNCHES;
+/// Pages of one punch, and of one look for dead pages.
+const STEP_PAGES: u64 = 16 << 10;
+
+/// How far the steps have come.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// Where the look for dead pages after an unclean end goes on: layer and page.
+    scan: (u32, u64),
+    /// Layers seen empty, and the round that must have ended before they may go.
+    empty: Vec<(u32, u64)>,
+}
+
+impl Core {
+    /// One step. `Ok(true)`: more can be done now.
+    pub(crate) fn upkeep(&self) -> Result<bool> {
+        if self.check_writable().is_err() || self.gate.read().closed {
+            return Ok(false);
+        }
+        let mut progress = self.upkeep.lock();
+        self.write_checkpoint()?;
+        self.ready_next_log()?;
+        let scanning = self.look_for_dead(&mut progress)?;
+        let punching = self.punch_some()?;
+        let removing = self.remove_empty(&mut progress)?;
+        Ok(scanning || punching || removing)
+    }
+
+    /// Writes the checkpoint that waits, then removes what it makes superfluous.
+    pub(crate) fn write_checkpoint(&self) -> Result<()> {
+        let Some(due) = self.committer.lock().due.take() else { return Ok(()) };
+        let written = self.store_checkpoint(&due);
+        if written.is_err() && !self.poison.is_set() {
+            let mut committer = self.committer.lock();
+            committer.due.get_or_insert(due);
+        }
+        written.map(|_| ())
+    }
+
+    /// Stores a checkpoint, durable when it returns, and answers what a log after it chains to.
+    pub(crate) fn store_checkpoint(&self, due: &Due) -> Result<log::Chain> {
+        let failed = |error| Error::io("a checkpoint cannot be written", error).at_path(self.dir.path());
+        let (content, chain) = due.state.encode(due.epoch, self.uuid, &self.keys()?);
+        let first_try = write_new(&*self.dir, checkpoint::TEMPORARY, &content);
+        if first_try.is_err() {
+            // This is what the reserve is for.
+            let _ = self.dir.remove(RESERVE);
+            write_new(&*self.dir, checkpoint::TEMPORARY, &content).map_err(failed)?;
+        }
+        self.dir.rename(checkpoint::TEMPORARY, &checkpoint::file_name(due.epoch)).map_err(failed)?;
+        // Not knowing which checkpoint stands after a crash forbids removing anything, now and later.
+        self.dir.sync().map_err(|error| self.poison.set(failed(error)))?;
+        for name in self.dir.list().map_err(failed)? {
+            let number = name.strip_prefix("log.").or_else(|| name.strip_prefix("checkpoint."));
+            if number.and_then(|number| number.parse().ok()).is_some_and(|number: u64| number < due.epoch) {
+                self.dir.remove(&name).map_err(failed)?;
+            }
+        }
+        let wanted = (2 * content.len() as u64).next_multiple_of(1 << 16);
+        if let Err(error) = self.ensure_reserve(wanted) {
+            tracing::warn!(path = %self.dir.path().display(), %error, "no space to reserve for the next checkpoint");
+        }
+        Ok(chain)
+    }
+
+    fn ensure_reserve(&self, wanted: u64) -> std::io::Result<()> {
+        let file = match self.dir.open(RESERVE, Open::ReadWrite) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.dir.open(RESERVE, Open::New)?,
+            other => other?,
+        };
+        if file.size()? < wanted { file.allocate(0, wanted) } else { Ok(()) }
+    }
+
+    fn ready_next_log(&self) -> Result<()> {
+        {
+            let committer = self.committer.lock();
+            if committer.log.is_none() || committer.next_log.is_some() {
+                return Ok(());
+            }
+        }
+        // A round may want one meanwhile and make its own: so only with the turn.
+        let _turn = self.take_turn();
+        let mut committer = self.committer.lock();
+        if committer.next_log.is_none() {
+            committer.next_log = Some(self.preallocate_log()?);
+        }
+        Ok(())
+    }
+
+    /// Makes log space, or says that there is none. The caller holds no lock.
+    pub(crate) fn make_room(&self) -> Result<()> {
+        self.flush()?;
+        if !self.log_full.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        // The old log goes with the checkpoint, which gives back the space that the next one needs.
+        self.write_checkpoint()?;
+        self.ready_next_log()?;
+        self.next_round()?;
+        if self.log_full.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::NoSpace, "no space for the log").at_path(self.dir.path()));
+        }
+        Ok(())
+    }
+
+    /// After an unclean end: looks at stored pages that their layer does not hold for bytes left behind.
+    fn look_for_dead(&self, progress: &mut Progress) -> Result<bool> {
+        if self.state.read().dead_known {
+            return Ok(false);
+        }
+        let (id, page) = progress.scan;
+        let next = self.state.read().entries.iter().find(|entry| entry.layer.id >= id).map(|e| Arc::clone(&e.layer));
+        let Some(layer) = next else {
+            self.state.write().dead_known = true;
+            return Ok(false);
+        };
+        let from = if layer.id == id { page } else { 0 };
+        let Some(run) = layer.next_data(from)? else {
+            progress.scan = (layer.id + 1, 0);
+            return Ok(true);
+        };
+        let run = run.start..run.end.min(run.start + STEP_PAGES).min(layer.pages()?);
+        progress.scan = (layer.id, run.end.max(run.start + 1));
+        if run.is_empty() {
+            return Ok(true);
+        }
+        let _lock = self.ranges.shared(run.clone());
+        let mut unheld: Vec<Range<u64>> = Vec::new();
+        {
+            let state = self.state.read();
+            let Some(index) = state.index_of(layer.id) else { return Ok(true) };
+            let mut at = run.start;
+            for held in state.entries[index].held.runs(run.clone()) {
+                unheld.push(at..held.start);
+                at = held.end;
+            }
+            unheld.push(at..run.end);
+        }
+        for gap in unheld.into_iter().filter(|gap| !gap.is_empty()) {
+            let mut stored = vec![0; (gap.end - gap.start) as usize * PAGE];
+            layer.read_stored(gap.start, &mut stored)?;
+            let left = stored.chunks(PAGE).zip(gap.start..).filter(|(bytes, _)| bytes.iter().any(|&byte| byte != 0));
+            let mut state = self.state.write();
+            let Some(entry) = state.entry_mut(layer.id) else { break };
+            for (_, page) in left {
+                entry.dead.insert(page..page + 1);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Dead runs that may be punched, as far as can be said without their locks.
+    fn punchable(&self) -> Vec<(Arc<Layer>, Range<u64>)> {
+        let state = self.state.read();
+        let runs = state.entries.iter().flat_map(|entry| entry.dead.runs(0..u64::MAX).map(move |run| (entry, run)));
+        let pieces = runs.flat_map(|(entry, run)| {
+            let starts = run.clone().step_by(STEP_PAGES as usize);
+            starts.map(move |at| (Arc::clone(&entry.layer), at..run.end.min(at + STEP_PAGES)))
+        });
+        pieces.take(LOOKED_AT).filter(|(_, piece)| state.is_settled(piece)).take(PUNCHES).collect()
+    }
+
+    fn punch_some(&self) -> Result<bool> {
+        if self.punchable().is_empty() {
+            return Ok(false);
+        }
+        let _turn = self.take_turn();
+        for (layer, piece) in self.punchable() {
+            let _lock = self.ranges.exclusive(piece.clone());
+            let dead: Vec<Range<u64>> = {
+                let state = self.state.read();
+                match state.index_of(layer.id) {
+                    Some(index) if state.is_settled(&piece) => state.entries[index].dead.runs(piece).collect(),
+                    _ => continue,
+                }
+            };
+            for run in dead {
+                layer.punch(run.clone())?;
+                let mut state = self.state.write();
+                layer.mark_dirty();
+                if let Some(entry) = state.entry_mut(layer.id) {
+                    entry.dead.remove(run.clone());
+                    entry.punched += run.end - run.start;
+                }
+            }
+        }
+        Ok(!self.punchable().is_empty())
+    }
+
+    /// Removes layers that hold nothing and never will again. What they held may be left by the live view only, so a
+    /// round must have ended that began after they were seen empty.
+    fn remove_empty(&self, progress: &mut Progress) -> Result<bool> {
+        let top = self.gate.read().top.as_ref().map(|top| top.id);
+        let (begun, ended) = {
+            let rounds = self.rounds.lock();
+            (rounds.begun, rounds.ended)
+        };
+        let (now, clean): (Vec<u32>, Vec<u32>) = {
+            let state = self.state.read();
+            let gone = |entry: &&super::state::Entry| entry.holds_nothing() && Some(entry.layer.id) != top;
+            let clean = |entry: &&super::state::Entry| entry.dead.is_empty() && entry.punched == 0;
+            let gone = state.entries.iter().filter(gone);
+            (gone.clone().map(|entry| entry.layer.id).collect(), gone.filter(clean).map(|e| e.layer.id).collect())
+        };
+        progress.empty.retain(|(id, _)| now.contains(id));
+        for &id in &now {
+            if !progress.empty.iter().any(|(known, _)| *known == id) {
+                progress.empty.push((id, begun + 1));
+            }
+        }
+        let Some(&(id, _)) = progress.empty.iter().find(|(id, round)| *round <= ended && clean.contains(id)) else {
+            return Ok(false);
+        };
+        self.remove_layer(id)?;
+        progress.empty.retain(|(known, _)| *known != id);
+        Ok(true)
+    }
+
+    /// The table entry goes durably before the key, the key before the file.
+    fn remove_layer(&self, id: u32) -> Result<()> {
+        let mut growth = self.growth.lock();
+        // Only making a layer and the switch change the top, and both hold this lock. Since it was looked at, an empty
+        // newest layer may have become the top, and taken writes.
+        let is_top = self.gate.read().top.as_ref().is_some_and(|top| top.id == id);
+        let empty = {
+            let state = self.state.read();
+            state.index_of(id).is_some_and(|index| state.entries[index].holds_nothing())
+        };
+        if is_top || !empty {
+            return Ok(());
+        }
+        let Some(index) = growth.settings.layers.iter().position(|layer| layer.id == id) else { return Ok(()) };
+        let record = growth.settings.layers.remove(index);
+        if let Err(error) = self.store_settings(&mut growth) {
+            growth.settings.layers.insert(index, record);
+            return Err(error);
+        }
+        self.state.write().entries.retain(|entry| entry.layer.id != id);
+        growth.slots.erase(id)?;
+        let name = DiskSettings::layer_file(id, record.kind);
+        self.layers_dir.remove(&name).and_then(|()| self.layers_dir.sync()).map_err(|error| {
+            Error::io("an empty layer cannot be removed", error).at_path(self.layers_dir.path().join(name))
+        })
+    }
+
+    /// Flushes, punches what is dead by then, and makes that durable.
+    pub(crate) fn scrub(&self) -> Result<()> {
+        self.check_writable()?;
+        self.flush()?;
+        while self.upkeep()? {}
+        self.flush()?;
+        // Layers that became empty go only after that flush.
+        while self.upkeep()? {}
+        Ok(())
+    }
+
+    /// Flushes and leaves a clean mark; later changes are refused.
+    pub(crate) fn close(&self) -> Result<()> {
+        self.gate.write().closed = true;
+        if self.access == super::Access::ReadOnly {
+            return Ok(());
+        }
+        self.flush()?;
+        let _turn = self.take_turn();
+        let armed = self.gate.read().armed;
+        if !armed && self.opened_clean.load(Ordering::SeqCst) {
+            return Ok(());
+        }
+        let (epoch, state) = (self.committer.lock().next_epoch, self.state.write().checkpoint(true));
+        let chain = self.store_checkpoint(&Due { epoch, state })?;
+        let mut committer = self.committer.lock();
+        (committer.log, committer.next_log, committer.due, committer.chain) = (None, None, None, chain);
+        drop(committer);
+        self.gate.write().armed = false;
+        self.opened_clean.store(true, Ordering::SeqCst);
+        // Only space held ready; it is made again when needed.
+        for name in [log::NEXT, RESERVE] {
+            let _ = self.dir.remove(name);
+        }
+        Ok(())
+    }
+}
