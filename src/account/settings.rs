@@ -51,7 +51,7 @@ pub const FILE: &str = "account.toml";
 const VERSION: u32 = 0;
 
 /// Bytes; the file has a few hundred.
-const LIMIT: usize = 64 * 1024;
+pub(super) const LIMIT: usize = 64 * 1024;
 
 /// Starts the last table.
 const SEAL: &str = "\n[seal]\n";
@@ -61,49 +61,49 @@ const SEAL: &str = "\n[seal]\n";
 pub struct Settings {
     /// Of the file, for messages.
     path: PathBuf,
-    body: Body,
+    pub(super) body: Body,
     /// What was read: the bytes under the MAC, and the MAC. `None` after a change that is not stored.
     read: Option<(String, Option<[u8; 32]>)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Body {
-    version: u32,
-    account: Uuid,
+pub(super) struct Body {
+    pub(super) version: u32,
+    pub(super) account: Uuid,
     /// Seconds since the epoch.
-    created: u64,
-    encryption: Switch,
-    revoked: bool,
-    account_key: Vec<WrappedKey>,
-    kek: KekTable,
+    pub(super) created: u64,
+    pub(super) encryption: Switch,
+    pub(super) revoked: bool,
+    pub(super) account_key: Vec<WrappedKey>,
+    pub(super) kek: KekTable,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Switch {
+pub(super) enum Switch {
     On,
     Off,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct WrappedKey {
-    id: Uuid,
+pub(super) struct WrappedKey {
+    pub(super) id: Uuid,
     /// Seconds since the epoch.
-    created: u64,
+    pub(super) created: u64,
     #[serde(with = "hex")]
-    wrapped: WrappedAccountKey,
+    pub(super) wrapped: WrappedAccountKey,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct KekTable {
+pub(super) struct KekTable {
     /// Counts the KEKs this account has had.
-    version: u32,
+    pub(super) version: u32,
     #[serde(with = "hex")]
-    check: KeyCheck,
-    source: SourceRecord,
+    pub(super) check: KeyCheck,
+    pub(super) source: SourceRecord,
 }
 
 impl Settings {
@@ -212,18 +212,27 @@ impl Settings {
         Ok(ring)
     }
 
-    /// Makes the settings durable, under a new MAC; the old file is good until they are.
-    pub fn store(&mut self, dir: &dyn Dir, ring: &KeyRing) -> Result<()> {
-        let text = self.text()?;
-        let mac = ring.current().mac(&[text.as_bytes()])?;
-        whole::replace_and_wipe(dir, FILE, format!("{text}{SEAL}mac = \"{}\"\n", hex::encode(mac)).as_bytes())?;
-        self.read = Some((text, Some(mac)));
-        Ok(())
+    /// Makes what [`Settings::load`] read durable, for whoever holds the account alone and is going to act on it.
+    pub fn settle(dir: &dyn Dir) -> Result<()> {
+        whole::settle(dir, FILE)
     }
 
-    fn text(&self) -> Result<String> {
-        toml::to_string(&self.body)
-            .map_err(|error| Error::new(ErrorKind::InvalidInput, format!("settings cannot be written: {error}")))
+    /// Makes the settings durable, under a new MAC; the old file is good until they are.
+    pub fn store(&mut self, dir: &dyn Dir, ring: &KeyRing) -> Result<()> {
+        self.write(dir, Some(ring.current()))
+    }
+
+    /// `key`: the current account key; `None`: there is none any more.
+    pub(super) fn write(&mut self, dir: &dyn Dir, key: Option<&AccountKey>) -> Result<()> {
+        let ids = self.account_key_ids().next();
+        assert_eq!(key.map(AccountKey::id), ids, "the first account key is the current one");
+        let text = toml::to_string(&self.body)
+            .map_err(|error| Error::new(ErrorKind::InvalidInput, format!("settings cannot be written: {error}")))?;
+        let mac = key.map(|key| key.mac(&[text.as_bytes()])).transpose()?;
+        let digits = mac.map_or_else(String::new, hex::encode);
+        whole::replace_and_wipe(dir, FILE, format!("{text}{SEAL}mac = \"{digits}\"\n").as_bytes())?;
+        self.read = Some((text, mac));
+        Ok(())
     }
 
     #[must_use]
@@ -277,7 +286,7 @@ impl Settings {
 }
 
 /// Seconds since the epoch.
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 

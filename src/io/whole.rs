@@ -6,9 +6,10 @@
 //! 3. the directory is synced: only now is the change durable, and only now may the caller act on it.
 //!
 //! [`replace_and_wipe`] goes on: 4. the old content, which has lost its name, is overwritten with zeros and synced.
+//!
+//! A process killed between 2 and 3 leaves a change that looks durable and is not: [`settle`] makes it so.
 
 use std::io;
-use std::sync::Arc;
 
 use super::{Dir, File, Open};
 use crate::{Error, ErrorKind, Result};
@@ -36,10 +37,22 @@ pub fn read(dir: &dyn Dir, name: &str, limit: usize) -> Result<Vec<u8>> {
     Ok(content)
 }
 
+/// Makes what [`read`] gives durable, and removes what an interrupted [`replace`] left. The first step of whoever is
+/// going to act on the file, and excludes other writers.
+pub fn settle(dir: &dyn Dir, name: &str) -> Result<()> {
+    let failed = |source| Error::io("cannot be made durable", source).at_path(dir.path().join(name));
+    match dir.open(&temporary(name), Open::ReadWrite) {
+        Ok(left) => wipe(&*left).and_then(|()| dir.remove(&temporary(name))).map_err(failed)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    dir.open(name, Open::ReadWrite).and_then(|file| file.sync_data()).and_then(|()| dir.sync()).map_err(failed)
+}
+
 /// Makes `content` the content of `name`, durably and atomically. The caller excludes other writers.
 pub fn replace(dir: &dyn Dir, name: &str, content: &[u8]) -> Result<()> {
     let failed = |source| Error::io("cannot be written", source).at_path(dir.path().join(name));
-    let temporary = format!("{name}.new");
+    let temporary = temporary(name);
     write_new(dir, &temporary, content).and_then(|()| dir.rename(&temporary, name)).map_err(|error| {
         // Best effort: what is left is removed before the next use of the name.
         let _ = dir.remove(&temporary);
@@ -53,16 +66,35 @@ pub fn replace(dir: &dyn Dir, name: &str, content: &[u8]) -> Result<()> {
 pub fn replace_and_wipe(dir: &dyn Dir, name: &str, content: &[u8]) -> Result<()> {
     let old = dir.open(name, Open::ReadWrite);
     replace(dir, name, content)?;
-    if let Err(error) = old.and_then(wipe) {
+    if let Err(error) = old.and_then(|old| wipe(&*old)) {
         tracing::warn!(path = %dir.path().join(name).display(), %error, "the old content could not be overwritten");
     }
     Ok(())
 }
 
+/// Overwrites the content of `name` where it lies, with as many bytes, and checks by reading it back. This is no atomic
+/// change: a crash leaves any mixture. It is for content that must go.
+pub fn overwrite(dir: &dyn Dir, name: &str, content: &[u8]) -> Result<()> {
+    let failed = |source| Error::io("cannot be overwritten", source).at_path(dir.path().join(name));
+    let file = dir.open(name, Open::ReadWrite).map_err(failed)?;
+    if file.size().map_err(failed)? != content.len() as u64 {
+        return Err(failed(io::ErrorKind::InvalidInput.into()));
+    }
+    write_all(&*file, content).and_then(|()| file.sync_data()).and_then(|()| file.drop_cache()).map_err(failed)?;
+    if read(dir, name, content.len())? != content {
+        return Err(failed(io::Error::other("something else is read back")));
+    }
+    Ok(())
+}
+
+fn temporary(name: &str) -> String {
+    format!("{name}.new")
+}
+
 /// Overwrites all of `file` with zeros, durably.
-pub fn wipe(file: Arc<dyn File>) -> io::Result<()> {
+fn wipe(file: &dyn File) -> io::Result<()> {
     let zeros = vec![0; usize::try_from(file.size()?).map_err(io::Error::other)?];
-    write_all(&*file, &zeros)?;
+    write_all(file, &zeros)?;
     file.sync_data()
 }
 
@@ -120,6 +152,34 @@ mod tests {
         assert_eq!(old.read_at(&mut bytes, 0).unwrap(), 6);
         assert_eq!(bytes, [0; 6]);
         assert_eq!(read(&dir, "x", 100).unwrap(), b"new");
+    }
+
+    #[test]
+    fn settling_removes_what_was_left_and_keeps_what_is_there() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = RealDir::open(temporary.path()).unwrap();
+        replace(&dir, "x", b"good").unwrap();
+        std::fs::write(temporary.path().join("x.new"), "half-made").unwrap();
+        let left = dir.open("x.new", Open::Read).unwrap();
+        settle(&dir, "x").unwrap();
+        assert_eq!(dir.list().unwrap(), ["x"]);
+        assert_eq!(read(&dir, "x", 100).unwrap(), b"good");
+        let mut bytes = [1; 9];
+        left.read_at(&mut bytes, 0).unwrap();
+        assert_eq!(bytes, [0; 9]);
+    }
+
+    #[test]
+    fn overwriting_keeps_the_file_and_its_length() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = RealDir::open(temporary.path()).unwrap();
+        replace(&dir, "x", b"secret").unwrap();
+        let file = dir.open("x", Open::Read).unwrap();
+        overwrite(&dir, "x", b"******").unwrap();
+        let mut bytes = [0; 6];
+        file.read_at(&mut bytes, 0).unwrap();
+        assert_eq!(&bytes, b"******");
+        assert_eq!(overwrite(&dir, "x", b"longer than it was").unwrap_err().kind(), ErrorKind::Io);
     }
 
     #[test]

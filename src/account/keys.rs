@@ -1,0 +1,245 @@
+//! The life of the account key, as account.toml records it: re-wrapped, replaced, revoked, restored, erased.
+//!
+//! Each function makes one durable change of account.toml, atomic at any crash, or fails and changes nothing that
+//! opens. The disks are the registry's business: it calls in this order.
+//!
+//! - Replacing the account key: [`Settings::add_account_key`]; then every disk is moved to the new key; then
+//!   [`Settings::drop_retiring_key`]. A crash between leaves both keys in the file, and what was begun is finished
+//!   first the next time.
+//! - Revoking: [`Settings::set_revoked`], and only then keys are let go of. So no restart brings them back.
+
+use super::settings::{FILE, LIMIT, Settings, WrappedKey, now};
+use crate::crypto::kek::{Kek, SourceRecord};
+use crate::crypto::keyring::{AccountKey, KeyRing, WrappedAccountKey};
+use crate::io::{Dir, whole};
+use crate::{Error, ErrorKind, Result};
+
+impl Settings {
+    /// Wraps the account key under another KEK. The old KEK opens the account until this is durable, and never after.
+    /// [`ErrorKind::InvalidInput`] when the new one is the old one.
+    pub fn rotate_kek(&mut self, dir: &dyn Dir, ring: &KeyRing, kek: &Kek, source: SourceRecord) -> Result<()> {
+        self.change(dir, ring, |next| next.put_keys(ring, kek, source))
+    }
+
+    /// Adds a new account key, current from now on; the old one is retiring. Both are wrapped under `kek`, a new KEK.
+    /// [`ErrorKind::InUse`] while an earlier replacement is unfinished.
+    pub fn add_account_key(
+        &mut self,
+        dir: &dyn Dir,
+        ring: &KeyRing,
+        kek: &Kek,
+        source: SourceRecord,
+    ) -> Result<KeyRing> {
+        if ring.retiring().is_some() {
+            return Err(Error::new(ErrorKind::InUse, "an earlier replacement of the account key is not finished")
+                .at_path(dir.path()));
+        }
+        let ring = KeyRing::new(AccountKey::generate(self.account())?, Some(ring.current().clone()));
+        self.change(dir, &ring, |next| next.put_keys(&ring, kek, source))?;
+        Ok(ring)
+    }
+
+    /// Forgets the retiring account key, which no disk needs any more.
+    pub fn drop_retiring_key(&mut self, dir: &dyn Dir, ring: &KeyRing) -> Result<KeyRing> {
+        let ring = KeyRing::new(ring.current().clone(), None);
+        self.change(dir, &ring, |next| {
+            next.body.account_key.truncate(1);
+            Ok(())
+        })?;
+        Ok(ring)
+    }
+
+    /// Revokes the keys, or takes that back. Where they are revoked already nothing is written.
+    pub fn set_revoked(&mut self, dir: &dyn Dir, ring: &KeyRing, revoked: bool) -> Result<()> {
+        if self.revoked() == revoked {
+            return Ok(());
+        }
+        self.change(dir, ring, |next| {
+            next.body.revoked = revoked;
+            Ok(())
+        })
+    }
+
+    /// Destroys the wrapped account keys: overwritten where they lie, synced, read back, and then gone from the file.
+    /// No KEK is needed. Asked for again after a crash it finishes.
+    pub fn erase_account_keys(&mut self, dir: &dyn Dir) -> Result<()> {
+        let text = whole::read(dir, FILE, LIMIT)?;
+        let mut gone = String::from_utf8_lossy(&text).into_owned();
+        for key in &self.body.account_key {
+            gone = gone.replace(&hex::encode(key.wrapped), &hex::encode(WrappedAccountKey::from([0; 40])));
+        }
+        whole::overwrite(dir, FILE, gone.as_bytes())?;
+        self.body.account_key.clear();
+        self.write(dir, None)
+    }
+
+    fn put_keys(&mut self, ring: &KeyRing, kek: &Kek, source: SourceRecord) -> Result<()> {
+        if kek.fits(self.account(), &self.body.kek.check) {
+            return Err(Error::new(ErrorKind::InvalidInput, "the new key-encryption key is the one in use already"));
+        }
+        let created = |key: &AccountKey| {
+            let known = self.body.account_key.iter().find(|known| known.id == key.id());
+            known.map_or_else(now, |known| known.created)
+        };
+        let wrap = |key: &AccountKey| Ok(WrappedKey { id: key.id(), created: created(key), wrapped: key.wrap(kek)? });
+        let keys = std::iter::once(ring.current()).chain(ring.retiring()).map(wrap).collect::<Result<Vec<_>>>()?;
+        self.body.account_key = keys;
+        self.body.kek.version += 1;
+        self.body.kek.check = kek.check_value(self.account());
+        self.body.kek.source = source;
+        Ok(())
+    }
+
+    /// Changes a copy, and becomes the copy once it is durable.
+    fn change(&mut self, dir: &dyn Dir, ring: &KeyRing, change: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+        let mut next = self.clone();
+        change(&mut next)?;
+        next.store(dir, ring)?;
+        *self = next;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::crypto::secret::SecretKey;
+    use crate::io::real::RealDir;
+
+    fn kek(byte: u8) -> Kek {
+        Kek::new(SecretKey::filled(byte))
+    }
+
+    fn source(byte: u8) -> SourceRecord {
+        SourceRecord::Credential { name: format!("kek{byte}") }
+    }
+
+    struct Account {
+        temporary: tempfile::TempDir,
+        dir: RealDir,
+        settings: Settings,
+        ring: KeyRing,
+    }
+
+    fn account() -> Account {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = RealDir::open(temporary.path()).unwrap();
+        let (settings, ring) = Settings::create(&dir, Uuid::new_v4(), &kek(1), source(1), true).unwrap();
+        Account { temporary, dir, settings, ring }
+    }
+
+    impl Account {
+        fn open(&self, byte: u8) -> Result<KeyRing> {
+            Settings::load(&self.dir)?.unlock(&kek(byte))
+        }
+
+        fn text(&self) -> String {
+            fs::read_to_string(self.temporary.path().join(FILE)).unwrap()
+        }
+    }
+
+    #[test]
+    fn a_new_kek_opens_what_the_old_one_did_and_the_old_one_is_refused() {
+        let mut account = account();
+        account.settings.rotate_kek(&account.dir, &account.ring, &kek(2), source(2)).unwrap();
+        assert_eq!(account.open(2).unwrap().current().id(), account.ring.current().id());
+        assert_eq!(account.open(1).unwrap_err().kind(), ErrorKind::WrongKey);
+        assert_eq!((account.settings.kek_version(), account.settings.kek_source()), (2, &source(2)));
+    }
+
+    #[test]
+    fn the_same_kek_again_is_no_rotation() {
+        let mut account = account();
+        let before = account.text();
+        let error = account.settings.rotate_kek(&account.dir, &account.ring, &kek(1), source(2)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert_eq!(account.text(), before);
+        assert_eq!(account.settings.kek_version(), 1);
+    }
+
+    #[test]
+    fn an_old_copy_of_the_file_opens_nothing_new_after_the_account_key_was_replaced() {
+        let mut account = account();
+        let old = account.open(1).unwrap();
+        let during = account.settings.add_account_key(&account.dir, &account.ring, &kek(2), source(2)).unwrap();
+        assert_ne!(during.current().id(), old.current().id());
+        let reopened = account.open(2).unwrap();
+        assert_eq!(reopened.current().id(), during.current().id());
+        assert_eq!(reopened.retiring().map(AccountKey::id), Some(old.current().id()));
+
+        let error = account.settings.add_account_key(&account.dir, &during, &kek(3), source(3)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InUse);
+
+        let after = account.settings.drop_retiring_key(&account.dir, &during).unwrap();
+        assert!(account.open(2).unwrap().retiring().is_none());
+        let disk = Uuid::new_v4();
+        let mac = after.disk_keys(disk).unwrap().mac(&[b"x"]);
+        assert!(!old.disk_keys(disk).unwrap().verify_mac(&[b"x"], &mac));
+    }
+
+    /// The KEK may be rotated again before the disks are done.
+    #[test]
+    fn both_account_keys_follow_a_new_kek() {
+        let mut account = account();
+        let during = account.settings.add_account_key(&account.dir, &account.ring, &kek(2), source(2)).unwrap();
+        account.settings.rotate_kek(&account.dir, &during, &kek(3), source(3)).unwrap();
+        assert_eq!(account.open(2).unwrap_err().kind(), ErrorKind::WrongKey);
+        let reopened = account.open(3).unwrap();
+        assert_eq!(reopened.retiring().map(AccountKey::id), Some(account.ring.current().id()));
+    }
+
+    #[test]
+    fn revoked_keys_open_only_for_restoring() {
+        let mut account = account();
+        account.settings.set_revoked(&account.dir, &account.ring, true).unwrap();
+        let error = account.open(1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Revoked);
+        assert!(error.hint_text().unwrap().contains("key restore"));
+
+        let mut settings = Settings::load(&account.dir).unwrap();
+        assert!(settings.revoked());
+        assert_eq!(settings.unlock_revoked(&kek(2)).unwrap_err().kind(), ErrorKind::WrongKey);
+        let ring = settings.unlock_revoked(&kek(1)).unwrap();
+        settings.set_revoked(&account.dir, &ring, false).unwrap();
+        account.open(1).unwrap();
+    }
+
+    #[test]
+    fn taking_a_revocation_back_by_hand_is_refused() {
+        let mut account = account();
+        account.settings.set_revoked(&account.dir, &account.ring, true).unwrap();
+        let text = account.text().replace("revoked = true", "revoked = false");
+        fs::write(account.temporary.path().join(FILE), text).unwrap();
+        assert_eq!(account.open(1).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn erased_keys_are_gone_from_the_file_and_from_where_it_lay() {
+        let mut account = account();
+        let wrapped: Vec<String> =
+            account.settings.body.account_key.iter().map(|key| hex::encode(key.wrapped)).collect();
+        let linked = account.temporary.path().join("linked");
+        fs::hard_link(account.temporary.path().join(FILE), &linked).unwrap();
+        account.settings.erase_account_keys(&account.dir).unwrap();
+        assert!(account.settings.erased());
+        let old = fs::read_to_string(linked).unwrap();
+        assert!(wrapped.iter().all(|digits| !old.contains(digits) && !account.text().contains(digits)));
+        let error = account.open(1).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Revoked);
+        assert!(Settings::load(&account.dir).unwrap().unlock_revoked(&kek(1)).is_err());
+    }
+
+    #[test]
+    fn erasing_a_revoked_or_damaged_account_needs_no_kek_and_can_be_repeated() {
+        let mut account = account();
+        account.settings.set_revoked(&account.dir, &account.ring, true).unwrap();
+        for _ in 0..2 {
+            Settings::load(&account.dir).unwrap().erase_account_keys(&account.dir).unwrap();
+        }
+        assert!(Settings::load(&account.dir).unwrap().erased());
+    }
+}

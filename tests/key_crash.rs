@@ -1,0 +1,237 @@
+//! Every change of account.toml on the simulated disk, with the power cut, the process killed and a call failing at
+//! each of its steps. Whatever is left must open with one KEK, and after the change was acknowledged with the right one.
+#![cfg(feature = "sim")]
+
+use std::io::ErrorKind as IoErrorKind;
+use std::sync::{Arc, Mutex};
+
+use sealdisk::account::settings::{FILE, Settings};
+use sealdisk::crypto::kek::{Kek, SourceRecord};
+use sealdisk::crypto::keyring::KeyRing;
+use sealdisk::crypto::secret::SecretKey;
+use sealdisk::io::sim::{Dice, Fault, Faults, SimDisk, Tear, direct};
+use sealdisk::io::{Dir, Open};
+use sealdisk::{ErrorKind, Result};
+use uuid::Uuid;
+
+const SEEDS: u64 = 12;
+const IMAGES: u64 = 6;
+
+fn kek(byte: u8) -> Kek {
+    let key = SecretKey::fill_with(|bytes| {
+        bytes.fill(byte);
+        Ok(())
+    });
+    Kek::new(key.unwrap())
+}
+
+fn source(byte: u8) -> SourceRecord {
+    SourceRecord::Credential { name: format!("kek{byte}") }
+}
+
+/// A change of the account in a directory.
+type Change = fn(&dyn Dir, &mut Settings, &KeyRing) -> Result<()>;
+
+/// What one disk image shows to someone with KEK 1 and KEK 2.
+#[derive(Debug, PartialEq, Eq)]
+struct Seen {
+    by_old: std::result::Result<usize, ErrorKind>,
+    by_new: std::result::Result<usize, ErrorKind>,
+    encryption: bool,
+}
+
+fn look(dir: &dyn Dir) -> Seen {
+    Settings::settle(dir).expect("what a crash leaves can be settled");
+    let settings = Settings::load(dir).expect("what a crash leaves can be loaded");
+    let keys = |kek: &Kek| {
+        let ring = settings.unlock(kek).map_err(|error| error.kind())?;
+        Ok(1 + usize::from(ring.retiring().is_some()))
+    };
+    assert!(dir.list().unwrap().iter().all(|name| name == FILE), "something was left behind");
+    Seen { by_old: keys(&kek(1)), by_new: keys(&kek(2)), encryption: settings.encryption() }
+}
+
+/// Crashes during `look` as well: what is settled stays settled.
+fn look_and_crash_again(disk: &SimDisk, dice: &mut Dice) -> Seen {
+    let seen = look(&*disk.root());
+    let again = disk.power_cut(dice, Tear::Sector);
+    assert_eq!(look(&*again.root()), seen, "a second crash shows something else");
+    seen
+}
+
+fn images_of(disk: &SimDisk, dice: &mut Dice) -> Vec<SimDisk> {
+    let mut images: Vec<SimDisk> = (0..IMAGES)
+        .map(|n| disk.power_cut(dice, if n % 2 == 0 { Tear::Sector } else { Tear::Block }))
+        .collect();
+    images.push(disk.kill(dice));
+    images
+}
+
+/// Runs `change` on a fresh account of KEK 1. Every image on the way must satisfy `before` or `after`, every image once
+/// it is acknowledged `after`.
+fn check(change: Change, before: &Seen, after: &Seen) {
+    for seed in 0..SEEDS {
+        direct(|| {
+            let disk = SimDisk::new(seed);
+            let (mut settings, ring) = Settings::create(&*disk.root(), Uuid::nil(), &kek(1), source(1), true).unwrap();
+            assert_eq!(&look(&*disk.root()), before);
+
+            let dice = Arc::new(Mutex::new(Dice::new(seed)));
+            let images = Arc::new(Mutex::new(Vec::new()));
+            let (roll, collect) = (Arc::clone(&dice), Arc::clone(&images));
+            disk.set_observer(Some(Arc::new(move |disk: &SimDisk| {
+                collect.lock().unwrap().extend(images_of(disk, &mut roll.lock().unwrap()));
+            })));
+            change(&*disk.root(), &mut settings, &ring).unwrap();
+            disk.set_observer(None);
+
+            let mut dice = dice.lock().unwrap();
+            let on_the_way = std::mem::take(&mut *images.lock().unwrap());
+            assert!(on_the_way.len() > 20, "the change made calls");
+            for image in on_the_way {
+                let seen = look_and_crash_again(&image, &mut dice);
+                assert!(seen == *before || seen == *after, "{seen:?}");
+            }
+            for image in images_of(&disk, &mut dice) {
+                assert_eq!(&look_and_crash_again(&image, &mut dice), after, "acknowledged and lost");
+            }
+            assert_eq!(&look(&*disk.root()), after);
+        });
+    }
+}
+
+/// A failing call fails the change, changes nothing in memory, and leaves a disk that opens; the next try succeeds.
+fn check_faults(change: Change, before: &Seen, after: &Seen) {
+    for fault in [Fault::Eio, Fault::Enospc] {
+        for at in 1.. {
+            let done = direct(|| {
+                let disk = SimDisk::new(at);
+                let root = disk.root();
+                let (mut settings, ring) = Settings::create(&*root, Uuid::nil(), &kek(1), source(1), true).unwrap();
+                let calls = disk.calls();
+                disk.set_faults(Faults { once: Some((calls + at, fault)), ..Faults::default() });
+                let outcome = change(&*root, &mut settings, &ring);
+                let fired = !disk.fired().is_empty();
+                disk.set_faults(Faults::default());
+                let mut dice = Dice::new(at);
+                for image in images_of(&disk, &mut dice) {
+                    let seen = look_and_crash_again(&image, &mut dice);
+                    assert!(if outcome.is_ok() { seen == *after } else { seen == *before || seen == *after });
+                }
+                if outcome.is_err() {
+                    change(&*root, &mut settings, &ring).expect("the second try succeeds");
+                    assert_eq!(&look(&*root), after);
+                }
+                !fired
+            });
+            if done {
+                break;
+            }
+        }
+    }
+}
+
+const FRESH: Seen = Seen { by_old: Ok(1), by_new: Err(ErrorKind::WrongKey), encryption: true };
+
+fn check_all(change: Change, after: Seen) {
+    check(change, &FRESH, &after);
+    check_faults(change, &FRESH, &after);
+}
+
+#[test]
+fn the_switch() {
+    check_all(
+        |dir, settings, ring| {
+            settings.set_encryption(false);
+            settings.store(dir, ring)
+        },
+        Seen { encryption: false, ..FRESH },
+    );
+}
+
+#[test]
+fn rotating_the_kek() {
+    check_all(
+        |dir, settings, ring| settings.rotate_kek(dir, ring, &kek(2), source(2)),
+        Seen { by_old: Err(ErrorKind::WrongKey), by_new: Ok(1), encryption: true },
+    );
+}
+
+#[test]
+fn adding_an_account_key() {
+    check_all(
+        |dir, settings, ring| settings.add_account_key(dir, ring, &kek(2), source(2)).map(drop),
+        Seen { by_old: Err(ErrorKind::WrongKey), by_new: Ok(2), encryption: true },
+    );
+}
+
+#[test]
+fn revoking() {
+    check_all(
+        |dir, settings, ring| settings.set_revoked(dir, ring, true),
+        Seen { by_old: Err(ErrorKind::Revoked), by_new: Err(ErrorKind::Revoked), encryption: true },
+    );
+}
+
+/// Not there, or whole.
+#[test]
+fn making_an_account() {
+    for seed in 0..SEEDS {
+        direct(|| {
+            let disk = SimDisk::new(seed);
+            let images = Arc::new(Mutex::new(Vec::new()));
+            let (dice, collect) = (Mutex::new(Dice::new(seed)), Arc::clone(&images));
+            disk.set_observer(Some(Arc::new(move |disk: &SimDisk| {
+                collect.lock().unwrap().extend(images_of(disk, &mut dice.lock().unwrap()));
+            })));
+            Settings::create(&*disk.root(), Uuid::nil(), &kek(1), source(1), true).unwrap();
+            disk.set_observer(None);
+            for image in images.lock().unwrap().drain(..) {
+                match image.root().open(FILE, Open::Read) {
+                    Err(error) => assert_eq!(error.kind(), IoErrorKind::NotFound),
+                    Ok(_) => assert_eq!(look(&*image.root()), FRESH),
+                }
+            }
+            for image in images_of(&disk, &mut Dice::new(seed)) {
+                assert_eq!(look(&*image.root()), FRESH);
+            }
+        });
+    }
+}
+
+/// After it was acknowledged no image has the wrapped key anywhere; before, each either opens or can be erased again.
+#[test]
+fn erasing() {
+    for seed in 0..SEEDS {
+        direct(|| {
+            let disk = SimDisk::new(seed);
+            let root = disk.root();
+            let (mut settings, ring) = Settings::create(&*root, Uuid::nil(), &kek(1), source(1), true).unwrap();
+            let wrapped = hex::encode(ring.current().wrap(&kek(1)).unwrap());
+            let holds_key = |disk: &SimDisk| {
+                let files = disk.raw_files();
+                let mut sectors = files.iter().flat_map(|file| &file.sectors);
+                sectors.any(|(_, sector)| String::from_utf8_lossy(&sector[..]).contains(&wrapped[..40]))
+            };
+            assert!(holds_key(&disk), "the search finds what is there");
+
+            let images = Arc::new(Mutex::new(Vec::new()));
+            let (dice, collect) = (Mutex::new(Dice::new(seed)), Arc::clone(&images));
+            disk.set_observer(Some(Arc::new(move |disk: &SimDisk| {
+                collect.lock().unwrap().extend(images_of(disk, &mut dice.lock().unwrap()));
+            })));
+            settings.erase_account_keys(&*root).unwrap();
+            disk.set_observer(None);
+            assert!(!holds_key(&disk));
+            for image in images_of(&disk, &mut Dice::new(seed)) {
+                assert!(!holds_key(&image));
+                assert!(Settings::load(&*image.root()).unwrap().erased());
+            }
+            for image in images.lock().unwrap().drain(..) {
+                let mut settings = Settings::load(&*image.root()).expect("half-erased is still an account");
+                settings.erase_account_keys(&*image.root()).expect("finishes");
+                assert!(!holds_key(&image));
+            }
+        });
+    }
+}
