@@ -1,0 +1,89 @@
+//! fio's nbd engine: it knows what it wrote and checks what it reads.
+
+use std::path::Path;
+use std::process::Output;
+use std::thread;
+use std::time::Duration;
+
+use crate::support::{Account, MIB, Server, program, run, stdout_of};
+
+const NAME: &str = "vhds/disk";
+
+/// Pages of 512 bytes in requests of mixed sizes, several jobs, each with a connection and a part of the disk of its own.
+fn job(server: &Server, folder: &Path, part: u64, options: &[&str]) -> std::process::Command {
+    let mut fio = program("timeout");
+    fio.current_dir(folder)
+        .args([
+            "--kill-after=5",
+            "100",
+            "fio",
+            "--name=job",
+            "--ioengine=nbd",
+            "--numjobs=4",
+            "--blockalign=512",
+            "--randseed=7",
+        ])
+        .args(["--verify=crc32c", "--verify_fatal=1", "--group_reporting"])
+        .arg(format!("--uri={}", server.uri(NAME)))
+        .arg(format!("--size={part}"))
+        .arg(format!("--offset_increment={part}"))
+        .args(options);
+    fio
+}
+
+#[test]
+fn random_writes_verify() {
+    let account = Account::new();
+    account.create(NAME, 64 * MIB);
+    let server = account.serve();
+    let folder = account.scratch("");
+    let options = ["--rw=randwrite", "--bsrange=512-128k", "--iodepth=16", "--do_verify=1"];
+    stdout_of(&mut job(&server, &folder, 16 * MIB, &options));
+    // Again, over what is there, with flushes between.
+    stdout_of(&mut job(&server, &folder, 16 * MIB, &[&options[..], &["--fsync=32"]].concat()));
+}
+
+#[test]
+fn mixed_reads_writes_and_trims_verify() {
+    let account = Account::new();
+    account.create(NAME, 16 * MIB);
+    let server = account.serve();
+    let folder = account.scratch("");
+    stdout_of(&mut job(
+        &server,
+        &folder,
+        4 * MIB,
+        &["--rw=randrw", "--bsrange=512-64k", "--iodepth=8", "--do_verify=1"],
+    ));
+    stdout_of(&mut job(&server, &folder, 4 * MIB, &["--rw=randtrimwrite", "--bs=4k", "--iodepth=8", "--do_verify=1"]));
+}
+
+/// Kills the server under writers that note what was answered, and checks all of that after a restart. The pages were
+/// there before, flushed, so that each write is stored at the moment it is answered.
+#[test]
+fn what_was_answered_is_there_after_a_kill() {
+    let account = Account::new();
+    account.create(NAME, 256 * MIB);
+    let folder = account.scratch("");
+    let part = 64 * MIB;
+    let server = account.serve();
+    let mut fill = program("qemu-io");
+    fill.args((0..8).flat_map(|n| ["-c".to_owned(), format!("write -P 0x99 {}M 32M", n * 32)]));
+    stdout_of(fill.args(["-c", "flush", "-f", "raw", &server.uri(NAME)]));
+    let writes = ["--rw=randwrite", "--bsrange=512-16k", "--iodepth=1"];
+    let killed: Output = thread::scope(|scope| {
+        let mut fio = job(&server, &folder, part, &[&writes[..], &["--do_verify=0", "--verify_state_save=1"]].concat());
+        let fio = scope.spawn(move || run(&mut fio));
+        thread::sleep(Duration::from_millis(700));
+        server.kill();
+        fio.join().expect("fio ends")
+    });
+    assert!(!killed.status.success(), "fio was done before the server was killed");
+
+    let server = account.serve();
+    let verify = [&writes[..], &["--verify_only=1", "--verify_state_load=1", "--output-format=json"]].concat();
+    let report = stdout_of(&mut job(&server, &folder, part, &verify));
+    let report: serde_json::Value = serde_json::from_str(&report).unwrap_or_else(|error| panic!("{error}: {report}"));
+    let verified = report["jobs"][0]["read"]["total_ios"].as_u64().expect("a number");
+    assert!(verified > 100, "only {verified} writes were verified");
+}

@@ -1,0 +1,9 @@
+//! The clients people use, unmodified, against a served account.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod fio;
+mod libnbd;
+mod nbdkit;
+mod qemu;
