@@ -8,12 +8,30 @@ use std::sync::Arc;
 use crate::Result;
 use crate::disk::Disk;
 
+mod buffers;
+mod channel;
 mod config;
+mod connection;
+mod context;
+mod dispatch;
+mod errno;
+mod handshake;
+mod input;
+mod job;
 pub(crate) mod listen;
+mod output;
+mod read;
+mod request;
 mod server;
+mod session;
 mod tls;
+pub mod wire;
+mod workers;
+mod write;
 
 pub use config::Config;
+pub use context::encryption;
+pub use errno::Errno;
 pub use server::Server;
 pub use tls::{Tls, TlsFiles};
 

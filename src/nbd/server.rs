@@ -1,14 +1,45 @@
 //! The server: sockets in, connections out, and an orderly end.
+//!
+//! 1. Handshakes run as tasks, bounded in number and time; the oldest makes room for a new one, so clients that connect
+//!    and say nothing keep nobody out.
+//! 2. A client that reaches transmission gets a thread of its own and counts among the connections.
+//! 3. At the end: no new clients; requests that still arrive are refused for a while; then no more are read, and what is
+//!    in flight is finished and answered; a client that does not take its answers is cut off.
 
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
+use parking_lot::Mutex;
+use rustix::net::{Shutdown, sockopt};
+use rustls::ServerConnection;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, info, warn};
+
+use super::buffers::Buffers;
+use super::channel::Channel;
+use super::connection::{Connection, Shared};
+use super::handshake::{Handshake, Outcome, Security};
 use super::listen::{self, Listener, SocketFile};
+use super::session::Session;
+use super::workers::Workers;
 use super::{Config, Exports};
-use crate::Result;
+use crate::{Error, Result};
+
+/// Bytes of stack of a connection's thread.
+const STACK: usize = 512 << 10;
+/// How long accepting pauses when the system has no descriptors left.
+const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(50);
 
 /// An NBD server over a set of exports. Bind it to sockets, then run it.
 pub struct Server {
@@ -52,12 +83,275 @@ impl Server {
         self.config.insecure_tcp || self.config.tls_required
     }
 
-    /// Serves until `stop` is ready, then: accepts no more, finishes what is in flight, answers what still arrives
-    /// with "shutting down" for [`Config::shutdown_grace`], and returns when the last connection has ended. Flushing
-    /// the disks is left to whoever owns them. Runs on a tokio runtime with time and I/O.
+    /// Serves until `stop` is ready, then: accepts no more, answers what still arrives with "shutting down" for
+    /// [`Config::shutdown_grace`], finishes what is in flight, and returns when the last connection has ended. Flushing
+    /// the disks is left to whoever owns them. Runs on a multi-threaded tokio runtime with time and I/O.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<()> {
+        let Self { exports, config, listeners, files } = self;
+        let hub = Arc::new(Hub::new(exports, config));
+        let mut accepting = JoinSet::new();
+        for listener in listeners {
+            let failed = |e| Error::io("cannot accept connections", e);
+            match listener {
+                Listener::Unix(listener) => {
+                    listener.set_nonblocking(true).map_err(failed)?;
+                    let listener = UnixListener::from_std(listener).map_err(failed)?;
+                    accepting.spawn(accept_unix(Arc::clone(&hub), listener));
+                }
+                Listener::Tcp(listener) => {
+                    listener.set_nonblocking(true).map_err(failed)?;
+                    let listener = TcpListener::from_std(listener).map_err(failed)?;
+                    accepting.spawn(accept_tcp(Arc::clone(&hub), listener));
+                }
+            }
+        }
         stop.await;
+        // Handshakes see this before a new client could be accepted in their place.
+        hub.shared.stopping.store(true, Ordering::Relaxed);
+        accepting.shutdown().await;
+        drop(files);
+        hub.end().await;
         Ok(())
+    }
+}
+
+async fn accept_unix(hub: Arc<Hub>, listener: UnixListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => hub.greet(stream, "a unix socket".into()),
+            Err(e) => hub.not_accepted(&e).await,
+        }
+    }
+}
+
+async fn accept_tcp(hub: Arc<Hub>, listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                // Replies are gathered already, and a client that has lost its network must be noticed some day.
+                let _ = stream.set_nodelay(true);
+                let _ = sockopt::set_socket_keepalive(&stream, true);
+                hub.greet(stream, peer.to_string());
+            }
+            Err(e) => hub.not_accepted(&e).await,
+        }
+    }
+}
+
+/// A stream whose socket can be taken out once the handshake is over.
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    fn into_socket(self) -> io::Result<OwnedFd>;
+}
+
+impl Socket for UnixStream {
+    fn into_socket(self) -> io::Result<OwnedFd> {
+        Ok(self.into_std()?.into())
+    }
+}
+
+impl Socket for TcpStream {
+    fn into_socket(self) -> io::Result<OwnedFd> {
+        Ok(self.into_std()?.into())
+    }
+}
+
+/// What a handshake leads to.
+struct Ready {
+    session: Session,
+    socket: OwnedFd,
+    tls: Option<ServerConnection>,
+    place: OwnedSemaphorePermit,
+}
+
+/// Everything that is alive in a running server.
+struct Hub {
+    exports: Arc<dyn Exports>,
+    shared: Arc<Shared>,
+    /// One for each client in transmission.
+    places: Arc<Semaphore>,
+    next_id: AtomicU64,
+    /// Handshakes under way, oldest first. One ends when its sender is dropped.
+    handshakes: Mutex<BTreeMap<u64, oneshot::Sender<()>>>,
+    /// Sockets of clients in transmission.
+    clients: Mutex<HashMap<u64, Arc<OwnedFd>>>,
+    /// Handshakes and clients together.
+    alive: watch::Sender<usize>,
+    /// No more requests are read: clients that reach transmission now are cut off at once.
+    cut: AtomicBool,
+}
+
+impl Hub {
+    fn new(exports: Arc<dyn Exports>, config: Arc<Config>) -> Self {
+        let shared = Arc::new(Shared {
+            buffers: Buffers::new(&config),
+            workers: Workers::new(config.workers),
+            stopping: Arc::new(AtomicBool::new(false)),
+            config,
+        });
+        Self {
+            exports,
+            places: Arc::new(Semaphore::new(shared.config.max_connections)),
+            shared,
+            next_id: AtomicU64::new(0),
+            handshakes: Mutex::default(),
+            clients: Mutex::default(),
+            alive: watch::Sender::new(0),
+            cut: AtomicBool::new(false),
+        }
+    }
+
+    async fn not_accepted(&self, error: &io::Error) {
+        warn!(%error, "cannot accept a client");
+        // A handshake that is waited for holds the descriptor that is missing.
+        self.evict_oldest();
+        tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
+    }
+
+    fn evict_oldest(&self) {
+        // Dropping the sender ends the handshake that waits for it.
+        drop(self.handshakes.lock().pop_first());
+    }
+
+    /// Starts the handshake with a client.
+    fn greet<S: Socket>(self: &Arc<Self>, stream: S, peer: String) {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        if self.handshakes.lock().len() >= self.shared.config.max_handshakes {
+            debug!("the oldest handshake makes room for a new client");
+            self.evict_oldest();
+        }
+        let (sender, evicted) = oneshot::channel();
+        self.handshakes.lock().insert(id, sender);
+        self.alive.send_modify(|alive| *alive += 1);
+        let guard = HandshakeGuard { hub: Arc::clone(self), id };
+        tokio::spawn(async move {
+            let hub = &guard.hub;
+            let handshake = tokio::time::timeout(hub.shared.config.handshake_timeout, hub.negotiate(stream));
+            let ended = tokio::select! {
+                ended = handshake => ended,
+                _ = evicted => return debug!(%peer, "the handshake was given up"),
+            };
+            match ended {
+                Ok(Ok(Some(ready))) => hub.start(id, ready, peer),
+                Ok(Ok(None)) => debug!(%peer, "the client left during the handshake"),
+                Ok(Err(error)) => debug!(%peer, %error, "the handshake failed"),
+                Err(_) => debug!(%peer, "the handshake took too long"),
+            }
+        });
+    }
+
+    async fn negotiate<S: Socket>(&self, mut stream: S) -> io::Result<Option<Ready>> {
+        let config = &self.shared.config;
+        let mut place = None;
+        let mut admit = || {
+            place = Arc::clone(&self.places).try_acquire_owned().ok();
+            place.is_some()
+        };
+        let started = Handshake::start(&mut stream, &self.exports, config, &self.shared.stopping, &mut admit).await?;
+        let Some(mut handshake) = started else { return Ok(None) };
+        let security = match &config.tls {
+            None => Security::None,
+            Some(_) if config.tls_required => Security::Required,
+            Some(_) => Security::Offered,
+        };
+        let (session, stream, tls) = match handshake.haggle(&mut stream, security).await? {
+            Outcome::Transmit(session) => (session, stream, None),
+            Outcome::StartTls => {
+                let Some(tls) = &config.tls else { return Ok(None) };
+                let mut stream = TlsAcceptor::from(tls.config()).accept(stream).await?;
+                let Outcome::Transmit(session) = handshake.haggle(&mut stream, Security::Established).await? else {
+                    stream.shutdown().await?;
+                    return Ok(None);
+                };
+                let (stream, tls) = stream.into_inner();
+                (session, stream, Some(tls))
+            }
+            Outcome::End => {
+                stream.shutdown().await?;
+                return Ok(None);
+            }
+        };
+        let Some(place) = place else { return Ok(None) };
+        Ok(Some(Ready { session: *session, socket: stream.into_socket()?, tls, place }))
+    }
+
+    /// Gives a client its thread.
+    fn start(self: &Arc<Self>, id: u64, ready: Ready, peer: String) {
+        let Ready { session, socket, tls, place } = ready;
+        let (shared, hub) = (Arc::clone(&self.shared), Arc::clone(self));
+        let channel = match Channel::new(socket, tls, Connection::tick(&shared.config)) {
+            Ok(channel) => channel,
+            Err(error) => return warn!(%peer, %error, "cannot serve a client"),
+        };
+        self.alive.send_modify(|alive| *alive += 1);
+        self.clients.lock().insert(id, channel.socket());
+        let guard = ClientGuard { hub, id, _place: place };
+        if self.cut.load(Ordering::SeqCst) {
+            return;
+        }
+        let serve = move || {
+            let _guard = guard;
+            let export = session.export.name.clone();
+            info!(%peer, %export, read_only = session.export.read_only, "attached");
+            match Connection::new(shared, session, channel).and_then(Connection::run) {
+                Ok(()) => info!(%peer, %export, "detached"),
+                Err(error) => info!(%peer, %export, %error, "cut off"),
+            }
+        };
+        if let Err(error) = std::thread::Builder::new().name("nbd-client".into()).stack_size(STACK).spawn(serve) {
+            warn!(%error, "no thread for a client");
+        }
+    }
+
+    /// Ends everything that is alive.
+    async fn end(&self) {
+        let grace = self.shared.config.shutdown_grace;
+        if self.all_gone_within(grace).await {
+            return;
+        }
+        self.cut.store(true, Ordering::SeqCst);
+        self.handshakes.lock().clear();
+        self.shut(Shutdown::Read);
+        if !self.all_gone_within(self.shared.config.stall_timeout).await {
+            warn!("some clients do not take their last replies");
+            self.shut(Shutdown::Both);
+            self.all_gone_within(grace.max(Duration::from_secs(1))).await;
+        }
+    }
+
+    fn shut(&self, how: Shutdown) {
+        for client in self.clients.lock().values() {
+            let _ = rustix::net::shutdown(client, how);
+        }
+    }
+
+    async fn all_gone_within(&self, limit: Duration) -> bool {
+        let mut alive = self.alive.subscribe();
+        tokio::time::timeout(limit, alive.wait_for(|alive| *alive == 0)).await.is_ok()
+    }
+}
+
+struct HandshakeGuard {
+    hub: Arc<Hub>,
+    id: u64,
+}
+
+impl Drop for HandshakeGuard {
+    fn drop(&mut self) {
+        self.hub.handshakes.lock().remove(&self.id);
+        self.hub.alive.send_modify(|alive| *alive -= 1);
+    }
+}
+
+struct ClientGuard {
+    hub: Arc<Hub>,
+    id: u64,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Drop for ClientGuard {
+    fn drop(&mut self) {
+        self.hub.clients.lock().remove(&self.id);
+        self.hub.alive.send_modify(|alive| *alive -= 1);
     }
 }
 

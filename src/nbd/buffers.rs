@@ -1,0 +1,209 @@
+//! Buffers of all connections: pooled, and bounded by one budget.
+//!
+//! Who wants a buffer asks its connection's [`Share`]. A refusal never blocks: the connection then works in the small
+//! buffers that are [reserved](RESERVED) for it, or waits for a request of its own to finish. So no client can stall
+//! another by holding memory.
+//!
+//! Buffers are anonymous mappings, so a page that was never used costs nothing and a buffer let go is really gone. They
+//! are kept for reuse while any is in use, and all let go when none is.
+
+use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use memmap2::MmapMut;
+use parking_lot::Mutex;
+
+use super::config::{Config, RESERVED};
+
+/// Sizes of buffers in bytes. The last but one serves a connection at rest, the last one under load.
+const CLASSES: [usize; 4] = [4 << 10, 16 << 10, SMALL, LARGE];
+/// A connection's receive or send buffer: two of them are what is reserved for it.
+pub(super) const SMALL: usize = RESERVED / 2;
+/// The same under load, and the longest piece of a request that is handled at once.
+pub(super) const LARGE: usize = 256 << 10;
+/// Bytes of free buffers kept for reuse.
+const MAX_FREE: usize = 8 << 20;
+
+/// The pool and the budget of a server.
+#[derive(Debug)]
+pub(super) struct Buffers {
+    pool: Mutex<Pool>,
+    /// Bytes that connections may use together beyond what is reserved for each.
+    shared: usize,
+    /// Bytes that one connection may use of them.
+    share: usize,
+    used: AtomicUsize,
+}
+
+#[derive(Debug, Default)]
+struct Pool {
+    free: [Vec<MmapMut>; CLASSES.len()],
+    free_bytes: usize,
+    leased: usize,
+}
+
+impl Buffers {
+    pub(super) fn new(config: &Config) -> Arc<Self> {
+        let reserved = config.max_connections * RESERVED;
+        Arc::new(Self {
+            pool: Mutex::default(),
+            shared: config.budget - reserved,
+            share: config.budget / 4 - RESERVED,
+            used: AtomicUsize::new(0),
+        })
+    }
+
+    /// Bytes used beyond what is reserved.
+    #[cfg(test)]
+    fn used(&self) -> usize {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    fn lease(&self, class: usize) -> Option<MmapMut> {
+        let mut pool = self.pool.lock();
+        pool.leased += 1;
+        if let Some(map) = pool.free[class].pop() {
+            pool.free_bytes -= CLASSES[class];
+            return Some(map);
+        }
+        drop(pool);
+        let map = MmapMut::map_anon(CLASSES[class]).ok();
+        if map.is_none() {
+            self.pool.lock().leased -= 1;
+        }
+        map
+    }
+
+    fn put_back(&self, class: usize, map: MmapMut) {
+        let mut pool = self.pool.lock();
+        pool.leased -= 1;
+        if pool.leased == 0 {
+            let idle = std::mem::take(&mut pool.free);
+            pool.free_bytes = 0;
+            drop(pool);
+            drop((idle, map));
+        } else if pool.free_bytes + CLASSES[class] <= MAX_FREE {
+            pool.free_bytes += CLASSES[class];
+            pool.free[class].push(map);
+        } else {
+            drop(pool);
+            drop(map);
+        }
+    }
+}
+
+/// What one connection holds of the budget.
+#[derive(Debug)]
+pub(super) struct Share {
+    buffers: Arc<Buffers>,
+    held: AtomicUsize,
+}
+
+impl Share {
+    pub(super) fn new(buffers: &Arc<Buffers>) -> Arc<Self> {
+        Arc::new(Self { buffers: Arc::clone(buffers), held: AtomicUsize::new(0) })
+    }
+
+    /// One of the connection's two reserved buffers, of [`SMALL`] bytes. `None`: the system has no memory.
+    pub(super) fn reserved(self: &Arc<Self>) -> Option<Lease> {
+        self.lease(SMALL, 0)
+    }
+
+    /// A buffer of at least `len` bytes on the budget. `None`: the budget or the system has no memory left.
+    pub(super) fn take(self: &Arc<Self>, len: usize) -> Option<Lease> {
+        let bytes = *CLASSES.iter().find(|class| **class >= len)?;
+        let within = |limit: usize| move |used: usize| used.checked_add(bytes).filter(|sum| *sum <= limit);
+        let buffers = &self.buffers;
+        self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within(buffers.share)).ok()?;
+        if buffers.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, within(buffers.shared)).is_err() {
+            self.held.fetch_sub(bytes, Ordering::Relaxed);
+            return None;
+        }
+        let lease = self.lease(bytes, bytes);
+        if lease.is_none() {
+            self.give_back(bytes);
+        }
+        lease
+    }
+
+    fn lease(self: &Arc<Self>, len: usize, counted: usize) -> Option<Lease> {
+        let class = CLASSES.iter().position(|class| *class >= len)?;
+        let map = self.buffers.lease(class)?;
+        Some(Lease { map: Some(map), class, counted, share: Arc::clone(self) })
+    }
+
+    fn give_back(&self, bytes: usize) {
+        self.held.fetch_sub(bytes, Ordering::Relaxed);
+        self.buffers.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// A buffer in use; it goes back to the pool, and its bytes to the budget, when dropped. Its content is undefined.
+#[derive(Debug)]
+pub(super) struct Lease {
+    /// Taken out by drop only.
+    map: Option<MmapMut>,
+    class: usize,
+    counted: usize,
+    share: Arc<Share>,
+}
+
+impl Deref for Lease {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or_default()
+    }
+}
+
+impl DerefMut for Lease {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        self.map.as_deref_mut().unwrap_or_default()
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let Some(map) = self.map.take() {
+            self.share.buffers.put_back(self.class, map);
+        }
+        self.share.give_back(self.counted);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_holds_a_quarter_and_all_hold_the_whole() {
+        let config = Config { budget: 16 << 20, max_connections: 32, ..Config::default() };
+        let buffers = Buffers::new(&config);
+        let drain = |share: &Arc<Share>| std::iter::from_fn(|| share.take(LARGE)).collect::<Vec<_>>();
+        let shares: Vec<_> = (0..5).map(|_| Share::new(&buffers)).collect();
+        let mut leases: Vec<_> = shares.iter().map(drain).collect();
+        let bytes = |leases: &Vec<Lease>| leases.len() * LARGE;
+        assert_eq!(bytes(&leases[0]), (16 << 20) / 4 - LARGE);
+        assert!(leases.iter().map(bytes).sum::<usize>() <= (16 << 20) - 32 * RESERVED);
+        assert!(leases[4].len() < leases[0].len(), "the budget bounds all together");
+        // What is reserved is there all the same, and what is let go can be taken again.
+        let reserved = (shares[4].reserved().unwrap(), shares[4].reserved().unwrap());
+        assert_eq!(reserved.0.len() + reserved.1.len(), RESERVED);
+        leases[1].clear();
+        assert!(shares[4].take(LARGE).is_some());
+        drop((leases, reserved));
+        assert_eq!(buffers.used(), 0);
+        assert_eq!(buffers.pool.lock().free_bytes, 0, "nothing is kept when nothing is in use");
+    }
+
+    #[test]
+    fn buffers_are_reused_while_one_is_in_use() {
+        let buffers = Buffers::new(&Config::default());
+        let share = Share::new(&buffers);
+        let _held = share.reserved().unwrap();
+        let first = share.take(4096).unwrap().as_ptr();
+        assert_eq!(share.take(4096).unwrap().as_ptr(), first);
+        assert!(share.take(LARGE + 1).is_none());
+    }
+}

@@ -1,0 +1,142 @@
+//! From a request to what is done about it.
+
+use std::io;
+
+use super::connection::{Connection, Lack};
+use super::errno::Errno;
+use super::job::{Tag, Work};
+use super::read::{Progress, ReadStream};
+use super::request::{Op, Refusal, check, in_range, refuse};
+use super::wire::transmission::{HeaderStyle, Request};
+use crate::disk::Durability;
+
+/// Runs looked up for one BLOCK_STATUS. A client that wants more asks again from where the answer ended.
+const MAX_RUNS: usize = 1024;
+/// Bytes of a BLOCK_STATUS payload: the effect length, and an id of 4 bytes for each context.
+const STATUS_PAYLOAD: std::ops::RangeInclusive<u64> = 8..=64;
+
+impl Connection {
+    /// Takes the next request from the receive buffer and carries it out, or hands it over. What it lacks, if it could
+    /// not be taken: nothing has happened then. An error: no request starts here, so none can be found again.
+    pub(super) fn take_request(&mut self) -> io::Result<Option<Lack>> {
+        let style = self.session.style;
+        let unread = self.input.unread();
+        if unread.len() < style.request_len() {
+            return Ok(Some(Lack::Input));
+        }
+        let Some(request) = Request::parse(style, unread) else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "no request starts here"));
+        };
+        let op = match check(&request, &self.session, self.shared.config.max_request) {
+            Ok(Op::Disconnect) => {
+                self.closing = true;
+                return Ok(None);
+            }
+            _ if self.stopping() => refuse(Errno::Shutdown, "the server is stopping"),
+            op => op,
+        };
+        let payload = request.payload_len(style);
+        if payload > 0 {
+            if style == HeaderStyle::Extended && payload > self.shared.config.max_request.into() {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "a payload longer than was offered"));
+            }
+            return Ok(self.take_with_payload(&request, payload, op));
+        }
+        let lack = match op {
+            Ok(op) => self.perform(&request, op)?,
+            Err(refusal) => self.refused(&request, refusal),
+        };
+        if lack.is_none() {
+            self.input.consume(style.request_len());
+        }
+        Ok(lack)
+    }
+
+    fn refused(&mut self, request: &Request, Refusal { errno, why }: Refusal) -> Option<Lack> {
+        self.output.failure(self.to(request.cookie, request.offset), errno, why, None);
+        None
+    }
+
+    #[inline]
+    fn perform(&mut self, request: &Request, op: Op) -> io::Result<Option<Lack>> {
+        let &Request { cookie, offset, length, .. } = request;
+        let to = self.to(cookie, offset);
+        let durability = |fua| if fua { Durability::Fua } else { Durability::Volatile };
+        let work = match op {
+            Op::Read { whole } => {
+                let mut stream = ReadStream::new(to, length, whole);
+                let progress = stream.advance(&self.session.export.disk, &mut self.output, false);
+                if progress == Progress::Full && stream.remaining() == length {
+                    return Ok(Some(Lack::Room));
+                }
+                self.settle(stream, progress)?;
+                return Ok(None);
+            }
+            Op::BlockStatus { one } => {
+                self.block_status(request, length, self.session.contexts, one);
+                return Ok(None);
+            }
+            Op::Flush => Work::Flush,
+            // Nothing to do, and nothing that FUA could make durable.
+            _ if length == 0 => {
+                self.output.success(to);
+                return Ok(None);
+            }
+            Op::Trim { fua } | Op::WriteZeroes { no_hole: false, fua } => {
+                Work::Zero { offset, length, durability: durability(fua) }
+            }
+            Op::WriteZeroes { no_hole: true, fua } => Work::WriteZeros { offset, length, durability: durability(fua) },
+            Op::Cache => Work::Cache { offset, length },
+            Op::Write { .. } | Op::BlockStatusPayload { .. } | Op::Disconnect => {
+                // A write of no byte.
+                self.output.success(to);
+                return Ok(None);
+            }
+        };
+        self.submit(work, Tag::Whole { cookie, offset });
+        Ok(None)
+    }
+
+    fn block_status(&mut self, request: &Request, length: u64, contexts: super::context::Contexts, one: bool) {
+        let &Request { cookie, offset, .. } = request;
+        // Runs that differ in one context may be alike in another, so that one extent can take several.
+        let limit = if one && contexts.len() == 1 { MAX_RUNS / 16 } else { MAX_RUNS };
+        self.submit(Work::Status { offset, length, limit }, Tag::BlockStatus { cookie, offset, length, contexts, one });
+    }
+
+    fn take_with_payload(&mut self, request: &Request, payload: u64, op: Result<Op, Refusal>) -> Option<Lack> {
+        match op {
+            Ok(Op::Write { fua }) => self.take_write(request, fua),
+            Ok(op @ Op::BlockStatusPayload { one }) if STATUS_PAYLOAD.contains(&payload) => {
+                let header = self.session.style.request_len();
+                let total = header + payload as usize;
+                let unread = self.input.unread();
+                if unread.len() < total {
+                    return Some(Lack::Input);
+                }
+                let (length, ids) = unread[header..total].split_at(8);
+                let length = u64::from_be_bytes(length.try_into().unwrap_or_default());
+                let (ids, odd) = ids.as_chunks::<4>();
+                let wanted = self.session.contexts.filter(ids.iter().map(|id| u32::from_be_bytes(*id)));
+                let verdict = match wanted {
+                    Some(contexts) if odd.is_empty() && !contexts.is_empty() => {
+                        in_range(op, request.offset, length, &self.session).map(|()| contexts)
+                    }
+                    _ => refuse(Errno::Inval, "the payload does not list contexts of this connection"),
+                };
+                match verdict {
+                    Ok(contexts) => self.block_status(request, length, contexts, one),
+                    Err(refusal) => {
+                        self.output.failure(self.to(request.cookie, request.offset), refusal.errno, refusal.why, None)
+                    }
+                }
+                self.input.consume(total);
+                None
+            }
+            Ok(_) => {
+                self.drain(request, payload, Refusal { errno: Errno::Inval, why: "a payload that nobody asked for" })
+            }
+            Err(refusal) => self.drain(request, payload, refusal),
+        }
+    }
+}
