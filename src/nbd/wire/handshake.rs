@@ -316,13 +316,15 @@ mod tests {
         #[test]
         fn info_requests_round_trip(name in "[^\0]{0,300}", wanted: Vec<u16>) {
             let request = InfoRequest { name: &name, wanted };
-            prop_assert_eq!(InfoRequest::parse(&request.emit(), MAX_STRING), Ok(request));
+            let data = request.emit();
+            prop_assert_eq!(InfoRequest::parse(&data, MAX_STRING), Ok(request));
         }
 
         #[test]
         fn meta_context_requests_round_trip(name in "[^\0]{0,99}", queries in prop::collection::vec("[^\0]{0,40}", 0..9)) {
             let request = MetaContextRequest { name: &name, queries: queries.iter().map(String::as_str).collect() };
-            prop_assert_eq!(MetaContextRequest::parse(&request.emit(), MAX_STRING, 8), Ok(request));
+            let data = request.emit();
+            prop_assert_eq!(MetaContextRequest::parse(&data, MAX_STRING, 8), Ok(request));
         }
 
         #[test]
