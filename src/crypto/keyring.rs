@@ -212,6 +212,12 @@ impl DiskKeys {
         self.0.current.account_key.id()
     }
 
+    /// Whether the account key `id` is one of these.
+    #[must_use]
+    pub fn knows(&self, id: Uuid) -> bool {
+        self.0.all().any(|key| key.account_key.id() == id)
+    }
+
     /// A fresh data key for layer `layer`, expanded, and its wrapped form, bound to account, disk, layer and purpose.
     pub fn generate(&self, layer: u32) -> Result<(XtsKey, WrappedDek)> {
         let key = SecretBytes::random(DEK_LEN)?;

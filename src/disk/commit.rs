@@ -117,11 +117,12 @@ impl Core {
             !log.fits(2 * limit + extents, 3 * OPS_ROOM) || self.log_full.load(Ordering::SeqCst)
         };
         let nearly_full = committer.log.as_ref().is_some_and(|log| crowded(log, limit));
-        if nearly_full && committer.next_log.is_none() {
+        let turn_over = nearly_full || committer.turn_over;
+        if turn_over && committer.next_log.is_none() {
             // Upkeep did not come round to it. Without space this round still fits, but no further change does.
             committer.next_log = self.preallocate_log().ok();
         }
-        let switch = nearly_full && committer.next_log.is_some();
+        let switch = turn_over && committer.log.is_some() && committer.next_log.is_some();
 
         let (taken, border) = {
             let mut state = self.state.write();
@@ -153,6 +154,7 @@ impl Core {
             border.chain = self.switch_log(committer, &keys)?;
             let epoch = committer.log.as_ref().map_or(0, |log| log.epoch);
             committer.due = Some(Due { epoch, state: border });
+            committer.turn_over = false;
         }
         let full = committer.log.as_ref().is_some_and(|log| !log.fits(2 * limit, 2 * OPS_ROOM));
         self.log_full.store(full, Ordering::SeqCst);

@@ -64,6 +64,8 @@ pub(crate) struct Committer {
     /// Preallocated, zero-filled and durable under [`super::log::NEXT`].
     pub(crate) next_log: Option<Arc<dyn File>>,
     pub(crate) due: Option<Due>,
+    /// The next round is to go over to the next log, full or not.
+    pub(crate) turn_over: bool,
 }
 
 /// What changes with the set of layers. Holding its lock excludes making a layer, resize and rollback from one another.
@@ -100,6 +102,8 @@ pub(crate) struct Core {
     pub(crate) revoked: AtomicBool,
     /// Nothing was written since a clean close.
     pub(crate) opened_clean: AtomicBool,
+    /// One checkpoint at a time: who finds none waiting knows that none is being written either.
+    pub(crate) checkpointing: Mutex<()>,
     /// One upkeep step at a time.
     pub(crate) upkeep: Mutex<super::upkeep::Progress>,
 }

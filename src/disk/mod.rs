@@ -12,6 +12,7 @@
 //! | `growth` | beginning to write, a new layer, the switch |
 //! | `upkeep` | punching, checkpoints, removing layers, in steps |
 //! | `open` | making, opening, recovering |
+//! | `rekey` | going over to another account key |
 //! | `revoke` | taking the keys back, and giving them again |
 //! | `report` | runs, usage, layers |
 //! | `state` | presence, lines, what is pending; no I/O |
@@ -34,6 +35,7 @@ mod open;
 mod page_set;
 mod poison;
 mod range_lock;
+mod rekey;
 mod report;
 mod revoke;
 mod settings;
@@ -323,6 +325,12 @@ impl Disk {
     /// Takes the keys again and serves. [`ErrorKind::Corrupt`]: they do not unwrap this disk's data keys.
     pub fn readmit(&self, keys: DiskKeys) -> Result<()> {
         self.core.readmit(keys)
+    }
+
+    /// Goes over to the current account key of `keys`, which also know the one in force until now. Once this returns
+    /// `Ok` nothing of the disk needs that one any more; else, and after a crash, it is to be called again.
+    pub fn rekey(&self, keys: DiskKeys) -> Result<()> {
+        self.core.rekey(keys)
     }
 
     /// One step of background work: punching what is dead, writing a checkpoint, removing empty layers. `Ok(true)`:

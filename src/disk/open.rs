@@ -134,7 +134,7 @@ pub(crate) fn open(
         access,
         ranges: RangeLock::new(options.stripes, options.stripe_pages),
         gate: RwLock::new(Gate { top, encryption, armed: false, closed: false }),
-        committer: Mutex::new(Committer { log: None, chain, next_epoch, next_log: None, due: None }),
+        committer: Mutex::new(Committer { log: None, chain, next_epoch, next_log: None, due: None, turn_over: false }),
         pages: AtomicU64::new(state.size),
         state: RwLock::new(state),
         growth: Mutex::new(Growth { settings, slots }),
@@ -145,6 +145,7 @@ pub(crate) fn open(
         log_full: AtomicBool::new(false),
         opened_clean: AtomicBool::new(clean),
         revoked: AtomicBool::new(false),
+        checkpointing: Mutex::new(()),
         upkeep: Mutex::new(Progress::default()),
         dir,
         layers_dir,
@@ -232,12 +233,16 @@ fn open_layers(
 
 /// The data key of a layer out of the disk's slots.
 pub(crate) fn unwrap_key(slot_keys: &[SlotKey], keys: &DiskKeys, layer: u32) -> Result<XtsKey> {
-    let own = |slot: &&SlotKey| slot.layer == layer && slot.account_key == keys.account_key_id();
-    let slot = slot_keys
+    keys.unwrap(layer, &find_slot(slot_keys, keys, layer)?.wrapped)
+}
+
+/// The slot of a layer, wrapped under one of the account keys at hand.
+pub(crate) fn find_slot<'a>(slot_keys: &'a [SlotKey], keys: &DiskKeys, layer: u32) -> Result<&'a SlotKey> {
+    let own = |slot: &&SlotKey| slot.layer == layer && keys.knows(slot.account_key);
+    slot_keys
         .iter()
         .find(own)
-        .ok_or_else(|| Error::new(ErrorKind::Corrupt, "no wrapped key for this layer in the disk's keys"))?;
-    keys.unwrap(layer, &slot.wrapped)
+        .ok_or_else(|| Error::new(ErrorKind::Corrupt, "no wrapped key for this layer in the disk's keys"))
 }
 
 struct Recovered {

@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::base::BaseRun;
+use crate::crypto::keyring::{AccountKey, KeyRing};
 use crate::io::real::RealDir;
 
 const MIB: u64 = 1 << 20;
@@ -46,7 +47,10 @@ struct Place {
 
 impl Place {
     fn new(size: u64, base: u64, encryption: bool) -> Self {
-        let place = Self { folder: TempDir::new().unwrap(), keys: DiskKeys::ephemeral().unwrap(), base };
+        Self::of(Uuid::new_v4(), DiskKeys::ephemeral().unwrap(), size, base, encryption)
+    }
+    fn of(uuid: Uuid, keys: DiskKeys, size: u64, base: u64, encryption: bool) -> Self {
+        let place = Self { folder: TempDir::new().unwrap(), keys, base };
         let record = (base > 0).then(|| BaseRecord {
             path: "/pattern".into(),
             format: crate::base::Format::Raw,
@@ -54,7 +58,7 @@ impl Place {
             recover: false,
             files: Vec::new(),
         });
-        let spec = Spec { uuid: Uuid::new_v4(), name: "vhds/test".into(), size, base: record };
+        let spec = Spec { uuid, name: "vhds/test".into(), size, base: record };
         Disk::create(place.dir(), &spec, place.keys.clone(), encryption, &Options::default()).unwrap();
         place
     }
@@ -287,5 +291,58 @@ fn many_threads_share_rounds() {
         for step in 0..50u64 {
             assert_eq!(read(&disk, (thread * 1000 + step * 16) * 512, 1024), vec![thread as u8 + 1; 1024]);
         }
+    }
+}
+
+/// While it is being written to; afterwards the new account key alone opens it, and nothing is under the old one.
+#[test]
+fn going_over_to_another_account_key_leaves_nothing_under_the_old_one() {
+    let (old, new) = (AccountKey::generate(Uuid::nil()).unwrap(), AccountKey::generate(Uuid::nil()).unwrap());
+    let uuid = Uuid::new_v4();
+    let keys = |current: &AccountKey, retiring: Option<&AccountKey>| {
+        KeyRing::new(current.clone(), retiring.cloned()).disk_keys(uuid).unwrap()
+    };
+    let mut place = Place::of(uuid, keys(&old, None), MIB, 0, true);
+    let disk = place.open(true);
+    disk.write(0, &[1; 4096], Durability::Fua).unwrap();
+    disk.set_encryption(false);
+    disk.write(4096, &[2; 512], Durability::Volatile).unwrap();
+    disk.set_encryption(true);
+    disk.write(8192, &[3; 512], Durability::Volatile).unwrap();
+    disk.rekey(keys(&new, Some(&old))).unwrap();
+    disk.write(16384, &[4; 512], Durability::Fua).unwrap();
+    drop(disk);
+
+    // Killed rather than closed: log and checkpoint are read as well.
+    place.keys = keys(&old, None);
+    assert_eq!(place.try_open(Access::ReadOnly, true).unwrap_err().kind(), ErrorKind::Corrupt);
+    place.keys = keys(&new, None);
+    let disk = place.open(true);
+    assert_eq!(read(&disk, 0, 4096), vec![1; 4096]);
+    for (offset, byte) in [(4096, 2), (8192, 3), (16384, 4)] {
+        assert_eq!(read(&disk, offset, 512), vec![byte; 512]);
+    }
+    disk.close().unwrap();
+}
+
+/// Again and again, with nothing written in between, and after an attempt that was given up half-way.
+#[test]
+fn going_over_can_be_repeated() {
+    let account_keys: Vec<AccountKey> = (0..4).map(|_| AccountKey::generate(Uuid::nil()).unwrap()).collect();
+    let uuid = Uuid::new_v4();
+    let keys = |current: usize, retiring: Option<usize>| {
+        let retiring = retiring.map(|retiring| account_keys[retiring].clone());
+        KeyRing::new(account_keys[current].clone(), retiring).disk_keys(uuid).unwrap()
+    };
+    let mut place = Place::of(uuid, keys(0, None), MIB, 0, true);
+    for next in 1..4 {
+        place.keys = keys(next, Some(next - 1));
+        let disk = place.open(true);
+        for _ in 0..next {
+            disk.rekey(place.keys.clone()).unwrap();
+        }
+        disk.close().unwrap();
+        place.keys = keys(next, None);
+        drop(place.open(true));
     }
 }

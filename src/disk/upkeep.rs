@@ -53,6 +53,7 @@ impl Core {
 
     /// Writes the checkpoint that waits, then removes what it makes superfluous.
     pub(crate) fn write_checkpoint(&self) -> Result<()> {
+        let _one_at_a_time = self.checkpointing.lock();
         let Some(due) = self.committer.lock().due.take() else { return Ok(()) };
         let written = self.store_checkpoint(&due);
         if written.is_err() && !self.poison.is_set() {

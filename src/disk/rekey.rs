@@ -1,0 +1,57 @@
+//! Going over to another account key, while clients write: wrapped data keys and every MAC are made anew, in any order
+//! and after any crash, because until the old key is dropped both are known (see `crypto/keyring.rs`).
+//!
+//! 1. this opening gets a log of its own, so that there is one to leave;
+//! 2. with nothing that makes layers going on: every data key is wrapped anew in its slot, the new keys are put in
+//!    force, and disk.toml is replaced under them;
+//! 3. a round goes over to the next log, and the checkpoint at that border replaces every older log and checkpoint.
+//!
+//! Once that is done nothing on disk needs the old key.
+
+use super::core::{Core, Growth};
+use super::key_slots::{KeySlots, SlotKey};
+use super::open::find_slot;
+use super::settings::Kind;
+use crate::crypto::keyring::DiskKeys;
+use crate::io::Open;
+use crate::{Error, ErrorKind, Result};
+
+impl Core {
+    /// `keys` make everything new, and read what is there. Done durably when this returns; after an error or a crash it
+    /// is to be called again, and the disk opens with `keys` all the while.
+    pub(crate) fn rekey(&self, keys: DiskKeys) -> Result<()> {
+        self.check_writable()?;
+        self.arm()?;
+        {
+            let mut growth = self.growth.lock();
+            self.rewrap(&mut growth, &keys)?;
+            let mut in_force = self.keys.write();
+            if in_force.is_none() {
+                return Err(Error::new(ErrorKind::Revoked, "the keys of this disk are revoked"));
+            }
+            *in_force = Some(keys);
+            drop(in_force);
+            self.store_settings(&mut growth)?;
+        }
+        // A round under way still uses the old keys; this one begins after it.
+        self.committer.lock().turn_over = true;
+        self.next_round()?;
+        if std::mem::take(&mut self.committer.lock().turn_over) {
+            return Err(Error::new(ErrorKind::NoSpace, "no space for the log").at_path(self.dir.path()));
+        }
+        self.write_checkpoint()
+    }
+
+    fn rewrap(&self, growth: &mut Growth, keys: &DiskKeys) -> Result<()> {
+        let (_, slot_keys) = KeySlots::open(&*self.dir, self.uuid, Open::Read)?;
+        let account_key = keys.account_key_id();
+        let layers: Vec<u32> =
+            growth.settings.layers.iter().filter(|layer| layer.kind == Kind::Xts).map(|layer| layer.id).collect();
+        for layer in layers {
+            let slot = find_slot(&slot_keys, keys, layer)?;
+            let wrapped = keys.rewrap(layer, &slot.wrapped).map_err(|error| error.at_path(self.dir.path()))?;
+            growth.slots.put(&SlotKey { layer, account_key, wrapped })?;
+        }
+        Ok(())
+    }
+}
