@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use sealdisk::account::settings::{FILE, Settings};
 use sealdisk::crypto::kek::{Kek, SourceRecord};
-use sealdisk::crypto::keyring::KeyRing;
+use sealdisk::crypto::keyring::{AccountKey, DiskKeys, KeyRing};
 use sealdisk::crypto::secret::SecretKey;
+use sealdisk::disk::{Access, Disk, Durability, Options, Spec};
 use sealdisk::io::sim::{Dice, Fault, Faults, SimDisk, Tear, direct};
 use sealdisk::io::{Dir, Open};
 use sealdisk::{ErrorKind, Result};
@@ -60,9 +61,8 @@ fn look_and_crash_again(disk: &SimDisk, dice: &mut Dice) -> Seen {
 }
 
 fn images_of(disk: &SimDisk, dice: &mut Dice) -> Vec<SimDisk> {
-    let mut images: Vec<SimDisk> = (0..IMAGES)
-        .map(|n| disk.power_cut(dice, if n % 2 == 0 { Tear::Sector } else { Tear::Block }))
-        .collect();
+    let mut images: Vec<SimDisk> =
+        (0..IMAGES).map(|n| disk.power_cut(dice, if n % 2 == 0 { Tear::Sector } else { Tear::Block })).collect();
     images.push(disk.kill(dice));
     images
 }
@@ -234,4 +234,63 @@ fn erasing() {
             }
         });
     }
+}
+
+/// A disk with pages under a data key, in plaintext, and under another data key, moved to another account key. Whatever
+/// is left opens with both account keys and has all that was flushed; after the move was acknowledged, and with more
+/// written, the new one alone does.
+#[test]
+fn moving_a_disk_to_another_account_key() {
+    for seed in 0..SEEDS / 2 {
+        direct(|| {
+            let uuid = Uuid::from_u128(1);
+            let [old, new] = [(); 2].map(|()| AccountKey::generate(Uuid::nil()).unwrap());
+            let keys = |current: &AccountKey, retiring: Option<&AccountKey>| {
+                KeyRing::new(current.clone(), retiring.cloned()).disk_keys(uuid).unwrap()
+            };
+            let both = keys(&new, Some(&old));
+            let disk = SimDisk::new(seed);
+            let open = |disk: &SimDisk, keys: &DiskKeys| {
+                Disk::open(disk.root(), Some(keys.clone()), None, Access::ReadWrite, true, tiny())
+            };
+            let spec = Spec { uuid, name: "vhds/d".into(), size: 64 * 512, base: None };
+            Disk::create(disk.root(), &spec, keys(&old, None), true, &tiny()).unwrap();
+            let live = open(&disk, &keys(&old, None)).unwrap();
+            for (page, encryption) in [(0, true), (1, false), (2, true)] {
+                live.set_encryption(encryption);
+                live.write(page * 512, &[page as u8 + 1; 512], Durability::Volatile).unwrap();
+            }
+            live.flush().unwrap();
+
+            let images = Arc::new(Mutex::new(Vec::new()));
+            let (dice, collect) = (Mutex::new(Dice::new(seed)), Arc::clone(&images));
+            disk.set_observer(Some(Arc::new(move |disk: &SimDisk| {
+                collect.lock().unwrap().extend(images_of(disk, &mut dice.lock().unwrap()));
+            })));
+            live.rekey(both.clone()).unwrap();
+            disk.set_observer(None);
+            live.write(3 * 512, &[4; 512], Durability::Fua).unwrap();
+
+            let holds = |disk: &Disk, pages: u64| {
+                let mut page = [0; 512];
+                (0..pages).all(|n| disk.read(n * 512, &mut page).is_ok() && page == [n as u8 + 1; 512])
+            };
+            for image in images.lock().unwrap().drain(..) {
+                let opened = open(&image, &both).expect("opens with both keys");
+                assert!(holds(&opened, 3));
+                opened.rekey(both.clone()).expect("is finished");
+                drop(opened);
+                assert!(holds(&open(&image, &keys(&new, None)).expect("opens with the new key"), 3));
+            }
+            for image in images_of(&disk, &mut Dice::new(seed)) {
+                assert!(holds(&open(&image, &keys(&new, None)).expect("opens with the new key"), 4));
+                let error = open(&image, &keys(&old, None)).expect_err("the old key opens nothing");
+                assert_eq!(error.kind(), ErrorKind::Corrupt);
+            }
+        });
+    }
+}
+
+fn tiny() -> Options {
+    Options { stripes: 4, stripe_pages: 8, log_bytes: 64 << 10, pending_extents: 64, ..Options::default() }
 }

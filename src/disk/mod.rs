@@ -43,7 +43,8 @@ mod state;
 mod transfer;
 mod upkeep;
 
-#[cfg(all(test, not(feature = "sim")))]
+#[cfg(test)]
+#[cfg(not(feature = "sim"))]
 mod tests;
 
 use std::fmt;
