@@ -19,6 +19,12 @@ pub struct Failure {
 
 impl From<Error> for Failure {
     fn from(error: Error) -> Self {
+        Self::from(&error)
+    }
+}
+
+impl From<&Error> for Failure {
+    fn from(error: &Error) -> Self {
         Self { kind: error.kind().name(), message: error.to_string(), hint: error.hint_text().map(str::to_owned) }
     }
 }

@@ -1,8 +1,26 @@
-//! The account directory.
+//! The account directory: its lock, settings and disks, and the ways to reach it.
+//!
+//! ```text
+//! ACCOUNT/
+//!   account.toml      the encryption setting and the wrapped keys        settings
+//!   lock              who may change the account now                     lock
+//!   control.sock      how verbs reach the server that holds it           control
+//!   disks/UUID/       a disk; its name is in its disk.toml               registry, life
+//! ```
+//!
+//! A verb opens a [`session`], which takes the lock or finds the server that has it, and puts a [`request`] to it.
 
 pub mod control;
+pub mod exports;
 pub mod failure;
 mod keys;
+mod life;
 pub mod lock;
+mod maintenance;
+pub mod make;
 pub mod name;
+pub mod registry;
+pub mod report;
+pub mod request;
+pub mod session;
 pub mod settings;

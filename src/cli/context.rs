@@ -2,12 +2,18 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
+use super::unlock;
 use crate::Error;
 use crate::account::failure::Failure;
+use crate::account::request::Request;
+use crate::account::session::Session;
+use crate::crypto::kek::KekOptions;
 
 /// The options that stand before or after any verb.
 #[derive(Debug, Clone)]
@@ -19,7 +25,7 @@ pub struct Context {
 }
 
 /// How a verb ends.
-pub type Outcome = std::result::Result<(), Failure>;
+pub type Outcome = Result<(), Failure>;
 
 impl Context {
     /// Shows the outcome of a verb: `document` as JSON, or `text`, which ends without a line break.
@@ -43,6 +49,38 @@ impl Context {
         }
     }
 
+    /// The answer to one request; `files` belong to it.
+    pub fn ask<T: DeserializeOwned>(
+        &self,
+        key: &KekOptions,
+        request: Request,
+        files: &[BorrowedFd<'_>],
+    ) -> Result<T, Failure> {
+        let like = request.clone();
+        self.session(key, &like, |session| session.call(request, files))
+    }
+
+    /// Reaches the account as requests like `like` need it, and closes durably what was opened for it.
+    pub fn session<T>(
+        &self,
+        key: &KekOptions,
+        like: &Request,
+        body: impl FnOnce(&Session) -> Result<T, Failure>,
+    ) -> Result<T, Failure> {
+        let need = like.key_need();
+        let session = Session::open(&self.account, like.hold(), &|settings| unlock::unlock(key, need, settings))?;
+        let answer = body(&session);
+        let closed = session.close();
+        let answer = answer?;
+        closed?;
+        Ok(answer)
+    }
+
+    /// Says that what was shown could not be authenticated, and why.
+    pub fn note_locked(&self, why: &Failure) {
+        self.note(format_args!("note: the account is locked, so nothing of this is authenticated: {}", why.message));
+    }
+
     /// Says on standard error what is no part of the answer.
     pub fn note(&self, text: impl Display) {
         // Nobody is left to tell when standard error is closed.
@@ -55,9 +93,14 @@ impl Context {
         if let Some(hint) = &failure.hint {
             self.note(format_args!("hint: {hint}"));
         }
+        self.document_failure(&failure.kind, &failure.message);
+    }
+
+    /// The JSON document of a failure, where JSON was asked for.
+    pub fn document_failure(&self, kind: &str, message: &str) {
         if self.json {
-            let error = serde_json::json!({ "kind": failure.kind, "message": failure.message });
-            let _ = self.show(&serde_json::json!({ "error": error }), "");
+            // Nobody is left to tell when standard output is closed.
+            let _ = self.show(&serde_json::json!({ "error": { "kind": kind, "message": message } }), "");
         }
     }
 }

@@ -7,13 +7,30 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::error::ErrorKind as ClapErrorKind;
+use clap::error::ContextKind;
 use clap::{Parser, Subcommand};
 
+use crate::Error;
 use crate::account::failure::Failure;
 
 pub mod context;
+mod create;
+mod delete;
+mod encryption;
+mod init;
+mod list;
+mod log;
+mod map;
+mod scrub;
+mod serve;
+mod service;
+mod show;
 pub mod size;
+mod status;
+mod table;
+mod time;
+mod unlock;
+mod uri;
 
 pub use context::{Context, Outcome};
 
@@ -34,11 +51,33 @@ pub struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
-enum Verb {}
+enum Verb {
+    Init(init::Init),
+    Create(create::Create),
+    List(list::List),
+    Show(show::Show),
+    Status(status::Status),
+    Map(map::Map),
+    Serve(serve::Serve),
+    Encryption(encryption::Encryption),
+    Scrub(scrub::Scrub),
+    Delete(delete::Delete),
+}
 
 impl Verb {
-    fn run(self, _context: &Context) -> Outcome {
-        match self {}
+    fn run(self, context: &Context) -> Outcome {
+        match self {
+            Self::Init(verb) => verb.run(context),
+            Self::Create(verb) => verb.run(context),
+            Self::List(verb) => verb.run(context),
+            Self::Show(verb) => verb.run(context),
+            Self::Status(verb) => verb.run(context),
+            Self::Map(verb) => verb.run(context),
+            Self::Serve(verb) => verb.run(context),
+            Self::Encryption(verb) => verb.run(context),
+            Self::Scrub(verb) => verb.run(context),
+            Self::Delete(verb) => verb.run(context),
+        }
     }
 }
 
@@ -61,18 +100,31 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
 
 /// `--help` and `--version` come this way too.
 fn misused(error: &clap::Error, json: bool) -> ExitCode {
-    let wrong = error.use_stderr();
-    // A closed pipe: nobody is left to tell.
-    let _ = error.print();
-    if wrong && json && error.kind() != ClapErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        let text = error.to_string();
-        let first = text.lines().next().unwrap_or_default();
-        let message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
-        let document = serde_json::json!({ "error": { "kind": "Usage", "message": message } });
-        let context = Context { account: PathBuf::new(), json };
-        let _: Result<(), Failure> = context.show(&document, "");
+    if !error.use_stderr() {
+        // A closed pipe: nobody is left to tell.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
     }
-    if wrong { ExitCode::from(2) } else { ExitCode::SUCCESS }
+    let context = Context { account: PathBuf::new(), json };
+    // A value of ours that did not parse says itself what is wrong; `clap` knows the rest better.
+    match std::error::Error::source(error).and_then(|source| source.downcast_ref::<Error>()) {
+        Some(value) => {
+            let mut failure = Failure::from(value);
+            let argument = error.get(ContextKind::InvalidArg).map(ToString::to_string).unwrap_or_default();
+            if let Some(option) = argument.split(' ').next().filter(|option| option.starts_with('-')) {
+                failure.message = format!("{option}: {}", failure.message);
+            }
+            context.fail(&failure);
+        }
+        None => {
+            let _ = error.print();
+            let text = error.to_string();
+            let first = text.lines().next().unwrap_or_default();
+            let message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
+            context.document_failure("Usage", &message);
+        }
+    }
+    ExitCode::from(2)
 }
 
 #[cfg(test)]

@@ -1,0 +1,59 @@
+//! The disks of an account as a front end serves them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::name::BlobName;
+use super::registry::{Registry, no_disk};
+use crate::nbd::{Export, ExportInfo, Exports};
+use crate::{Error, ErrorKind, Result};
+
+/// What one server shows of an account. Disks that are made or deleted while it runs come and go with it.
+#[derive(Debug)]
+pub struct Served {
+    pub registry: Arc<Registry>,
+    /// Only these; `None`: all.
+    pub only: Option<BTreeSet<BlobName>>,
+    pub read_only: bool,
+}
+
+impl Served {
+    fn names(&self) -> Vec<BlobName> {
+        let names = self.registry.names().into_iter().map(|(name, _)| name);
+        names.filter(|name| self.shows(name)).collect()
+    }
+
+    fn shows(&self, name: &BlobName) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(name))
+    }
+}
+
+impl Exports for Served {
+    fn list(&self) -> Vec<ExportInfo> {
+        self.names().iter().map(info).collect()
+    }
+
+    fn open(&self, name: &str) -> Result<Export> {
+        let name = match name {
+            "" => match &self.names()[..] {
+                [only] => only.clone(),
+                _ => {
+                    let what = "there is no default export: not just one disk is served";
+                    return Err(Error::new(ErrorKind::NotFound, what));
+                }
+            },
+            name => name.parse()?,
+        };
+        if !self.shows(&name) {
+            return Err(no_disk(&name));
+        }
+        let disk = self.registry.disk(&name)?;
+        let ExportInfo { name, description } = info(&name);
+        let read_only = self.read_only || disk.read_only();
+        Ok(Export { name, description, disk, read_only })
+    }
+}
+
+fn info(name: &BlobName) -> ExportInfo {
+    ExportInfo { name: name.to_string(), description: format!("page blob {}", name.canonical()) }
+}

@@ -1,0 +1,133 @@
+//! Disks come and go: create and delete.
+//!
+//! A disk is made in `disks/.new-UUID` and appears by a rename; it disappears by a rename to `disks/.gone-UUID` and is
+//! removed there. So at every moment, a crash included, a disk is there whole or not at all.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use super::name::BlobName;
+use super::registry::{Entry, GONE, NEW, Registry, State, remove_folder};
+use crate::base::{BaseImage, BaseRecord};
+use crate::crypto::keyring::KeyRing;
+use crate::disk::{Disk, Options, Spec};
+use crate::{Error, ErrorKind, PAGE, Result};
+
+/// How long `delete` waits for verbs that are looking at the disk.
+const DELETE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// A base image that is open, and what is recorded of it.
+pub(super) type OpenBase = (Arc<dyn BaseImage>, BaseRecord);
+
+impl Registry {
+    /// Makes a disk of `size` bytes (over a base: at least the base's size, which is the default) and opens it.
+    pub fn create(&self, name: &BlobName, size: Option<u64>, base: Option<OpenBase>) -> Result<Arc<Disk>> {
+        let size = disk_size(size, base.as_ref().map(|(_, record)| record.size))?;
+        let keys = self.shared.require_keys()?;
+        let _changing = self.shared.changing.lock();
+        if self.shared.disks.read().contains_key(name) {
+            return Err(Error::new(ErrorKind::AlreadyExists, format!("there is already a disk \"{name}\"")));
+        }
+        let (image, record) = base.unzip();
+        let uuid = Uuid::new_v4();
+        let spec = Spec { uuid, name: name.canonical(), size, base: record };
+        if let Err(error) = self.make(keys, &spec) {
+            // What is left after a crash or a second error is removed when the account is opened next.
+            for folder in [format!("{NEW}{uuid}"), uuid.to_string()] {
+                if let Err(left) = remove_folder(&*self.shared.folder, &folder) {
+                    tracing::warn!(error = %left, "part of a disk that could not be made is left behind");
+                }
+            }
+            return Err(error);
+        }
+        let entry = Entry { uuid, name: name.clone(), state: Mutex::new(State::Closed) };
+        self.shared.disks.write().insert(name.clone(), Arc::new(entry));
+        self.open_over(name, image)
+    }
+
+    fn make(&self, keys: &KeyRing, spec: &Spec) -> Result<()> {
+        let folder = &*self.shared.folder;
+        let new = format!("{NEW}{}", spec.uuid);
+        let failed = |error| Error::io("the disk cannot be made", error).at_path(folder.path());
+        folder.create_dir(&new).map_err(failed)?;
+        let dir = folder.subdir(&new).map_err(failed)?;
+        Disk::create(dir, spec, keys.disk_keys(spec.uuid)?, self.encryption(), &Options::default())?;
+        folder.rename(&new, &spec.uuid.to_string()).map_err(failed)?;
+        folder.sync().map_err(failed)
+    }
+
+    /// Removes a disk for good. Refused while a client has it attached.
+    pub fn delete(&self, name: &BlobName) -> Result<()> {
+        let _changing = self.shared.changing.lock();
+        let entry = self.shared.entry(name)?;
+        let was = take_alone(&entry)?;
+        let folder = &*self.shared.folder;
+        let gone = format!("{GONE}{}", entry.uuid);
+        if let Err(error) = folder.rename(&entry.uuid.to_string(), &gone) {
+            *entry.state.lock() = was;
+            return Err(Error::io("the disk cannot be deleted", error).at_path(folder.path()));
+        }
+        self.shared.disks.write().remove(name);
+        drop(was);
+        folder.sync().map_err(|e| Error::io("the deletion cannot be made durable", e).at_path(folder.path()))?;
+        remove_folder(folder, &gone)
+    }
+}
+
+/// Marks a disk as gone once nobody but the registry holds it, and gives what it was.
+fn take_alone(entry: &Entry) -> Result<State> {
+    let deadline = Instant::now() + DELETE_PATIENCE;
+    loop {
+        let mut state = entry.state.lock();
+        // Under the state's lock nobody new can get hold of the disk.
+        let attached = matches!(&*state, State::Open(disk) if Arc::strong_count(disk) > 1);
+        if !attached {
+            return Ok(std::mem::replace(&mut *state, State::Gone));
+        }
+        drop(state);
+        if Instant::now() >= deadline {
+            return Err(Error::new(ErrorKind::InUse, format!("the disk \"{}\" is in use", entry.name))
+                .hint("detach its clients first"));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The size of a new disk, in bytes.
+fn disk_size(asked: Option<u64>, base: Option<u64>) -> Result<u64> {
+    let invalid = |what: String| Error::new(ErrorKind::InvalidInput, what);
+    let size = match (asked, base) {
+        (Some(size), Some(base)) if size < base => {
+            return Err(invalid(format!("a disk of {size} bytes is smaller than its base, which has {base}"))
+                .hint("leave --size out to take the size of the base"));
+        }
+        (Some(size), _) | (None, Some(size)) => size,
+        (None, None) => return Err(invalid("a disk without a base needs a size".to_owned()).hint("--size 10G")),
+    };
+    if size == 0 || !size.is_multiple_of(PAGE as u64) {
+        return Err(
+            invalid(format!("{size} bytes are no size for a disk")).hint("the size is a multiple of 512, and not 0")
+        );
+    }
+    Ok(size)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_is_at_least_its_base_and_whole_pages() {
+        assert_eq!(disk_size(Some(1024), None).expect("size"), 1024);
+        assert_eq!(disk_size(None, Some(1536)).expect("size"), 1536);
+        assert_eq!(disk_size(Some(2048), Some(1536)).expect("size"), 2048);
+        for (asked, base) in [(None, None), (Some(0), None), (Some(513), None), (Some(512), Some(1024))] {
+            let error = disk_size(asked, base).expect_err("refused");
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert!(error.hint_text().is_some());
+        }
+    }
+}

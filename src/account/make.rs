@@ -1,0 +1,200 @@
+//! Making an account directory.
+//!
+//! account.toml is written last: a directory without it is no account, and can be made into one. What a failed attempt
+//! made is taken back.
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::lock::{self, AccountLock, Hold};
+use super::registry::DISKS;
+use super::settings;
+use crate::io::real::RealDir;
+use crate::io::{Dir, File, Open};
+use crate::{Error, ErrorKind, Result};
+
+/// A directory that is ready to become an account, held by its lock. Dropping it takes back what was made.
+#[derive(Debug)]
+pub struct Place {
+    dir: Arc<RealDir>,
+    path: PathBuf,
+    _lock: AccountLock,
+    /// To be removed again, the last one first.
+    made: Vec<PathBuf>,
+}
+
+impl Place {
+    /// Prepares `path`: an empty directory, or one that does not exist yet in one that does.
+    pub fn prepare(path: &Path) -> Result<Self> {
+        let failed = |what: &'static str| move |e: io::Error| Error::io(what, e).at_path(path);
+        let mut made = Made(Vec::new());
+        match DirBuilder::new().mode(0o700).create(path) {
+            Ok(()) => made.0.push(path.to_owned()),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed("cannot make the account directory")(error)),
+        }
+        let dir = Arc::new(RealDir::open(path).map_err(failed("cannot open the account directory"))?);
+        check_empty(&*dir)?;
+        if !path.join(lock::FILE).exists() {
+            made.0.push(path.join(lock::FILE));
+        }
+        let Some(lock) = AccountLock::try_take(path, Hold::Exclusive)? else { return Err(lock::in_use(path)) };
+        check_holes(&*dir)?;
+        match DirBuilder::new().mode(0o700).create(path.join(DISKS)) {
+            Ok(()) => made.0.push(path.join(DISKS)),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed("cannot make the folder of the disks")(error)),
+        }
+        Ok(Self { dir, path: path.to_owned(), _lock: lock, made: std::mem::take(&mut made.0) })
+    }
+
+    /// Where account.toml belongs.
+    #[must_use]
+    pub fn dir(&self) -> &dyn Dir {
+        &*self.dir
+    }
+
+    /// Keeps what was made, after account.toml is in place: the names of the directory and of all in it are durable.
+    pub fn keep(mut self) -> Result<()> {
+        let failed = |e: io::Error| Error::io("the account cannot be made durable", e).at_path(&self.path);
+        self.dir.sync().map_err(failed)?;
+        let parent = match self.path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        RealDir::open(parent).and_then(|parent| parent.sync()).map_err(failed)?;
+        self.made.clear();
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if !self.made.is_empty() {
+            // Only there if making it durable failed.
+            let _ = fs::remove_file(self.path.join(settings::FILE));
+        }
+        remove(&mut self.made);
+    }
+}
+
+/// [`Place::made`] while the place is being prepared.
+struct Made(Vec<PathBuf>);
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        remove(&mut self.0);
+    }
+}
+
+/// Removes files and empty directories, the last one first. What fails is left: there is nothing better to do.
+fn remove(made: &mut Vec<PathBuf>) {
+    for path in made.drain(..).rev() {
+        let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
+    }
+}
+
+/// An attempt that was cut off may have left a lock file and an empty folder of disks.
+fn check_empty(dir: &dyn Dir) -> Result<()> {
+    let failed = |e: io::Error| Error::io("cannot read the account directory", e).at_path(dir.path());
+    let names = dir.list().map_err(failed)?;
+    if names.iter().any(|name| name == settings::FILE) {
+        return Err(Error::new(ErrorKind::AlreadyExists, "there is an account here already")
+            .at_path(dir.path())
+            .hint("`sealdisk status` shows it"));
+    }
+    let left_over = |name: &String| match name.as_str() {
+        lock::FILE | PROBE => true,
+        DISKS => dir.subdir(DISKS).and_then(|disks| disks.list()).is_ok_and(|disks| disks.is_empty()),
+        _ => false,
+    };
+    if !names.iter().all(left_over) {
+        return Err(Error::new(ErrorKind::AlreadyExists, "the directory is not empty")
+            .at_path(dir.path())
+            .hint("an account is made in an empty directory or a new one"));
+    }
+    Ok(())
+}
+
+/// Name of the file that [`check_holes`] tries its luck with.
+const PROBE: &str = "probe.tmp";
+
+/// Pages that are covered must be given back by punching holes: without that, plaintext would stay for ever.
+fn check_holes(dir: &dyn Dir) -> Result<()> {
+    const BLOCK: usize = 64 << 10;
+    let failed = |e: io::Error| Error::io("cannot try the file system", e).at_path(dir.path());
+    let tried = |file: &dyn File| -> io::Result<bool> {
+        let mut done = 0;
+        let mut block = vec![0xA5; BLOCK];
+        while done < BLOCK {
+            done += file.write_at(&block[done..], done as u64)?;
+        }
+        match file.punch(0, BLOCK as u64) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(false),
+            other => other?,
+        }
+        let mut read = 0;
+        while read < BLOCK {
+            match file.read_at(&mut block[read..], read as u64)? {
+                0 => return Ok(false),
+                n => read += n,
+            }
+        }
+        Ok(block.iter().all(|&byte| byte == 0))
+    };
+    let _ = dir.remove(PROBE);
+    let file = dir.open(PROBE, Open::New).map_err(failed)?;
+    let holes = tried(&*file);
+    dir.remove(PROBE).map_err(failed)?;
+    if holes.map_err(failed)? {
+        return Ok(());
+    }
+    Err(Error::new(ErrorKind::Unsupported, "the file system cannot punch holes into files")
+        .at_path(dir.path())
+        .hint("ext4, xfs, btrfs and tmpfs can"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_kept_is_taken_back() {
+        let temporary = tempfile::tempdir().expect("dir");
+        let path = temporary.path().join("account");
+        let place = Place::prepare(&path).expect("prepared");
+        assert!(path.join(DISKS).is_dir());
+        drop(place);
+        assert!(!path.exists());
+        let place = Place::prepare(&path).expect("prepared again");
+        fs::write(path.join(settings::FILE), "").expect("written");
+        place.keep().expect("kept");
+        assert_eq!(Place::prepare(&path).expect_err("an account").kind(), ErrorKind::AlreadyExists);
+        assert!(path.join(settings::FILE).exists() && path.join(DISKS).is_dir());
+    }
+
+    #[test]
+    fn an_interrupted_attempt_is_no_obstacle_and_other_content_is() {
+        let temporary = tempfile::tempdir().expect("dir");
+        let path = temporary.path();
+        fs::create_dir(path.join(DISKS)).expect("dir");
+        fs::write(path.join(lock::FILE), "").expect("file");
+        drop(Place::prepare(path).expect("prepared"));
+        assert!(path.join(DISKS).is_dir() && path.join(lock::FILE).exists(), "not ours to remove");
+        fs::write(path.join("thesis.txt"), "mine").expect("file");
+        let error = Place::prepare(path).expect_err("not empty");
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        assert!(path.join("thesis.txt").exists());
+    }
+
+    #[test]
+    fn a_missing_parent_is_named() {
+        let temporary = tempfile::tempdir().expect("dir");
+        let error = Place::prepare(&temporary.path().join("a/b")).expect_err("no parent");
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+        assert!(!temporary.path().join("a").exists());
+    }
+}

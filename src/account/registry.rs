@@ -1,0 +1,330 @@
+//! The registry of an open account: its disks by name, opened when first asked for.
+//!
+//! - Whoever has a registry holds the account's lock: exclusively, and may change everything; or shared, and then disks
+//!   are opened read-only and nothing in the account directory changes.
+//! - The encryption setting is a gate: opening a disk holds it shared from reading the setting until the disk is among
+//!   the open ones, and changing the setting holds it exclusively. So no disk is missed by a change, and the order is
+//!   always: account.toml durable, every open disk told, then the answer.
+//! - Locks are taken in this order: `changing`, the gate, a disk's own state.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+
+use parking_lot::{Mutex, RwLock};
+use uuid::Uuid;
+
+use super::failure::Failure;
+use super::lock::{AccountLock, Hold, Holder};
+use super::maintenance::{Maintenance, Wake};
+use super::name::BlobName;
+use super::settings::Settings;
+use crate::base::{self, BaseImage};
+use crate::crypto::keyring::{DiskKeys, KeyRing};
+use crate::disk::{Access, Disk, DiskSettings, Options};
+use crate::io::Dir;
+use crate::io::real::RealDir;
+use crate::{Error, ErrorKind, Result};
+
+/// Name of the folder of disks in an account directory.
+pub const DISKS: &str = "disks";
+/// Prefix of the folder of a disk that is being made.
+pub(super) const NEW: &str = ".new-";
+/// Prefix of the folder of a disk that is being removed.
+pub(super) const GONE: &str = ".gone-";
+
+/// The account's keys, or why they are not at hand.
+#[derive(Debug)]
+pub enum Keys {
+    Unlocked(KeyRing),
+    Locked(Failure),
+}
+
+/// An open account.
+pub struct Registry {
+    pub(super) shared: Arc<Shared>,
+    maintenance: Mutex<Option<Maintenance>>,
+}
+
+pub(super) struct Shared {
+    lock: AccountLock,
+    account: Arc<dyn Dir>,
+    pub(super) folder: Arc<dyn Dir>,
+    keys: Keys,
+    settings: RwLock<Settings>,
+    /// Serialises what adds, removes and renames disks.
+    pub(super) changing: Mutex<()>,
+    pub(super) disks: RwLock<BTreeMap<BlobName, Arc<Entry>>>,
+    damaged: Vec<(String, Failure)>,
+}
+
+/// A disk of the account.
+pub(super) struct Entry {
+    pub(super) uuid: Uuid,
+    pub(super) name: BlobName,
+    pub(super) state: Mutex<State>,
+}
+
+pub(super) enum State {
+    Closed,
+    Open(Arc<Disk>),
+    /// Deleted: whoever still holds the entry must not open it again.
+    Gone,
+}
+
+impl Registry {
+    /// Opens the account in the directory `path`, whose lock is `lock`.
+    pub fn open(path: &Path, lock: AccountLock, settings: Settings, keys: Keys) -> Result<Self> {
+        let account: Arc<dyn Dir> =
+            Arc::new(RealDir::open(path).map_err(|e| Error::io("cannot open the account", e).at_path(path))?);
+        let folder = account
+            .subdir(DISKS)
+            .map_err(|e| Error::io("cannot open the folder of the disks", e).at_path(path.join(DISKS)))?;
+        let exclusive = lock.hold() == Hold::Exclusive;
+        let (disks, damaged) = index(&*folder, exclusive)?;
+        let shared = Arc::new(Shared {
+            lock,
+            account,
+            folder,
+            keys,
+            settings: RwLock::new(settings),
+            changing: Mutex::new(()),
+            disks: RwLock::new(disks),
+            damaged,
+        });
+        let maintenance = exclusive.then(|| {
+            let of_thread = Arc::downgrade(&shared);
+            Maintenance::start(Box::new(move |uuid| Weak::upgrade(&of_thread)?.find_open(uuid)))
+        });
+        Ok(Self { shared, maintenance: Mutex::new(maintenance.transpose()?) })
+    }
+
+    /// Tells other programs where this account's control socket is.
+    pub fn tell_control(&self, control: PathBuf) -> Result<()> {
+        self.shared.lock.tell(&Holder { pid: std::process::id(), control: Some(control) })
+    }
+
+    #[must_use]
+    pub fn encryption(&self) -> bool {
+        self.shared.settings.read().encryption()
+    }
+
+    /// Where the key-encryption key comes from, for people.
+    #[must_use]
+    pub fn key_source(&self) -> String {
+        self.shared.settings.read().kek_source().to_string()
+    }
+
+    #[must_use]
+    pub fn keys(&self) -> &Keys {
+        &self.shared.keys
+    }
+
+    /// How new writes to any disk are stored from now on: durable, and in force on every open disk, on return.
+    pub fn set_encryption(&self, on: bool) -> Result<()> {
+        let keys = self.shared.require_keys()?;
+        let mut settings = self.shared.settings.write();
+        let mut next = settings.clone();
+        next.set_encryption(on);
+        next.store(&*self.shared.account, keys)?;
+        *settings = next;
+        for entry in self.shared.disks.read().values() {
+            if let State::Open(disk) = &*entry.state.lock() {
+                disk.set_encryption(on);
+            }
+        }
+        Ok(())
+    }
+
+    /// All disks, in the order of their names.
+    #[must_use]
+    pub fn names(&self) -> Vec<(BlobName, Uuid)> {
+        self.shared.disks.read().values().map(|entry| (entry.name.clone(), entry.uuid)).collect()
+    }
+
+    /// Folders below `disks/` that cannot be read as disks, with the reason.
+    #[must_use]
+    pub fn damaged(&self) -> &[(String, Failure)] {
+        &self.shared.damaged
+    }
+
+    /// The disk `name`, opened if it is not yet.
+    pub fn disk(&self, name: &BlobName) -> Result<Arc<Disk>> {
+        let entry = self.shared.entry(name)?;
+        self.shared.open_disk(&entry, self.wake(), None)
+    }
+
+    /// Opens a new disk over a base that is already open.
+    pub(super) fn open_over(&self, name: &BlobName, base: Option<Arc<dyn BaseImage>>) -> Result<Arc<Disk>> {
+        let entry = self.shared.entry(name)?;
+        self.shared.open_disk(&entry, self.wake(), base)
+    }
+
+    /// Asks the maintenance thread to look at a disk.
+    pub fn nudge(&self, uuid: Uuid) {
+        if let Some(wake) = self.wake() {
+            wake.for_disk(uuid)();
+        }
+    }
+
+    fn wake(&self) -> Option<Wake> {
+        self.maintenance.lock().as_ref().map(Maintenance::wake)
+    }
+
+    /// Ends background work and closes every disk with a clean mark. All disks are tried; the first error is returned.
+    pub fn close(&self) -> Result<()> {
+        if let Some(mut maintenance) = self.maintenance.lock().take() {
+            maintenance.stop();
+        }
+        let mut outcome = Ok(());
+        for entry in self.shared.disks.read().values() {
+            let mut state = entry.state.lock();
+            let State::Open(disk) = &*state else { continue };
+            if !disk.read_only()
+                && let Err(error) = disk.close()
+            {
+                tracing::error!(disk = %entry.name, %error, "cannot close the disk");
+                outcome = outcome.and(Err(error));
+            }
+            *state = State::Closed;
+        }
+        outcome
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("path", &self.shared.account.path()).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(super) fn require_keys(&self) -> Result<&KeyRing> {
+        match &self.keys {
+            Keys::Unlocked(keys) => Ok(keys),
+            Keys::Locked(failure) => Err(Error::new(ErrorKind::WrongKey, failure.message.clone())
+                .hint(failure.hint.clone().unwrap_or_else(|| "name the key of the account".to_owned()))),
+        }
+    }
+
+    pub(super) fn entry(&self, name: &BlobName) -> Result<Arc<Entry>> {
+        self.disks.read().get(name).cloned().ok_or_else(|| no_disk(name))
+    }
+
+    fn find_open(&self, uuid: Uuid) -> Option<Arc<Disk>> {
+        let entry = self.disks.read().values().find(|entry| entry.uuid == uuid).cloned()?;
+        match &*entry.state.lock() {
+            State::Open(disk) => Some(Arc::clone(disk)),
+            _ => None,
+        }
+    }
+
+    fn disk_settings(&self, entry: &Entry) -> Result<(Arc<dyn Dir>, DiskSettings, Option<DiskKeys>)> {
+        let folder = entry.uuid.to_string();
+        let dir = self
+            .folder
+            .subdir(&folder)
+            .map_err(|e| Error::io("cannot open the disk", e).at_path(self.folder.path().join(&folder)))?;
+        let keys = match &self.keys {
+            Keys::Unlocked(keys) => Some(keys.disk_keys(entry.uuid)?),
+            Keys::Locked(_) => None,
+        };
+        let settings = DiskSettings::load(&*dir, keys.as_ref())?;
+        if settings.uuid != entry.uuid {
+            return Err(Error::new(ErrorKind::Corrupt, format!("belongs to disk {}", settings.uuid))
+                .at_path(dir.path().join("disk.toml")));
+        }
+        Ok((dir, settings, keys))
+    }
+
+    fn open_disk(&self, entry: &Entry, wake: Option<Wake>, base: Option<Arc<dyn BaseImage>>) -> Result<Arc<Disk>> {
+        let account = self.settings.read();
+        let mut state = entry.state.lock();
+        match &*state {
+            State::Open(disk) => return Ok(Arc::clone(disk)),
+            State::Gone => return Err(no_disk(&entry.name)),
+            State::Closed => {}
+        }
+        let (dir, settings, keys) = self.disk_settings(entry)?;
+        let base = match (&settings.base, base) {
+            (Some(_), Some(open)) => Some(open),
+            (Some(record), None) => Some(base::reopen(record)?),
+            (None, _) => None,
+        };
+        let access = match self.lock.hold() {
+            Hold::Exclusive if keys.is_some() => Access::ReadWrite,
+            _ => Access::ReadOnly,
+        };
+        let mut options = Options::default();
+        if let Some(wake) = wake {
+            options.wake = wake.for_disk(entry.uuid);
+        }
+        let wake = Arc::clone(&options.wake);
+        let disk = Arc::new(Disk::open(dir, keys, base, access, account.encryption(), options)?);
+        *state = State::Open(Arc::clone(&disk));
+        drop(state);
+        if access == Access::ReadWrite {
+            // Whatever an earlier run left to do: it could not ask for it itself.
+            wake();
+        }
+        Ok(disk)
+    }
+}
+
+pub(super) fn no_disk(name: &BlobName) -> Error {
+    Error::new(ErrorKind::NotFound, format!("there is no disk \"{name}\"")).hint("`sealdisk list` shows the disks")
+}
+
+type Index = (BTreeMap<BlobName, Arc<Entry>>, Vec<(String, Failure)>);
+
+/// Reads the names of all disks. With `clean`, what interrupted verbs left is removed.
+fn index(folder: &dyn Dir, clean: bool) -> Result<Index> {
+    let failed = |error: io::Error| Error::io("cannot read the folder of the disks", error).at_path(folder.path());
+    let mut disks = BTreeMap::new();
+    let mut damaged = Vec::new();
+    for found in folder.list().map_err(failed)? {
+        if found.starts_with(NEW) || found.starts_with(GONE) {
+            if clean {
+                remove_folder(folder, &found)?;
+            }
+            continue;
+        }
+        match identify(folder, &found) {
+            Ok(entry) if disks.contains_key(&entry.name) => {
+                let what = format!("two disks have the name \"{}\"", entry.name);
+                let error = Error::new(ErrorKind::Corrupt, what).at_path(folder.path().join(&found));
+                damaged.push((found, error.into()));
+            }
+            Ok(entry) => {
+                disks.insert(entry.name.clone(), Arc::new(entry));
+            }
+            Err(error) => damaged.push((found, error.into())),
+        }
+    }
+    Ok((disks, damaged))
+}
+
+fn identify(folder: &dyn Dir, found: &str) -> Result<Entry> {
+    let path = folder.path().join(found);
+    let uuid = Uuid::parse_str(found)
+        .ok()
+        .filter(|uuid| uuid.to_string() == found)
+        .ok_or_else(|| Error::new(ErrorKind::Corrupt, "is no disk: its name is no uuid").at_path(&path))?;
+    let dir = folder.subdir(found).map_err(|e| Error::io("cannot open the disk", e).at_path(&path))?;
+    // The name is authenticated when the disk is opened; here it only finds the folder.
+    let name = DiskSettings::load(&*dir, None)?.name.parse()?;
+    Ok(Entry { uuid, name, state: Mutex::new(State::Closed) })
+}
+
+/// Removes a folder that is no disk any more, with all that is in it.
+pub(super) fn remove_folder(folder: &dyn Dir, name: &str) -> Result<()> {
+    let path = folder.path().join(name);
+    match std::fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("cannot be removed", error).at_path(&path))
+        }
+        _ => Ok(()),
+    }
+}

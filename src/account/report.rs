@@ -1,0 +1,266 @@
+//! What an account says of itself and its disks: the documents that `--json` prints and the text forms are made of.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::account::failure::Failure;
+use crate::base::Format;
+use crate::disk::{PageState, Run, Usage};
+
+/// The encryption setting of an account.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    On,
+    Off,
+}
+
+impl From<bool> for Switch {
+    fn from(on: bool) -> Self {
+        if on { Switch::On } else { Switch::Off }
+    }
+}
+
+impl Switch {
+    #[must_use]
+    pub fn is_on(self) -> bool {
+        self == Switch::On
+    }
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        if self.is_on() { "on" } else { "off" }
+    }
+}
+
+/// Bytes of a disk by state; together they are the blob, footer page included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bytes {
+    pub base_bytes: u64,
+    pub plain_bytes: u64,
+    pub encrypted_bytes: u64,
+    pub zero_bytes: u64,
+    /// No longer reachable, not yet given back; `null`: not known yet after an unclean end.
+    pub pending_scrub_bytes: Option<u64>,
+}
+
+impl From<Usage> for Bytes {
+    fn from(usage: Usage) -> Self {
+        Self {
+            base_bytes: usage.base,
+            plain_bytes: usage.plain,
+            encrypted_bytes: usage.encrypted,
+            zero_bytes: usage.zero,
+            pending_scrub_bytes: usage.pending_scrub,
+        }
+    }
+}
+
+/// `status`: the account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub encryption: Switch,
+    /// Where the key-encryption key comes from; never the key.
+    pub key_source: String,
+    /// Why the keys could not be unlocked; `None`: they are, and all that is shown was authenticated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked: Option<Failure>,
+    pub disks: Vec<DiskStatus>,
+}
+
+/// A disk in [`Status`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskStatus {
+    pub name: String,
+    #[serde(flatten)]
+    pub state: DiskState,
+}
+
+/// What could be learnt of a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum DiskState {
+    Known {
+        size_bytes: u64,
+        #[serde(flatten)]
+        bytes: Bytes,
+    },
+    Failed {
+        error: Failure,
+    },
+}
+
+/// A line of `list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    pub name: String,
+    pub uuid: Uuid,
+    /// `None`: see `error`.
+    pub size_bytes: Option<u64>,
+    pub base: Option<PathBuf>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Failure>,
+}
+
+/// `show`: one disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskReport {
+    pub name: String,
+    pub uuid: Uuid,
+    /// Seconds since the epoch.
+    pub created: u64,
+    pub size_bytes: u64,
+    /// With the footer page.
+    pub blob_bytes: u64,
+    pub base: Option<BaseReport>,
+    #[serde(flatten)]
+    pub bytes: Bytes,
+    /// Bottom to top.
+    pub layers: Vec<LayerReport>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked: Option<Failure>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseReport {
+    pub path: PathBuf,
+    pub format: Format,
+    pub size_bytes: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerReport {
+    pub id: u32,
+    pub state: State,
+    /// Id of the data key that the layer is under.
+    pub key: Option<String>,
+    /// The account key that wraps that data key.
+    pub account_key: Option<Uuid>,
+    /// Seconds since the epoch.
+    pub created: u64,
+    /// What the disk reads from it.
+    pub live_bytes: u64,
+    /// All that it holds.
+    pub held_bytes: u64,
+    /// Left behind, not yet given back.
+    pub pending_scrub_bytes: u64,
+}
+
+/// How pages are stored, as users see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    Base,
+    Plain,
+    Encrypted,
+    Zero,
+}
+
+impl State {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            State::Base => "base",
+            State::Plain => "plain",
+            State::Encrypted => "encrypted",
+            State::Zero => "zero",
+        }
+    }
+}
+
+impl From<PageState> for State {
+    fn from(state: PageState) -> Self {
+        match state {
+            PageState::Base { .. } => State::Base,
+            PageState::Plain => State::Plain,
+            PageState::Encrypted => State::Encrypted,
+            PageState::Zero => State::Zero,
+        }
+    }
+}
+
+/// A line of `map`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapRun {
+    /// First page.
+    pub start: u64,
+    pub pages: u64,
+    pub state: State,
+    /// The layer that holds the run, or holds it as zero.
+    pub layer: Option<u32>,
+    /// Id of the data key.
+    pub key: Option<String>,
+}
+
+impl MapRun {
+    /// The form that users see of a run of disk `disk`.
+    #[must_use]
+    pub fn new(disk: Uuid, run: &Run) -> Self {
+        let state = State::from(run.state);
+        let key = run.layer.filter(|_| state == State::Encrypted).map(|layer| key_id(disk, layer));
+        Self { start: run.start, pages: run.pages, state, layer: run.layer, key }
+    }
+
+    /// Takes `next` into this run where it goes on in the same way.
+    pub fn absorb(&mut self, next: &MapRun) -> bool {
+        let same = self.state == next.state && self.layer == next.layer && self.key == next.key;
+        let joined = same && self.start + self.pages == next.start;
+        if joined {
+            self.pages += next.pages;
+        }
+        joined
+    }
+}
+
+/// A part of `map`: a disk may have more runs than one message holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapPart {
+    pub runs: Vec<MapRun>,
+    /// The page to ask for next; `None`: that was all.
+    pub next: Option<u64>,
+}
+
+/// Names the data key of a layer: a layer has one key, made with it and never used elsewhere.
+#[must_use]
+pub fn key_id(disk: Uuid, layer: u32) -> String {
+    format!("{disk}/{layer}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_has_its_bytes_or_its_error() {
+        let known = DiskStatus {
+            name: "a".into(),
+            state: DiskState::Known { size_bytes: 1024, bytes: Bytes { zero_bytes: 1536, ..Bytes::default() } },
+        };
+        let json = serde_json::to_value(&known).expect("json");
+        let expected = serde_json::json!({
+            "name": "a", "size_bytes": 1024, "base_bytes": 0, "plain_bytes": 0, "encrypted_bytes": 0,
+            "zero_bytes": 1536, "pending_scrub_bytes": null,
+        });
+        assert_eq!(json, expected);
+        assert_eq!(serde_json::from_value::<DiskStatus>(json).expect("back"), known);
+        let error = Failure { kind: "Corrupt".into(), message: "no".into(), hint: None };
+        let failed = DiskStatus { name: "b".into(), state: DiskState::Failed { error } };
+        let json = serde_json::to_value(&failed).expect("json");
+        assert_eq!(serde_json::from_value::<DiskStatus>(json).expect("back"), failed);
+    }
+
+    #[test]
+    fn runs_that_look_alike_to_users_are_joined() {
+        let disk = Uuid::nil();
+        let run = |start, pages, state, layer| Run { start, pages, state, layer, depth: 0 };
+        let mut first = MapRun::new(disk, &run(0, 2, PageState::Base { allocated: true }, None));
+        assert!(first.absorb(&MapRun::new(disk, &run(2, 3, PageState::Base { allocated: false }, None))));
+        assert_eq!(first.pages, 5);
+        assert!(!first.absorb(&MapRun::new(disk, &run(5, 1, PageState::Encrypted, Some(1)))));
+        let encrypted = MapRun::new(disk, &run(5, 1, PageState::Encrypted, Some(1)));
+        assert_eq!(encrypted.key, Some(key_id(disk, 1)));
+        assert_eq!(MapRun::new(disk, &run(5, 1, PageState::Zero, Some(1))).key, None);
+    }
+}

@@ -1,0 +1,246 @@
+//! What can be asked of an open account, in one place for both ways of asking.
+//!
+//! A verb that finds the account free performs its request here in its own process; one that finds it served sends the
+//! same request over the control socket, and the server performs it here. So the answer cannot differ.
+
+use std::os::fd::OwnedFd;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::failure::Failure;
+use super::lock::Hold;
+use super::name::BlobName;
+use super::registry::{Keys, Registry};
+use super::report::{
+    BaseReport, Bytes, DiskReport, DiskState, DiskStatus, LayerReport, Listed, MapPart, MapRun, State, Status, Switch,
+    key_id,
+};
+use crate::base::{self, BaseRecord};
+use crate::disk::Kind;
+use crate::{Error, PAGE, Result};
+
+/// Runs in one answer to [`Request::Map`]: about 6 MiB of JSON.
+pub const MAP_RUNS: usize = 32_768;
+
+/// A request; its answer is named with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Request {
+    /// `Vec<Listed>`
+    List,
+    /// [`Status`]
+    Status,
+    /// [`DiskReport`]
+    Show { name: BlobName },
+    /// [`MapPart`] from page `start` on
+    Map { name: BlobName, start: u64 },
+    /// [`Switch`]: the setting, after it was changed if `set` says so
+    Encryption { set: Option<Switch> },
+    /// [`DiskReport`]; the files of the base travel with the message
+    Create { name: BlobName, size: Option<u64>, base: Option<BaseRecord> },
+    /// [`Scrubbed`]
+    Scrub { name: BlobName, wait: bool },
+    /// `null`
+    Delete { name: BlobName },
+}
+
+/// The answer to [`Request::Scrub`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Scrubbed {
+    pub name: String,
+    pub pending_scrub_bytes: Option<u64>,
+}
+
+/// What a request needs of the account's keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeyNeed {
+    /// Shows only what is not secret, and says if it could not be authenticated.
+    Optional,
+    Required,
+}
+
+impl Request {
+    /// How the account must be locked for it.
+    #[must_use]
+    pub fn hold(&self) -> Hold {
+        match self {
+            Request::List | Request::Status | Request::Show { .. } | Request::Map { .. } => Hold::Shared,
+            Request::Encryption { set: None } => Hold::Shared,
+            Request::Encryption { set: Some(_) }
+            | Request::Create { .. }
+            | Request::Scrub { .. }
+            | Request::Delete { .. } => Hold::Exclusive,
+        }
+    }
+
+    #[must_use]
+    pub fn key_need(&self) -> KeyNeed {
+        match self {
+            // A disk whose key is lost can still be deleted.
+            Request::Delete { .. } => KeyNeed::Optional,
+            request if request.hold() == Hold::Shared => KeyNeed::Optional,
+            _ => KeyNeed::Required,
+        }
+    }
+
+    /// Does what is asked. `files` came with the request.
+    pub fn perform(self, registry: &Registry, files: Vec<OwnedFd>) -> std::result::Result<Value, Failure> {
+        let json = |value: serde_json::Result<Value>| value.map_err(|e| Error::io("JSON failed", e.into()).into());
+        match self {
+            Request::List => json(serde_json::to_value(list(registry))),
+            Request::Status => json(serde_json::to_value(status(registry))),
+            Request::Show { name } => json(serde_json::to_value(show(registry, &name)?)),
+            Request::Map { name, start } => json(serde_json::to_value(map(registry, &name, start)?)),
+            Request::Encryption { set } => {
+                if let Some(set) = set {
+                    registry.set_encryption(set.is_on())?;
+                }
+                json(serde_json::to_value(Switch::from(registry.encryption())))
+            }
+            Request::Create { name, size, base } => {
+                let base = match base {
+                    Some(record) => Some((base::reopen_files(&record, files)?, record)),
+                    None => None,
+                };
+                registry.create(&name, size, base)?;
+                json(serde_json::to_value(show(registry, &name)?))
+            }
+            Request::Scrub { name, wait } => json(serde_json::to_value(scrub(registry, &name, wait)?)),
+            Request::Delete { name } => {
+                registry.delete(&name)?;
+                Ok(Value::Null)
+            }
+        }
+    }
+}
+
+fn locked(registry: &Registry) -> Option<Failure> {
+    match registry.keys() {
+        Keys::Unlocked(_) => None,
+        Keys::Locked(failure) => Some(failure.clone()),
+    }
+}
+
+fn list(registry: &Registry) -> Vec<Listed> {
+    let listed = registry.names().into_iter().map(|(name, uuid)| {
+        let (size_bytes, base, error) = match registry.disk(&name) {
+            Ok(disk) => (Some(disk.size()), disk.settings().base.map(|base| base.path), None),
+            Err(error) => (None, None, Some(error.into())),
+        };
+        Listed { name: name.to_string(), uuid, size_bytes, base, error }
+    });
+    listed.collect()
+}
+
+fn status(registry: &Registry) -> Status {
+    let known = |name: &BlobName| -> Result<DiskState> {
+        let disk = registry.disk(name)?;
+        Ok(DiskState::Known { size_bytes: disk.size(), bytes: disk.usage()?.into() })
+    };
+    let disks = registry.names().into_iter().map(|(name, _)| DiskStatus {
+        state: known(&name).unwrap_or_else(|error| DiskState::Failed { error: error.into() }),
+        name: name.to_string(),
+    });
+    let damaged = registry.damaged().iter().map(|(folder, error)| DiskStatus {
+        name: format!("disks/{folder}"),
+        state: DiskState::Failed { error: error.clone() },
+    });
+    Status {
+        encryption: registry.encryption().into(),
+        key_source: registry.key_source(),
+        locked: locked(registry),
+        disks: disks.chain(damaged).collect(),
+    }
+}
+
+fn show(registry: &Registry, name: &BlobName) -> Result<DiskReport> {
+    let disk = registry.disk(name)?;
+    let settings = disk.settings();
+    let layers = disk.layers().into_iter().map(|layer| {
+        let (state, key) = match layer.kind {
+            Kind::Plain => (State::Plain, None),
+            Kind::Xts => (State::Encrypted, Some(key_id(settings.uuid, layer.id))),
+        };
+        LayerReport {
+            id: layer.id,
+            state,
+            key,
+            account_key: layer.account_key,
+            created: layer.created,
+            live_bytes: layer.live,
+            held_bytes: layer.held,
+            pending_scrub_bytes: layer.dead,
+        }
+    });
+    Ok(DiskReport {
+        name: name.to_string(),
+        uuid: settings.uuid,
+        created: settings.created,
+        size_bytes: disk.size(),
+        blob_bytes: disk.blob_size(),
+        bytes: Bytes::from(disk.usage()?),
+        layers: layers.collect(),
+        base: settings.base.map(|base| BaseReport { path: base.path, format: base.format, size_bytes: base.size }),
+        locked: locked(registry),
+    })
+}
+
+fn map(registry: &Registry, name: &BlobName, start: u64) -> Result<MapPart> {
+    let disk = registry.disk(name)?;
+    let uuid = disk.settings().uuid;
+    let page = PAGE as u64;
+    let offset = start.saturating_mul(page).min(disk.blob_size());
+    let found = disk.runs(offset, disk.blob_size() - offset, MAP_RUNS)?;
+    let end = found.last().map_or(start, |run| run.start + run.pages);
+    let mut runs: Vec<MapRun> = Vec::with_capacity(found.len());
+    for run in &found {
+        let run = MapRun::new(uuid, run);
+        if !runs.last_mut().is_some_and(|last| last.absorb(&run)) {
+            runs.push(run);
+        }
+    }
+    Ok(MapPart { runs, next: (end < disk.blob_size() / page && !found.is_empty()).then_some(end) })
+}
+
+fn scrub(registry: &Registry, name: &BlobName, wait: bool) -> Result<Scrubbed> {
+    let disk = registry.disk(name)?;
+    if wait {
+        disk.scrub()?;
+    } else {
+        registry.nudge(disk.settings().uuid);
+    }
+    Ok(Scrubbed { name: name.to_string(), pending_scrub_bytes: disk.usage()?.pending_scrub })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_bounded_by_their_form() {
+        let name: BlobName = "a".parse().expect("name");
+        let request = Request::Map { name, start: 7 };
+        let json = serde_json::to_string(&request).expect("json");
+        assert_eq!(json, r#"{"verb":"map","name":"vhds/a","start":7}"#);
+        assert_eq!(serde_json::from_str::<Request>(&json).expect("back"), request);
+        for bad in [
+            r#"{"verb":"map","name":"../x","start":7}"#,
+            r#"{"verb":"map","name":"a","start":-1}"#,
+            r#"{"verb":"map","name":"a","start":1,"more":2}"#,
+            r#"{"verb":"stop"}"#,
+        ] {
+            serde_json::from_str::<Request>(bad).expect_err(bad);
+        }
+    }
+
+    #[test]
+    fn what_changes_holds_the_account_alone() {
+        let name: BlobName = "a".parse().expect("name");
+        assert_eq!(Request::Status.hold(), Hold::Shared);
+        assert_eq!(Request::Encryption { set: None }.hold(), Hold::Shared);
+        assert_eq!(Request::Encryption { set: Some(Switch::On) }.hold(), Hold::Exclusive);
+        assert_eq!(Request::Delete { name: name.clone() }.key_need(), KeyNeed::Optional);
+        assert_eq!(Request::Scrub { name, wait: true }.key_need(), KeyNeed::Required);
+    }
+}

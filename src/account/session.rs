@@ -1,0 +1,120 @@
+//! A verb's way to its account: here, under the lock, or there, through the server that holds it.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde::de::DeserializeOwned;
+
+use super::control::client::Client;
+use super::failure::Failure;
+use super::lock::{self, AccountLock, Hold};
+use super::registry::{Keys, Registry};
+use super::request::Request;
+use super::settings::{self, Settings};
+use crate::io::real::RealDir;
+use crate::{Error, ErrorKind, Result};
+
+/// How long a verb waits for another verb, or for a server that is starting or stopping.
+const PATIENCE: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_millis(20);
+
+/// Gives the account's keys. Not asked where a server has them already.
+pub type Unlock<'a> = dyn Fn(&Settings) -> Result<Keys> + 'a;
+
+/// An account to which requests can be put.
+#[derive(Debug)]
+pub enum Session {
+    Here(Registry),
+    There(Client),
+}
+
+impl Session {
+    /// Reaches the account in `dir`.
+    pub fn open(dir: &Path, hold: Hold, unlock: &Unlock<'_>) -> Result<Self> {
+        match reach(dir, hold)? {
+            Reached::Free(lock) => Ok(Self::Here(open(dir, lock, unlock)?)),
+            Reached::Served(client) => Ok(Self::There(client)),
+        }
+    }
+
+    /// The answer to `request`, whose documentation names its type. `files` belong to the request.
+    pub fn call<T: DeserializeOwned>(
+        &self,
+        request: Request,
+        files: &[BorrowedFd<'_>],
+    ) -> std::result::Result<T, Failure> {
+        let value = match self {
+            Self::Here(registry) => {
+                let files: io::Result<Vec<_>> = files.iter().map(BorrowedFd::try_clone_to_owned).collect();
+                let files = files.map_err(|e| Error::io("cannot duplicate a descriptor", e))?;
+                request.perform(registry, files)?
+            }
+            Self::There(client) => client.call(&request, files)?,
+        };
+        serde_json::from_value(value)
+            .map_err(|error| Error::new(ErrorKind::Io, format!("the answer makes no sense: {error}")).into())
+    }
+
+    /// Closes what was opened here, durably.
+    pub fn close(self) -> Result<()> {
+        match self {
+            Self::Here(registry) => registry.close(),
+            Self::There(_) => Ok(()),
+        }
+    }
+}
+
+/// Opens the account in `dir` for a server, which holds it until it ends. [`ErrorKind::InUse`] at once if there is a
+/// server already.
+pub fn open_to_serve(dir: &Path, unlock: &Unlock<'_>) -> Result<Registry> {
+    match reach(dir, Hold::Exclusive)? {
+        Reached::Free(lock) => open(dir, lock, unlock),
+        Reached::Served(_) => {
+            let by = lock::holder(dir).map_or_else(String::new, |holder| format!(" by process {}", holder.pid));
+            Err(Error::new(ErrorKind::InUse, format!("the account is already being served{by}"))
+                .at_path(dir)
+                .hint("its disks can be attached now; verbs reach it while it runs"))
+        }
+    }
+}
+
+fn open(dir: &Path, lock: AccountLock, unlock: &Unlock<'_>) -> Result<Registry> {
+    let account = RealDir::open(dir).map_err(|e| Error::io("cannot open the account", e).at_path(dir))?;
+    let settings = Settings::load(&account)?;
+    let keys = unlock(&settings)?;
+    Registry::open(dir, lock, settings, keys)
+}
+
+enum Reached {
+    Free(AccountLock),
+    Served(Client),
+}
+
+/// The lock decides whether the account is free; the socket is only tried when it is not.
+fn reach(dir: &Path, hold: Hold) -> Result<Reached> {
+    if !dir.join(settings::FILE).is_file() {
+        return Err(Error::new(ErrorKind::NotFound, "there is no account here")
+            .at_path(dir)
+            .hint("`sealdisk init` makes one, --account DIR or SEALDISK_ACCOUNT names another"));
+    }
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(lock) = AccountLock::try_take(dir, hold)? {
+            return Ok(Reached::Free(lock));
+        }
+        if let Some(control) = lock::holder(dir).and_then(|holder| holder.control) {
+            match Client::connect(&control) {
+                Ok(client) => return Ok(Reached::Served(client)),
+                // Left by a server that is gone, or not yet there: whoever has the lock now will let go or listen.
+                Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {}
+                Err(error) => return Err(Error::io("cannot reach the server of the account", error).at_path(&control)),
+            }
+        }
+        if Instant::now() >= deadline {
+            return Err(lock::in_use(dir));
+        }
+        std::thread::sleep(STEP);
+    }
+}

@@ -1,0 +1,54 @@
+//! `delete`: a disk, for good.
+
+use std::io::{self, BufRead, IsTerminal, Write};
+
+use clap::Args;
+
+use super::context::{Context, Outcome};
+use crate::account::name::BlobName;
+use crate::account::request::Request;
+use crate::crypto::kek::KekOptions;
+use crate::{Error, ErrorKind, Result};
+
+/// Delete a disk and all that was written to it; its base image stays
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sealdisk delete disk1 --yes")]
+pub(super) struct Delete {
+    /// BLOB or CONTAINER/BLOB
+    name: BlobName,
+    /// Do not ask
+    #[arg(long)]
+    yes: bool,
+    #[command(flatten)]
+    key: KekOptions,
+}
+
+impl Delete {
+    pub(super) fn run(self, context: &Context) -> Outcome {
+        if !self.yes {
+            confirm(&format!("delete {} and all that was written to it?", self.name))?;
+        }
+        let shown = self.name.to_string();
+        let () = context.ask(&self.key, Request::Delete { name: self.name }, &[])?;
+        context.show(&serde_json::json!({ "deleted": shown }), format_args!("deleted {shown}"))
+    }
+}
+
+/// Asks on the terminal. Without one, or with any answer but "yes", the verb ends.
+pub(super) fn confirm(question: &str) -> Result<()> {
+    let no = |kind, what: &str| Err(Error::new(kind, what).hint("--yes does it without asking"));
+    if !io::stdin().is_terminal() {
+        return no(ErrorKind::InvalidInput, "this cannot be undone, and there is no terminal to ask on");
+    }
+    let failed = |error| Error::io("cannot ask on the terminal", error);
+    let mut terminal = io::stderr().lock();
+    write!(terminal, "{question} [yes/no] ").and_then(|()| terminal.flush()).map_err(failed)?;
+    let mut answer = String::new();
+    io::stdin().lock().read_line(&mut answer).map_err(failed)?;
+    if answer.trim().eq_ignore_ascii_case("yes") {
+        return Ok(());
+    }
+    no(ErrorKind::Cancelled, "nothing was done")
+}

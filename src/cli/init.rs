@@ -1,0 +1,111 @@
+//! `init`: a new account.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+use uuid::Uuid;
+
+use super::context::{Context, Outcome};
+use crate::Result;
+use crate::account::make::Place;
+use crate::account::report::Switch;
+use crate::account::settings::Settings;
+use crate::crypto::kek::{self, Kek, KekOptions, KekSource, SourceRecord};
+
+/// Make an account: a directory for disks and their wrapped keys
+///
+/// Without a key option a new key-encryption key is made in ~/.config/sealdisk, apart from the data. Whoever has the
+/// account directory but not this key can read nothing that is encrypted; whoever loses it cannot either.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sealdisk init
+  sealdisk --account /srv/disks init --key-file /etc/sealdisk/kek --encryption on")]
+pub(super) struct Init {
+    /// How writes are stored from the beginning
+    #[arg(long, value_enum, default_value = "on")]
+    encryption: OnOff,
+    #[command(flatten)]
+    key: KekOptions,
+}
+
+/// The two positions of the switch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum OnOff {
+    On,
+    Off,
+}
+
+impl From<OnOff> for Switch {
+    fn from(on_off: OnOff) -> Self {
+        Switch::from(on_off == OnOff::On)
+    }
+}
+
+/// What `init` made.
+#[derive(Debug, Serialize)]
+pub(super) struct Made {
+    pub(super) account: PathBuf,
+    pub(super) uuid: Uuid,
+    pub(super) encryption: Switch,
+    pub(super) key_source: String,
+}
+
+impl Init {
+    pub(super) fn run(self, context: &Context) -> Outcome {
+        let made = make(context, &self.key, self.encryption.into())?;
+        let text = format!(
+            "made an account in {}\nencryption  {}\nkey         {}\n\nnext: sealdisk create disk1 --size 10G",
+            made.account.display(),
+            made.encryption.name(),
+            made.key_source,
+        );
+        context.show(&made, text)
+    }
+}
+
+/// Makes the account of `context`; nothing is left of it when this fails.
+pub(super) fn make(context: &Context, key: &KekOptions, encryption: Switch) -> Result<Made> {
+    let place = Place::prepare(&context.account)?;
+    let uuid = Uuid::new_v4();
+    let new = NewKey::get(key, uuid, &context.account)?;
+    let (settings, _keys) = Settings::create(place.dir(), uuid, &new.kek, new.record.clone(), encryption.is_on())?;
+    place.keep()?;
+    new.keep();
+    let key_source = settings.kek_source().to_string();
+    Ok(Made { account: context.account.clone(), uuid, encryption, key_source })
+}
+
+/// The key of an account that is being made. Dropping it removes the file that was made for it.
+struct NewKey {
+    kek: Kek,
+    record: SourceRecord,
+    made: Option<PathBuf>,
+}
+
+impl NewKey {
+    fn get(options: &KekOptions, account: Uuid, data: &Path) -> Result<Self> {
+        match options.new_source()? {
+            Some(source) => Ok(Self { kek: source.obtain()?, record: source.record(), made: None }),
+            None => {
+                let (source, kek) = kek::make_default(account, data)?;
+                Ok(Self { kek, record: source.record(), made: Some(source.path().to_owned()) })
+            }
+        }
+    }
+
+    fn keep(mut self) {
+        self.made = None;
+    }
+}
+
+impl Drop for NewKey {
+    fn drop(&mut self) {
+        if let Some(made) = &self.made {
+            // It opens nothing; that it stays behind would be untidy and no more.
+            let _ = fs::remove_file(made);
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! `serve`: the account's disks over NBD.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::context::{Context, Outcome};
+use super::log::LogOptions;
+use super::service::{Plan, Reachable, Service};
+use super::unlock;
+use crate::account::name::BlobName;
+use crate::account::registry::Registry;
+use crate::account::request::KeyNeed;
+use crate::account::session;
+use crate::crypto::kek::KekOptions;
+use crate::nbd::{Config, Tls, TlsFiles};
+use crate::{Error, ErrorKind, Result};
+
+/// Serve the disks of the account over NBD until SIGTERM or Ctrl-C
+///
+/// Each disk is an export of the same name; the only one is also the default export. Disks may be made and deleted, and
+/// encryption switched, while serving: every verb reaches the server through the account's control socket.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sealdisk serve
+  sealdisk serve disk1 --read-only --socket /run/user/1000/disk1.sock
+  sealdisk serve --listen 127.0.0.1:10809")]
+pub(super) struct Serve {
+    /// The disks to serve, instead of all
+    names: Vec<BlobName>,
+    /// The NBD socket; ACCOUNT/nbd.sock if left out
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// The control socket; ACCOUNT/control.sock if left out
+    #[arg(long, value_name = "PATH")]
+    control: Option<PathBuf>,
+    /// Listen on a TCP address too; without TLS only a loopback one
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Vec<SocketAddr>,
+    /// Let no client write
+    #[arg(long)]
+    read_only: bool,
+    #[command(flatten)]
+    tls: TlsOptions,
+    #[command(flatten)]
+    key: KekOptions,
+    #[command(flatten)]
+    log: LogOptions,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "TLS")]
+struct TlsOptions {
+    /// Offer TLS, with this certificate chain in PEM form
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// The private key of the certificate, in PEM form
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Ask clients for a certificate that one of these authorities signed
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_client_ca: Option<PathBuf>,
+    /// Answer nothing before TLS; with --tls-client-ca, nobody without a certificate
+    #[arg(long, requires = "tls_cert")]
+    tls_required: bool,
+    /// Let anybody who reaches the TCP address read and write the disks, in the open
+    #[arg(long)]
+    insecure_tcp: bool,
+}
+
+impl TlsOptions {
+    fn apply(self, config: &mut Config) -> Result<()> {
+        if let (Some(certificate), Some(key)) = (self.tls_cert, self.tls_key) {
+            let files = TlsFiles { certificate, key, client_ca: self.tls_client_ca, require_client: self.tls_required };
+            config.tls = Some(Tls::load(&files)?);
+        }
+        config.tls_required = self.tls_required;
+        config.insecure_tcp = self.insecure_tcp;
+        Ok(())
+    }
+}
+
+impl Serve {
+    pub(super) fn run(self, context: &Context) -> Outcome {
+        self.log.start()?;
+        let mut config = Config { read_only: self.read_only, ..Config::default() };
+        self.tls.apply(&mut config)?;
+        let registry = open(context, &self.key)?;
+        let only: BTreeSet<_> = self.names.into_iter().collect();
+        let names = registry.names();
+        if let Some(missing) = only.iter().find(|name| !names.iter().any(|(there, _)| there == *name)) {
+            return Err(Error::new(ErrorKind::NotFound, format!("there is no disk \"{missing}\""))
+                .hint("`sealdisk list` shows the disks")
+                .into());
+        }
+        let plan = Plan {
+            only: (!only.is_empty()).then_some(only),
+            read_only: self.read_only,
+            socket: self.socket,
+            control: self.control,
+            listen: self.listen,
+            config,
+        };
+        let service = Service::start(context, registry, plan)?;
+        context.show(&service.reachable, Text(&service.reachable))?;
+        Ok(service.run()?)
+    }
+}
+
+/// Opens the account for a server.
+pub(super) fn open(context: &Context, key: &KekOptions) -> Result<Registry> {
+    session::open_to_serve(&context.account, &|settings| unlock::unlock(key, KeyNeed::Required, settings))
+}
+
+struct Text<'a>(&'a Reachable);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(at) = self;
+        write!(f, "serving on {}", at.socket.display())?;
+        for addr in &at.listen {
+            write!(f, "\nserving on {addr}")?;
+        }
+        for export in &at.exports {
+            write!(f, "\n{}  {}", export.name, export.uri)?;
+        }
+        if at.exports.is_empty() {
+            f.write_str("\nno disks yet: `sealdisk create` makes one, and it is served at once")?;
+        }
+        Ok(())
+    }
+}

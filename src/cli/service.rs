@@ -1,0 +1,143 @@
+//! A server from start to end: sockets, signals, and an orderly close.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::process::{Resource, Rlimit};
+use serde::Serialize;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::oneshot;
+
+use super::context::Context;
+use super::uri;
+use crate::account::control::server::ControlServer;
+use crate::account::exports::Served;
+use crate::account::name::BlobName;
+use crate::account::registry::Registry;
+use crate::nbd::{Config, Exports, Server};
+use crate::{Error, Result};
+
+/// Name of the NBD socket in an account directory.
+const SOCKET: &str = "nbd.sock";
+/// Name of the control socket in an account directory.
+const CONTROL: &str = "control.sock";
+/// Threads for accepting and handshakes; requests have threads of their own.
+const HANDSHAKE_THREADS: usize = 2;
+
+/// What is served, and where.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// Only these disks; `None`: all.
+    pub(super) only: Option<BTreeSet<BlobName>>,
+    pub(super) read_only: bool,
+    /// The NBD socket, if not the one in the account directory.
+    pub(super) socket: Option<PathBuf>,
+    /// The control socket, if not the one in the account directory.
+    pub(super) control: Option<PathBuf>,
+    pub(super) listen: Vec<SocketAddr>,
+    pub(super) config: Config,
+}
+
+/// Where a server can be reached.
+#[derive(Debug, Serialize)]
+pub(super) struct Reachable {
+    pub(super) socket: PathBuf,
+    pub(super) control: PathBuf,
+    pub(super) listen: Vec<SocketAddr>,
+    pub(super) exports: Vec<Reached>,
+}
+
+/// An export and its URI on the unix socket.
+#[derive(Debug, Serialize)]
+pub(super) struct Reached {
+    pub(super) name: String,
+    pub(super) uri: String,
+}
+
+/// A server whose sockets are bound: clients may connect, and are answered from [`Service::run`] on.
+#[derive(Debug)]
+pub(super) struct Service {
+    registry: Arc<Registry>,
+    control: ControlServer,
+    server: Server,
+    runtime: Runtime,
+    signals: Signals,
+    pub(super) reachable: Reachable,
+}
+
+impl Service {
+    /// Binds the sockets for the account of `context`, which `registry` holds.
+    pub(super) fn start(context: &Context, registry: Registry, plan: Plan) -> Result<Self> {
+        raise_descriptor_limit();
+        let account = absolute(&context.account)?;
+        let socket = plan.socket.as_deref().map_or_else(|| Ok(account.join(SOCKET)), absolute)?;
+        let control = plan.control.as_deref().map_or_else(|| Ok(account.join(CONTROL)), absolute)?;
+        // From here on a signal ends the server in order; before, there is nothing to put in order.
+        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| Error::io("cannot wait for signals", e))?;
+        let registry = Arc::new(registry);
+        let served = Arc::new(Served { registry: Arc::clone(&registry), only: plan.only, read_only: plan.read_only });
+        let names = served.list().into_iter().map(|export| export.name);
+        let exports = names.map(|name| Reached { uri: uri::unix(&name, &socket), name }).collect();
+
+        let mut server = Server::new(served, plan.config)?;
+        server.listen_unix(&socket)?;
+        let listen = plan.listen.into_iter().map(|addr| server.listen_tcp(addr)).collect::<Result<_>>()?;
+        let control_server = ControlServer::start(&control, Arc::clone(&registry))?;
+        registry.tell_control(control.clone())?;
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(HANDSHAKE_THREADS)
+            .thread_name("nbd-accept")
+            .enable_all()
+            .build()
+            .map_err(|e| Error::io("cannot start threads", e))?;
+        let reachable = Reachable { socket, control, listen, exports };
+        Ok(Self { registry, control: control_server, server, runtime, signals, reachable })
+    }
+
+    /// Serves until a signal comes; then accepts no more, finishes what is in flight, flushes and closes every disk.
+    /// A second signal ends the process at once, as a crash would.
+    pub(super) fn run(self) -> Result<()> {
+        let Self { registry, control, server, runtime, mut signals, reachable: _ } = self;
+        let (stop, stopped) = oneshot::channel();
+        let handle = signals.handle();
+        let waiter = std::thread::Builder::new().name("signals".into()).spawn(move || {
+            let mut stop = Some(stop);
+            for signal in signals.forever() {
+                match stop.take() {
+                    Some(stop) => {
+                        tracing::info!(signal, "stopping");
+                        // Nobody waits for it any more when the server has failed.
+                        let _ = stop.send(());
+                    }
+                    None => std::process::exit(1),
+                }
+            }
+        });
+        let waiter = waiter.map_err(|e| Error::io("cannot start a thread", e))?;
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        let served = runtime.block_on(server.run_until(async {
+            let _ = stopped.await;
+        }));
+        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        control.stop();
+        let closed = registry.close();
+        runtime.shutdown_background();
+        handle.close();
+        let _ = waiter.join();
+        served.and(closed)
+    }
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).map_err(|e| Error::io("no absolute path", e).at_path(path))
+}
+
+/// Every open disk and client takes descriptors. Where the limit cannot be raised it stays as it is.
+fn raise_descriptor_limit() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}

@@ -1,0 +1,74 @@
+//! `status`: the account.
+
+use std::fmt;
+
+use clap::Args;
+
+use super::context::{Context, Outcome};
+use super::show::{pending, share};
+use super::size;
+use super::table::Table;
+use crate::account::report::{DiskState, Status as Report};
+use crate::account::request::Request;
+use crate::crypto::kek::KekOptions;
+
+/// Show the account: its setting, its key, and how the bytes of its disks are stored
+///
+/// In numbers: base (in an image, as it came), plain (written while encryption was off), encrypted, zero (stored
+/// nowhere), and what waits to be scrubbed: pages that were overwritten in another form and still lie in a file.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sealdisk status
+  sealdisk status --json")]
+pub(super) struct Status {
+    #[command(flatten)]
+    key: KekOptions,
+}
+
+impl Status {
+    pub(super) fn run(self, context: &Context) -> Outcome {
+        let report: Report = context.ask(&self.key, Request::Status, &[])?;
+        context.show(&report, Text(&report))?;
+        for disk in &report.disks {
+            if let DiskState::Failed { error } = &disk.state {
+                context.note(format_args!("warning: {}: {}", disk.name, error.message));
+            }
+        }
+        if let Some(locked) = &report.locked {
+            context.note_locked(locked);
+        }
+        Ok(())
+    }
+}
+
+struct Text<'a>(&'a Report);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(account) = self;
+        writeln!(f, "encryption  {}", account.encryption.name())?;
+        writeln!(f, "key         {}", account.key_source)?;
+        write!(f, "disks       {}", account.disks.len())?;
+        if account.disks.is_empty() {
+            return Ok(());
+        }
+        let heading = ["NAME", "SIZE", "BASE", "PLAIN", "ENCRYPTED", "ZERO", "TO SCRUB"];
+        let mut table = Table::new(&heading, &[false, true, true, true, true, true, true]);
+        for disk in &account.disks {
+            let mut row = vec![disk.name.clone()];
+            match &disk.state {
+                DiskState::Known { size_bytes, bytes } => {
+                    let all = bytes.base_bytes + bytes.plain_bytes + bytes.encrypted_bytes + bytes.zero_bytes;
+                    row.push(size::human(*size_bytes));
+                    let parts = [bytes.base_bytes, bytes.plain_bytes, bytes.encrypted_bytes, bytes.zero_bytes];
+                    row.extend(parts.map(|part| share(part, all)));
+                    row.push(bytes.pending_scrub_bytes.map_or_else(|| "unknown".to_owned(), |b| pending(Some(b))));
+                }
+                DiskState::Failed { .. } => row.extend(std::iter::repeat_n("?".to_owned(), 6)),
+            }
+            table.row(row);
+        }
+        write!(f, "\n\n{table}")
+    }
+}

@@ -1,0 +1,36 @@
+//! NBD URIs (NetworkBlockDevice/nbd, `doc/uri.md`).
+
+use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// The export `name` on a unix socket.
+pub(super) fn unix(name: &str, socket: &Path) -> String {
+    format!("nbd+unix:///{}?socket={}", escaped(name.as_bytes()), escaped(socket.as_os_str().as_bytes()))
+}
+
+/// Percent-encodes all but the unreserved characters and slashes (RFC 3986, sections 2.1 to 2.3).
+fn escaped(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for &byte in bytes {
+        if byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte) {
+            text.push(char::from(byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}"); // a String takes everything
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_paths_are_escaped() {
+        assert_eq!(
+            unix("web/a b?.vhd", Path::new("/run/ä & b/nbd.sock")),
+            "nbd+unix:///web/a%20b%3F.vhd?socket=/run/%C3%A4%20%26%20b/nbd.sock"
+        );
+    }
+}
