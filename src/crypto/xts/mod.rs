@@ -155,6 +155,21 @@ impl XtsKey {
             Schedule::Tag(schedule) => schedule.decrypt_in_place(first_page, data),
         }
     }
+
+    /// The AES rounds of whole pages without any mode around them (ECB), as the AVX-512 kernel does them: a bound for
+    /// `benches/xts.rs`. `false` for other backends.
+    #[cfg(feature = "bench")]
+    #[doc(hidden)]
+    pub fn rounds_alone(&self, data: &mut [u8]) -> bool {
+        match &self.0 {
+            #[cfg(target_arch = "x86_64")]
+            Schedule::Avx512(schedule) => {
+                schedule.rounds_alone(data);
+                true
+            }
+            _ => false,
+        }
+    }
 }
 
 fn check_halves(key: &[u8; 64]) -> Result<()> {
