@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use super::transfer::{read_full, write_full, write_new};
 use crate::crypto::keyring::WrappedDek;
-use crate::io::{Dir, File, Open};
+use crate::io::{Dir, File, Open, whole};
 use crate::{Error, ErrorKind, Result};
 
 pub(crate) const FILE: &str = "keys";
@@ -84,7 +84,12 @@ impl KeySlots {
     pub(crate) fn open(dir: &dyn Dir, uuid: Uuid, how: Open) -> Result<(Self, Vec<SlotKey>)> {
         let path = dir.path().join(FILE);
         let io = |error| Error::io("cannot be read", error).at_path(&path);
-        let file = dir.open(FILE, how).map_err(io)?;
+        let file = dir.open(FILE, how).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Error::new(ErrorKind::Corrupt, "the wrapped data keys are gone")
+                .at_path(&path)
+                .hint("if they were erased, no key opens this disk again; `sealdisk delete` removes what is left"),
+            _ => io(error),
+        })?;
         let size = file.size().map_err(io)?;
         let corrupt = |what: &str| Error::new(ErrorKind::Corrupt, what).at_path(&path);
         if !(FIRST..=SIZE_LIMIT).contains(&size) {
@@ -112,6 +117,18 @@ impl KeySlots {
         }
         keys.dedup();
         Ok((Self { file, path, slots }, keys))
+    }
+
+    /// See [`super::erase_keys`].
+    pub(crate) fn destroy(dir: &dyn Dir) -> Result<()> {
+        let path = dir.path().join(FILE);
+        let io = |error| Error::io("cannot be erased", error).at_path(&path);
+        let size = match dir.open(FILE, Open::Read) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return dir.sync().map_err(io),
+            file => file.and_then(|file| file.size()).map_err(io)?,
+        };
+        whole::overwrite(dir, FILE, &vec![0; usize::try_from(size).map_err(std::io::Error::other).map_err(io)?])?;
+        dir.remove(FILE).and_then(|()| dir.sync()).map_err(io)
     }
 
     fn write_slot(&self, index: usize, copy: &[u8; COPY]) -> Result<()> {

@@ -158,6 +158,12 @@ impl Default for Options {
     }
 }
 
+/// Destroys the wrapped data keys of the closed disk in `dir`: overwritten where they lie, synced, read back, unlinked.
+/// What is encrypted there cannot be read again, with whatever key. Asked for again after a crash it finishes.
+pub fn erase_keys(dir: &dyn Dir) -> Result<()> {
+    key_slots::KeySlots::destroy(dir)
+}
+
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options").field("log_bytes", &self.log_bytes).finish_non_exhaustive()

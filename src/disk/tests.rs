@@ -346,3 +346,18 @@ fn going_over_can_be_repeated() {
         drop(place.open(true));
     }
 }
+
+#[test]
+fn erased_data_keys_are_gone_from_where_they_lay_and_the_disk_says_so() {
+    let place = Place::new(MIB, 0, true);
+    let linked = place.folder.path().join("linked");
+    std::fs::hard_link(place.folder.path().join("keys"), &linked).unwrap();
+    assert!(std::fs::read(&linked).unwrap().iter().any(|&byte| byte != 0));
+    for _ in 0..2 {
+        erase_keys(&*place.dir()).unwrap();
+    }
+    assert!(std::fs::read(&linked).unwrap().iter().all(|&byte| byte == 0));
+    let error = place.try_open(Access::ReadWrite, true).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt);
+    assert!(error.hint_text().unwrap().contains("erased"));
+}

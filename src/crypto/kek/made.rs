@@ -14,8 +14,27 @@ use crate::{Error, ErrorKind, Result};
 /// Makes a random key for the account `account` in `${XDG_CONFIG_HOME:-~/.config}/sealdisk/ACCOUNT.key`, durable when
 /// this returns. `data` is the account directory. [`ErrorKind::AlreadyExists`] rather than replace a key.
 pub fn make_default(account: Uuid, data: &Path) -> Result<(KeyFile, Kek)> {
-    let directory = directory(std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from), std::env::home_dir())?;
-    make(&directory, account, data)
+    make(&default_directory()?, &format!("{account}.key"), data)
+}
+
+/// The same for an account whose KEK is to have the version `version`: `ACCOUNT.VERSION.key`, or the next number that
+/// is free, as an attempt that was cut off may have left a key that is in use nowhere.
+pub fn make_next(account: Uuid, version: u32, data: &Path) -> Result<(KeyFile, Kek)> {
+    next(&default_directory()?, account, version, data)
+}
+
+fn next(directory: &Path, account: Uuid, version: u32, data: &Path) -> Result<(KeyFile, Kek)> {
+    let mut number = version;
+    loop {
+        match make(directory, &format!("{account}.{number}.key"), data) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && number - version < 1000 => number += 1,
+            made => return made,
+        }
+    }
+}
+
+fn default_directory() -> Result<PathBuf> {
+    directory(std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from), std::env::home_dir())
 }
 
 /// The XDG Base Directory Specification: a relative path is ignored.
@@ -27,8 +46,8 @@ fn directory(config: Option<PathBuf>, home: Option<PathBuf>) -> Result<PathBuf> 
     })
 }
 
-fn make(directory: &Path, account: Uuid, data: &Path) -> Result<(KeyFile, Kek)> {
-    let path = directory.join(format!("{account}.key"));
+fn make(directory: &Path, name: &str, data: &Path) -> Result<(KeyFile, Kek)> {
+    let path = directory.join(name);
     let failed = |source| Error::io("the key cannot be kept", source).at_path(&path);
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
     if lies_in(directory, data).map_err(failed)? {
@@ -66,9 +85,9 @@ mod tests {
     #[test]
     fn makes_a_private_key_that_its_source_gives_again() {
         let temporary = tempfile::tempdir().unwrap();
-        let (directory, account) = (temporary.path().join("new/config/sealdisk"), Uuid::new_v4());
-        let (file, kek) = make(&directory, account, &temporary.path().join("data")).unwrap();
-        assert_eq!(file.path(), directory.join(format!("{account}.key")));
+        let directory = temporary.path().join("new/config/sealdisk");
+        let (file, kek) = make(&directory, "a.key", &temporary.path().join("data")).unwrap();
+        assert_eq!(file.path(), directory.join("a.key"));
         assert_eq!(file.obtain().unwrap(), kek);
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(file.path()), mode(&directory)), (0o600, 0o700));
@@ -78,17 +97,22 @@ mod tests {
     fn never_replaces_a_key() {
         let temporary = tempfile::tempdir().unwrap();
         let (account, data) = (Uuid::new_v4(), temporary.path().join("data"));
-        let (file, kek) = make(temporary.path(), account, &data).unwrap();
-        let error = make(temporary.path(), account, &data).unwrap_err();
+        let (file, kek) = make(temporary.path(), "a.key", &data).unwrap();
+        let error = make(temporary.path(), "a.key", &data).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AlreadyExists);
         assert_eq!(file.obtain().unwrap(), kek);
+
+        for number in 2..5 {
+            let (file, _) = next(temporary.path(), account, 2, &data).unwrap();
+            assert_eq!(file.path(), temporary.path().join(format!("{account}.{number}.key")));
+        }
     }
 
     #[test]
     fn never_lies_beside_the_data() {
         let temporary = tempfile::tempdir().unwrap();
         for directory in [temporary.path().to_owned(), temporary.path().join("config/sealdisk")] {
-            let error = make(&directory, Uuid::new_v4(), temporary.path()).unwrap_err();
+            let error = make(&directory, "a.key", temporary.path()).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
         }
     }

@@ -31,7 +31,7 @@ pub use command::KeyCommand;
 pub use credential::KeyCredential;
 pub use fd::KeyFd;
 pub use file::KeyFile;
-pub use made::make_default;
+pub use made::{make_default, make_next};
 pub use options::KekOptions;
 pub use passphrase::{Passphrase, Prompt, Stretch};
 
