@@ -88,7 +88,6 @@ impl HostFile {
 
     /// The next run of bytes at or after `offset` that may be other than a hole: `(start, end)`; `None`: only a hole is
     /// left.
-    #[allow(dead_code, reason = "the converter that uses it lands next")]
     pub(crate) fn next_data(&self, offset: u64) -> Result<Option<(u64, u64)>> {
         let fail = |errno: Errno| Error::io("cannot look for holes", errno.into()).at_path(&self.path);
         let start = match rustix::fs::seek(&self.file, SeekFrom::Data(offset)) {

@@ -12,14 +12,15 @@ use serde::{Deserialize, Serialize};
 
 pub mod file;
 mod identity;
+mod plain;
 mod raw;
 mod vhd;
 mod watch;
 
 pub use identity::{BaseRecord, FileIdentity};
+pub use plain::Plain;
 
 use self::file::HostFile;
-use self::identity::ImageFile;
 use self::watch::Watched;
 use crate::vhd::source::Source;
 use crate::{Error, ErrorKind, Result};
@@ -73,18 +74,9 @@ pub struct OpenOptions {
 
 /// Opens `path` for the first time and takes its identity. In time independent of the size of the image.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<(Arc<dyn BaseImage>, BaseRecord)> {
-    let file = HostFile::open(path)?;
-    let format = match options.format {
-        Some(format) => format,
-        None => detect(&file)?,
-    };
-    let (image, files) = match format {
-        Format::Raw => open_raw(file)?,
-        Format::Vhd => {
-            let vhd = crate::vhd::OpenOptions { roots: options.roots.clone(), recover: options.recover };
-            open_vhd(crate::vhd::open(path, &vhd)?)
-        }
-    };
+    let plain = Plain::open(path, options)?;
+    let format = plain.format();
+    let (image, files) = plain.into_parts();
     let mut identities = Vec::with_capacity(files.len());
     let mut watched = Vec::with_capacity(files.len());
     for file in files {
@@ -128,14 +120,15 @@ pub fn reopen_files(record: &BaseRecord, files: Vec<OwnedFd>) -> Result<Arc<dyn 
         identity.check_size(&file)?;
         opened.push(file);
     }
-    let (image, files) = match record.format {
+    let plain = match record.format {
         _ if opened.is_empty() => return Err(Error::new(ErrorKind::Corrupt, "a record of a base image names no file")),
-        Format::Raw => open_raw(opened.swap_remove(0))?,
+        Format::Raw => Plain::raw(opened.swap_remove(0))?,
         Format::Vhd => {
             let files = opened.into_iter().map(Arc::new).collect();
-            open_vhd(crate::vhd::open_files(files, record.recover).map_err(identity::changed)?)
+            Plain::vhd(crate::vhd::open_files(files, record.recover).map_err(identity::changed)?)
         }
     };
+    let (image, files) = plain.into_parts();
     if image.size() != record.size {
         let what = format!("the base image was changed: {} bytes, recorded are {}", image.size(), record.size);
         return Err(Error::new(ErrorKind::BaseChanged, what).at_path(&record.path));
@@ -150,24 +143,6 @@ pub fn reopen_files(record: &BaseRecord, files: Vec<OwnedFd>) -> Result<Arc<dyn 
         watched.push((file, identity.clone(), stamp));
     }
     Ok(Arc::new(Watched::new(image, watched)))
-}
-
-type Opened = (Box<dyn BaseImage>, Vec<ImageFile>);
-
-fn open_raw(file: HostFile) -> Result<Opened> {
-    let file = Arc::new(file);
-    let image = raw::RawImage::new(file.clone())?;
-    Ok((Box::new(image), vec![ImageFile { file, unique_id: None, metadata: Vec::new() }]))
-}
-
-fn open_vhd(vhd: crate::vhd::OpenChain) -> Opened {
-    let describe = |(file, image): (Arc<HostFile>, &crate::vhd::Image)| ImageFile {
-        file,
-        unique_id: Some(image.meta().footer().unique_id()),
-        metadata: image.metadata_ranges(),
-    };
-    let files = vhd.files.into_iter().zip(vhd.chain.images()).map(describe).collect();
-    (Box::new(vhd.chain), files)
 }
 
 /// The format of a file, by its end and its beginning. A file of another known format is refused, as is one that is
@@ -190,12 +165,18 @@ pub fn detect(file: &HostFile) -> Result<Format> {
     let mut start = [0; 8];
     let len = start.len().min(file.size() as usize);
     file.read_at(0, &mut start[..len])?;
-    let foreign = [(&b"QFI\xFB"[..], "qcow2"), (b"KDMV", "VMDK"), (b"QED\0", "QED"), (b"# Disk D", "VMDK")];
-    if let Some((_, name)) = foreign.iter().find(|(magic, _)| start.starts_with(magic)) {
+    if let Some(name) = foreign_format(&start) {
         let error = Error::new(ErrorKind::Unsupported, format!("a {name} image, neither VHD nor raw"));
         return Err(error.at_path(file.path()).hint("`qemu-img convert -O raw IN OUT` makes a raw image of it"));
     }
     Ok(Format::Raw)
+}
+
+/// The name of another format that a file beginning with `start` has.
+pub(crate) fn foreign_format(start: &[u8; 8]) -> Option<&'static str> {
+    let formats =
+        [(&b"QFI\xFB"[..], "qcow2"), (b"KDMV", "VMDK"), (b"# Disk D", "VMDK"), (b"QED\0", "QED"), (b"<<< ", "VDI")];
+    formats.iter().find(|(magic, _)| start.starts_with(magic)).map(|&(_, name)| name)
 }
 
 #[cfg(test)]

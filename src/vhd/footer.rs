@@ -310,17 +310,15 @@ impl Footer {
         self.features.get() & !(FEATURE_RESERVED | FEATURE_TEMPORARY)
     }
 
-    /// Whether this program may change the file: not with features it does not know, nor under a saved machine.
-    pub fn check_writable(&self) -> Result<()> {
-        if self.unknown_features() != 0 {
-            let what = format!("unknown feature bits {:#010x}: the file is not changed", self.unknown_features());
-            return Err(Fault::UnsupportedFeatures.error(what));
+    /// Whether this program may change the file: not with features that it does not know.
+    pub(super) fn check_writable(&self) -> Result<()> {
+        match self.unknown_features() {
+            0 => Ok(()),
+            bits => {
+                let what = format!("unknown feature bits {bits:#010x}: the file is not changed");
+                Err(Fault::UnsupportedFeatures.error(what))
+            }
         }
-        if self.saved_state() {
-            let what = "the disk belongs to a saved virtual machine: the file is not changed";
-            return Err(Fault::UnsupportedFeatures.error(what).hint("start the machine and shut it down first"));
-        }
-        Ok(())
     }
 }
 

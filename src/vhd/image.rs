@@ -135,4 +135,24 @@ impl Image {
         }
         Ok(true)
     }
+
+    /// Visits the runs of the file, in bytes, that lie in a block but whose sectors its bitmap calls unused.
+    pub(super) fn clear_runs(&self, block: usize, visit: &mut dyn FnMut(u64, u64) -> Result<()>) -> Result<()> {
+        let Some((blocks, at)) = self.blocks.as_ref().and_then(|blocks| Some((blocks, blocks.bat.block(block)?)))
+        else {
+            return Ok(());
+        };
+        let inside = blocks.block_size.min(self.size() - block as u64 * blocks.block_size);
+        let sectors = (inside / SECTOR) as usize;
+        let Some(held) = blocks.bitmaps.get(&*self.source, block, at, sectors, true)? else { return Ok(()) };
+        let mut from = 0;
+        while from < sectors {
+            let (is_held, to) = held.run(from, sectors);
+            if !is_held {
+                visit(at + blocks.bitmap_size + from as u64 * SECTOR, (to - from) as u64 * SECTOR)?;
+            }
+            from = to;
+        }
+        Ok(())
+    }
 }

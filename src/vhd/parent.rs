@@ -132,7 +132,7 @@ impl Search {
                 let inside = |root: &Root| path.strip_prefix(&root.path).ok().map(Path::to_owned);
                 let Some((root, rest)) = self.roots.iter().enumerate().find_map(|(n, root)| Some((n, inside(root)?)))
                 else {
-                    self.forbid(rank, at, format!("the parent {} lies outside the allowed folders", path.display()));
+                    self.forbid(rank, at, format!("the parent {path:?} lies outside the allowed folders"));
                     return Ok(None);
                 };
                 self.try_beneath(root, &rest, absent, admit)

@@ -1,0 +1,217 @@
+//! Copying an image into another format: sparse, and read back and compared before it gets its name.
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustix::fs::Advice;
+use uuid::Uuid;
+
+use super::output::Output;
+use super::write::{self, SparseWriter};
+use super::{DEFAULT_BLOCK, Fault, open};
+use crate::base::file::HostFile;
+use crate::base::{self, Format, Plain};
+use crate::{Error, ErrorKind, Result};
+
+/// Bytes read at a time; a whole number of default blocks.
+const PIECE: u64 = DEFAULT_BLOCK;
+/// A run of zeros of this length is left out of a flat file.
+const GRAIN: usize = 64 << 10;
+const MIB: u64 = 1 << 20;
+/// The least size Azure takes.
+const AZURE_LEAST: u64 = 20 * MIB;
+
+/// What to convert to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Target {
+    Raw,
+    Fixed,
+    /// In blocks of so many bytes.
+    Dynamic {
+        block_size: u64,
+    },
+}
+
+/// How to convert.
+#[derive(Debug, Clone)]
+pub struct ConvertOptions {
+    /// How the input is opened.
+    pub input: base::OpenOptions,
+    pub target: Target,
+    /// Round the virtual size up to what Azure takes: whole MiB, at least 20 of them.
+    pub azure: bool,
+}
+
+/// What was made.
+#[derive(Debug, Clone)]
+pub struct Converted {
+    pub from: Format,
+    /// Virtual size of the new file in bytes.
+    pub size: u64,
+    /// Of a VHD.
+    pub unique_id: Option<Uuid>,
+    /// Bytes that are stored: the rest is zeros that take no space.
+    pub stored: u64,
+}
+
+/// What [`convert`] is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    Copy,
+    /// Reading back and comparing.
+    Verify,
+}
+
+/// Copies the image at `input` to the new file `output`. `progress` hears the phase and the bytes done of `total`.
+pub fn convert(
+    input: &Path,
+    output: &Path,
+    options: &ConvertOptions,
+    progress: &mut dyn FnMut(Phase, u64, u64),
+) -> Result<Converted> {
+    let source = Plain::open(input, &options.input)?;
+    let mut size = source.size();
+    if options.azure {
+        size =
+            azure_size(size).ok_or_else(|| Fault::BadSize.error("the virtual size is too large to be rounded up"))?;
+    }
+    let (id, now) = (Uuid::new_v4(), open::now());
+    let output_file = Output::create(output)?;
+    let file = output_file.file();
+    let at_output = |error: Error| if error.path().is_some() { error } else { error.at_path(output) };
+    let total = source.size();
+    let mut on_copy = |done| progress(Phase::Copy, done, total);
+    let stored = match options.target {
+        Target::Raw => {
+            write::check_size(size)?;
+            file.set_len(size).map_err(|e| at_output(Error::io("cannot size the file", e)))?;
+            let stored = copy(&source, PIECE, &mut on_copy, &mut |at, data| put_flat(file, at, data))
+                .and_then(|stored| write::sync(file).map(|()| stored));
+            stored.map_err(at_output)?
+        }
+        Target::Fixed => {
+            // The footer first: it makes the file as long as it gets, and no space is missing for it at the end.
+            write::fixed(file, size, id, now).map_err(at_output)?;
+            let stored = copy(&source, PIECE, &mut on_copy, &mut |at, data| put_flat(file, at, data))
+                .and_then(|stored| write::sync(file).map(|()| stored));
+            stored.map_err(at_output)?
+        }
+        Target::Dynamic { block_size } => {
+            let mut writer = SparseWriter::new(file, size, block_size, id, now, None).map_err(at_output)?;
+            let stored = copy(&source, block_size, &mut on_copy, &mut |at, data| {
+                writer.put((at / block_size) as usize, data).map(|()| data.len() as u64)
+            });
+            let stored = stored.map_err(at_output)?;
+            writer.finish().map_err(at_output)?;
+            stored
+        }
+    };
+    verify(&source, file, output, options.target, size, &mut |done| progress(Phase::Verify, done, total))?;
+    output_file.publish()?;
+    let unique_id = (options.target != Target::Raw).then_some(id);
+    Ok(Converted { from: source.format(), size, unique_id, stored })
+}
+
+/// Calls `put` with every piece that is not all zeros: its offset, a multiple of `piece`, and its bytes, `piece` of them
+/// but for the last. `put` says how many it stored; the sum is the answer.
+fn copy(
+    source: &Plain,
+    piece: u64,
+    progress: &mut dyn FnMut(u64),
+    put: &mut dyn FnMut(u64, &[u8]) -> Result<u64>,
+) -> Result<u64> {
+    let size = source.size();
+    let mut buf = vec![0; piece.min(size) as usize];
+    let mut stored = 0;
+    let mut at = 0;
+    while let Some(data) = source.next_data(at)? {
+        at = data / piece * piece;
+        let data = &mut buf[..piece.min(size - at) as usize];
+        source.read_at(at, data)?;
+        if !is_zero(data) {
+            stored += put(at, data)?;
+        }
+        at += data.len() as u64;
+        progress(at);
+        if at == size {
+            break;
+        }
+    }
+    progress(size);
+    Ok(stored)
+}
+
+/// Writes what is not zero; the file already has its length.
+fn put_flat(file: &File, at: u64, data: &[u8]) -> Result<u64> {
+    let mut stored = 0;
+    for (n, part) in data.chunks(GRAIN).enumerate() {
+        if !is_zero(part) {
+            write::write_all(file, part, at + (n * GRAIN) as u64)?;
+            stored += part.len() as u64;
+        }
+    }
+    Ok(stored)
+}
+
+/// Opens what was written as any reader would, and compares it with the source, from the device.
+fn verify(
+    source: &Plain,
+    file: &File,
+    path: &Path,
+    target: Target,
+    size: u64,
+    progress: &mut dyn FnMut(u64),
+) -> Result<()> {
+    let fail = |e| Error::io("cannot read back the file", e).at_path(path);
+    // A hint; what was synced can be dropped from the cache.
+    let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
+    let written = HostFile::from_fd(file.try_clone().map_err(fail)?.into(), path)?;
+    let written = match target {
+        Target::Raw => Plain::raw(written)?,
+        Target::Fixed | Target::Dynamic { .. } => Plain::vhd(open::open_files(vec![Arc::new(written)], false)?),
+    };
+    let differs =
+        |at: u64| Error::new(ErrorKind::Io, "what was written reads back differently").at_path(path).at_offset(at);
+    if written.size() != size {
+        return Err(differs(0));
+    }
+    let (mut ours, mut theirs) = (vec![0; PIECE as usize], vec![0; PIECE as usize]);
+    let mut at = 0;
+    while at < size {
+        let Some(next) = first(source.next_data(at)?, written.next_data(at)?) else { break };
+        at = next / PIECE * PIECE;
+        let len = PIECE.min(size - at) as usize;
+        // The new disk may be larger: zeros past the end of the source.
+        let inside = (source.size().saturating_sub(at)).min(len as u64) as usize;
+        source.read_at(at, &mut ours[..inside])?;
+        ours[inside..len].fill(0);
+        written.read_at(at, &mut theirs[..len])?;
+        if let Some(n) = (0..len).find(|&n| ours[n] != theirs[n]) {
+            return Err(differs(at + n as u64));
+        }
+        at += len as u64;
+        progress(at.min(source.size()));
+    }
+    progress(source.size());
+    Ok(())
+}
+
+fn first(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (a, b) => a.or(b),
+    }
+}
+
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
+    // Whole words first: a byte-wise loop stops the compiler from using wide registers.
+    let (words, rest) = bytes.as_chunks::<64>();
+    words.iter().all(|word| word == &[0; 64]) && rest.iter().all(|&byte| byte == 0)
+}
+
+/// The least size that Azure takes for a disk that holds `size` bytes; `None`: there is none.
+#[must_use]
+pub fn azure_size(size: u64) -> Option<u64> {
+    size.checked_next_multiple_of(MIB).map(|size| size.max(AZURE_LEAST))
+}
