@@ -245,7 +245,7 @@ mod tests {
         });
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_value::<DiskStatus>(json).expect("back"), known);
-        let error = Failure { kind: "Corrupt".into(), message: "no".into(), hint: None };
+        let error = Failure { kind: "Corrupt".into(), message: "no".into(), ..Failure::default() };
         let failed = DiskStatus { name: "b".into(), state: DiskState::Failed { error } };
         let json = serde_json::to_value(&failed).expect("json");
         assert_eq!(serde_json::from_value::<DiskStatus>(json).expect("back"), failed);

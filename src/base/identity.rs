@@ -190,7 +190,7 @@ fn sampled(size: u64) -> Vec<Range<u64>> {
         return std::iter::once(0..size).collect();
     }
     let stride = (size - 2 * ENDS) / SAMPLES;
-    let mut ranges = vec![0..ENDS];
+    let mut ranges = Vec::from([0..ENDS, size - ENDS..size]);
     // Not at even distances: file systems repeat their structures at powers of two.
     let mut state = size;
     for n in 0..SAMPLES {
@@ -198,7 +198,6 @@ fn sampled(size: u64) -> Vec<Range<u64>> {
         let start = ENDS + n * stride + state % (stride - SAMPLE);
         ranges.push(start / SAMPLE * SAMPLE..start / SAMPLE * SAMPLE + SAMPLE);
     }
-    ranges.push(size - ENDS..size);
     ranges
 }
 

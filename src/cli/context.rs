@@ -93,14 +93,19 @@ impl Context {
         if let Some(hint) = &failure.hint {
             self.note(format_args!("hint: {hint}"));
         }
-        self.document_failure(&failure.kind, &failure.message);
+        self.document_failure(failure);
     }
 
     /// The JSON document of a failure, where JSON was asked for.
-    pub fn document_failure(&self, kind: &str, message: &str) {
+    pub fn document_failure(&self, failure: &Failure) {
         if self.json {
+            let mut document = failure.details.clone();
+            let error = serde_json::json!({
+                "kind": failure.kind, "message": failure.message, "offset": failure.offset,
+            });
+            document.insert("error".to_owned(), error);
             // Nobody is left to tell when standard output is closed.
-            let _ = self.show(&serde_json::json!({ "error": { "kind": kind, "message": message } }), "");
+            let _ = self.show(&document, "");
         }
     }
 }

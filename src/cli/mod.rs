@@ -21,6 +21,7 @@ mod init;
 mod list;
 mod log;
 mod map;
+mod progress;
 mod scrub;
 mod serve;
 mod service;
@@ -31,6 +32,7 @@ mod table;
 mod time;
 mod unlock;
 mod uri;
+mod vhd;
 
 pub use context::{Context, Outcome};
 
@@ -62,6 +64,8 @@ enum Verb {
     Encryption(encryption::Encryption),
     Scrub(scrub::Scrub),
     Delete(delete::Delete),
+    #[command(subcommand)]
+    Vhd(vhd::VhdCommand),
 }
 
 impl Verb {
@@ -77,6 +81,7 @@ impl Verb {
             Self::Encryption(verb) => verb.run(context),
             Self::Scrub(verb) => verb.run(context),
             Self::Delete(verb) => verb.run(context),
+            Self::Vhd(verb) => verb.run(context),
         }
     }
 }
@@ -121,7 +126,8 @@ fn misused(error: &clap::Error, json: bool) -> ExitCode {
             let text = error.to_string();
             let first = text.lines().next().unwrap_or_default();
             let message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
-            context.document_failure("Usage", &message);
+            let usage = Failure { kind: "Usage".to_owned(), message, ..Failure::default() };
+            context.document_failure(&usage);
         }
     }
     ExitCode::from(2)

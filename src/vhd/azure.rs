@@ -13,7 +13,7 @@ use super::meta::{Metadata, Trailing, read_footer};
 use super::source::Source;
 use super::{DiskType, Fault, Warning, open};
 use crate::base::file::HostFile;
-use crate::{Error, ErrorKind, Result};
+use crate::{ErrorKind, Result};
 
 /// Bytes before the end of a file in which a footer that is not last is looked for.
 const SEARCH: u64 = 1 << 20;
@@ -38,6 +38,8 @@ pub enum Cause {
     DataBeforeFooter,
     DataOffset,
     SavedState,
+    /// Content is missing; no command brings it back.
+    Truncated,
     SizeNotWholeMib,
     /// The size was rounded to a geometry, as qemu-img does unless it is told `force_size`.
     SizeRoundedToGeometry,
@@ -71,7 +73,7 @@ pub fn diagnose(path: &Path) -> Result<Vec<Problem>> {
             Ok(meta) => Ok(with_footer(&meta, &fixes)),
             Err(error) if error.kind() == ErrorKind::Vhd(Fault::Truncated) => {
                 let what = format!("the footer says {} bytes, but the file holds fewer", footer.size());
-                Ok(vec![Problem::new(Cause::DataBeforeFooter, what, "copy the file again: it is cut off".to_owned())])
+                Ok(vec![Problem::new(Cause::Truncated, what, "copy the file again: content is missing".to_owned())])
             }
             Err(error) => Err(error.at_path(path)),
         },
@@ -203,12 +205,4 @@ fn quote(path: &Path) -> String {
     }
     let guarded = if text.starts_with('-') { format!("./{text}") } else { text.into_owned() };
     format!("'{}'", guarded.replace('\'', "'\\''"))
-}
-
-/// The error that stands for a list of problems.
-#[must_use]
-pub fn refusal(path: &Path, problem: &Problem) -> Error {
-    Error::new(ErrorKind::Unsupported, format!("Azure will not take it: {}", problem.message))
-        .at_path(path)
-        .hint(&problem.fix)
 }

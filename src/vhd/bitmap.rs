@@ -58,11 +58,14 @@ fn run(bits: &[u8], from: usize, to: usize) -> (bool, usize) {
     (held, at.min(to))
 }
 
+/// A block and its bitmap.
+type Slot = Mutex<Option<(usize, Arc<[u8]>)>>;
+
 /// What is known of the bitmaps of one disk.
 pub(super) struct Bitmaps {
     states: Vec<AtomicU8>,
     /// Slot `block % slots` may hold the bitmap of a mixed block.
-    slots: Vec<Mutex<Option<(usize, Arc<[u8]>)>>>,
+    slots: Vec<Slot>,
     bitmap_size: usize,
 }
 

@@ -56,7 +56,7 @@ pub fn check(path: &Path, options: &OpenOptions, progress: &mut dyn FnMut(u64, u
         }
     }
     if image.kind() == DiskType::Dynamic {
-        notices.extend(hidden_data(&image, &*file, progress).map_err(at_path)?);
+        notices.extend(hidden_data(&image, &file, progress).map_err(at_path)?);
     }
     let blocks = image.bat().map_or((0, 0), |bat| (bat.used() as u64, bat.len() as u64));
     Ok(Report { kind: image.kind(), faults, notices, blocks })

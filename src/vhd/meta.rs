@@ -43,7 +43,9 @@ impl Metadata {
     /// epoch, to tell a time stamp in the future.
     pub fn read(source: &dyn Source, recover: bool, now: u64) -> Result<Self> {
         let mut meta = match Trailing::find(source)? {
-            Trailing::Valid { footer, at, short } => Self { footer, end: at, short, header: None, notices: Vec::new() },
+            Trailing::Valid { footer, at, short } => {
+                Self { footer: *footer, end: at, short, header: None, notices: Vec::new() }
+            }
             Trailing::Invalid { error, at } => Self::from_copy(source, recover, error, at)?,
             Trailing::None => Self::from_copy(source, recover, absent(source)?, source.size())?,
         };
@@ -224,7 +226,7 @@ impl Metadata {
 /// What lies at the end of a file.
 pub(super) enum Trailing {
     Valid {
-        footer: Footer,
+        footer: Box<Footer>,
         at: u64,
         short: bool,
     },
@@ -252,7 +254,7 @@ impl Trailing {
             let mut bytes = [0; FOOTER];
             source.read_at(at, &mut bytes[..len])?;
             match Footer::parse(&bytes) {
-                Ok(footer) => return Ok(Trailing::Valid { footer, at, short }),
+                Ok(footer) => return Ok(Trailing::Valid { footer: Box::new(footer), at, short }),
                 Err(error) if error.kind() == crate::ErrorKind::Vhd(Fault::NotVhd) => {}
                 Err(error) => return Ok(Trailing::Invalid { error: error.at_offset(at), at }),
             }

@@ -49,7 +49,7 @@ fn plan(source: &Arc<HostFile>) -> Result<Vec<Repair>> {
             if short {
                 repairs.push(Repair::new(at, &footer.to_bytes(), "the footer is completed to 512 bytes"));
             }
-            footer
+            *footer
         }
         Trailing::Invalid { error, at } => {
             let footer = restored(source, at, error)?;

@@ -1,0 +1,85 @@
+//! `vhd convert`: an image in another format.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+
+use super::super::context::{Context, Outcome};
+use super::super::{progress, size};
+use super::{Opening, parse_format};
+use crate::base::{self, Format};
+use crate::vhd::DEFAULT_BLOCK;
+use crate::vhd::convert::{self, ConvertOptions, Phase, Target};
+
+/// Copy an image into a new file of another format, sparse, and compare the two
+///
+/// The input may be a VHD of any kind, with its parents, or a raw image.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sealdisk vhd convert dynamic.vhd fixed.vhd --to fixed
+  sealdisk vhd convert disk.img upload.vhd --to fixed --azure
+  sealdisk vhd convert child.vhd whole.vhd --to dynamic --parent-root /images")]
+pub(in crate::cli) struct Convert {
+    #[arg(value_name = "IN")]
+    input: PathBuf,
+    #[arg(value_name = "OUT")]
+    output: PathBuf,
+    #[arg(long, value_name = "FORMAT")]
+    to: To,
+    /// The format of the input, raw or vhd, instead of detecting it
+    #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
+    from: Option<Format>,
+    #[command(flatten)]
+    opening: Opening,
+    /// Size of the blocks of a dynamic disk: a power of two from 4K to 256M
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    block_size: Option<u64>,
+    /// Round the virtual size up to what Azure takes: whole MiB, at least 20 of them
+    #[arg(long)]
+    azure: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum To {
+    Fixed,
+    Dynamic,
+    Raw,
+}
+
+impl Convert {
+    pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
+        let target = match self.to {
+            To::Raw => Target::Raw,
+            To::Fixed => Target::Fixed,
+            To::Dynamic => Target::Dynamic { block_size: self.block_size.unwrap_or(DEFAULT_BLOCK) },
+        };
+        let input =
+            base::OpenOptions { format: self.from, roots: self.opening.parent_root, recover: self.opening.recover };
+        let options = ConvertOptions { input, target, azure: self.azure };
+        let bars = [progress::bytes(0, "copy"), progress::bytes(0, "compare")];
+        let result = convert::convert(&self.input, &self.output, &options, &mut |phase, done, total| {
+            let bar = if phase == Phase::Copy { &bars[0] } else { &bars[1] };
+            bar.set_length(total);
+            bar.set_position(done);
+        });
+        bars.iter().for_each(indicatif::ProgressBar::finish_and_clear);
+        let made = result?;
+        let kind = match self.to {
+            To::Fixed => "fixed",
+            To::Dynamic => "dynamic",
+            To::Raw => "raw",
+        };
+        let document = json!({
+            "path": self.output.display().to_string(),
+            "type": kind,
+            "current_size": made.size,
+            "stored_bytes": made.stored,
+            "unique_id": made.unique_id,
+            "verified": true,
+        });
+        let (all, stored) = (size::human(made.size), size::human(made.stored));
+        context.show(&document, format!("{}: {kind}, {all}, {stored} of it stored; compared", self.output.display()))
+    }
+}

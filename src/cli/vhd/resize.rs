@@ -1,0 +1,35 @@
+//! `vhd resize`: fixed disks, in place.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use serde_json::json;
+
+use super::super::context::{Context, Outcome};
+use super::super::size;
+use crate::vhd::resize;
+
+/// Change the virtual size of a fixed VHD in place
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sealdisk vhd resize disk.vhd 64G
+  sealdisk vhd resize disk.vhd 20M --shrink")]
+pub(in crate::cli) struct Resize {
+    file: PathBuf,
+    /// The new size: 10G, 512M, or bytes
+    #[arg(value_name = "SIZE", value_parser = size::parse)]
+    size: u64,
+    /// Allow a smaller size: what lies behind it is lost
+    #[arg(long)]
+    shrink: bool,
+}
+
+impl Resize {
+    pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
+        let old = resize::resize(&self.file, self.size, self.shrink)?;
+        let document = json!({ "path": self.file.display().to_string(), "old_size": old, "current_size": self.size });
+        let text = format!("{}: {} (was {})", self.file.display(), size::human(self.size), size::human(old));
+        context.show(&document, text)
+    }
+}
