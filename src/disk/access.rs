@@ -10,11 +10,12 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::Durability;
-use super::core::Core;
+use super::core::{Core, Gate};
 use super::extent_map::Mark;
 use super::layer::Layer;
 use super::state::{Segment, Source, View};
 use crate::base::BaseImage;
+use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, PAGE, Result};
 
 type Segments = SmallVec<[Segment; 4]>;
@@ -39,24 +40,25 @@ fn piece(buf: &mut [u8], first: u64, part: Range<u64>) -> &mut [u8] {
 }
 
 impl Core {
-    fn base(&self) -> Result<&dyn BaseImage> {
+    pub(crate) fn base(&self) -> Result<&dyn BaseImage> {
         self.base.as_deref().ok_or_else(|| Error::new(ErrorKind::NotFound, "the base image is not open"))
     }
 
-    fn segments_of(&self, view: Option<View>, pages: Range<u64>) -> Segments {
+    fn segments_of(&self, view: Option<View>, pages: Range<u64>) -> Result<Segments> {
         let state = self.state.read();
         let view = view.unwrap_or_else(|| state.live());
+        state.check_view(view)?;
         if let Some(layer) = state.top_holder(view, &pages) {
             let source = Source::Layer(Arc::clone(layer));
-            return SmallVec::from_iter([Segment { pages, source, depth: 1 }]);
+            return Ok(SmallVec::from_iter([Segment { pages, source, depth: 1 }]));
         }
-        SmallVec::from_vec(state.segments(view, pages, usize::MAX))
+        Ok(SmallVec::from_vec(state.segments(view, pages, usize::MAX)))
     }
 
     /// Fills `buf` with whole pages; the caller holds their range lock.
     fn read_locked(&self, view: Option<View>, pages: Range<u64>, buf: &mut [u8]) -> Result<()> {
         let first = pages.start;
-        for segment in self.segments_of(view, pages) {
+        for segment in self.segments_of(view, pages)? {
             let part = piece(buf, first, segment.pages.clone());
             match segment.source {
                 Source::Layer(layer) => layer.read(segment.pages.start, part)?,
@@ -91,7 +93,7 @@ impl Core {
         let pages = Self::pages_of(offset, buf.len() as u64);
         let Some(_lock) = self.ranges.try_shared(pages.clone()) else { return Ok(false) };
         let first = pages.start;
-        for segment in self.segments_of(view, pages) {
+        for segment in self.segments_of(view, pages)? {
             let part = piece(buf, first, segment.pages.clone());
             let done = match segment.source {
                 Source::Layer(layer) => layer.try_read(segment.pages.start, part)?,
@@ -108,10 +110,15 @@ impl Core {
         Ok(true)
     }
 
-    /// The top layer to change, if everything is ready for a change.
-    fn ready(&self, gate: &super::core::Gate) -> Result<std::result::Result<Arc<Layer>, Need>> {
-        if gate.closed {
-            return Err(Error::new(ErrorKind::Shutdown, "the disk is closed"));
+    /// The top layer to change, if everything is ready for a change of `pages`.
+    fn ready(&self, gate: &Gate, pages: &Range<u64>) -> Result<std::result::Result<Arc<Layer>, Need>> {
+        self.check_open(gate)?;
+        // Checked before, but the disk may have shrunk since; that waits for the gate. Only making a disk writes to the
+        // footer page.
+        if pages.end > self.pages.load(Ordering::SeqCst) {
+            return Err(
+                Error::new(ErrorKind::OutOfRange, "past the end of the disk").at_offset(pages.start * PAGE as u64)
+            );
         }
         if !gate.armed {
             return Ok(Err(Need::Arm));
@@ -129,7 +136,7 @@ impl Core {
 
     /// Stores whole pages in the top layer and publishes them; the caller holds the range lock and the gate.
     fn store(&self, top: &Arc<Layer>, pages: Range<u64>, data: &[u8]) -> Result<Attempt> {
-        let held = self.state.read().top_holder(View { sees: top.id, size: 0, base_limit: 0 }, &pages).is_some();
+        let held = self.state.read().holds(top.id, &pages);
         let reserved = if held { None } else { self.reserve() };
         if !held && reserved.is_none() {
             return Ok(Attempt::First(Need::Room));
@@ -158,7 +165,7 @@ impl Core {
         let pages = Self::pages_of(offset, data.len() as u64);
         let _lock = self.ranges.exclusive(pages.clone());
         let gate = self.gate.read();
-        let top = match self.ready(&gate)? {
+        let top = match self.ready(&gate, &pages)? {
             Ok(top) => top,
             Err(need) => return Ok(Attempt::First(need)),
         };
@@ -201,7 +208,7 @@ impl Core {
         let pages = Self::pages_of(offset, data.len() as u64);
         let Some(_lock) = self.ranges.try_exclusive(pages.clone()) else { return Ok(false) };
         let Some(gate) = self.gate.try_read() else { return Ok(false) };
-        let Ok(top) = self.ready(&gate)? else { return Ok(false) };
+        let Ok(top) = self.ready(&gate, &pages)? else { return Ok(false) };
         Ok(matches!(self.store(&top, pages, data)?, Attempt::Done(_)))
     }
 
@@ -210,7 +217,7 @@ impl Core {
         let gate = self.gate.read();
         // Marks only from the first page on that needs one: trimming what is empty changes nothing.
         let Some(first) = self.state.read().first_stored(pages.clone()) else { return Ok(Attempt::Done(None)) };
-        let top = match self.ready(&gate)? {
+        let top = match self.ready(&gate, pages)? {
             Ok(top) => top,
             Err(need) => return Ok(Attempt::First(need)),
         };
@@ -248,7 +255,7 @@ impl Core {
     /// Asks the kernel to read ahead what lies in layers.
     pub(crate) fn read_ahead(&self, view: Option<View>, pages: Range<u64>) -> Result<()> {
         let _lock = self.ranges.shared(pages.clone());
-        for segment in self.segments_of(view, pages) {
+        for segment in self.segments_of(view, pages)? {
             if let Source::Layer(layer) = segment.source {
                 layer.read_ahead(segment.pages)?;
             }

@@ -31,7 +31,7 @@ const FLAGS: usize = 48;
 /// Presence of 512 TiB, all mixed, is larger than this; nothing that fits into memory is.
 pub(crate) const SIZE_LIMIT: u64 = 16 << 30;
 /// Pages of the largest blob: 64 PiB, far above what file systems hold, far below where byte offsets overflow.
-const PAGES_LIMIT: u64 = 1 << 47;
+pub(crate) const PAGES_LIMIT: u64 = 1 << 47;
 
 pub(crate) fn file_name(epoch: u64) -> String {
     format!("checkpoint.{epoch}")
@@ -153,12 +153,11 @@ impl Checkpoint {
         let next_line = take_u32(input).ok_or_else(short)?;
         let mut lines = Vec::new();
         for _ in 0..take_u32(input).ok_or_else(short)? {
-            lines.push(Line::decode(input).ok_or_else(short)?);
-        }
-        // A line may be longer than the disk is now, and its layers hold pages up there.
-        let limit = lines.iter().map(|line| line.size).max().unwrap_or(0).max(size);
-        if limit > PAGES_LIMIT {
-            return Err(corrupt("has an impossible line"));
+            let line = Line::decode(input).ok_or_else(short)?;
+            if line.size > PAGES_LIMIT || line.base_limit > line.size {
+                return Err(corrupt("has an impossible line"));
+            }
+            lines.push(line);
         }
         let mut layers: Vec<Presence> = Vec::new();
         for _ in 0..take_u32(input).ok_or_else(short)? {
@@ -166,10 +165,9 @@ impl Checkpoint {
             if layers.last().is_some_and(|before| before.layer >= layer) {
                 return Err(corrupt("has layers out of order"));
             }
-            let held = PageSet::decode(input, limit)?;
-            let zero = PageSet::decode(input, limit)?;
-            // Bytes left behind by a shrink may lie past the end.
-            let dead = PageSet::decode(input, PAGES_LIMIT)?;
+            // Lines may see pages past the end of the disk as it is now, and a shrink leaves zero marks there.
+            let mut set = || PageSet::decode(input, PAGES_LIMIT).map_err(|error| corrupt(error.what()));
+            let (held, zero, dead) = (set()?, set()?, set()?);
             layers.push(Presence { layer, held, zero, dead });
         }
         let (clean, dead_known) = (flags & CLEAN != 0, flags & DEAD_KNOWN != 0);

@@ -143,6 +143,13 @@ impl Core {
         self.poison.check()
     }
 
+    pub(crate) fn check_open(&self, gate: &Gate) -> Result<()> {
+        if gate.closed {
+            return Err(Error::new(ErrorKind::Shutdown, "the disk is closed"));
+        }
+        Ok(())
+    }
+
     /// Takes the committer's turn for something that is no round, and gives it back when dropped.
     pub(crate) fn take_turn(&self) -> Turn<'_> {
         let mut rounds = self.rounds.lock();
@@ -153,16 +160,21 @@ impl Core {
         Turn(self)
     }
 
-    /// Reserves log space for one change of presence, in extents; given back when dropped, after the change is
-    /// published. `None`: a round must make room first.
+    /// Reserves log space for one change of presence; given back when dropped, after the change is published. `None`: a
+    /// round must make room first.
     pub(crate) fn reserve(&self) -> Option<Reserved<'_>> {
         /// A change in the middle of a run leaves one before it, one after it and itself.
         const WORST: usize = 3;
+        self.reserve_extents(WORST)
+    }
+
+    /// Like [`Core::reserve`], for a number of extents.
+    pub(crate) fn reserve_extents(&self, extents: usize) -> Option<Reserved<'_>> {
         if self.log_full.load(Ordering::SeqCst) {
             return None;
         }
-        let reserved = Reserved(self, WORST);
-        let promised = self.reserved.fetch_add(WORST, Ordering::SeqCst) + WORST;
+        let promised = self.reserved.fetch_add(extents, Ordering::SeqCst) + extents;
+        let reserved = Reserved(self, extents);
         let room = self.state.read().pending.count() + promised <= self.options.pending_extents;
         room.then_some(reserved)
     }

@@ -10,6 +10,7 @@
 //! | `access` | reading and changing pages |
 //! | `commit` | the committer: flush, FUA, the log's turn-over |
 //! | `growth` | beginning to write, a new layer, the switch |
+//! | `lines`, `resize`, `sweep` | snapshots; growing and shrinking; re-encrypting |
 //! | `upkeep` | punching, checkpoints, removing layers, in steps |
 //! | `open` | making, opening, recovering |
 //! | `rekey` | going over to another account key |
@@ -30,6 +31,7 @@ mod extent_map;
 mod growth;
 mod key_slots;
 mod layer;
+mod lines;
 mod log;
 mod open;
 mod page_set;
@@ -37,14 +39,17 @@ mod poison;
 mod range_lock;
 mod rekey;
 mod report;
+mod resize;
 mod revoke;
 mod settings;
 mod state;
+mod sweep;
 mod transfer;
 mod upkeep;
 
-#[cfg(test)]
-#[cfg(not(feature = "sim"))]
+#[cfg(all(test, not(feature = "sim")))]
+mod life_tests;
+#[cfg(all(test, not(feature = "sim")))]
 mod tests;
 
 use std::fmt;
@@ -56,7 +61,8 @@ use self::core::Core;
 pub use self::log::Line;
 pub use self::report::LayerUsage;
 pub use self::settings::{DiskSettings, Kind, LayerRecord};
-
+use self::state::View;
+pub use self::sweep::Swept;
 use crate::base::{BaseImage, BaseRecord};
 use crate::crypto::keyring::DiskKeys;
 use crate::io::Dir;
@@ -174,7 +180,9 @@ impl fmt::Debug for Options {
 /// All methods may be called from many threads at once. The disk starts no thread.
 #[derive(Debug)]
 pub struct Disk {
-    core: Core,
+    core: Arc<Core>,
+    /// What is seen: the live disk, or a snapshot, read-only.
+    view: Option<View>,
 }
 
 impl Disk {
@@ -194,21 +202,24 @@ impl Disk {
         encryption: bool,
         options: Options,
     ) -> Result<Self> {
-        open::open(dir, keys, base, access, encryption, options).map(|core| Self { core })
+        open::open(dir, keys, base, access, encryption, options).map(|core| Self { core: Arc::new(core), view: None })
     }
 
     /// Bytes, a multiple of 512, without the footer page.
     pub fn size(&self) -> u64 {
-        self.core.size()
+        match self.view {
+            None => self.core.size(),
+            Some(view) => (view.size - u64::from(self.core.footer)) * PAGE as u64,
+        }
     }
 
     /// Bytes with the footer page.
     pub fn blob_size(&self) -> u64 {
-        self.core.size() + if self.core.footer { PAGE as u64 } else { 0 }
+        self.size() + if self.core.footer { PAGE as u64 } else { 0 }
     }
 
     pub fn read_only(&self) -> bool {
-        self.core.access == Access::ReadOnly
+        self.core.access == Access::ReadOnly || self.view.is_some()
     }
 
     /// A copy of the disk's settings as they are now.
@@ -224,32 +235,42 @@ impl Disk {
         Ok(())
     }
 
+    fn check_live(&self) -> Result<()> {
+        if self.view.is_some() {
+            return Err(Error::new(ErrorKind::ReadOnly, "a snapshot takes no changes"));
+        }
+        Ok(())
+    }
+
     /// Fills `buf` from byte `offset`.
     pub fn read(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.check(offset, buf.len() as u64, self.size())?;
-        self.core.read(None, offset, buf)
+        self.core.read(self.view, offset, buf)
     }
 
     /// `Ok(false)`: would wait; `buf` is in any state; call [`Disk::read`] on a thread that may.
     pub fn try_read(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
         self.check(offset, buf.len() as u64, self.size())?;
-        self.core.try_read(None, offset, buf)
+        self.core.try_read(self.view, offset, buf)
     }
 
     /// Stores `data` at byte `offset`, encrypted or in plaintext as the setting says.
     pub fn write(&self, offset: u64, data: &[u8], durability: Durability) -> Result<()> {
+        self.check_live()?;
         self.check(offset, data.len() as u64, self.size())?;
         self.core.write(offset, data, durability)
     }
 
     /// A volatile write, or `Ok(false)` with nothing changed where it would wait.
     pub fn try_write(&self, offset: u64, data: &[u8]) -> Result<bool> {
+        self.check_live()?;
         self.check(offset, data.len() as u64, self.size())?;
         self.core.try_write(offset, data)
     }
 
     /// Makes the range read as zeros; what was stored is given back. In time independent of `len`.
     pub fn zero(&self, offset: u64, len: u64, durability: Durability) -> Result<()> {
+        self.check_live()?;
         self.check(offset, len, self.size())?;
         let (start, end) = (offset, offset + len);
         let whole = start.next_multiple_of(PAGE as u64)..end / PAGE as u64 * PAGE as u64;
@@ -264,6 +285,7 @@ impl Disk {
     /// Writes real zeros (NO_HOLE).
     pub fn write_zeros(&self, offset: u64, len: u64, durability: Durability) -> Result<()> {
         static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
+        self.check_live()?;
         self.check(offset, len, self.size())?;
         let mut at = offset;
         while at < offset + len {
@@ -287,14 +309,14 @@ impl Disk {
     /// Reads ahead into the page cache.
     pub fn cache(&self, offset: u64, len: u64) -> Result<()> {
         self.check(offset, len, self.size())?;
-        self.core.read_ahead(None, Core::pages_of(offset, len))
+        self.core.read_ahead(self.view, Core::pages_of(offset, len))
     }
 
     /// The runs of `[offset, offset + len)` of the blob, footer page included (rounded outward to pages), in order, at
     /// most `limit` of them. Neighbours differ.
     pub fn runs(&self, offset: u64, len: u64, limit: usize) -> Result<Vec<Run>> {
         self.check(offset, len, self.blob_size())?;
-        self.core.runs(None, Core::pages_of(offset, len), limit)
+        self.core.runs(self.view, Core::pages_of(offset, len), limit)
     }
 
     /// Counts the whole blob, footer page included.
@@ -305,6 +327,76 @@ impl Disk {
     /// The layers, bottom to top.
     pub fn layers(&self) -> Vec<LayerUsage> {
         self.core.layers()
+    }
+
+    /// Draws a snapshot; durable when this returns. What is answered before is in it.
+    pub fn snapshot(&self, name: &str) -> Result<Line> {
+        self.check_live()?;
+        self.core.draw_line(name)
+    }
+
+    /// The snapshots, oldest first.
+    pub fn snapshots(&self) -> Vec<Line> {
+        self.core.lines()
+    }
+
+    /// The disk as the snapshot sees it, read-only. Reading fails once the snapshot is deleted.
+    pub fn at_snapshot(&self, name: &str) -> Result<Disk> {
+        Ok(Disk { core: Arc::clone(&self.core), view: Some(self.core.line_view(name)?) })
+    }
+
+    /// Deletes a snapshot; its space comes back in the background.
+    pub fn delete_snapshot(&self, name: &str) -> Result<()> {
+        self.check_live()?;
+        self.core.erase_line(name)
+    }
+
+    /// Makes the disk what the snapshot sees, size included. Later snapshots and all later changes are gone.
+    pub fn roll_back(&self, name: &str) -> Result<()> {
+        self.check_live()?;
+        self.core.roll_back(name)
+    }
+
+    /// Makes the disk `size` bytes long, a multiple of 512. What a shrink cuts off is gone for good.
+    pub fn resize(&self, size: u64) -> Result<()> {
+        self.check_live()?;
+        self.core.resize(size)
+    }
+
+    /// Gives the disk another name; that it is unique is the caller's business.
+    pub fn rename(&self, name: &str) -> Result<()> {
+        self.check_live()?;
+        self.core.rename(name)
+    }
+
+    /// Records another place, or more about the identity, of the same base image.
+    pub fn set_base(&self, base: BaseRecord) -> Result<()> {
+        self.check_live()?;
+        self.core.change_settings(|settings| settings.base = Some(base))
+    }
+
+    /// From now on new writes are stored under a fresh data key.
+    pub fn rotate_key(&self) -> Result<()> {
+        self.check_live()?;
+        self.core.rotate_key()
+    }
+
+    /// One step of bringing what was stored before under the current key, from page `page` on; with `include_base` the
+    /// pages read from the base too. [`ErrorKind::InUse`] while encryption is off.
+    pub fn sweep(&self, page: u64, include_base: bool) -> Result<Swept> {
+        self.check_live()?;
+        self.core.sweep(page, include_base)
+    }
+
+    /// Lets go of a base that neither the disk nor a snapshot reads any more. `false`: something does.
+    pub fn detach_base(&self) -> Result<bool> {
+        self.check_live()?;
+        self.core.detach_base()
+    }
+
+    /// Bytes that [`Disk::sweep`] has still to store.
+    pub fn sweep_remaining(&self, include_base: bool) -> u64 {
+        self.core.sweep_remaining(include_base)
     }
 
     /// How new writes are stored from now on; the caller has made the account's setting durable. Waits for the

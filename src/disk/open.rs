@@ -28,6 +28,8 @@ use crate::io::{Dir, Open};
 use crate::vhd::Footer;
 use crate::{Error, ErrorKind, PAGE, Result};
 
+/// Bytes of the largest disk.
+pub(crate) const SIZE_LIMIT: u64 = 1 << 55;
 pub(crate) const LAYERS: &str = "layers";
 /// Far above any log that was ever configured.
 const LOG_LIMIT: u64 = 1 << 30;
@@ -42,7 +44,7 @@ pub(crate) fn create(
 ) -> Result<()> {
     let at = |error| Error::io("a disk cannot be made here", error).at_path(dir.path());
     let invalid = |what: String| Err(Error::new(ErrorKind::InvalidInput, what));
-    if spec.size == 0 || !spec.size.is_multiple_of(PAGE as u64) || spec.size > 1 << 55 {
+    if spec.size == 0 || !spec.size.is_multiple_of(PAGE as u64) || spec.size > SIZE_LIMIT {
         return invalid(format!("{} bytes is no size of a disk: it must be a multiple of 512, above 0", spec.size));
     }
     let base_size = spec.base.as_ref().map_or(0, |base| base.size);
@@ -66,9 +68,7 @@ pub(crate) fn create(
     KeySlots::create(&*dir, spec.uuid)?;
     let (content, _) = first.encode(1, spec.uuid, &keys);
     write_new(&*dir, &checkpoint::file_name(1), &content).map_err(at)?;
-    settings.store(&*dir, &keys).map_err(|error| match error {
-        settings::StoreError::Unchanged(error) | settings::StoreError::Unknown(error) => error,
-    })?;
+    settings.store(&*dir, &keys).map_err(settings::StoreError::into_error)?;
     // The footer is a page like any other, and the first that is written.
     let core = open_blank(&dir, keys, encryption, options)?;
     let footer = Footer::fixed(spec.size, spec.uuid, created).to_bytes();
@@ -102,9 +102,9 @@ pub(crate) fn open(
                 .at_path(dir.path())
         })?;
     }
-    let settings = DiskSettings::load(&*dir, keys.as_ref())?;
+    let mut settings = DiskSettings::load(&*dir, keys.as_ref())?;
     let how = if access == Access::ReadWrite { Open::ReadWrite } else { Open::Read };
-    let (slots, slot_keys) = KeySlots::open(&*dir, settings.uuid, how)?;
+    let (mut slots, slot_keys) = KeySlots::open(&*dir, settings.uuid, how)?;
     let layers = open_layers(&*layers_dir, &settings, &slot_keys, keys.as_ref(), how)?;
     let Recovered { mut state, chain, next_epoch } = recover(&*dir, &names, &settings, layers, keys.as_ref())?;
     if let Some(base) = &base
@@ -114,7 +114,8 @@ pub(crate) fn open(
         return Err(Error::new(ErrorKind::BaseChanged, what).at_path(dir.path()));
     }
     let poison = Poison::default();
-    let top = if access == Access::ReadWrite {
+    let top = if let (Access::ReadWrite, Some(keys)) = (access, &keys) {
+        forget_emptied(&*dir, &mut settings, &mut slots, &state, keys)?;
         clean_up(&*dir, &*layers_dir, &names, &settings).map_err(at)?;
         Core::usable_top(&state, settings.sealed_below, encryption)
     } else {
@@ -306,8 +307,7 @@ fn recover(
         }
         chain = end;
         for batch in &batches {
-            let limit = state.lines.iter().map(|line| line.size).max().unwrap_or(0).max(state.size);
-            state.apply(batch, limit).map_err(|what| corrupt(&name, what))?;
+            state.apply(batch).map_err(|what| corrupt(&name, what))?;
             needed.extend(batch.ops.iter().filter_map(|op| match op {
                 Op::NextLog { epoch } => Some(*epoch),
                 _ => None,
@@ -327,6 +327,24 @@ fn recover(
     }
     let next_epoch = names.logs.last().map_or(0, |&log| log + 1).max(newest);
     Ok(Recovered { state, chain, next_epoch })
+}
+
+/// Finishes the removal of layers that a durable rollback emptied.
+fn forget_emptied(
+    dir: &dyn Dir,
+    settings: &mut DiskSettings,
+    slots: &mut KeySlots,
+    state: &State,
+    keys: &DiskKeys,
+) -> Result<()> {
+    let emptied = |layer: &LayerRecord| state.index_of(layer.id).is_none();
+    let gone: Vec<u32> = settings.layers.iter().filter(|layer| emptied(layer)).map(|layer| layer.id).collect();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    settings.layers.retain(|layer| !emptied(layer));
+    settings.store(dir, keys).map_err(settings::StoreError::into_error)?;
+    gone.into_iter().try_for_each(|layer| slots.erase(layer))
 }
 
 /// Removes what earlier ends left behind. Nothing names it.

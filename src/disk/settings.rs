@@ -164,3 +164,11 @@ pub(crate) enum StoreError {
     /// The new file is in place, but maybe not after a crash: the disk must be poisoned.
     Unknown(Error),
 }
+
+impl StoreError {
+    pub(crate) fn into_error(self) -> Error {
+        match self {
+            StoreError::Unchanged(error) | StoreError::Unknown(error) => error,
+        }
+    }
+}

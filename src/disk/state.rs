@@ -10,11 +10,12 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::checkpoint::{Checkpoint, Presence};
+use super::checkpoint::{Checkpoint, PAGES_LIMIT, Presence};
 use super::extent_map::{ExtentMap, Mark};
 use super::layer::Layer;
 use super::log::{Batch, Extent, Line, Op};
 use super::page_set::PageSet;
+use crate::{Error, ErrorKind};
 
 /// A layer in the stack, and what it holds. `held` and `zero` are disjoint; `dead` is disjoint from `held`.
 #[derive(Debug)]
@@ -41,6 +42,13 @@ impl Entry {
             self.held.remove(pages.clone());
         }
         self.zero.remove(pages.clone());
+    }
+
+    /// Everything that it held is dead.
+    pub(crate) fn empty(&mut self) {
+        let held = std::mem::take(&mut self.held);
+        self.dead.union_with(&held);
+        self.zero = PageSet::new();
     }
 
     pub(crate) fn holds_nothing(&self) -> bool {
@@ -111,6 +119,8 @@ pub(crate) struct Segment {
 /// Which part of the stack is looked at: the live disk, or what a line sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct View {
+    /// The line it is of; `None`: the live disk.
+    pub(crate) line: Option<u32>,
     /// The highest layer id seen.
     pub(crate) sees: u32,
     /// Pages of the blob.
@@ -137,7 +147,7 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn live(&self) -> View {
-        View { sees: u32::MAX, size: self.size, base_limit: self.base_limit }
+        View { line: None, sees: u32::MAX, size: self.size, base_limit: self.base_limit }
     }
 
     pub(crate) fn index_of(&self, layer: u32) -> Option<usize> {
@@ -227,6 +237,19 @@ impl State {
         entry.held.contains_all(pages.clone()).then_some(&entry.layer)
     }
 
+    /// Whether `layer` holds all of `pages`.
+    pub(crate) fn holds(&self, layer: u32, pages: &Range<u64>) -> bool {
+        self.index_of(layer).is_some_and(|index| self.entries[index].held.contains_all(pages.clone()))
+    }
+
+    /// Pages that only a line sees die with it: a view of it must not be read any more.
+    pub(crate) fn check_view(&self, view: View) -> Result<(), Error> {
+        if view.line.is_some_and(|id| !self.lines.iter().any(|line| line.id == id)) {
+            return Err(Error::new(ErrorKind::NotFound, "the snapshot was deleted"));
+        }
+        Ok(())
+    }
+
     /// The first page of `pages` that does not read as zeros because nothing is stored for it.
     pub(crate) fn first_stored(&self, pages: Range<u64>) -> Option<u64> {
         let mut first = None;
@@ -274,12 +297,14 @@ impl State {
     }
 
     /// Applies a durable batch while recovering. Extents of layers that `known` denies belong to removed ones.
-    pub(crate) fn apply(&mut self, batch: &Batch, limit: u64) -> Result<(), &'static str> {
+    pub(crate) fn apply(&mut self, batch: &Batch) -> Result<(), &'static str> {
         for extent in &batch.extents {
-            if extent.pages.end > limit {
+            if extent.pages.end > PAGES_LIMIT {
                 return Err("extent past the end of the blob");
             }
             let Some(entry) = self.entry_mut(extent.layer) else { continue };
+            // A clean checkpoint's dead pages may have been written again since.
+            entry.dead.remove(extent.pages.clone());
             let (to, from) = match extent.mark {
                 Mark::Held => (&mut entry.held, &mut entry.zero),
                 Mark::Zero => (&mut entry.zero, &mut entry.held),
@@ -290,10 +315,13 @@ impl State {
         for op in &batch.ops {
             match op {
                 Op::LineAdded(line) => {
-                    self.next_line = self.next_line.max(line.id + 1);
+                    self.next_line = self.next_line.max(line.id.saturating_add(1));
                     self.lines.push(line.clone());
                 }
                 Op::LineRemoved(id) => self.lines.retain(|line| line.id != *id),
+                Op::Resize { size, base_limit } if *size == 0 || *size > PAGES_LIMIT || base_limit > size => {
+                    return Err("impossible size");
+                }
                 Op::Resize { size, base_limit } => (self.size, self.base_limit) = (*size, *base_limit),
                 Op::LayerEmptied(layer) => self.entries.retain(|entry| entry.layer.id != *layer),
                 Op::NextLog { .. } => {}

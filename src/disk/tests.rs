@@ -16,7 +16,7 @@ const MIB: u64 = 1 << 20;
 #[derive(Debug)]
 struct Pattern(u64);
 
-fn base_page(page: u64) -> [u8; PAGE] {
+pub(super) fn base_page(page: u64) -> [u8; PAGE] {
     [(page % 251) as u8 + 1; PAGE]
 }
 
@@ -39,18 +39,23 @@ impl BaseImage for Pattern {
     }
 }
 
-struct Place {
-    folder: TempDir,
-    keys: DiskKeys,
+/// In memory where there is such a place: these tests are not about the device.
+fn folder() -> TempDir {
+    TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
+}
+
+pub(super) struct Place {
+    pub(super) folder: TempDir,
+    pub(super) keys: DiskKeys,
     base: u64,
 }
 
 impl Place {
-    fn new(size: u64, base: u64, encryption: bool) -> Self {
+    pub(super) fn new(size: u64, base: u64, encryption: bool) -> Self {
         Self::of(Uuid::new_v4(), DiskKeys::ephemeral().unwrap(), size, base, encryption)
     }
     fn of(uuid: Uuid, keys: DiskKeys, size: u64, base: u64, encryption: bool) -> Self {
-        let place = Self { folder: TempDir::new().unwrap(), keys, base };
+        let place = Self { folder: folder(), keys, base };
         let record = (base > 0).then(|| BaseRecord {
             path: "/pattern".into(),
             format: crate::base::Format::Raw,
@@ -62,14 +67,16 @@ impl Place {
         Disk::create(place.dir(), &spec, place.keys.clone(), encryption, &Options::default()).unwrap();
         place
     }
-    fn dir(&self) -> Arc<dyn Dir> {
+    pub(super) fn dir(&self) -> Arc<dyn Dir> {
         Arc::new(RealDir::open(self.folder.path()).unwrap())
     }
     fn try_open(&self, access: Access, encryption: bool) -> Result<Disk> {
         let base = (self.base > 0).then(|| Arc::new(Pattern(self.base)) as Arc<dyn BaseImage>);
-        Disk::open(self.dir(), Some(self.keys.clone()), base, access, encryption, Options::default())
+        // Small, so that short tests turn it over.
+        let options = Options { log_bytes: 128 << 10, pending_extents: 256, ..Options::default() };
+        Disk::open(self.dir(), Some(self.keys.clone()), base, access, encryption, options)
     }
-    fn open(&self, encryption: bool) -> Disk {
+    pub(super) fn open(&self, encryption: bool) -> Disk {
         self.try_open(Access::ReadWrite, encryption).unwrap()
     }
     /// The stored bytes of a page in a layer file.
@@ -77,12 +84,12 @@ impl Place {
         let file = std::fs::read(self.folder.path().join("layers").join(layer)).unwrap();
         file[page as usize * PAGE..][..PAGE].to_vec()
     }
-    fn layer_files(&self) -> Vec<String> {
+    pub(super) fn layer_files(&self) -> Vec<String> {
         self.dir().subdir("layers").unwrap().list().unwrap()
     }
 }
 
-fn read(disk: &Disk, offset: u64, len: usize) -> Vec<u8> {
+pub(super) fn read(disk: &Disk, offset: u64, len: usize) -> Vec<u8> {
     let mut buf = vec![0xee; len];
     disk.read(offset, &mut buf).unwrap();
     buf

@@ -201,6 +201,7 @@ impl Core {
                 }
             };
             for run in dead {
+                debug_assert!(!self.state.read().holds(layer.id, &run), "a page that is held is dead");
                 layer.punch(run.clone())?;
                 let mut state = self.state.write();
                 layer.mark_dirty();

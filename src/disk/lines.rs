@@ -1,0 +1,128 @@
+//! Snapshots: lines across the stack.
+//!
+//! A line sees the layers up to the newest one there was when it was drawn, with the size and base limit of then.
+//! Drawing one is O(1): the stack loses its top, so the next change makes a new layer with a fresh key. Erasing one
+//! lets the pages that only it saw die; they are punched in the background, and not before the erasure is durable.
+//! Rolling back empties every layer above the line, in one batch with the size and base limit of the line.
+
+use super::core::Core;
+use super::log::{Line, NAME_LIMIT, Op};
+use super::state::{State, View};
+use crate::io::sync::atomic::Ordering;
+use crate::{Error, ErrorKind, Result};
+
+/// Lines of one disk at the most: each is looked at by every change.
+const LINES_LIMIT: usize = 4096;
+
+fn find<'a>(state: &'a State, name: &str) -> Result<&'a Line> {
+    state
+        .lines
+        .iter()
+        .find(|line| line.name == name)
+        .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("there is no snapshot '{name}'")))
+}
+
+impl Core {
+    /// Draws a line; durable when this returns. Waits for the changes in flight only.
+    pub(crate) fn draw_line(&self, name: &str) -> Result<Line> {
+        if name.is_empty() || name.len() > NAME_LIMIT || name.contains(['/', '@', '\0']) {
+            return Err(Error::new(ErrorKind::InvalidInput, format!("'{name}' is no name of a snapshot"))
+                .hint("1 to 255 bytes without '/' and '@'"));
+        }
+        self.check_writable()?;
+        self.arm()?;
+        let line = {
+            let _growth = self.growth.lock();
+            let mut gate = self.gate.write();
+            self.check_open(&gate)?;
+            let mut state = self.state.write();
+            if find(&state, name).is_ok() {
+                return Err(Error::new(ErrorKind::AlreadyExists, format!("there is a snapshot '{name}' already")));
+            }
+            if state.lines.len() >= LINES_LIMIT {
+                return Err(Error::new(
+                    ErrorKind::LimitExceeded,
+                    format!("a disk has at most {LINES_LIMIT} snapshots"),
+                ));
+            }
+            let line = Line {
+                id: state.next_line,
+                name: name.to_owned(),
+                created: (self.options.clock)(),
+                sees: state.entries.last().map_or(0, |entry| entry.layer.id),
+                size: state.size,
+                base_limit: state.base_limit,
+            };
+            state.next_line += 1;
+            state.lines.push(line.clone());
+            state.pending.ops.push(Op::LineAdded(line.clone()));
+            gate.top = None;
+            line
+        };
+        self.flush()?;
+        Ok(line)
+    }
+
+    /// Erases a line; durable when this returns.
+    pub(crate) fn erase_line(&self, name: &str) -> Result<()> {
+        self.check_writable()?;
+        self.arm()?;
+        {
+            let _growth = self.growth.lock();
+            let gate = self.gate.write();
+            self.check_open(&gate)?;
+            let mut state = self.state.write();
+            let id = find(&state, name)?.id;
+            state.lines.retain(|line| line.id != id);
+            state.pending.ops.push(Op::LineRemoved(id));
+            state.settle_dead();
+        }
+        self.flush()
+    }
+
+    /// Makes the live disk what the line sees; durable when this returns. Lines drawn after it are gone.
+    pub(crate) fn roll_back(&self, name: &str) -> Result<()> {
+        self.check_writable()?;
+        self.arm()?;
+        {
+            let mut growth = self.growth.lock();
+            // No layer there is now may take writes again: emptied ones are dead for ever.
+            growth.settings.sealed_below = growth.settings.next_layer;
+            self.store_settings(&mut growth)?;
+            let mut gate = self.gate.write();
+            self.check_open(&gate)?;
+            let mut state = self.state.write();
+            let line = find(&state, name)?.clone();
+            let newer = |other: &Line| other.id > line.id;
+            let gone: Vec<u32> = state.lines.iter().filter(|other| newer(other)).map(|other| other.id).collect();
+            state.lines.retain(|other| !newer(other));
+            state.pending.ops.extend(gone.into_iter().map(Op::LineRemoved));
+            let above: Vec<u32> =
+                state.entries.iter().map(|entry| entry.layer.id).filter(|&id| id > line.sees).collect();
+            for id in above {
+                // What was pending for it means nothing any more.
+                state.pending.extents.remove(&id);
+                state.pending.ops.push(Op::LayerEmptied(id));
+                if let Some(entry) = state.entry_mut(id) {
+                    entry.empty();
+                }
+            }
+            (state.size, state.base_limit) = (line.size, line.base_limit);
+            state.pending.ops.push(Op::Resize { size: line.size, base_limit: line.base_limit });
+            self.pages.store(line.size, Ordering::SeqCst);
+            gate.top = None;
+        }
+        self.flush()
+    }
+
+    pub(crate) fn lines(&self) -> Vec<Line> {
+        self.state.read().lines.clone()
+    }
+
+    /// What a line sees, with the id by which readers check that it is still there.
+    pub(crate) fn line_view(&self, name: &str) -> Result<View> {
+        let state = self.state.read();
+        let line = find(&state, name)?;
+        Ok(View { line: Some(line.id), sees: line.sees, size: line.size, base_limit: line.base_limit })
+    }
+}

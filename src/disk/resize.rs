@@ -1,0 +1,76 @@
+//! Growing and shrinking, live, with the footer page moving along.
+//!
+//! One batch: the new size, the base limit cut to it for good, the old footer page and everything cut off as zero, the
+//! new footer page. So shrinking and growing again never shows old content, of a layer or of the base.
+
+use super::core::Core;
+use super::extent_map::Mark;
+use super::log::Op;
+use crate::io::sync::atomic::Ordering;
+use crate::vhd::Footer;
+use crate::{Error, ErrorKind, PAGE, Result};
+
+impl Core {
+    /// Makes the disk `size` bytes long (without the footer page); durable when this returns.
+    pub(crate) fn resize(&self, size: u64) -> Result<()> {
+        if size == 0 || !size.is_multiple_of(PAGE as u64) || size > super::open::SIZE_LIMIT {
+            let what = format!("{size} bytes is no size of a disk: it must be a multiple of 512, above 0");
+            return Err(Error::new(ErrorKind::InvalidInput, what));
+        }
+        self.check_writable()?;
+        self.arm()?;
+        let new = size / PAGE as u64 + u64::from(self.footer);
+        let footer = {
+            let settings = self.settings();
+            Footer::fixed(size, settings.uuid, settings.created).to_bytes()
+        };
+        loop {
+            // Three marks, once for all: a round first if there is no room for them.
+            let Some(_reserved) = self.reserve() else {
+                self.make_room()?;
+                continue;
+            };
+            let growth = self.growth.lock();
+            let top = self.gate.read().top.clone();
+            let Some(top) = top else {
+                drop(growth);
+                self.make_layer()?;
+                continue;
+            };
+            // Nothing reads there before the size says so; the file is long enough, durably, before any record.
+            if top.pages()? < new {
+                top.resize(new, &self.poison)?;
+            }
+            // The footer may land where an earlier one was left to be punched.
+            let last = new - 1;
+            let _lock = self.ranges.exclusive(last..new);
+            let gate = self.gate.write();
+            self.check_open(&gate)?;
+            let old = self.state.read().size;
+            if old == new {
+                return Ok(());
+            }
+            if self.footer {
+                let written = top.write(last, &footer);
+                let mut state = self.state.write();
+                top.mark_dirty();
+                if let Err(error) = written {
+                    state.write_failed(top.id, last..new);
+                    return Err(error);
+                }
+            }
+            let mut state = self.state.write();
+            let base_limit = state.base_limit.min(new - u64::from(self.footer));
+            let cut = if self.footer { last.min(old - 1) } else { new.min(old) };
+            state.publish(top.id, cut..old.max(new), Mark::Zero);
+            if self.footer {
+                state.publish(top.id, last..new, Mark::Held);
+            }
+            (state.size, state.base_limit) = (new, base_limit);
+            state.pending.ops.push(Op::Resize { size: new, base_limit });
+            self.pages.store(new, Ordering::SeqCst);
+            break;
+        }
+        self.flush()
+    }
+}
