@@ -48,7 +48,8 @@ impl Exports for Served {
             return Err(no_disk(&name));
         }
         let disk = self.registry.disk(&name)?;
-        let ExportInfo { name, description } = info(&name);
+        // As it was made, whichever form the client used.
+        let ExportInfo { name, description } = info(&disk.settings().name.parse()?);
         let read_only = self.read_only || disk.read_only();
         Ok(Export { name, description, disk, read_only })
     }

@@ -33,7 +33,7 @@ impl Registry {
         }
         let (image, record) = base.unzip();
         let uuid = Uuid::new_v4();
-        let spec = Spec { uuid, name: name.canonical(), size, base: record };
+        let spec = Spec { uuid, name: name.to_string(), size, base: record };
         if let Err(error) = self.make(keys, &spec) {
             // What is left after a crash or a second error is removed when the account is opened next.
             for folder in [format!("{NEW}{uuid}"), uuid.to_string()] {

@@ -1,9 +1,9 @@
 //! Names of page blobs, by the rules of Azure Blob Storage for containers and blobs.
 //!
-//! A name is data, never a path: the folder of a disk is named by its uuid. Every name has one canonical form,
-//! `CONTAINER/BLOB`, and one form for people, which leaves out the default container where the result cannot be read
-//! as anything else.
+//! A name is data, never a path: the folder of a disk is named by its uuid. `disk1` and `vhds/disk1` name the same blob
+//! and compare as equal; a disk is shown by the one that it was made with.
 
+use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
@@ -22,11 +22,13 @@ const BLOB_SEGMENTS: usize = 254;
 const NAME_BYTES: usize = 4096;
 
 /// A valid name of a page blob.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct BlobName {
     container: String,
     blob: String,
+    /// Given without a container; says nothing about what is named.
+    short: bool,
 }
 
 impl BlobName {
@@ -52,13 +54,16 @@ impl FromStr for BlobName {
 
     /// `BLOB`, in the default container, or `CONTAINER/BLOB`; a blob name may have further slashes.
     fn from_str(text: &str) -> Result<Self> {
-        let (container, blob) = text.split_once('/').unwrap_or((DEFAULT_CONTAINER, text));
+        let (container, blob, short) = match text.split_once('/') {
+            Some((container, blob)) => (container, blob, false),
+            None => (DEFAULT_CONTAINER, text, true),
+        };
         let fault = container_fault(container).or_else(|| blob_fault(blob)).or_else(|| {
             (text.len() + DEFAULT_CONTAINER.len() + 1 > NAME_BYTES)
                 .then(|| format!("it has more than {NAME_BYTES} bytes in UTF-8"))
         });
         match fault {
-            None => Ok(Self { container: container.to_owned(), blob: blob.to_owned() }),
+            None => Ok(Self { container: container.to_owned(), blob: blob.to_owned(), short }),
             Some(fault) => {
                 Err(Error::new(ErrorKind::InvalidInput, format!("\"{}\" is no valid name: {fault}", shown(text)))
                     .hint("a name is BLOB or CONTAINER/BLOB, for example disk1 or vhds/disk1"))
@@ -112,14 +117,29 @@ fn blob_fault(blob: &str) -> Option<String> {
     Some(format!("a blob name {fault}"))
 }
 
+impl PartialEq for BlobName {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for BlobName {}
+
+impl PartialOrd for BlobName {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for BlobName {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (&self.container, &self.blob).cmp(&(&other.container, &other.blob))
+    }
+}
+
 impl fmt::Display for BlobName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // With a slash of its own the blob's first segment would be read as a container.
-        if self.container == DEFAULT_CONTAINER && !self.blob.contains('/') {
-            f.write_str(&self.blob)
-        } else {
-            write!(f, "{}/{}", self.container, self.blob)
-        }
+        if self.short { f.write_str(&self.blob) } else { write!(f, "{}/{}", self.container, self.blob) }
     }
 }
 
@@ -133,7 +153,7 @@ impl TryFrom<String> for BlobName {
 
 impl From<BlobName> for String {
     fn from(name: BlobName) -> Self {
-        name.canonical()
+        name.to_string()
     }
 }
 
@@ -150,9 +170,10 @@ mod tests {
     fn the_default_container_is_optional() {
         assert_eq!(parse("disk1"), parse("vhds/disk1"));
         assert_eq!(parse("disk1").canonical(), "vhds/disk1");
-        assert_eq!(parse("vhds/disk1").to_string(), "disk1");
-        assert_eq!(parse("images/disk1").to_string(), "images/disk1");
-        assert_eq!(parse("vhds/a/b").to_string(), "vhds/a/b");
+        assert_eq!(parse("disk1").to_string(), "disk1");
+        assert_eq!(parse("vhds/disk1").to_string(), "vhds/disk1");
+        assert_eq!(parse("vhds/a/b").blob(), "a/b");
+        assert_ne!(parse("images/disk1"), parse("disk1"));
         assert_eq!(parse("$root/x").container(), "$root");
         assert_eq!(parse("vhds/Größe 1.vhd").blob(), "Größe 1.vhd");
     }

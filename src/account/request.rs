@@ -174,7 +174,7 @@ fn show(registry: &Registry, name: &BlobName) -> Result<DiskReport> {
         }
     });
     Ok(DiskReport {
-        name: name.to_string(),
+        name: settings.name,
         uuid: settings.uuid,
         created: settings.created,
         size_bytes: disk.size(),
@@ -210,7 +210,7 @@ fn scrub(registry: &Registry, name: &BlobName, wait: bool) -> Result<Scrubbed> {
     } else {
         registry.nudge(disk.settings().uuid);
     }
-    Ok(Scrubbed { name: name.to_string(), pending_scrub_bytes: disk.usage()?.pending_scrub })
+    Ok(Scrubbed { name: disk.settings().name, pending_scrub_bytes: disk.usage()?.pending_scrub })
 }
 
 #[cfg(test)]
@@ -222,7 +222,7 @@ mod tests {
         let name: BlobName = "a".parse().expect("name");
         let request = Request::Map { name, start: 7 };
         let json = serde_json::to_string(&request).expect("json");
-        assert_eq!(json, r#"{"verb":"map","name":"vhds/a","start":7}"#);
+        assert_eq!(json, r#"{"verb":"map","name":"a","start":7}"#);
         assert_eq!(serde_json::from_str::<Request>(&json).expect("back"), request);
         for bad in [
             r#"{"verb":"map","name":"../x","start":7}"#,

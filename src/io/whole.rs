@@ -66,7 +66,11 @@ pub fn replace(dir: &dyn Dir, name: &str, content: &[u8]) -> Result<()> {
 pub fn replace_and_wipe(dir: &dyn Dir, name: &str, content: &[u8]) -> Result<()> {
     let old = dir.open(name, Open::ReadWrite);
     replace(dir, name, content)?;
-    if let Err(error) = old.and_then(|old| wipe(&*old)) {
+    let wiped = match old {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        old => old.and_then(|old| wipe(&*old)),
+    };
+    if let Err(error) = wiped {
         tracing::warn!(path = %dir.path().join(name).display(), %error, "the old content could not be overwritten");
     }
     Ok(())
