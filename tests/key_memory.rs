@@ -1,0 +1,204 @@
+//! Looks through all memory of the process for key bytes, as a core file would hold them. In a process of its own: a
+//! test beside it would make keys of its own.
+#![cfg(not(feature = "sim"))]
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::sync::Arc;
+
+use sealdisk::account::settings::Settings;
+use sealdisk::crypto::kek::{KekSource, KeyFile};
+use sealdisk::disk::{Access, Disk, Durability, Options, Spec};
+use sealdisk::io::Dir;
+use sealdisk::io::real::RealDir;
+use uuid::Uuid;
+
+/// What is looked for is kept only in this disguise, so that it is not found in the test itself.
+const MASK: u8 = 0x5A;
+
+struct Needle {
+    name: &'static str,
+    masked: Vec<u8>,
+}
+
+impl Needle {
+    fn new(name: &'static str, secret: &[u8]) -> Self {
+        Self { name, masked: secret.iter().map(|byte| byte ^ MASK).collect() }
+    }
+
+    fn is_at(&self, memory: &[u8]) -> bool {
+        memory.len() >= self.masked.len()
+            && memory.iter().zip(&self.masked).all(|(byte, masked)| byte ^ MASK == *masked)
+    }
+}
+
+/// The last two round keys of AES-256 (FIPS 197, section 5.2), which share no bytes with the key.
+fn last_round_keys(key: &[u8]) -> Vec<u8> {
+    let sbox = sbox();
+    // Without growing, which would leave copies behind.
+    let mut words: Vec<[u8; 4]> = Vec::with_capacity(60);
+    words.extend(key.chunks(4).map(|word| <[u8; 4]>::try_from(word).unwrap()));
+    let mut rcon = 1u8;
+    for i in 8..60 {
+        let mut word: [u8; 4] = words[i - 1];
+        if i % 8 == 0 {
+            word.rotate_left(1);
+            word = word.map(|byte| sbox[byte as usize]);
+            word[0] ^= rcon;
+            rcon <<= 1;
+        } else if i % 8 == 4 {
+            word = word.map(|byte| sbox[byte as usize]);
+        }
+        let before = words[i - 8];
+        words.push(std::array::from_fn(|n| before[n] ^ word[n]));
+    }
+    let last = words[52..].concat();
+    words.fill([0; 4]);
+    std::hint::black_box(&words);
+    last
+}
+
+/// FIPS 197, section 5.1.1: the inverse in GF(2^8), then an affine map.
+fn sbox() -> [u8; 256] {
+    let times = |mut a: u8, mut b: u8| {
+        let mut product = 0;
+        while b != 0 {
+            if b & 1 != 0 {
+                product ^= a;
+            }
+            a = (a << 1) ^ if a & 0x80 != 0 { 0x1B } else { 0 };
+            b >>= 1;
+        }
+        product
+    };
+    std::array::from_fn(|byte| {
+        let inverse = (0..=255).find(|&other| times(byte as u8, other) == 1).unwrap_or(0);
+        (0..5).fold(0x63, |sum, turn| sum ^ inverse.rotate_left(turn))
+    })
+}
+
+/// The account key, unwrapped as docs/security.md says, by the libraries alone.
+fn account_key(text: &str, kek_path: &std::path::Path) -> Needle {
+    use aes_kw::KeyInit;
+    let table: toml::Table = text.parse().unwrap();
+    let entry = table["account_key"].as_array().unwrap()[0].as_table().unwrap();
+    let id: Uuid = entry["id"].as_str().unwrap().parse().unwrap();
+    let account: Uuid = table["account"].as_str().unwrap().parse().unwrap();
+    let wrapped = hex::decode(entry["wrapped"].as_str().unwrap()).unwrap();
+    let mut kek = std::fs::read(kek_path).unwrap();
+    let (mut wrapping, mut key) = ([0; 32], [0; 32]);
+    hkdf::Hkdf::<sha2::Sha256>::new(None, &kek)
+        .expand_multi_info(&[b"sealdisk/1 account-key-wrap\0", account.as_bytes(), id.as_bytes()], &mut wrapping)
+        .unwrap();
+    aes_kw::KwAes256::new(&wrapping.into()).unwrap_key(&wrapped, &mut key).unwrap();
+    let needle = Needle::new("account key", &key);
+    for secret in [&mut kek[..], &mut wrapping, &mut key] {
+        secret.fill(0);
+        std::hint::black_box(&secret);
+    }
+    needle
+}
+
+/// Names of the needles that lie anywhere in readable memory.
+fn found(needles: &[Needle]) -> Vec<String> {
+    const STEP: usize = 1 << 20;
+    let longest = needles.iter().map(|needle| needle.masked.len()).max().unwrap();
+    let memory = File::open("/proc/self/mem").unwrap();
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let mut buffer = vec![0u8; STEP + longest];
+    let mut found = Vec::new();
+    for line in maps.lines() {
+        let mut fields = line.split_whitespace();
+        let (range, rights) = (fields.next().unwrap(), fields.next().unwrap());
+        let place = fields.nth(3).unwrap_or("anonymous");
+        if !rights.starts_with('r') || place.starts_with("[v") {
+            continue;
+        }
+        let (start, end) = range.split_once('-').unwrap();
+        let [start, end] = [start, end].map(|text| u64::from_str_radix(text, 16).unwrap());
+        for at in (start..end).step_by(STEP) {
+            let len = ((end - at) as usize).min(buffer.len());
+            let Ok(len) = memory.read_at(&mut buffer[..len], at) else { continue };
+            for offset in 0..len {
+                for needle in needles {
+                    if buffer[offset] ^ MASK == needle.masked[0] && needle.is_at(&buffer[offset..len]) {
+                        found.push(format!("{} in {place} ({rights})", needle.name));
+                    }
+                }
+            }
+            // Else the copy would be found too.
+            buffer.fill(0);
+        }
+    }
+    found
+}
+
+/// The wrapped data key in the first slot of the disk's `keys` file.
+fn first_wrapped_key(folder: &std::path::Path) -> [u8; 72] {
+    let content = std::fs::read(folder.join("keys")).unwrap();
+    *content[4096 + 24..].first_chunk().unwrap()
+}
+
+#[test]
+fn no_key_is_left_in_memory_once_the_keys_are_let_go_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let kek_path = folder.path().join("kek");
+    let mut needles = Vec::new();
+    {
+        let mut kek: Vec<u8> = (0..32).map(|n: u8| n.wrapping_mul(37).wrapping_add(11)).collect();
+        let mut file = File::options().write(true).create_new(true).mode(0o600).open(&kek_path).unwrap();
+        file.write_all(&kek).unwrap();
+        needles.push(Needle::new("KEK", &kek));
+        kek.fill(0);
+        std::hint::black_box(&kek);
+    }
+    let (account, uuid) = (Uuid::from_u128(1), Uuid::from_u128(2));
+    let account_dir = RealDir::open(folder.path()).unwrap();
+    let source = KeyFile::new(&kek_path).unwrap();
+    let disk_folder = folder.path().join("disk");
+    std::fs::create_dir(&disk_folder).unwrap();
+    let disk_dir: Arc<dyn Dir> = Arc::new(RealDir::open(&disk_folder).unwrap());
+
+    // As `init`, `create` and `serve` do.
+    Settings::create(&account_dir, account, &source.obtain().unwrap(), source.record(), true).unwrap();
+    needles.push(account_key(&std::fs::read_to_string(folder.path().join("account.toml")).unwrap(), &kek_path));
+    let kek = source.obtain().unwrap();
+    let settings = Settings::load(&account_dir).unwrap();
+    let ring = settings.unlock(&kek).unwrap();
+    let keys = ring.disk_keys(uuid).unwrap();
+    let spec = Spec { uuid, name: "vhds/d".into(), size: 1 << 20, base: None };
+    Disk::create(Arc::clone(&disk_dir), &spec, keys.clone(), true, &Options::default()).unwrap();
+    let disk = Disk::open(disk_dir, Some(keys.clone()), None, Access::ReadWrite, true, Options::default()).unwrap();
+    for _ in 0..20 {
+        disk.write(4096, &[1; 65536], Durability::Fua).unwrap();
+    }
+    {
+        let dek = keys.reveal(1, &first_wrapped_key(&disk_folder)).unwrap();
+        let (data, tweak) = dek.expose().split_at(32);
+        needles.push(Needle::new("data key", data));
+        needles.push(Needle::new("tweak key", tweak));
+        for (name, half) in [("round keys of the data key", data), ("round keys of the tweak key", tweak)] {
+            let mut schedule = last_round_keys(half);
+            needles.push(Needle::new(name, &schedule));
+            schedule.fill(0);
+            std::hint::black_box(&schedule);
+        }
+    }
+
+    let before = found(&needles);
+    for needle in &needles {
+        assert!(
+            before.iter().any(|found| found.starts_with(needle.name)),
+            "{} is not even in use: {before:?}",
+            needle.name
+        );
+    }
+
+    disk.bar();
+    disk.flush_last().unwrap();
+    disk.drop_keys();
+    drop((kek, ring, keys));
+    assert_eq!(found(&needles), Vec::<String>::new());
+    assert!(disk.read(0, &mut [0; 512]).is_err());
+}
