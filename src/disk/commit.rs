@@ -24,7 +24,7 @@ use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of log that records other than extents may take in one round.
-const OPS_ROOM: usize = 4096;
+pub(crate) const OPS_ROOM: usize = 4096;
 
 /// What a round took to make durable.
 struct Taken {
@@ -35,7 +35,7 @@ struct Taken {
 }
 
 impl Core {
-    fn anything_dirty(&self) -> bool {
+    pub(crate) fn anything_dirty(&self) -> bool {
         let state = self.state.read();
         !state.pending.is_empty() || state.entries.iter().any(|entry| entry.layer.is_dirty())
     }

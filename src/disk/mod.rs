@@ -170,6 +170,18 @@ pub fn erase_keys(dir: &dyn Dir) -> Result<()> {
     key_slots::KeySlots::destroy(dir)
 }
 
+impl Options {
+    /// Too small a log could not hold what may gather before it is turned over.
+    fn check(&self) -> Result<()> {
+        let least = 2 * log::BLOCK + 3 * (self.pending_extents * log::EXTENT + commit::OPS_ROOM + log::BLOCK);
+        if self.pending_extents < 8 || self.log_bytes < least as u64 || self.stripes == 0 || self.stripe_pages == 0 {
+            let what = format!("options out of range: a log of {} extents needs {least} bytes", self.pending_extents);
+            return Err(Error::new(ErrorKind::InvalidInput, what));
+        }
+        Ok(())
+    }
+}
+
 impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options").field("log_bytes", &self.log_bytes).finish_non_exhaustive()

@@ -93,6 +93,7 @@ pub(crate) fn open(
         return Err(Error::new(ErrorKind::WrongKey, "a disk opens for writing only with its keys").at_path(dir.path()));
     }
     let at = |error| Error::io("the disk cannot be opened", error).at_path(dir.path());
+    options.check()?;
     let layers_dir = dir.subdir(LAYERS).map_err(at)?;
     let names = Names::of(dir.list().map_err(at)?);
     let clean = names.is_clean(&*dir);
@@ -116,6 +117,8 @@ pub(crate) fn open(
     let poison = Poison::default();
     let top = if let (Access::ReadWrite, Some(keys)) = (access, &keys) {
         forget_emptied(&*dir, &mut settings, &mut slots, &state, keys)?;
+        // A clean mark that is seen may be not durable yet, and then what it makes superfluous must stay.
+        layers_dir.sync().and_then(|()| dir.sync()).map_err(at)?;
         clean_up(&*dir, &*layers_dir, &names, &settings).map_err(at)?;
         Core::usable_top(&state, settings.sealed_below, encryption)
     } else {

@@ -51,7 +51,8 @@ impl Core {
         Ok(scanning || punching || removing)
     }
 
-    /// Writes the checkpoint that waits, then removes what it makes superfluous.
+    /// Writes the checkpoint that waits, then removes what it makes superfluous. The caller holds the upkeep lock: one
+    /// writer of the temporary file.
     pub(crate) fn write_checkpoint(&self) -> Result<()> {
         let _one_at_a_time = self.checkpointing.lock();
         let Some(due) = self.committer.lock().due.take() else { return Ok(()) };
@@ -119,9 +120,12 @@ impl Core {
         if !self.log_full.load(Ordering::SeqCst) {
             return Ok(());
         }
-        // The old log goes with the checkpoint, which gives back the space that the next one needs.
-        self.write_checkpoint()?;
-        self.ready_next_log()?;
+        {
+            let _upkeep = self.upkeep.lock();
+            // The old log goes with the checkpoint, which gives back the space that the next one needs.
+            self.write_checkpoint()?;
+            self.ready_next_log()?;
+        }
         self.next_round()?;
         if self.log_full.load(Ordering::SeqCst) {
             return Err(Error::new(ErrorKind::NoSpace, "no space for the log").at_path(self.dir.path()));
@@ -287,8 +291,15 @@ impl Core {
         if self.access == super::Access::ReadOnly {
             return Ok(());
         }
-        self.flush()?;
-        let _turn = self.take_turn();
+        let _upkeep = self.upkeep.lock();
+        // A punch between the flush and the turn would be neither durable nor known to the checkpoint.
+        let _turn = loop {
+            self.flush()?;
+            let turn = self.take_turn();
+            if !self.anything_dirty() {
+                break turn;
+            }
+        };
         let armed = self.gate.read().armed;
         if !armed && self.opened_clean.load(Ordering::SeqCst) {
             return Ok(());
