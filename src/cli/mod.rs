@@ -22,6 +22,7 @@ mod list;
 mod log;
 mod map;
 mod progress;
+mod quickstart;
 mod scrub;
 mod serve;
 mod service;
@@ -54,6 +55,7 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Quickstart(quickstart::Quickstart),
     Init(init::Init),
     Create(create::Create),
     List(list::List),
@@ -71,6 +73,7 @@ enum Verb {
 impl Verb {
     fn run(self, context: &Context) -> Outcome {
         match self {
+            Self::Quickstart(verb) => verb.run(context),
             Self::Init(verb) => verb.run(context),
             Self::Create(verb) => verb.run(context),
             Self::List(verb) => verb.run(context),

@@ -1,12 +1,18 @@
 //! NBD URIs (NetworkBlockDevice/nbd, `doc/uri.md`).
 
 use std::fmt::Write;
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 /// The export `name` on a unix socket.
 pub(super) fn unix(name: &str, socket: &Path) -> String {
     format!("nbd+unix:///{}?socket={}", escaped(name.as_bytes()), escaped(socket.as_os_str().as_bytes()))
+}
+
+/// The export `name` on a TCP address.
+pub(super) fn tcp(name: &str, addr: SocketAddr) -> String {
+    format!("nbd://{addr}/{}", escaped(name.as_bytes()))
 }
 
 /// Percent-encodes all but the unreserved characters and slashes (RFC 3986, sections 2.1 to 2.3).
@@ -32,5 +38,6 @@ mod tests {
             unix("web/a b?.vhd", Path::new("/run/ä & b/nbd.sock")),
             "nbd+unix:///web/a%20b%3F.vhd?socket=/run/%C3%A4%20%26%20b/nbd.sock"
         );
+        assert_eq!(tcp("disk1", "[::1]:10809".parse().expect("address")), "nbd://[::1]:10809/disk1");
     }
 }

@@ -1,0 +1,36 @@
+//! An NBD client of another author, for bytes that have to be exact.
+
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use nbd::client::{NbdClient, handshake};
+
+use crate::support::Server;
+
+pub(crate) struct Client(NbdClient<UnixStream>);
+
+impl Client {
+    pub(crate) fn attach(server: &Server, export: &str) -> Self {
+        let mut stream = UnixStream::connect(server.socket()).expect("the server listens");
+        stream.set_read_timeout(Some(Duration::from_secs(60))).expect("a time-out");
+        let export = handshake(&mut stream, export.as_bytes()).expect("a handshake");
+        Self(NbdClient::new(stream, &export))
+    }
+
+    pub(crate) fn write(&mut self, offset: u64, data: &[u8]) {
+        self.0.seek(SeekFrom::Start(offset)).expect("seek");
+        self.0.write_all(data).expect("a write is acknowledged");
+    }
+
+    pub(crate) fn read(&mut self, offset: u64, len: usize) -> Vec<u8> {
+        let mut data = vec![0; len];
+        self.0.seek(SeekFrom::Start(offset)).expect("seek");
+        self.0.read_exact(&mut data).expect("a read is answered");
+        data
+    }
+
+    pub(crate) fn flush(&mut self) {
+        self.0.flush().expect("a flush is acknowledged");
+    }
+}
