@@ -1,5 +1,6 @@
 //! fio's nbd engine: it knows what it wrote and checks what it reads.
 
+use std::fs;
 use std::path::Path;
 use std::process::Output;
 use std::thread;
@@ -70,7 +71,7 @@ fn what_was_answered_is_there_after_a_kill() {
     let mut fill = program("qemu-io");
     fill.args((0..8).flat_map(|n| ["-c".to_owned(), format!("write -P 0x99 {}M 32M", n * 32)]));
     stdout_of(fill.args(["-c", "flush", "-f", "raw", &server.uri(NAME)]));
-    let writes = ["--rw=randwrite", "--bsrange=512-16k", "--iodepth=1"];
+    let writes = ["--rw=randwrite", "--bsrange=512-4k", "--iodepth=1"];
     let killed: Output = thread::scope(|scope| {
         let mut fio = job(&server, &folder, part, &[&writes[..], &["--do_verify=0", "--verify_state_save=1"]].concat());
         let fio = scope.spawn(move || run(&mut fio));
@@ -81,8 +82,11 @@ fn what_was_answered_is_there_after_a_kill() {
     assert!(!killed.status.success(), "fio was done before the server was killed");
 
     let server = account.serve();
-    let verify = [&writes[..], &["--verify_only=1", "--verify_state_load=1", "--output-format=json"]].concat();
-    let report = stdout_of(&mut job(&server, &folder, part, &verify));
+    let verify =
+        [&writes[..], &["--verify_only=1", "--verify_state_load=1", "--output-format=json", "--output=report.json"]]
+            .concat();
+    stdout_of(&mut job(&server, &folder, part, &verify));
+    let report = fs::read_to_string(folder.join("report.json")).expect("fio's report");
     let report: serde_json::Value = serde_json::from_str(&report).unwrap_or_else(|error| panic!("{error}: {report}"));
     let verified = report["jobs"][0]["read"]["total_ios"].as_u64().expect("a number");
     assert!(verified > 100, "only {verified} writes were verified");

@@ -4,6 +4,7 @@
 mod support;
 
 mod fio;
+mod kill;
 mod libnbd;
 mod nbdkit;
 mod qemu;

@@ -1,0 +1,67 @@
+//! The server is killed under clients that know what was answered to them.
+
+use std::collections::HashMap;
+use std::fs;
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use crate::support::{Account, MIB, program, run, stdout_of};
+
+const NAME: &str = "vhds/disk";
+const PAGE: usize = 512;
+const CONNECTIONS: usize = 3;
+const PAGES: usize = 2000;
+
+/// By page: the number last answered (0: none), and the number last sent.
+type Written = HashMap<usize, [u64; 2]>;
+
+/// Runs the writers until the server is killed, with the encryption switched off and on under them.
+fn write_until_killed(account: &Account) -> Written {
+    let server = account.serve();
+    let mut writers = Command::new("/usr/bin/python3"); // the one that Debian's python3-libnbd belongs to
+    writers.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/writers.py"));
+    writers.args([server.uri(NAME), PAGES.to_string(), CONNECTIONS.to_string()]);
+    let output = thread::scope(|scope| {
+        let writers = scope.spawn(move || run(&mut writers));
+        thread::sleep(Duration::from_millis(300));
+        account.sealdisk(&["encryption", "off"]);
+        thread::sleep(Duration::from_millis(150));
+        account.sealdisk(&["encryption", "on"]);
+        thread::sleep(Duration::from_millis(150));
+        server.kill();
+        writers.join().expect("the writers end")
+    });
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let number = |word: &str| word.parse::<u64>().expect("a number");
+    text.lines()
+        .map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            (number(words[0]) as usize, [number(words[1]), number(words[2])])
+        })
+        .collect()
+}
+
+#[test]
+fn what_was_made_durable_is_there_after_a_kill() {
+    let account = Account::new();
+    account.create(NAME, 4 * MIB);
+    let copy = account.scratch("copy.img");
+    let mut before = vec![0; 4 * MIB as usize];
+    for round in 0..3 {
+        let written = write_until_killed(&account);
+        assert!(written.len() > 50, "only {} pages were written", written.len());
+        let server = account.serve();
+        stdout_of(program("nbdcopy").arg(server.uri(NAME)).arg(&copy));
+        let disk = fs::read(&copy).expect("a copy");
+        for (page, [answered, sent]) in written {
+            let [old, content] = [&before, &disk].map(|disk| &disk[page * PAGE..][..PAGE]);
+            let full_of = |number: u64| number.to_le_bytes().repeat(PAGE / 8);
+            let right =
+                content == full_of(sent) || if answered == 0 { content == old } else { content == full_of(answered) };
+            assert!(right, "round {round}, page {page}: neither {answered} nor {sent} but {:?}", &content[..16]);
+        }
+        before = disk;
+    }
+}
