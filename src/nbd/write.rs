@@ -174,7 +174,7 @@ impl Connection {
         }
         let enough = available >= self.input.capacity() / 2 || (self.input.is_full() && available >= MIN_PIECE);
         let surplus = (payload.offset + available as u64) % ALIGN;
-        enough.then_some(available - surplus as usize)
+        enough.then(|| available - surplus as usize)
     }
 
     /// A piece that was with the pool is done.
