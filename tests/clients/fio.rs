@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::support::{Account, MIB, Server, program, run, stdout_of};
 
-const NAME: &str = "vhds/disk";
+const NAME: &str = "disk";
 
 /// Pages of 512 bytes in requests of mixed sizes, several jobs, each with a connection and a part of the disk of its own.
 fn job(server: &Server, folder: &Path, part: u64, options: &[&str]) -> std::process::Command {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use crate::support::{Account, MIB, program, run, stdout_of};
 
-const NAME: &str = "vhds/disk";
+const NAME: &str = "disk";
 const PAGE: usize = 512;
 const CONNECTIONS: usize = 3;
 const PAGES: usize = 2000;

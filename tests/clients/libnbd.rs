@@ -25,7 +25,7 @@ fn list_shows_every_disk() {
         })
         .collect();
     exports.sort_unstable();
-    assert_eq!(exports, [("images/second", 2 * MIB), ("vhds/first", MIB)]);
+    assert_eq!(exports, [("first", MIB), ("images/second", 2 * MIB)]);
 }
 
 #[test]
@@ -33,16 +33,16 @@ fn info_shows_what_the_export_can_do() {
     let account = Account::new();
     account.create("disk", 3 * MIB);
     let server = account.serve();
-    let info = nbdinfo(&[&server.uri("vhds/disk")]);
+    let info = nbdinfo(&[&server.uri("disk")]);
     let export = &info["exports"][0];
     assert_eq!(export["export-size"], 3 * MIB);
     for able in ["can_cache", "can_fast_zero", "can_fua", "can_multi_conn", "can_trim", "can_zero"] {
         assert_eq!(export[able], true, "{able}: {export}");
     }
     assert_eq!(export["is_read_only"], false);
-    assert_eq!(export["block_minimum"], 512);
-    assert_eq!(export["block_preferred"], 4096);
-    assert_eq!(export["block_maximum"], 32 * MIB);
+    assert_eq!(export["block_size_minimum"], 512);
+    assert_eq!(export["block_size_preferred"], 4096);
+    assert_eq!(export["block_size_maximum"], 32 * MIB);
     assert_eq!(info["structured"], true);
 }
 
@@ -51,7 +51,7 @@ fn map_covers_the_disk() {
     let account = Account::new();
     account.create("disk", 8 * MIB);
     let server = account.serve();
-    let uri = server.uri("vhds/disk");
+    let uri = server.uri("disk");
     stdout_of(program("qemu-io").args(["-f", "raw", "-c", "write -P 1 1M 1M", &uri]));
     let runs: Vec<_> = nbdinfo(&["--map", &uri])
         .as_array()
@@ -69,7 +69,7 @@ fn nbdcopy_both_ways_over_several_connections() {
     file_system_image(&raw, 40 * MIB);
     account.create("disk", 40 * MIB);
     let server = account.serve();
-    let uri = server.uri("vhds/disk");
+    let uri = server.uri("disk");
     let copied = account.scratch("copied.img");
     stdout_of(program("nbdcopy").args(["--connections=4", "--flush"]).arg(&raw).arg(&uri));
     stdout_of(program("nbdcopy").arg("--connections=4").arg(&uri).arg(&copied));
@@ -79,7 +79,7 @@ fn nbdcopy_both_ways_over_several_connections() {
     drop(server);
     account.create("second", 40 * MIB);
     let server = account.serve();
-    stdout_of(program("nbdcopy").args([server.uri("vhds/disk"), server.uri("vhds/second")]));
+    stdout_of(program("nbdcopy").args([server.uri("disk"), server.uri("vhds/second")]));
     stdout_of(program("nbdcopy").arg(server.uri("vhds/second")).arg(&copied));
     assert!(fs::read(&raw).expect("an image") == fs::read(&copied).expect("a copy"), "the second copy differs");
 }

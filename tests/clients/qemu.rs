@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::support::{Account, MIB, Server, file_system_image, program, run, sha256, stdout_of, vhd_of};
 
-const NAME: &str = "vhds/disk";
+const NAME: &str = "disk";
 
 fn qemu_img(arguments: &[&str]) -> String {
     stdout_of(program("qemu-img").args(arguments))
@@ -135,7 +135,7 @@ fn map_shows_what_is_stored() {
     let account = Account::new();
     account.create(NAME, 16 * MIB);
     let server = account.serve();
-    qemu_io(&server, &["write -P 1 1M 1M", "write -P 2 8M 64k", "write -z 1536k 64k", "discard 1M 128k"]);
+    qemu_io(&server, &["write -P 1 1M 1M", "write -P 2 8M 64k", "write -z -u 1536k 64k", "discard 1M 128k"]);
     let expected = [
         (0, 1152 << 10, true),
         (1152 << 10, 384 << 10, false),

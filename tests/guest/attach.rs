@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use crate::machine::{Setup, image};
 use crate::support::{Account, MIB, sha256};
 
-const ROOT: &str = "vhds/linux";
-const DATA: &str = "vhds/data";
+const ROOT: &str = "linux";
+const DATA: &str = "data";
 
 /// A port of loopback that nobody listens on now.
 fn free_port() -> u16 {

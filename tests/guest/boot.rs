@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::machine::{Setup, image};
 use crate::support::{Account, sha256};
 
-const NAME: &str = "vhds/linux.vhd";
+const NAME: &str = "linux.vhd";
 
 /// Shell that writes 200 KiB of lines with `text` in them to a file and notes its checksum.
 fn write_letter(file: &str, text: &str) -> String {

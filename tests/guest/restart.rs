@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use crate::machine::{Setup, image};
 use crate::support::{Account, MIB, Server, program, sha256, stdout_of};
 
-const ROOT: &str = "vhds/linux.vhd";
-const VAULT: &str = "vhds/vault";
+const ROOT: &str = "linux.vhd";
+const VAULT: &str = "vault";
 
 /// Opens the second disk as QEMU sees it below and above LUKS.
 fn luks_options(server: &Server, passphrase: &str) -> [String; 2] {
