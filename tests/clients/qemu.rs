@@ -185,7 +185,7 @@ fn over_a_vhd(subformat: &str) {
     let server = account.serve();
     let uri = server.uri(NAME);
     compare(path(&raw), &uri);
-    qemu_io(&server, &["write -P 0x77 3145216 1M", "read -P 0x77 3145216 1M", "write -z 8M 64k"]);
+    qemu_io(&server, &["write -P 0x77 3145216 1M", "read -P 0x77 3145216 1M", "write -z -u 8M 64k"]);
     let local = format!("{}", raw.display());
     let edits = program("qemu-io")
         .args(["-f", "raw", "-c", "write -P 0x77 3145216 1M", "-c", "write -z 8M 64k", &local])
