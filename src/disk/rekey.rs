@@ -39,6 +39,7 @@ impl Core {
         if std::mem::take(&mut self.committer.lock().turn_over) {
             return Err(Error::new(ErrorKind::NoSpace, "no space for the log").at_path(self.dir.path()));
         }
+        let _upkeep = self.upkeep.lock();
         self.write_checkpoint()
     }
 
