@@ -146,18 +146,18 @@ pub fn reopen_files(record: &BaseRecord, files: Vec<OwnedFd>) -> Result<Arc<dyn 
 }
 
 /// The format of a file, by its end and its beginning. A file of another known format is refused, as is one that is
-/// called a VHD and is none: taken for raw, they would be disks full of noise.
-pub fn detect(file: &HostFile) -> Result<Format> {
+/// called a VHD and is none: taken for raw, they would be disks full of noise. `recover`: as in [`OpenOptions`].
+pub fn detect(file: &HostFile, recover: bool) -> Result<Format> {
     let extension = file.path().extension().map(|e| e.to_ascii_lowercase());
     let named_vhd = extension.is_some_and(|e| e == "vhd" || e == "avhd");
-    match crate::vhd::Metadata::read(file, false, u64::MAX) {
+    match crate::vhd::Metadata::read(file, recover, u64::MAX) {
         Ok(_) => return Ok(Format::Vhd),
         Err(error) => match error.kind() {
             ErrorKind::Vhd(crate::vhd::Fault::NotVhd | crate::vhd::Fault::TooSmall) if !named_vhd => {}
             _ => {
                 return Err(match error.hint_text() {
                     Some(_) => error.at_path(file.path()),
-                    None => error.at_path(file.path()).hint("if it is a raw image, say so: --base-format raw"),
+                    None => error.at_path(file.path()).hint("if it is a raw image, give its format: raw"),
                 });
             }
         },

@@ -28,7 +28,7 @@ impl Plain {
         let file = HostFile::open(path)?;
         let format = match options.format {
             Some(format) => format,
-            None => detect(&file)?,
+            None => detect(&file, options.recover)?,
         };
         match format {
             Format::Raw => Self::raw(file),

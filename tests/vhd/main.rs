@@ -1,0 +1,11 @@
+//! The VHD wing from outside: disks generated from the specification, and judges that share no code with it.
+
+mod build;
+mod corpus;
+mod hostile;
+mod judges;
+mod parents;
+mod pieces;
+mod verbs;
+mod warnings;
+mod writers;
