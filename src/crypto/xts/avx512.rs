@@ -125,19 +125,15 @@ fn invert(encrypt: &RoundKeys, decrypt: &mut RoundKeys) {
     }
 }
 
-/// Round `$n` of the eight registers of a page. In assembly to keep the rounds in their order: written with intrinsics,
+/// A round of the eight registers of a page. In assembly to keep the rounds in their order: written with intrinsics,
 /// LLVM sinks whole chains of rounds, and all of the arithmetic between them, behind the stores, where they wait for
-/// each other; and it loads the round keys ahead of the loop, which leaves them on the stack. `$between`, what was
-/// computed since the round before, is only named, so that it is computed there.
+/// each other. `$between`, what was computed since the round before, is only named, so that it is computed there.
 macro_rules! round {
-    ($op:literal, $keys:expr, $n:literal, $x:ident $(, $between:ident)?) => {{
-        let keys: *const [u8; 16] = $keys.as_ptr();
+    ($op:literal, $key:expr, $x:ident $(, $between:ident)?) => {{
         let [x0, x1, x2, x3, x4, x5, x6, x7] = &mut $x;
-        let key: __m512i;
-        // SAFETY: reads the 16 bytes of round key n, which is in bounds; changes only the registers it names.
+        // SAFETY: changes only the registers it names.
         unsafe {
             asm!(
-                concat!("vbroadcasti32x4 {key}, [{keys} + 16 * ", $n, "]"),
                 concat!($op, " {x0}, {x0}, {key}"),
                 concat!($op, " {x1}, {x1}, {key}"),
                 concat!($op, " {x2}, {x2}, {key}"),
@@ -147,8 +143,7 @@ macro_rules! round {
                 concat!($op, " {x6}, {x6}, {key}"),
                 concat!($op, " {x7}, {x7}, {key}"),
                 $("/* {between} */", between = inout(zmm_reg) $between,)?
-                keys = in(reg) keys,
-                key = out(zmm_reg) key,
+                key = in(zmm_reg) $key,
                 x0 = inout(zmm_reg) *x0,
                 x1 = inout(zmm_reg) *x1,
                 x2 = inout(zmm_reg) *x2,
@@ -157,10 +152,9 @@ macro_rules! round {
                 x5 = inout(zmm_reg) *x5,
                 x6 = inout(zmm_reg) *x6,
                 x7 = inout(zmm_reg) *x7,
-                options(readonly, nostack, preserves_flags),
+                options(nomem, nostack, preserves_flags),
             );
         }
-        let _ = key;
     }};
 }
 
@@ -233,10 +227,11 @@ unsafe fn page<const ENCRYPT: bool, const NUMBERS: bool>(
     }
     macro_rules! round_of {
         ($n:literal $(, $between:ident)?) => {
+            let key = broadcast(&keys[$n]);
             if ENCRYPT {
-                round!("vaesenc", keys, $n, x $(, $between)?);
+                round!("vaesenc", key, x $(, $between)?);
             } else {
-                round!("vaesdec", keys, $n, x $(, $between)?);
+                round!("vaesdec", key, x $(, $between)?);
             }
             if NUMBERS {
                 state = _mm512_aesenc_epi128(state, broadcast(&tweak_keys[$n]));
@@ -287,10 +282,9 @@ fn rounds_alone(keys: &RoundKeys, pages: &mut [[u8; PAGE]]) {
             // SAFETY: a line is 64 bytes; the load needs no alignment.
             _mm512_xor_si512(unsafe { _mm512_loadu_si512(lines[i].as_ptr().cast()) }, first)
         });
-        macro_rules! rounds {
-            ($($n:literal)*) => { $(round!("vaesenc", keys, $n, x);)* };
+        for key in &keys[1..ROUNDS] {
+            round!("vaesenc", broadcast(key), x);
         }
-        rounds!(1 2 3 4 5 6 7 8 9 10 11 12 13);
         for (line, x) in lines.iter_mut().zip(x) {
             // SAFETY: a line is 64 bytes; the store needs no alignment.
             unsafe { _mm512_storeu_si512(line.as_mut_ptr().cast(), _mm512_aesenclast_epi128(x, last)) };
@@ -308,10 +302,22 @@ fn encrypt_numbers(keys: &RoundKeys, numbers: __m512i) -> __m512i {
     _mm512_aesenclast_epi128(state, broadcast(&keys[ROUNDS]))
 }
 
+/// A round key in every lane. In assembly so that it is loaded here: LLVM would load the keys ahead of the loop and, as
+/// they are too many for the registers, leave them on the stack.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn broadcast(block: &[u8; 16]) -> __m512i {
-    _mm512_broadcast_i32x4(load_block(block))
+fn broadcast(key: &[u8; 16]) -> __m512i {
+    let lanes: __m512i;
+    // SAFETY: reads 16 bytes behind a reference to as many, at any alignment; changes only the register it names.
+    unsafe {
+        asm!(
+            "vbroadcasti32x4 {lanes}, xmmword ptr [{key}]",
+            lanes = lateout(zmm_reg) lanes,
+            key = in(reg) key.as_ptr(),
+            options(readonly, nostack, preserves_flags),
+        );
+    }
+    lanes
 }
 
 /// Lane 0 in every lane.
