@@ -26,15 +26,15 @@ impl Registry {
     /// Makes a disk of `size` bytes (over a base: at least the base's size, which is the default) and opens it.
     pub fn create(&self, name: &BlobName, size: Option<u64>, base: Option<OpenBase>) -> Result<Arc<Disk>> {
         let size = disk_size(size, base.as_ref().map(|(_, record)| record.size))?;
-        let keys = self.shared.require_keys()?;
         let _changing = self.shared.changing.lock();
+        let keys = self.shared.require_keys()?;
         if self.shared.disks.read().contains_key(name) {
             return Err(Error::new(ErrorKind::AlreadyExists, format!("there is already a disk \"{name}\"")));
         }
         let (image, record) = base.unzip();
         let uuid = Uuid::new_v4();
         let spec = Spec { uuid, name: name.to_string(), size, base: record };
-        if let Err(error) = self.make(keys, &spec) {
+        if let Err(error) = self.make(&keys, &spec) {
             // What is left after a crash or a second error is removed when the account is opened next.
             for folder in [format!("{NEW}{uuid}"), uuid.to_string()] {
                 if let Err(left) = remove_folder(&*self.shared.folder, &folder) {

@@ -13,6 +13,7 @@
 pub mod control;
 pub mod exports;
 pub mod failure;
+pub mod key_life;
 mod keys;
 mod life;
 pub mod lock;

@@ -5,7 +5,7 @@
 //! - The encryption setting is a gate: opening a disk holds it shared from reading the setting until the disk is among
 //!   the open ones, and changing the setting holds it exclusively. So no disk is missed by a change, and the order is
 //!   always: account.toml durable, every open disk told, then the answer.
-//! - Locks are taken in this order: `changing`, the gate, a disk's own state.
+//! - Locks are taken in this order: `changing`, the gate, a disk's own state, the keys.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -50,11 +50,11 @@ pub struct Registry {
 
 pub(super) struct Shared {
     lock: AccountLock,
-    account: Arc<dyn Dir>,
+    pub(super) account: Arc<dyn Dir>,
     pub(super) folder: Arc<dyn Dir>,
-    keys: Keys,
-    settings: RwLock<Settings>,
-    /// Serialises what adds, removes and renames disks.
+    pub(super) keys: RwLock<Keys>,
+    pub(super) settings: RwLock<Settings>,
+    /// Serialises what adds, removes and renames disks, and what changes keys.
     pub(super) changing: Mutex<()>,
     pub(super) disks: RwLock<BTreeMap<BlobName, Arc<Entry>>>,
     damaged: Vec<(String, Failure)>,
@@ -88,7 +88,7 @@ impl Registry {
             lock,
             account,
             folder,
-            keys,
+            keys: RwLock::new(keys),
             settings: RwLock::new(settings),
             changing: Mutex::new(()),
             disks: RwLock::new(disks),
@@ -117,18 +117,22 @@ impl Registry {
         self.shared.settings.read().kek_source().to_string()
     }
 
+    /// Why the keys are not at hand, if they are not.
     #[must_use]
-    pub fn keys(&self) -> &Keys {
-        &self.shared.keys
+    pub fn locked(&self) -> Option<Failure> {
+        match &*self.shared.keys.read() {
+            Keys::Unlocked(_) => None,
+            Keys::Locked(failure) => Some(failure.clone()),
+        }
     }
 
     /// How new writes to any disk are stored from now on: durable, and in force on every open disk, on return.
     pub fn set_encryption(&self, on: bool) -> Result<()> {
-        let keys = self.shared.require_keys()?;
         let mut settings = self.shared.settings.write();
+        let keys = self.shared.require_keys()?;
         let mut next = settings.clone();
         next.set_encryption(on);
-        next.store(&*self.shared.account, keys)?;
+        next.store(&*self.shared.account, &keys)?;
         *settings = next;
         for entry in self.shared.disks.read().values() {
             if let State::Open(disk) = &*entry.state.lock() {
@@ -169,7 +173,7 @@ impl Registry {
         }
     }
 
-    fn wake(&self) -> Option<Wake> {
+    pub(super) fn wake(&self) -> Option<Wake> {
         self.maintenance.lock().as_ref().map(Maintenance::wake)
     }
 
@@ -185,8 +189,12 @@ impl Registry {
             if !disk.read_only()
                 && let Err(error) = disk.close()
             {
-                tracing::error!(disk = %entry.name, %error, "cannot close the disk");
-                outcome = outcome.and(Err(error));
+                if error.kind() == ErrorKind::Revoked {
+                    tracing::warn!(disk = %entry.name, "closed without a clean mark: the keys are revoked");
+                } else {
+                    tracing::error!(disk = %entry.name, %error, "cannot close the disk");
+                    outcome = outcome.and(Err(error));
+                }
             }
             *state = State::Closed;
         }
@@ -201,11 +209,15 @@ impl fmt::Debug for Registry {
 }
 
 impl Shared {
-    pub(super) fn require_keys(&self) -> Result<&KeyRing> {
-        match &self.keys {
-            Keys::Unlocked(keys) => Ok(keys),
-            Keys::Locked(failure) => Err(Error::new(ErrorKind::WrongKey, failure.message.clone())
-                .hint(failure.hint.clone().unwrap_or_else(|| "name the key of the account".to_owned()))),
+    pub(super) fn require_keys(&self) -> Result<KeyRing> {
+        match &*self.keys.read() {
+            Keys::Unlocked(keys) => Ok(keys.clone()),
+            Keys::Locked(failure) => {
+                let revoked = failure.kind == ErrorKind::Revoked.name();
+                let kind = if revoked { ErrorKind::Revoked } else { ErrorKind::WrongKey };
+                Err(Error::new(kind, failure.message.clone())
+                    .hint(failure.hint.clone().unwrap_or_else(|| "name the key of the account".to_owned())))
+            }
         }
     }
 
@@ -221,13 +233,16 @@ impl Shared {
         }
     }
 
-    fn disk_settings(&self, entry: &Entry) -> Result<(Arc<dyn Dir>, DiskSettings, Option<DiskKeys>)> {
+    /// The folder of a disk.
+    pub(super) fn dir_of(&self, entry: &Entry) -> Result<Arc<dyn Dir>> {
         let folder = entry.uuid.to_string();
-        let dir = self
-            .folder
-            .subdir(&folder)
-            .map_err(|e| Error::io("cannot open the disk", e).at_path(self.folder.path().join(&folder)))?;
-        let keys = match &self.keys {
+        let path = self.folder.path().join(&folder);
+        self.folder.subdir(&folder).map_err(|e| Error::io("cannot open the disk", e).at_path(path))
+    }
+
+    fn disk_settings(&self, entry: &Entry) -> Result<(Arc<dyn Dir>, DiskSettings, Option<DiskKeys>)> {
+        let dir = self.dir_of(entry)?;
+        let keys = match &*self.keys.read() {
             Keys::Unlocked(keys) => Some(keys.disk_keys(entry.uuid)?),
             Keys::Locked(_) => None,
         };
@@ -246,6 +261,10 @@ impl Shared {
             State::Open(disk) => return Ok(Arc::clone(disk)),
             State::Gone => return Err(no_disk(&entry.name)),
             State::Closed => {}
+        }
+        if account.revoked() && self.lock.hold() == Hold::Exclusive {
+            // Opened without keys it would stay so when they come back.
+            return Err(self.require_keys().err().unwrap_or_else(|| no_disk(&entry.name)));
         }
         let (dir, settings, keys) = self.disk_settings(entry)?;
         let base = match (&settings.base, base) {

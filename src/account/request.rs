@@ -9,16 +9,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::failure::Failure;
+#[cfg(doc)]
+use super::key_life::{KekRotated, KeysRestored, KeysRevoked};
 use super::lock::Hold;
 use super::name::BlobName;
-use super::registry::{Keys, Registry};
+use super::registry::Registry;
 use super::report::{
     BaseReport, Bytes, DiskReport, DiskState, DiskStatus, LayerReport, Listed, MapPart, MapRun, State, Status, Switch,
     key_id,
 };
 use crate::base::{self, BaseRecord};
+use crate::crypto::kek::{Kek, SourceRecord};
 use crate::disk::Kind;
-use crate::{Error, PAGE, Result};
+use crate::{Error, ErrorKind, PAGE, Result};
 
 /// Runs in one answer to [`Request::Map`]: about 6 MiB of JSON.
 pub const MAP_RUNS: usize = 32_768;
@@ -43,6 +46,18 @@ pub enum Request {
     Scrub { name: BlobName, wait: bool },
     /// `null`
     Delete { name: BlobName },
+    /// [`KekRotated`]; the new KEK travels as a pipe, see [`Kek::hand_over`]
+    KeyRotateKek { source: SourceRecord, account_key: bool },
+    /// `Vec<String>`: the disks that have a new data key; all without a name
+    KeyRotateData { name: Option<BlobName> },
+    /// [`KeysRevoked`]
+    KeyRevoke,
+    /// [`KeysRestored`]; the KEK travels as a pipe
+    KeyRestore,
+    /// `null`; without a name every key of the account
+    KeyErase { name: Option<BlobName> },
+    /// `null`; the file that is to hold the data key travels with the message
+    KeyExport { name: BlobName, layer: u32 },
 }
 
 /// The answer to [`Request::Scrub`].
@@ -70,7 +85,13 @@ impl Request {
             Request::Encryption { set: Some(_) }
             | Request::Create { .. }
             | Request::Scrub { .. }
-            | Request::Delete { .. } => Hold::Exclusive,
+            | Request::Delete { .. }
+            | Request::KeyRotateKek { .. }
+            | Request::KeyRotateData { .. }
+            | Request::KeyRevoke
+            | Request::KeyRestore
+            | Request::KeyErase { .. }
+            | Request::KeyExport { .. } => Hold::Exclusive,
         }
     }
 
@@ -79,6 +100,8 @@ impl Request {
         match self {
             // A disk whose key is lost can still be deleted.
             Request::Delete { .. } => KeyNeed::Optional,
+            // Erasing needs no key, and restoring brings its own.
+            Request::KeyErase { .. } | Request::KeyRestore => KeyNeed::Optional,
             request if request.hold() == Hold::Shared => KeyNeed::Optional,
             _ => KeyNeed::Required,
         }
@@ -111,15 +134,36 @@ impl Request {
                 registry.delete(&name)?;
                 Ok(Value::Null)
             }
+            Request::KeyRotateKek { source, account_key } => {
+                let kek = Kek::take_over(only(files)?)?;
+                json(serde_json::to_value(registry.rotate_kek(&kek, source, account_key)?))
+            }
+            Request::KeyRotateData { name } => json(serde_json::to_value(registry.rotate_data_keys(name.as_ref())?)),
+            Request::KeyRevoke => json(serde_json::to_value(registry.revoke_keys()?)),
+            Request::KeyRestore => {
+                let kek = Kek::take_over(only(files)?)?;
+                json(serde_json::to_value(registry.restore_keys(&kek)?))
+            }
+            Request::KeyErase { name } => {
+                match name {
+                    Some(name) => registry.erase_disk_keys(&name)?,
+                    None => registry.erase_all_keys()?,
+                }
+                Ok(Value::Null)
+            }
+            Request::KeyExport { name, layer } => {
+                registry.reveal_key(&name, layer, only(files)?.into())?;
+                Ok(Value::Null)
+            }
         }
     }
 }
 
-fn locked(registry: &Registry) -> Option<Failure> {
-    match registry.keys() {
-        Keys::Unlocked(_) => None,
-        Keys::Locked(failure) => Some(failure.clone()),
-    }
+/// The one descriptor that a request brings.
+fn only(files: Vec<OwnedFd>) -> Result<OwnedFd> {
+    let [file] = <[OwnedFd; 1]>::try_from(files)
+        .map_err(|_| Error::new(ErrorKind::InvalidInput, "the request brings not just one descriptor"))?;
+    Ok(file)
 }
 
 fn list(registry: &Registry) -> Vec<Listed> {
@@ -149,7 +193,7 @@ fn status(registry: &Registry) -> Status {
     Status {
         encryption: registry.encryption().into(),
         key_source: registry.key_source(),
-        locked: locked(registry),
+        locked: registry.locked(),
         disks: disks.chain(damaged).collect(),
     }
 }
@@ -182,7 +226,7 @@ fn show(registry: &Registry, name: &BlobName) -> Result<DiskReport> {
         bytes: Bytes::from(disk.usage()?),
         layers: layers.collect(),
         base: settings.base.map(|base| BaseReport { path: base.path, format: base.format, size_bytes: base.size }),
-        locked: locked(registry),
+        locked: registry.locked(),
     })
 }
 

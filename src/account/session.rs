@@ -82,6 +82,10 @@ pub fn open_to_serve(dir: &Path, unlock: &Unlock<'_>) -> Result<Registry> {
 
 fn open(dir: &Path, lock: AccountLock, unlock: &Unlock<'_>) -> Result<Registry> {
     let account = RealDir::open(dir).map_err(|e| Error::io("cannot open the account", e).at_path(dir))?;
+    if lock.hold() == Hold::Exclusive {
+        // What a killed process left may look durable and not be.
+        Settings::settle(&account)?;
+    }
     let settings = Settings::load(&account)?;
     let keys = unlock(&settings)?;
     Registry::open(dir, lock, settings, keys)

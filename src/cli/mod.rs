@@ -18,6 +18,7 @@ mod create;
 mod delete;
 mod encryption;
 mod init;
+mod key;
 mod list;
 mod log;
 mod map;
@@ -67,6 +68,8 @@ enum Verb {
     Scrub(scrub::Scrub),
     Delete(delete::Delete),
     #[command(subcommand)]
+    Key(key::KeyVerb),
+    #[command(subcommand)]
     Vhd(vhd::VhdCommand),
 }
 
@@ -84,6 +87,7 @@ impl Verb {
             Self::Encryption(verb) => verb.run(context),
             Self::Scrub(verb) => verb.run(context),
             Self::Delete(verb) => verb.run(context),
+            Self::Key(verb) => verb.run(context),
             Self::Vhd(verb) => verb.run(context),
         }
     }

@@ -212,6 +212,11 @@ impl DiskKeys {
         self.0.current.account_key.id()
     }
 
+    /// These keys without the retiring account key, for a disk that needs it no more.
+    pub fn without_retiring(&self) -> Result<Self> {
+        KeyRing::new(self.0.current.account_key.clone(), None).disk_keys(self.0.disk)
+    }
+
     /// Whether the account key `id` is one of these.
     #[must_use]
     pub fn knows(&self, id: Uuid) -> bool {

@@ -65,6 +65,7 @@ use self::state::View;
 pub use self::sweep::Swept;
 use crate::base::{BaseImage, BaseRecord};
 use crate::crypto::keyring::DiskKeys;
+use crate::crypto::secret::SecretBytes;
 use crate::io::Dir;
 use crate::{Error, ErrorKind, PAGE, Result};
 
@@ -436,6 +437,11 @@ impl Disk {
     /// Takes the keys again and serves. [`ErrorKind::Corrupt`]: they do not unwrap this disk's data keys.
     pub fn readmit(&self, keys: DiskKeys) -> Result<()> {
         self.core.readmit(keys)
+    }
+
+    /// The 64 bytes of the data key of an encrypted layer, for an auditor. [`ErrorKind::NotFound`]: no such layer.
+    pub fn reveal_key(&self, layer: u32) -> Result<SecretBytes> {
+        self.core.reveal_key(layer)
     }
 
     /// Goes over to the current account key of `keys`, which also know the one in force until now. Once this returns

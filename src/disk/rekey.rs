@@ -11,8 +11,9 @@
 use super::core::{Core, Growth};
 use super::key_slots::{KeySlots, SlotKey};
 use super::open::find_slot;
-use super::settings::Kind;
+use super::settings::{Kind, LayerRecord};
 use crate::crypto::keyring::DiskKeys;
+use crate::crypto::secret::SecretBytes;
 use crate::io::Open;
 use crate::{Error, ErrorKind, Result};
 
@@ -39,8 +40,28 @@ impl Core {
         if std::mem::take(&mut self.committer.lock().turn_over) {
             return Err(Error::new(ErrorKind::NoSpace, "no space for the log").at_path(self.dir.path()));
         }
-        let _upkeep = self.upkeep.lock();
-        self.write_checkpoint()
+        {
+            let _upkeep = self.upkeep.lock();
+            self.write_checkpoint()?;
+        }
+        let mut in_force = self.keys.write();
+        if let Some(keys) = &*in_force {
+            *in_force = Some(keys.without_retiring()?);
+        }
+        Ok(())
+    }
+
+    /// The data key of a layer, for an auditor.
+    pub(crate) fn reveal_key(&self, layer: u32) -> Result<SecretBytes> {
+        self.check_admitted()?;
+        let keys = self.keys()?;
+        let is_known = |known: &LayerRecord| known.id == layer && known.kind == Kind::Xts;
+        if !self.growth.lock().settings.layers.iter().any(is_known) {
+            let what = format!("the disk has no encrypted layer {layer}");
+            return Err(Error::new(ErrorKind::NotFound, what).hint("`sealdisk show` lists the layers"));
+        }
+        let (_, slot_keys) = KeySlots::open(&*self.dir, self.uuid, Open::Read)?;
+        keys.reveal(layer, &find_slot(&slot_keys, &keys, layer)?.wrapped)
     }
 
     fn rewrap(&self, growth: &mut Growth, keys: &DiskKeys) -> Result<()> {

@@ -22,6 +22,7 @@ mod credential;
 mod decode;
 mod fd;
 mod file;
+mod handover;
 mod made;
 mod options;
 mod passphrase;
@@ -32,7 +33,7 @@ pub use credential::KeyCredential;
 pub use fd::KeyFd;
 pub use file::KeyFile;
 pub use made::{make_default, make_next};
-pub use options::KekOptions;
+pub use options::{KekOptions, OldKekOptions};
 pub use passphrase::{Passphrase, Prompt, Stretch};
 
 use serde::{Deserialize, Serialize};

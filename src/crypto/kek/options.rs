@@ -45,6 +45,29 @@ struct Sources {
     passphrase_fd: Option<u32>,
 }
 
+/// Where the key that an account has now comes from, for verbs whose [`KekOptions`] name a new one.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "The key that the account has now, if it is not where it was")]
+#[group(multiple = false)]
+pub struct OldKekOptions {
+    /// A key file
+    #[arg(long, value_name = "PATH")]
+    old_key_file: Option<PathBuf>,
+    /// An open descriptor that gives the key
+    #[arg(long, value_name = "N")]
+    old_key_fd: Option<u32>,
+    /// An open descriptor that gives the passphrase
+    #[arg(long, value_name = "N")]
+    old_passphrase_fd: Option<u32>,
+}
+
+impl From<OldKekOptions> for KekOptions {
+    fn from(old: OldKekOptions) -> Self {
+        let OldKekOptions { old_key_file: key_file, old_key_fd: key_fd, old_passphrase_fd: passphrase_fd } = old;
+        Self { source: Sources { key_file, key_fd, passphrase_fd, ..Sources::default() }, ..Self::default() }
+    }
+}
+
 impl KekOptions {
     /// The source of a new key; `None`: no option was given.
     pub fn new_source(&self) -> Result<Option<Box<dyn KekSource>>> {

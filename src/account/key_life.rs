@@ -1,0 +1,317 @@
+//! The keys of an open account change: rotated, revoked and restored, erased; while its disks are served.
+//!
+//! The durable half is in [`super::keys`]; here the open disks follow it. The order is always: account.toml durable,
+//! then the disks, then the answer. Whoever changes keys holds `changing`, so that no disk comes or goes meanwhile.
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::failure::Failure;
+use super::name::BlobName;
+use super::registry::{Entry, Keys, Registry, State};
+use crate::crypto::kek::{Kek, SourceRecord};
+use crate::crypto::keyring::KeyRing;
+use crate::disk::{self, Access, Disk, Options};
+use crate::{Error, ErrorKind, Result};
+
+/// How long what was written may take to become durable when the keys are revoked.
+const LAST_FLUSH: Duration = Duration::from_millis(500);
+/// How long letting go of keys may take after that: only a write that the device does not finish holds them.
+const LETTING_GO: Duration = Duration::from_millis(300);
+
+/// What `key rotate-kek` did.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KekRotated {
+    pub kek_version: u32,
+    pub key_source: String,
+    pub account_key: Uuid,
+    /// Whether the account key is a new one.
+    pub account_key_replaced: bool,
+    /// Disks that still need the old account key, which is kept for them, and why.
+    pub left: Vec<Left>,
+}
+
+/// A disk that a change of keys did not reach.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    pub name: String,
+    pub error: Failure,
+}
+
+/// What `key revoke` did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysRevoked {
+    /// Disks with writes that were not durable in time. They stay in the server's memory until the keys are restored.
+    pub unflushed: Vec<String>,
+    /// Disks of which a write under way still holds the data key; it goes with that write.
+    pub held: Vec<String>,
+}
+
+/// What `key restore` did.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysRestored {
+    /// Whether they were revoked.
+    pub were_revoked: bool,
+    pub left: Vec<Left>,
+}
+
+impl Registry {
+    /// Puts the account under another KEK. With `account_key` everything above the data keys is new: every disk is moved
+    /// to a new account key, while it is served. An earlier replacement that was cut off is finished first.
+    pub fn rotate_kek(&self, kek: &Kek, source: SourceRecord, account_key: bool) -> Result<KekRotated> {
+        let _changing = self.shared.changing.lock();
+        let mut ring = self.shared.require_keys()?;
+        if account_key && ring.retiring().is_some() {
+            let (finished, left) = self.finish_replacement(ring)?;
+            if let Some(left) = left.first() {
+                let what = format!("an earlier replacement is not finished: {}", left.error.message);
+                return Err(Error::new(ErrorKind::InUse, what).hint(format!("repair or delete {} first", left.name)));
+            }
+            ring = finished;
+        }
+        {
+            let mut settings = self.shared.settings.write();
+            let dir = &*self.shared.account;
+            if account_key {
+                ring = settings.add_account_key(dir, &ring, kek, source)?;
+                *self.shared.keys.write() = Keys::Unlocked(ring.clone());
+            } else {
+                settings.rotate_kek(dir, &ring, kek, source)?;
+            }
+        }
+        let (ring, left) = if ring.retiring().is_some() { self.finish_replacement(ring)? } else { (ring, Vec::new()) };
+        let settings = self.shared.settings.read();
+        Ok(KekRotated {
+            kek_version: settings.kek_version(),
+            key_source: settings.kek_source().to_string(),
+            account_key: ring.current().id(),
+            account_key_replaced: account_key,
+            left,
+        })
+    }
+
+    /// Moves every disk to the current account key, and forgets the retiring one if all could be moved.
+    fn finish_replacement(&self, ring: KeyRing) -> Result<(KeyRing, Vec<Left>)> {
+        let mut left: Vec<Left> = self
+            .damaged()
+            .iter()
+            .map(|(folder, error)| Left { name: format!("disks/{folder}"), error: error.clone() })
+            .collect();
+        for entry in self.entries() {
+            if let Err(error) = self.move_disk(&entry, &ring) {
+                tracing::error!(disk = %entry.name, %error, "cannot be moved to the new account key");
+                left.push(Left { name: entry.name.to_string(), error: error.into() });
+            }
+        }
+        if !left.is_empty() {
+            return Ok((ring, left));
+        }
+        let ring = self.shared.settings.write().drop_retiring_key(&*self.shared.account, &ring)?;
+        *self.shared.keys.write() = Keys::Unlocked(ring.clone());
+        Ok((ring, left))
+    }
+
+    fn move_disk(&self, entry: &Entry, ring: &KeyRing) -> Result<()> {
+        let keys = ring.disk_keys(entry.uuid)?;
+        let mut state = entry.state.lock();
+        match &*state {
+            State::Open(disk) => {
+                let disk = Arc::clone(disk);
+                drop(state);
+                disk.rekey(keys)
+            }
+            State::Closed => {
+                // Without its base, which need not be there for this.
+                let dir = self.shared.dir_of(entry)?;
+                let disk = Disk::open(dir, Some(keys.clone()), None, Access::ReadWrite, true, Options::default())?;
+                disk.rekey(keys)?;
+                disk.close()?;
+                *state = State::Closed;
+                Ok(())
+            }
+            State::Gone => Ok(()),
+        }
+    }
+
+    /// New writes to the disk, or to all, are stored under a fresh data key from now on. The names of those disks.
+    pub fn rotate_data_keys(&self, name: Option<&BlobName>) -> Result<Vec<String>> {
+        self.shared.require_keys()?;
+        let names = match name {
+            Some(name) => vec![name.clone()],
+            None => self.names().into_iter().map(|(name, _)| name).collect(),
+        };
+        for name in &names {
+            self.disk(name)?.rotate_key()?;
+        }
+        Ok(names.iter().map(ToString::to_string).collect())
+    }
+
+    /// Takes the keys back: durably, so that no restart brings them back. Nothing is served from here on, plaintext
+    /// neither. What was written gets [`LAST_FLUSH`] to become durable; then every key is let go of.
+    pub fn revoke_keys(&self) -> Result<KeysRevoked> {
+        let _changing = self.shared.changing.lock();
+        let mut settings = self.shared.settings.write();
+        if settings.revoked() {
+            return Ok(KeysRevoked::default());
+        }
+        let ring = self.shared.require_keys()?;
+        settings.set_revoked(&*self.shared.account, &ring, true)?;
+        drop(ring);
+        let revoked = Error::new(ErrorKind::Revoked, "the keys of this account are revoked")
+            .hint("`sealdisk key restore` with the key-encryption key brings them back");
+        *self.shared.keys.write() = Keys::Locked(revoked.into());
+        drop(settings);
+        Ok(let_go(self.open_disks(), true))
+    }
+
+    /// Gives revoked keys back; clients that stayed go on.
+    pub fn restore_keys(&self, kek: &Kek) -> Result<KeysRestored> {
+        let _changing = self.shared.changing.lock();
+        let mut settings = self.shared.settings.write();
+        let ring = settings.unlock_revoked(kek)?;
+        if !settings.revoked() {
+            return Ok(KeysRestored::default());
+        }
+        settings.set_revoked(&*self.shared.account, &ring, false)?;
+        *self.shared.keys.write() = Keys::Unlocked(ring.clone());
+        drop(settings);
+        let mut left = Vec::new();
+        for (entry, disk) in self.open_disks() {
+            if let Err(error) = ring.disk_keys(entry.uuid).and_then(|keys| disk.readmit(keys)) {
+                tracing::error!(disk = %entry.name, %error, "its keys cannot be restored");
+                left.push(Left { name: entry.name.to_string(), error: error.into() });
+            }
+        }
+        Ok(KeysRestored { were_revoked: true, left })
+    }
+
+    /// Destroys the data keys of a disk. Its clients, if any, get errors from here on.
+    pub fn erase_disk_keys(&self, name: &BlobName) -> Result<()> {
+        let _changing = self.shared.changing.lock();
+        let entry = self.shared.entry(name)?;
+        let mut state = entry.state.lock();
+        if let State::Open(disk) = &*state {
+            let_go(vec![(Arc::clone(&entry), Arc::clone(disk))], false);
+        }
+        *state = State::Closed;
+        disk::erase_keys(&*self.shared.dir_of(&entry)?)
+    }
+
+    /// Destroys the account key, and the data keys of every disk, so that an old copy of account.toml opens nothing
+    /// either. No KEK is needed.
+    pub fn erase_all_keys(&self) -> Result<()> {
+        let _changing = self.shared.changing.lock();
+        let mut settings = self.shared.settings.write();
+        let erased = Error::new(ErrorKind::Revoked, "the keys of this account are erased: no key opens it again");
+        *self.shared.keys.write() = Keys::Locked(erased.into());
+        let_go(self.open_disks(), false);
+        settings.erase_account_keys(&*self.shared.account)?;
+        drop(settings);
+        for entry in self.entries() {
+            *entry.state.lock() = State::Closed;
+            disk::erase_keys(&*self.shared.dir_of(&entry)?)?;
+        }
+        // What cannot be read as a disk may still have keys.
+        for (folder, _) in self.damaged() {
+            if let Ok(dir) = self.shared.folder.subdir(folder) {
+                disk::erase_keys(&*dir)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes the 64 bytes of the data key of a layer to `file`, durably.
+    pub fn reveal_key(&self, name: &BlobName, layer: u32, mut file: File) -> Result<()> {
+        let key = self.disk(name)?.reveal_key(layer)?;
+        file.write_all(key.expose())
+            .and_then(|()| file.sync_all())
+            .map_err(|error| Error::io("the data key cannot be written", error))
+    }
+
+    fn entries(&self) -> Vec<Arc<Entry>> {
+        self.shared.disks.read().values().cloned().collect()
+    }
+
+    fn open_disks(&self) -> Vec<(Arc<Entry>, Arc<Disk>)> {
+        let open = |entry: Arc<Entry>| {
+            let disk = match &*entry.state.lock() {
+                State::Open(disk) => Some(Arc::clone(disk)),
+                _ => None,
+            };
+            disk.map(|disk| (entry, disk))
+        };
+        self.entries().into_iter().filter_map(open).collect()
+    }
+}
+
+/// What a disk reports on its way to holding no key.
+enum Step {
+    Flushed { in_time: bool },
+    LetGo,
+}
+
+/// Lets every disk go of its keys, all at once and with a deadline: one whose device hangs keeps nobody waiting.
+fn let_go(disks: Vec<(Arc<Entry>, Arc<Disk>)>, flush: bool) -> KeysRevoked {
+    let (tell, told) = mpsc::channel();
+    for (index, (_, disk)) in disks.iter().enumerate() {
+        let (disk, tell) = (Arc::clone(disk), tell.clone());
+        on_a_thread(move || {
+            disk.bar();
+            let in_time = !flush || disk.flush_last().is_ok();
+            let _ = tell.send((index, Step::Flushed { in_time }));
+            drop_keys(&disk, index, &tell);
+        });
+    }
+    let (mut unflushed, mut held) = (vec![flush; disks.len()], vec![true; disks.len()]);
+    listen(&told, Instant::now() + LAST_FLUSH, &mut unflushed, &mut held);
+    for (index, _) in held.iter().enumerate().filter(|(_, held)| **held) {
+        let (disk, tell) = (Arc::clone(&disks[index].1), tell.clone());
+        on_a_thread(move || drop_keys(&disk, index, &tell));
+    }
+    listen(&told, Instant::now() + LETTING_GO, &mut unflushed, &mut held);
+    let names = |marks: &[bool]| {
+        disks.iter().zip(marks).filter(|(_, mark)| **mark).map(|((entry, _), _)| entry.name.to_string()).collect()
+    };
+    KeysRevoked { unflushed: names(&unflushed), held: names(&held) }
+}
+
+/// On a thread of its own, or here where there is none to be had: late is better than not at all.
+fn on_a_thread(work: impl FnOnce() + Send + 'static) {
+    let work = Arc::new(Mutex::new(Some(work)));
+    let on_thread = Arc::clone(&work);
+    let started = std::thread::Builder::new().name("let-go".into()).spawn(move || {
+        if let Some(work) = on_thread.lock().take() {
+            work();
+        }
+    });
+    if let Err(error) = started {
+        tracing::error!(%error, "no thread to let go of keys");
+        if let Some(work) = work.lock().take() {
+            work();
+        }
+    }
+}
+
+fn drop_keys(disk: &Disk, index: usize, tell: &Sender<(usize, Step)>) {
+    disk.drop_keys();
+    // Nobody listens any more when it took too long.
+    let _ = tell.send((index, Step::LetGo));
+}
+
+/// Notes what is reported until everything has been let go of, or the deadline.
+fn listen(told: &Receiver<(usize, Step)>, deadline: Instant, unflushed: &mut [bool], held: &mut [bool]) {
+    while held.contains(&true) {
+        match told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok((index, Step::Flushed { in_time })) => unflushed[index] = !in_time,
+            Ok((index, Step::LetGo)) => held[index] = false,
+            Err(_) => break,
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! `key export`: the data key of one layer, for an auditor.
+
+use std::fs::OpenOptions;
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::Error;
+use crate::account::name::BlobName;
+use crate::account::request::Request;
+use crate::cli::context::{Context, Outcome};
+use crate::crypto::kek::KekOptions;
+
+/// Write the data key of one layer to a file, for an auditor
+///
+/// 64 bytes: an AES-256-XTS key, as dm-crypt's aes-xts-plain64 and others take it. Whoever has it reads all that the
+/// layer holds. docs/security.md shows how to check a layer with it.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sealdisk key export disk1 --layer 3 --out ./layer3.key --yes-reveal")]
+pub(in crate::cli) struct Export {
+    /// BLOB or CONTAINER/BLOB
+    name: BlobName,
+    /// The layer; `sealdisk show` lists them
+    #[arg(long, value_name = "ID")]
+    layer: u32,
+    /// A file that does not exist yet
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// The key is to leave the account
+    #[arg(long, required = true)]
+    yes_reveal: bool,
+    #[command(flatten)]
+    key: KekOptions,
+}
+
+impl Export {
+    pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
+        let out = &self.out;
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(out)
+            .map_err(|error| Error::io("cannot be made", error).at_path(out))?;
+        let request = Request::KeyExport { name: self.name.clone(), layer: self.layer };
+        let revealed: Result<(), _> = context.ask(&self.key, request, &[file.as_fd()]);
+        if revealed.is_err() {
+            // Best effort: it is empty.
+            let _ = std::fs::remove_file(out);
+        }
+        revealed?;
+        let document = serde_json::json!({ "name": self.name.to_string(), "layer": self.layer, "file": out });
+        context.show(&document, format_args!("the data key of layer {} is in {}", self.layer, out.display()))
+    }
+}

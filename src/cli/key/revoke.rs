@@ -1,0 +1,85 @@
+//! `key revoke` and `key restore`: the keys taken back, and given again.
+
+use std::fmt::{self, Display};
+use std::os::fd::AsFd;
+
+use clap::Args;
+
+use crate::account::key_life::{KeysRestored, KeysRevoked, Left};
+use crate::account::lock::Hold;
+use crate::account::registry::Keys;
+use crate::account::request::Request;
+use crate::account::session::Session;
+use crate::account::settings::Settings;
+use crate::cli::context::{Context, Outcome};
+use crate::crypto::kek::KekOptions;
+use crate::io::real::RealDir;
+use crate::{Error, ErrorKind};
+
+/// Take the keys back: nothing is served any more, and no restart changes that
+///
+/// Clients get an error for every request at once, for plaintext too. What was written gets half a second to become
+/// durable, then every key in memory is overwritten. `sealdisk key restore` undoes it, and clients that stayed go on.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sealdisk key revoke")]
+pub(in crate::cli) struct Revoke {
+    #[command(flatten)]
+    key: KekOptions,
+}
+
+impl Revoke {
+    pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
+        let revoked: KeysRevoked = context.ask(&self.key, Request::KeyRevoke, &[])?;
+        context.show(&revoked, Text(&revoked))
+    }
+}
+
+struct Text<'a>(&'a KeysRevoked);
+
+impl Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the keys of the account are revoked")?;
+        for name in &self.0.unflushed {
+            write!(f, "\nnot durable yet, kept in the server's memory: the last writes to {name}")?;
+        }
+        for name in &self.0.held {
+            write!(f, "\na write that its device does not finish still holds the data key of {name}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Give revoked keys back
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sealdisk key restore
+  sealdisk key restore --key-file ./kek")]
+pub(in crate::cli) struct Restore {
+    #[command(flatten)]
+    key: KekOptions,
+}
+
+impl Restore {
+    pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
+        let path = &context.account;
+        let dir = RealDir::open(path).map_err(|error| Error::io("cannot open the account", error).at_path(path))?;
+        let kek = self.key.obtain(Settings::load(&dir)?.kek_source())?;
+        // The account is opened without its keys: the request brings what restores them.
+        let session = Session::open(path, Hold::Exclusive, &|_| {
+            Ok(Keys::Locked(Error::new(ErrorKind::Revoked, "the keys of this account are revoked").into()))
+        })?;
+        let handed_over = kek.hand_over()?;
+        drop(kek);
+        let restored: Result<KeysRestored, _> = session.call(Request::KeyRestore, &[handed_over.as_fd()]);
+        let closed = session.close();
+        let restored = restored?;
+        closed?;
+        let said = if restored.were_revoked { "are restored" } else { "were not revoked" };
+        let left: String =
+            restored.left.iter().map(|Left { name, error }| format!("\n{name}: {}", error.message)).collect();
+        context.show(&restored, format_args!("the keys of the account {said}{left}"))
+    }
+}

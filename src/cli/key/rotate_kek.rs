@@ -1,0 +1,99 @@
+//! `key rotate-kek`: another key-encryption key for the account.
+
+use std::fmt::{self, Display};
+use std::os::fd::AsFd;
+
+use clap::Args;
+
+use crate::account::key_life::KekRotated;
+use crate::account::lock::Hold;
+use crate::account::request::{KeyNeed, Request};
+use crate::account::session::Session;
+use crate::account::settings::Settings;
+use crate::cli::context::{Context, Outcome};
+use crate::cli::unlock;
+use crate::crypto::kek::{self, Kek, KekOptions, OldKekOptions, SourceRecord};
+use crate::io::real::RealDir;
+use crate::{Error, Result};
+
+/// Put the account under another key-encryption key, of the same kind or another
+///
+/// The options name the new key; without one a new key file is made beside the first. No data is copied: only what the
+/// key wraps is wrapped anew, while serving too. The old key opens the account until that is durable, and never after.
+/// --account-key also replaces the key between yours and the data keys: needed when somebody else may have the old key
+/// and an old copy of account.toml.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sealdisk key rotate-kek
+  sealdisk key rotate-kek --account-key --key-file /etc/sealdisk/kek.2
+  sealdisk key rotate-kek --old-key-file ./kek.1 --passphrase")]
+pub(in crate::cli) struct RotateKek {
+    /// Replace the account key too, for every disk
+    #[arg(long)]
+    account_key: bool,
+    #[command(flatten)]
+    new: KekOptions,
+    #[command(flatten)]
+    old: OldKekOptions,
+}
+
+impl RotateKek {
+    pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
+        let (kek, source) = new_kek(context, &self.new)?;
+        let old = KekOptions::from(self.old);
+        let session = Session::open(&context.account, Hold::Exclusive, &|settings| {
+            unlock::unlock(&old, KeyNeed::Required, settings)
+        })?;
+        let before = Settings::load(&account(context)?)?.kek_source().clone();
+        let handed_over = kek.hand_over()?;
+        drop(kek);
+        let request = Request::KeyRotateKek { source, account_key: self.account_key };
+        let rotated: std::result::Result<KekRotated, _> = session.call(request, &[handed_over.as_fd()]);
+        let closed = session.close();
+        let rotated = rotated?;
+        closed?;
+        context.show(&rotated, Text(&rotated, &before))
+    }
+}
+
+fn account(context: &Context) -> Result<RealDir> {
+    let path = &context.account;
+    RealDir::open(path).map_err(|error| Error::io("cannot open the account", error).at_path(path))
+}
+
+/// The key that the options name, or one made for it. A file made here is never removed again: when something fails,
+/// it may be the one that opens the account.
+fn new_kek(context: &Context, options: &KekOptions) -> Result<(Kek, SourceRecord)> {
+    if let Some(source) = options.new_source()? {
+        return Ok((source.obtain()?, source.record()));
+    }
+    let settings = Settings::load(&account(context)?)?;
+    let (file, kek) = kek::make_next(settings.account(), settings.kek_version() + 1, &context.account)?;
+    let record = SourceRecord::File { path: file.path().to_owned() };
+    context.note(format_args!("note: a new key was made in {}", file.path().display()));
+    Ok((kek, record))
+}
+
+struct Text<'a>(&'a KekRotated, &'a SourceRecord);
+
+impl Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(rotated, before) = self;
+        write!(f, "the account is opened by {} (version {})", rotated.key_source, rotated.kek_version)?;
+        write!(f, "\n{before} opens it no more")?;
+        if rotated.account_key_replaced {
+            write!(f, "\naccount key  {} (new)", rotated.account_key)?;
+        }
+        for left in &rotated.left {
+            write!(f, "\nnot moved to the new account key: {}: {}", left.name, left.error.message)?;
+        }
+        if !rotated.left.is_empty() {
+            write!(
+                f,
+                "\nthe old account key is kept for them, under the new key-encryption key; run this again later"
+            )?;
+        }
+        Ok(())
+    }
+}
