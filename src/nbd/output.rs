@@ -202,7 +202,11 @@ impl Output {
         if !self.room(room) {
             return false;
         }
-        let most = if one { 1 } else { (room - overhead) / per_extent / contexts.len() };
+        let most = match () {
+            () if one => 1,
+            () if room == needed => usize::MAX,
+            () => (room - overhead) / per_extent / contexts.len(),
+        };
         for (index, (id, extents)) in extents.iter().enumerate() {
             let done = index + 1 == contexts.len();
             self.extents(to, *id, &extents[..extents.len().min(most)], done);

@@ -151,7 +151,6 @@ impl Connection {
             }
             Sink::Disk { .. } | Sink::Discard(_) => {
                 self.input.consume(available);
-                payload.offset += available as u64;
                 payload.remaining -= available as u64;
                 (available == 0).then_some(Lack::Input)
             }

@@ -1,0 +1,11 @@
+//! The NBD server, driven from outside: raw bytes where no client sends what is to be tried, real clients elsewhere.
+//!
+//! `docs/nbd.md` lists what the protocol demands and which of these tests shows it.
+
+mod child;
+mod house;
+mod raw;
+
+mod handshake;
+mod status;
+mod transmission;

@@ -1,0 +1,143 @@
+//! Block status and the metadata contexts.
+
+use sealdisk::disk::Durability;
+use sealdisk::nbd::wire::transmission::{HeaderStyle, command, command_flag as cflag};
+use sealdisk::nbd::{Config, encryption};
+
+use crate::house::{Counting, House, MIB, Shelf};
+use crate::raw::Client;
+
+const ALL: [&str; 3] = ["base:allocation", "qemu:allocation-depth", "sealdisk:encryption"];
+const HOLE_ZERO: u64 = 3;
+
+/// Over a base of 1 MiB with a hole from 256 to 512 KiB: an encrypted MiB, a plain one, a trimmed one, nothing.
+fn layered() -> House {
+    let shelf = Shelf::new();
+    let disk = shelf.add("disk", 5 * MIB, Some(Counting(MIB)));
+    let data = vec![1; MIB as usize];
+    disk.write(MIB, &data, Durability::Volatile).unwrap();
+    disk.write(3 * MIB, &data, Durability::Volatile).unwrap();
+    disk.set_encryption(false);
+    disk.write(2 * MIB, &data, Durability::Volatile).unwrap();
+    disk.zero(3 * MIB, MIB, Durability::Volatile).unwrap();
+    House::new(&shelf, Config::default())
+}
+
+#[test]
+fn every_context_tells_its_side_of_the_same_runs() {
+    let house = layered();
+    for style in [HeaderStyle::Structured, HeaderStyle::Extended] {
+        let mut client = Client::attached_with(&house.socket, style, &ALL);
+        let status = client.status(0, 5 * MIB, 0).unwrap();
+        let quarter = MIB / 4;
+        let allocation =
+            vec![(quarter, 0), (quarter, HOLE_ZERO), (5 * quarter + quarter + 4 * quarter, 0), (2 * MIB, HOLE_ZERO)];
+        assert_eq!(status[0], (1, allocation));
+        assert_eq!(status[1], (2, vec![(MIB, 0), (MIB, 2), (2 * MIB, 1), (MIB, 0)]));
+        let [zero, encrypted, plain, base] =
+            [encryption::ZERO, encryption::ENCRYPTED, encryption::PLAIN, encryption::BASE].map(u64::from);
+        let stored = vec![(MIB, base), (MIB, encrypted), (MIB, plain), (2 * MIB, zero)];
+        assert_eq!(status[2], (3, stored));
+    }
+}
+
+#[test]
+fn only_selected_contexts_answer() {
+    let house = layered();
+    let mut client = Client::attached_with(&house.socket, HeaderStyle::Structured, &["sealdisk:encryption"]);
+    let status = client.status(MIB, 100, 0).unwrap();
+    assert_eq!(status, [(3, vec![(100, u64::from(encryption::ENCRYPTED))])]);
+}
+
+#[test]
+fn an_answer_is_never_longer_than_the_question() {
+    let house = layered();
+    for style in [HeaderStyle::Structured, HeaderStyle::Extended] {
+        let mut client = Client::attached_with(&house.socket, style, &ALL);
+        for (offset, length) in [(0, 1), (MIB - 1, 2), (1_000_001, 2_000_003), (5 * MIB - 1, 1), (0, 5 * MIB)] {
+            for (_, extents) in client.status(offset, length, 0).unwrap() {
+                assert_eq!(extents.iter().map(|(length, _)| length).sum::<u64>(), length);
+                assert!(extents.windows(2).all(|pair| pair[0].1 != pair[1].1), "neighbours differ");
+            }
+            for (_, extents) in client.status(offset, length, cflag::REQ_ONE).unwrap() {
+                assert!(extents.len() == 1 && extents[0].0 <= length);
+            }
+        }
+    }
+}
+
+#[test]
+fn long_disks_are_described_at_both_sides_of_32_bits() {
+    const TIB: u64 = 1 << 40;
+    let (shelf, disk) = Shelf::with_disk(8 * TIB);
+    let house = House::new(&shelf, Config::default());
+    let most = u64::from(u32::MAX);
+    let mut client = Client::attached_with(&house.socket, HeaderStyle::Structured, &["base:allocation"]);
+    assert_eq!(client.status(0, most, 0).unwrap()[0].1, [(most, HOLE_ZERO)]);
+    assert_eq!(client.status(5 * TIB + 1, most - 1, cflag::REQ_ONE).unwrap()[0].1, [(most - 1, HOLE_ZERO)]);
+    let mut client = Client::attached_with(&house.socket, HeaderStyle::Extended, &["base:allocation"]);
+    assert_eq!(client.status(0, 8 * TIB, 0).unwrap()[0].1, [(8 * TIB, HOLE_ZERO)]);
+    disk.write(6 * TIB, &[1; 512], Durability::Volatile).unwrap();
+    let parts = [(6 * TIB, HOLE_ZERO), (512, 0), (2 * TIB - 512, HOLE_ZERO)];
+    assert_eq!(client.status(0, 8 * TIB, 0).unwrap()[0].1, parts);
+    assert_eq!(client.status(0, 8 * TIB + 1, 0), Err(22));
+    // Changes of such lengths too, in no time.
+    for command in [command::TRIM, command::WRITE_ZEROES, command::CACHE] {
+        assert_eq!(client.try_request(command, 0, 0, 8 * TIB), 0);
+    }
+    assert_eq!(client.status(0, 8 * TIB, 0).unwrap()[0].1, [(8 * TIB, HOLE_ZERO)]);
+}
+
+#[test]
+fn fragmented_ranges_are_described_bit_by_bit() {
+    let (shelf, disk) = Shelf::with_disk(8 * MIB);
+    for page in 0..8192u64 {
+        disk.write(page * 1024, &[1; 512], Durability::Volatile).unwrap();
+    }
+    let house = House::new(&shelf, Config::default());
+    for (style, contexts) in [(HeaderStyle::Structured, &ALL[..1]), (HeaderStyle::Extended, &ALL[..])] {
+        let mut client = Client::attached_with(&house.socket, style, contexts);
+        let (mut at, mut seen) = (0, 0);
+        while at < 8 * MIB {
+            let extents = &client.status(at, 8 * MIB - at, 0).unwrap()[0].1;
+            assert!(
+                extents
+                    .iter()
+                    .zip(seen..)
+                    .all(|((length, status), n)| *length == 512 && (*status == 0) == (n % 2 == 0))
+            );
+            at += extents.iter().map(|(length, _)| length).sum::<u64>();
+            seen += extents.len();
+        }
+        assert_eq!(seen, 16_384);
+    }
+}
+
+#[test]
+fn a_payload_selects_contexts_for_one_request() {
+    let house = layered();
+    let mut client = Client::attached_with(&house.socket, HeaderStyle::Extended, &ALL);
+    let mut ask = |length: u64, ids: &[u32], tail: &[u8]| {
+        let mut payload = length.to_be_bytes().to_vec();
+        payload.extend(ids.iter().flat_map(|id| id.to_be_bytes()));
+        payload.extend_from_slice(tail);
+        let (flags, bytes) = (cflag::PAYLOAD_LEN, payload.len() as u64);
+        let cookie = client.request(command::BLOCK_STATUS, flags, MIB, bytes, &payload);
+        client.status_reply(cookie).map(|contexts| contexts.iter().map(|(id, _)| *id).collect::<Vec<_>>())
+    };
+    assert_eq!(ask(MIB, &[3], &[]), Ok(vec![3]));
+    assert_eq!(ask(MIB, &[2, 1], &[]), Ok(vec![1, 2]));
+    for (length, ids, tail) in [
+        (MIB, &[1, 1][..], &[][..]),
+        (MIB, &[4], &[]),
+        (MIB, &[], &[]),
+        (MIB, &[1], &[0]),
+        (5 * MIB, &[1], &[]),
+        (u64::MAX, &[1], &[]),
+        (0, &[1], &[]),
+    ] {
+        assert_eq!(ask(length, ids, tail), Err(22), "{length} {ids:?} {tail:?}");
+    }
+    assert_eq!(ask(MIB, &[1; 5000], &[]), Err(22), "a long payload is drained");
+    assert_eq!(ask(512, &[1], &[]), Ok(vec![1]));
+}
