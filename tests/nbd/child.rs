@@ -3,7 +3,7 @@
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
 use sealdisk::nbd::Config;
@@ -33,6 +33,8 @@ fn serve_when_told_to() {
 
 pub(crate) struct Serving {
     process: Child,
+    /// Held open: what it still says must go somewhere.
+    _output: BufReader<ChildStdout>,
     pub(crate) socket: PathBuf,
 }
 
@@ -48,13 +50,13 @@ impl Serving {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let output = BufReader::new(process.stdout.take().unwrap());
-        let socket = output
+        let mut output = BufReader::new(process.stdout.take().unwrap());
+        let socket = (&mut output)
             .lines()
             .map_while(|line| line.ok())
             .find_map(|line| line.strip_prefix("serving ").map(PathBuf::from))
             .expect("the server says where it serves");
-        Self { process, socket }
+        Self { process, _output: output, socket }
     }
 
     /// Resident bytes now.

@@ -7,5 +7,6 @@ mod house;
 mod raw;
 
 mod handshake;
+mod hostile;
 mod status;
 mod transmission;

@@ -20,6 +20,8 @@ pub(crate) struct Client {
     pub(crate) stream: Box<dyn Stream>,
     pub(crate) style: HeaderStyle,
     next_cookie: u64,
+    /// The socket itself, where it is a unix socket.
+    socket: Option<UnixStream>,
 }
 
 /// A reply to an option.
@@ -48,7 +50,8 @@ impl Client {
         let stream = UnixStream::connect(socket).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        Self::over(Box::new(stream))
+        let socket = stream.try_clone().unwrap();
+        Self { socket: Some(socket), ..Self::over(Box::new(stream)) }
     }
 
     pub(crate) fn connect_tcp(addr: std::net::SocketAddr) -> Self {
@@ -59,7 +62,7 @@ impl Client {
     }
 
     pub(crate) fn over(stream: Box<dyn Stream>) -> Self {
-        Self { stream, style: HeaderStyle::Simple, next_cookie: 0 }
+        Self { stream, style: HeaderStyle::Simple, next_cookie: 0, socket: None }
     }
 
     /// Connected, greeted, and agreed on fixed newstyle without zeroes.
@@ -317,6 +320,13 @@ impl Client {
     pub(crate) fn send(&mut self, bytes: &[u8]) {
         self.stream.write_all(bytes).unwrap();
         self.stream.flush().unwrap();
+    }
+
+    /// Sends what the server takes of `bytes`, and gives up when it takes no more.
+    pub(crate) fn shout(&mut self, bytes: &[u8]) {
+        let socket = self.socket.as_ref().expect("a unix socket");
+        socket.set_write_timeout(Some(Duration::from_millis(50))).unwrap();
+        let _ = self.stream.write_all(bytes);
     }
 
     pub(crate) fn receive(&mut self, len: usize) -> Vec<u8> {
