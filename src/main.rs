@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    if let Err(error) = sealdisk::crypto::harden::process() {
+    // Before any key is read: nobody may look into this process, and its cipher must be the one of the standard.
+    if let Err(error) = sealdisk::crypto::harden::process().and_then(|()| sealdisk::crypto::xts::self_test()) {
         eprintln!("error: {error}");
         return ExitCode::FAILURE;
     }

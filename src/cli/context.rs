@@ -100,9 +100,10 @@ impl Context {
     pub fn document_failure(&self, failure: &Failure) {
         if self.json {
             let mut document = failure.details.clone();
-            let error = serde_json::json!({
-                "kind": failure.kind, "message": failure.message, "offset": failure.offset,
-            });
+            let mut error = serde_json::json!({ "kind": failure.kind, "message": failure.message });
+            if let Some(offset) = failure.offset {
+                error["offset"] = offset.into();
+            }
             document.insert("error".to_owned(), error);
             // Nobody is left to tell when standard output is closed.
             let _ = self.show(&document, "");

@@ -45,7 +45,14 @@ pub use context::{Context, Outcome};
 #[command(name = "sealdisk", version, max_term_width = 100, propagate_version = true)]
 pub struct Cli {
     /// The account directory
-    #[arg(long, global = true, env = "SEALDISK_ACCOUNT", default_value = "./sealdisk-account", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        env = "SEALDISK_ACCOUNT",
+        default_value = "./sealdisk-account",
+        value_name = "DIR",
+        overrides_with = "account"
+    )]
     account: PathBuf,
     /// Print one JSON document, also on failure
     #[arg(long, global = true)]

@@ -33,4 +33,10 @@ impl Client {
     pub(crate) fn flush(&mut self) {
         self.0.flush().expect("a flush is acknowledged");
     }
+
+    /// Writes and flushes; `false`: the server is gone.
+    pub(crate) fn try_write(&mut self, offset: u64, data: &[u8]) -> bool {
+        self.0.seek(SeekFrom::Start(offset)).expect("seek");
+        self.0.write_all(data).and_then(|()| self.0.flush()).is_ok()
+    }
 }

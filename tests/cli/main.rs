@@ -4,6 +4,11 @@
 mod support;
 
 mod client;
+mod durable;
 mod layers;
 mod model;
+mod quickstart;
+mod refused;
+mod served;
+mod shapes;
 mod switch;

@@ -1,0 +1,220 @@
+//! Bad input, bad keys, bad luck: one clear line each, nothing lost, nothing half-made.
+
+use std::fs;
+use std::path::Path;
+
+use sealdisk::account::lock::{AccountLock, Hold};
+use serde_json::Value;
+
+use crate::client::Client;
+use crate::model::files_below;
+use crate::shapes::answer;
+use crate::support::{Account, MIB, program, run};
+
+/// The verb fails with this kind and one line that says this, and leaves every file of the account as it was.
+fn refused(account: &Account, arguments: &[&str], kind: &str, says: &str) {
+    let before = files_below(&account.dir());
+    let (document, code) = answer(account, arguments);
+    assert_eq!((document["error"]["kind"].as_str(), code), (Some(kind), Some(1)), "{arguments:?}: {document}");
+    let message = document["error"]["message"].as_str().expect("a text");
+    assert!(message.contains(says) && !message.contains('\n'), "{arguments:?}: {message}");
+    let mut after = files_below(&account.dir());
+    // Says who held the account last; every changing verb writes it.
+    let lock = account.dir().join("lock");
+    after.insert(lock.clone(), before.get(&lock).cloned().unwrap_or_default());
+    assert!(before == after, "{arguments:?} left something behind");
+}
+
+fn image(account: &Account, name: &str, content: &[u8]) -> String {
+    let path = account.scratch(name);
+    fs::write(&path, content).expect("an image");
+    path.to_str().expect("UTF-8").to_owned()
+}
+
+#[test]
+fn images_that_are_none() {
+    let account = Account::new();
+    let fixture = fs::read(concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/files.vhd")).expect("a fixture");
+    let text = image(&account, "letter.vhd", &b"Dear Sir or Madam, ".repeat(400));
+    let cut = image(&account, "cut.vhd", &fixture[..fixture.len() - 4096]);
+    let mut broken = fixture.clone();
+    let at = broken.len() - 400;
+    broken[at] ^= 1;
+    let broken = image(&account, "broken.vhd", &broken);
+    let odd = image(&account, "odd.img", &[7; 1000]);
+    let empty = image(&account, "empty.img", &[]);
+    let folder = account.scratch("config").to_str().expect("UTF-8").to_owned();
+    for (path, kind, says) in [
+        (&text, "NotVhd", "letter.vhd"),
+        (&cut, "NotVhd", "cut.vhd"),
+        (&broken, "BadFooterChecksum", "checksum"),
+        (&odd, "InvalidInput", "odd.img"),
+        (&empty, "InvalidInput", "empty.img"),
+        (&folder, "InvalidInput", "regular file"),
+        (&"missing.vhd".to_owned(), "NotFound", "missing.vhd"),
+    ] {
+        refused(&account, &["create", "disk", "--base", path], kind, says);
+    }
+    assert_eq!(account.json(&["list"]).as_array().map(Vec::len), Some(0));
+}
+
+#[test]
+fn sizes_and_names() {
+    let account = Account::new();
+    account.create("there", MIB);
+    let base = image(&account, "base.img", &[7; 4096]);
+    refused(&account, &["create", "disk", "--size", "0"], "InvalidInput", "0 bytes");
+    refused(&account, &["create", "disk", "--size", "1000"], "InvalidInput", "1000 bytes");
+    refused(&account, &["create", "disk", "--base", &base, "--size", "512"], "InvalidInput", "smaller than its base");
+    refused(&account, &["create", "there", "--size", "1M"], "AlreadyExists", "there");
+    for name in ["", "a@b", "UPPER/x", "ab/x", "x.", "vhds/../x", "a\nb"] {
+        let before = files_below(&account.dir());
+        let output = run(account.command().args(["create", name, "--size", "1M"]));
+        let error = String::from_utf8(output.stderr).expect("UTF-8");
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(error.starts_with("error: ") && error.lines().count() <= 2, "{error}");
+        assert!(files_below(&account.dir()) == before, "{name:?}");
+    }
+}
+
+#[test]
+fn a_changed_base_shuts_its_disk_and_no_other() {
+    let account = Account::new();
+    let base = image(&account, "base.img", &vec![7; MIB as usize]);
+    account.sealdisk(&["create", "over", "--base", &base]);
+    account.create("other", MIB);
+    let mut content = fs::read(&base).expect("the image");
+    content[512 * 1000] ^= 1;
+    fs::write(&base, &content).expect("the image");
+    refused(&account, &["map", "over"], "BaseChanged", "base.img");
+    refused(&account, &["scrub", "over", "--wait"], "BaseChanged", "base.img");
+    let status = account.json(&["status"]);
+    assert_eq!(status["disks"][0]["zero_bytes"], MIB, "{status}");
+    assert_eq!(status["disks"][1]["error"]["kind"], "BaseChanged", "{status}");
+    let server = account.serve();
+    Client::attach(&server, "other").write(0, b"still works");
+    let refused = run(program("nbdinfo").arg(server.uri("over")));
+    assert!(!refused.status.success());
+    // And nothing is lost once the image is back.
+    content[512 * 1000] ^= 1;
+    fs::write(&base, &content).expect("the image");
+    assert_eq!(Client::attach(&server, "over").read(512 * 1000, 1), [7]);
+}
+
+#[test]
+fn a_wrong_or_missing_key() {
+    let account = Account::new();
+    account.create("disk", MIB);
+    let key = account.scratch("other.key");
+    fs::write(&key, [9; 32]).expect("a key");
+    fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).expect("mode");
+    let wrong = ["--key-file", key.to_str().expect("UTF-8")];
+    for verb in
+        [&["create", "new", "--size", "1M"][..], &["encryption", "off"], &["scrub", "disk", "--wait"], &["serve"]]
+    {
+        refused(&account, &[verb, &wrong].concat(), "WrongKey", "key");
+    }
+    // What is not secret is shown all the same, and said to be unproven.
+    let status = account.json(&[&["status"][..], &wrong].concat());
+    assert_eq!((&status["locked"]["kind"], &status["disks"][0]["encrypted_bytes"]), (&"WrongKey".into(), &512.into()));
+    let keys = account.scratch("config");
+    let aside = account.scratch("aside");
+    fs::rename(&keys, &aside).expect("moved");
+    for verb in [&["create", "new", "--size", "1M"][..], &["encryption", "off"], &["serve"]] {
+        refused(&account, verb, "NotFound", "key file");
+    }
+    assert_eq!(account.json(&["list"])[0]["name"], "disk");
+    assert!(account.json(&["show", "disk"])["locked"].is_object());
+    fs::rename(&aside, &keys).expect("moved back");
+    assert!(account.json(&["show", "disk"])["locked"].is_null());
+}
+
+#[test]
+fn an_account_or_a_disk_in_use() {
+    let account = Account::new();
+    account.create("disk", MIB);
+    let server = account.serve();
+    let (twice, code) = answer(&account, &["serve"]);
+    assert_eq!((twice["error"]["kind"].as_str(), code), (Some("InUse"), Some(1)), "{twice}");
+    let says = twice["error"]["message"].as_str().expect("a text");
+    assert!(says.contains(&server.pid().to_string()), "{says}");
+    let mut client = Client::attach(&server, "disk");
+    refused(&account, &["delete", "disk", "--yes"], "InUse", "disk");
+    client.write(0, b"attached");
+    drop(client);
+    assert!(server.terminate().success());
+    // Somebody holds the lock and answers no verb.
+    let held = AccountLock::try_take(&account.dir(), Hold::Exclusive).expect("no error").expect("free");
+    refused(&account, &["create", "new", "--size", "1M"], "InUse", &std::process::id().to_string());
+    drop(held);
+    account.create("new", MIB);
+}
+
+#[test]
+fn places_that_are_no_account() {
+    let account = Account::new();
+    let elsewhere = account.scratch("elsewhere");
+    fs::create_dir(&elsewhere).expect("a folder");
+    let path = elsewhere.to_str().expect("UTF-8");
+    let at = |arguments: &[&str]| answer(&account, &[&["--account", path][..], arguments].concat()).0;
+    let kind = |document: Value| document["error"]["kind"].as_str().map(str::to_owned);
+    for verb in [&["list"][..], &["serve"], &["create", "disk", "--size", "1M"], &["encryption", "on"]] {
+        assert_eq!(kind(at(verb)).as_deref(), Some("NotFound"), "{verb:?}");
+    }
+    assert!(fs::read_dir(&elsewhere).expect("a folder").next().is_none());
+    fs::write(elsewhere.join("thesis.txt"), "mine").expect("a file");
+    assert_eq!(kind(at(&["init"])).as_deref(), Some("AlreadyExists"));
+    refused(&account, &["init"], "AlreadyExists", "account");
+    let keys = fs::read_dir(account.scratch("config").join("sealdisk")).expect("the folder of keys").count();
+    assert_eq!(keys, 1, "a failed init leaves no key behind");
+}
+
+/// Runs a script of the shell in a mount namespace of its own.
+fn in_namespace(script: &str) -> String {
+    let map = if rustix::process::geteuid().is_root() { &["--mount"][..] } else { &["--mount", "--map-root-user"] };
+    let output = run(program("unshare").args(map).args(["sh", "-euc", script]));
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+/// The program for a shell, with an account at `account` whose key is made in `home`.
+fn shell(account: &Path, home: &Path) -> String {
+    let program = env!("CARGO_BIN_EXE_sealdisk");
+    let words = ["env", "XDG_CONFIG_HOME=\"$H\"", program, "--account", "\"$A\""].join(" ");
+    format!("H='{}'; A='{}'; sealdisk() {{ {words} \"$@\"; }};", home.display(), account.display())
+}
+
+#[test]
+fn a_file_system_without_holes() {
+    let scratch = tempfile::tempdir().expect("a folder");
+    let mount = scratch.path().join("mount");
+    fs::create_dir(&mount).expect("a folder");
+    let script = format!(
+        "{} mkdir -p \"$H\"; mount -t ramfs none '{}'; sealdisk init --json && exit 1; ls -A '{}'; find \"$H\" -type f | wc -l",
+        shell(&mount.join("account"), &scratch.path().join("home")),
+        mount.display(),
+        mount.display()
+    );
+    let told = in_namespace(&script);
+    assert!(told.contains("\"Unsupported\"") && told.contains("cannot punch holes"), "{told}");
+    assert!(told.ends_with("}\n0\n"), "something is left: {told}");
+}
+
+#[test]
+fn a_full_file_system() {
+    let scratch = tempfile::tempdir().expect("a folder");
+    let mount = scratch.path().join("mount");
+    fs::create_dir(&mount).expect("a folder");
+    let script = format!(
+        "{} mount -t tmpfs -o size=24m none '{mount}'; sealdisk init >&2; sealdisk create one --size 1M >&2;\
+         head -c 30m /dev/zero > '{mount}/filler' || true;\
+         sealdisk create two --size 1M --json && exit 1;\
+         rm '{mount}/filler'; ls -A '{mount}/account/disks' | wc -l; sealdisk create two --size 1M >&2; sealdisk list",
+        shell(&mount.join("account"), &scratch.path().join("home")),
+        mount = mount.display()
+    );
+    let told = in_namespace(&script);
+    assert!(told.contains("\"NoSpace\""), "{told}");
+    assert!(told.contains("\n1\n"), "part of a disk is left: {told}");
+    assert!(told.contains("one") && told.contains("two"), "{told}");
+}

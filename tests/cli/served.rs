@@ -1,0 +1,147 @@
+//! A verb answers alike whether its account is free or being served.
+
+use serde_json::{Value, json};
+
+use crate::client::Client;
+use crate::shapes::answer;
+use crate::support::{Account, MIB, run};
+
+const READING: [&[&str]; 7] = [
+    &["list"],
+    &["status"],
+    &["show", "disk"],
+    &["map", "disk"],
+    &["encryption", "status"],
+    &["show", "none"],
+    &["map", "vhds/none"],
+];
+
+/// Text and JSON of every reading verb: all that a user sees of them.
+fn seen(account: &Account) -> Vec<(String, String, Value)> {
+    let one = |arguments: &&[&str]| {
+        let output = run(account.command().args(*arguments));
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        (text(output.stdout), text(output.stderr), answer(account, arguments).0)
+    };
+    READING.iter().map(one).collect()
+}
+
+#[test]
+fn reading_verbs_answer_alike() {
+    let account = Account::new();
+    let base = account.scratch("base.raw");
+    std::fs::write(&base, vec![7; 8 * MIB as usize]).expect("an image");
+    account.create_over("disk", &base);
+    account.create("images/other.vhd", MIB);
+    let server = account.serve();
+    let mut client = Client::attach(&server, "disk");
+    for page in (0..2000).step_by(3) {
+        client.write(page * 512, &[1; 512]);
+    }
+    account.sealdisk(&["encryption", "off"]);
+    client.write(MIB, &[2; 700]);
+    client.flush();
+    drop(client);
+    account.sealdisk(&["scrub", "disk", "--wait"]);
+    let served = seen(&account);
+    assert!(server.terminate().success());
+    assert_eq!(served, seen(&account));
+}
+
+/// What changing verbs answer, with what differs from one run to the next left out.
+fn changes(account: &Account) -> Vec<(Value, Option<i32>)> {
+    let base = account.scratch("base.raw");
+    std::fs::write(&base, vec![7; 4096]).expect("an image");
+    let base = base.to_str().expect("UTF-8");
+    let verbs: [&[&str]; 12] = [
+        &["create", "over", "--base", base],
+        &["create", "over", "--size", "1M"],
+        &["create", "small", "--base", base, "--size", "512"],
+        &["encryption", "off"],
+        &["create", "plain", "--size", "1M"],
+        &["scrub", "plain"],
+        &["scrub", "plain", "--wait"],
+        &["scrub", "none", "--wait"],
+        &["delete", "plain", "--yes"],
+        &["delete", "plain", "--yes"],
+        &["encryption", "on"],
+        &["list"],
+    ];
+    let mut answers: Vec<_> = verbs.iter().map(|verb| answer(account, verb)).collect();
+    for (document, _) in &mut answers {
+        forget(document);
+    }
+    answers
+}
+
+fn forget(document: &mut Value) {
+    match document {
+        Value::Object(fields) => {
+            for (name, value) in fields {
+                match name.as_str() {
+                    "uuid" | "created" | "key" | "account_key" | "path" | "base" if !value.is_object() => {
+                        *value = json!("-")
+                    }
+                    _ => forget(value),
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(forget),
+        _ => {}
+    }
+}
+
+#[test]
+fn changing_verbs_answer_alike() {
+    let free = Account::new();
+    let served = Account::new();
+    let server = served.serve();
+    assert_eq!(changes(&free), changes(&served));
+    assert!(server.terminate().success());
+    let counts = |account: &Account| {
+        let mut status = account.json(&["status"]);
+        status["key_source"] = json!("-");
+        status
+    };
+    assert_eq!(counts(&free), counts(&served));
+}
+
+#[test]
+fn disks_come_and_go_while_serving() {
+    let account = Account::new();
+    let server = account.serve();
+    account.create("new", MIB);
+    let mut client = Client::attach(&server, "new");
+    client.write(0, b"a guest's");
+    let (refused, code) = answer(&account, &["delete", "new", "--yes"]);
+    assert_eq!((&refused["error"]["kind"], code), (&json!("InUse"), Some(1)));
+    assert_eq!(client.read(0, 9), b"a guest's");
+    drop(client);
+    account.sealdisk(&["delete", "new", "--yes"]);
+    assert_eq!(account.json(&["list"]), json!([]));
+    assert!(std::fs::read_dir(account.dir().join("disks")).expect("a folder").next().is_none());
+}
+
+#[test]
+fn a_long_map_comes_in_parts() {
+    let account = Account::new();
+    account.create("disk", 48 * MIB);
+    let server = account.serve();
+    let mut client = Client::attach(&server, "disk");
+    // Twice as many runs as one message holds: every other page, and zeros between.
+    for page in (0..70_000).step_by(2) {
+        client.write(page * 512, &[1; 512]);
+    }
+    client.flush();
+    drop(client);
+    let served = account.json(&["map", "disk"]);
+    assert_eq!(served.as_array().map(Vec::len), Some(70_001));
+    let mut next = 0;
+    for run in served.as_array().expect("an array") {
+        assert_eq!(run["start"], next);
+        next += run["pages"].as_u64().expect("a number");
+    }
+    assert_eq!(next, 48 * 2048 + 1);
+    assert!(server.terminate().success());
+    assert_eq!(served, account.json(&["map", "disk"]));
+}
