@@ -99,7 +99,7 @@ impl FileIdentity {
         Ok(Self { path, size: file.size(), unique_id: image.unique_id, sample, stamp, sha256: None })
     }
 
-    fn changed(&self, what: String) -> Error {
+    pub(super) fn changed(&self, what: String) -> Error {
         let error =
             Error::new(ErrorKind::BaseChanged, format!("the base image was changed: {what}")).at_path(&self.path);
         error.hint("restore the image; `rebase` names the place of an identical one")

@@ -14,6 +14,7 @@ pub mod file;
 mod identity;
 mod plain;
 mod raw;
+pub mod verify;
 mod vhd;
 mod watch;
 

@@ -1,9 +1,13 @@
 //! The VHD wing from outside: disks generated from the specification, and judges that share no code with it.
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod build;
 mod corpus;
 mod hostile;
 mod judges;
+mod nbd_base;
 mod parents;
 mod pieces;
 mod verbs;
