@@ -67,16 +67,20 @@ fn decode(copy: &[u8]) -> Option<SlotKey> {
 }
 
 impl KeySlots {
-    pub(crate) fn create(dir: &dyn Dir, uuid: Uuid) -> Result<Self> {
+    /// Makes the file of a new disk, with the key of its first layer if that has one. Its name is not durable yet.
+    pub(crate) fn create(dir: &dyn Dir, uuid: Uuid, first: Option<&SlotKey>) -> Result<()> {
         let path = dir.path().join(FILE);
-        let mut header = vec![0; FIRST as usize];
-        header[..8].copy_from_slice(MAGIC);
-        header[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        header[16..32].copy_from_slice(uuid.as_bytes());
-        let crc = crc32c::crc32c(&header[..32]);
-        header[32..36].copy_from_slice(&crc.to_le_bytes());
-        let file = write_new(dir, FILE, &header).map_err(|error| Error::io("cannot be made", error).at_path(&path))?;
-        Ok(Self { file, path, slots: Vec::new() })
+        let mut content = vec![0; FIRST as usize];
+        content[..8].copy_from_slice(MAGIC);
+        content[8..12].copy_from_slice(&VERSION.to_le_bytes());
+        content[16..32].copy_from_slice(uuid.as_bytes());
+        let crc = crc32c::crc32c(&content[..32]);
+        content[32..36].copy_from_slice(&crc.to_le_bytes());
+        if let Some(key) = first {
+            content.extend(encode(key).repeat(2));
+        }
+        write_new(dir, FILE, &content).map_err(|error| Error::io("cannot be made", error).at_path(&path))?;
+        Ok(())
     }
 
     /// Opens the file and reads every slot. A slot with neither copy good is free when its first sector is zeros, and

@@ -12,7 +12,7 @@
 //! | `growth` | beginning to write, a new layer, the switch |
 //! | `lines`, `resize`, `sweep` | snapshots; growing and shrinking; re-encrypting |
 //! | `upkeep` | punching, checkpoints, removing layers, in steps |
-//! | `open` | making, opening, recovering |
+//! | `create`, `open` | making; opening and recovering |
 //! | `rekey` | going over to another account key |
 //! | `revoke` | taking the keys back, and giving them again |
 //! | `report` | runs, usage, layers |
@@ -27,6 +27,7 @@ mod access;
 mod checkpoint;
 mod commit;
 mod core;
+mod create;
 mod extent_map;
 mod growth;
 mod key_slots;
@@ -202,7 +203,7 @@ impl Disk {
     /// Makes a disk in the empty directory `dir`, durable and closed when this returns; the caller publishes the
     /// directory by renaming it. `encryption` decides how the footer page is stored.
     pub fn create(dir: Arc<dyn Dir>, spec: &Spec, keys: DiskKeys, encryption: bool, options: &Options) -> Result<()> {
-        open::create(dir, spec, keys, encryption, options)
+        create::create(&*dir, spec, &keys, encryption, options)
     }
 
     /// Opens a disk. `base` is what [`crate::base::reopen`] gave for its record. Without `keys` only what is not

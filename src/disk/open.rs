@@ -1,4 +1,4 @@
-//! Making a disk, opening it, and what recovery must do first.
+//! Opening a disk, and what recovery must do first.
 //!
 //! Invariant 9: opening after anything but a clean close first syncs every layer, log, checkpoint, `keys` and disk.toml
 //! and the directories, because a killed server leaves dirty pages that look saved; then drops the page cache of layers
@@ -16,16 +16,15 @@ use super::poison::Poison;
 use super::range_lock::RangeLock;
 use super::settings::{self, DiskSettings, Kind, LayerRecord};
 use super::state::{Entry, Pending, State};
-use super::transfer::{read_file, write_new};
+use super::transfer::read_file;
 use super::upkeep::{Progress, RESERVE};
-use super::{Access, Options, Spec};
+use super::{Access, Options};
 use crate::base::BaseImage;
 use crate::crypto::keyring::DiskKeys;
 use crate::crypto::xts::XtsKey;
 use crate::io::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use crate::io::sync::{Condvar, Mutex, RwLock};
 use crate::io::{Dir, Open};
-use crate::vhd::Footer;
 use crate::{Error, ErrorKind, PAGE, Result};
 
 /// Bytes of the largest disk.
@@ -33,53 +32,6 @@ pub(crate) const SIZE_LIMIT: u64 = 1 << 55;
 pub(crate) const LAYERS: &str = "layers";
 /// Far above any log that was ever configured.
 const LOG_LIMIT: u64 = 1 << 30;
-
-/// Makes a disk in the empty directory `dir`: durable and closed when this returns.
-pub(crate) fn create(
-    dir: Arc<dyn Dir>,
-    spec: &Spec,
-    keys: DiskKeys,
-    encryption: bool,
-    options: &Options,
-) -> Result<()> {
-    let at = |error| Error::io("a disk cannot be made here", error).at_path(dir.path());
-    let invalid = |what: String| Err(Error::new(ErrorKind::InvalidInput, what));
-    if spec.size == 0 || !spec.size.is_multiple_of(PAGE as u64) || spec.size > SIZE_LIMIT {
-        return invalid(format!("{} bytes is no size of a disk: it must be a multiple of 512, above 0", spec.size));
-    }
-    let base_size = spec.base.as_ref().map_or(0, |base| base.size);
-    if base_size > spec.size {
-        return invalid(format!("a disk of {} bytes is smaller than its base of {base_size} bytes", spec.size));
-    }
-    let created = (options.clock)();
-    let mut settings = DiskSettings::new(spec.uuid, spec.name.clone(), created, spec.base.clone());
-    let size = spec.size / PAGE as u64 + 1;
-    let first = Checkpoint {
-        clean: true,
-        dead_known: true,
-        size,
-        base_limit: base_size / PAGE as u64,
-        next_line: 1,
-        chain: Default::default(),
-        lines: Vec::new(),
-        layers: Vec::new(),
-    };
-    dir.create_dir(LAYERS).map_err(at)?;
-    KeySlots::create(&*dir, spec.uuid)?;
-    let (content, _) = first.encode(1, spec.uuid, &keys);
-    write_new(&*dir, &checkpoint::file_name(1), &content).map_err(at)?;
-    settings.store(&*dir, &keys).map_err(settings::StoreError::into_error)?;
-    // The footer is a page like any other, and the first that is written.
-    let core = open_blank(&dir, keys, encryption, options)?;
-    let footer = Footer::fixed(spec.size, spec.uuid, created).to_bytes();
-    core.write((size - 1) * PAGE as u64, &footer, super::Durability::Volatile)?;
-    core.close()
-}
-
-/// The new disk, for its footer: without its base, which its footer page never comes from.
-fn open_blank(dir: &Arc<dyn Dir>, keys: DiskKeys, encryption: bool, options: &Options) -> Result<Core> {
-    open(Arc::clone(dir), Some(keys), None, Access::ReadWrite, encryption, options.clone())
-}
 
 pub(crate) fn open(
     dir: Arc<dyn Dir>,

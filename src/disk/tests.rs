@@ -194,7 +194,7 @@ fn many_rounds_turn_the_log_over() {
     disk.flush().unwrap();
     let names = place.dir().list().unwrap();
     assert!(
-        names.iter().any(|name| name.strip_prefix("log.").is_some_and(|n| n.parse().unwrap_or(0) > 5)),
+        names.iter().any(|name| name.strip_prefix("log.").is_some_and(|n| n.parse().unwrap_or(0) > 3)),
         "{names:?}"
     );
     drop(disk);
