@@ -15,6 +15,7 @@ use super::extent_map::Mark;
 use super::layer::Layer;
 use super::state::{Segment, Source, View};
 use crate::base::BaseImage;
+use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, PAGE, Result};
 
@@ -73,7 +74,7 @@ impl Core {
     pub(crate) fn read(&self, view: Option<View>, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.check_admitted()?;
         let pages = Self::pages_of(offset, buf.len() as u64);
-        let _lock = self.ranges.shared(pages.clone());
+        let _lock = (!mutant!(ReadWithoutLock)).then(|| self.ranges.shared(pages.clone()));
         if is_whole(offset, buf.len()) {
             return self.read_locked(view, pages, buf);
         }
@@ -141,34 +142,56 @@ impl Core {
         if !held && reserved.is_none() {
             return Ok(Attempt::First(Need::Room));
         }
-        let stored = top.write(pages.start, data);
-        if held {
+        if mutant!(PublishedBeforeStored) && !held {
+            self.state.write().publish(top.id, pages.clone(), Mark::Held);
+        }
+        if mutant!(DirtyBeforeStored) {
             top.mark_dirty();
+        }
+        let stored = top.write(pages.start, data);
+        let late = mutant!(DirtyBeforeStored) || (mutant!(FailedWriteLeavesClean) && stored.is_err());
+        if held {
+            if !late {
+                top.mark_dirty();
+            }
             stored?;
         } else {
             // Invariant 3: dirty mark, presence and delta under one lock. A failed write leaves presence as it was,
             // but its layer is dirty all the same, and what it left behind is dead.
             let mut state = self.state.write();
-            top.mark_dirty();
+            if !late && !mutant!(DirtyAfterPublished) {
+                top.mark_dirty();
+            }
             match stored {
                 Ok(()) => state.publish(top.id, pages, Mark::Held),
+                Err(_) if mutant!(FailedWritePublished) => state.publish(top.id, pages, Mark::Held),
                 Err(error) => {
-                    state.write_failed(top.id, pages);
+                    if !mutant!(FailedWriteNotDead) {
+                        state.write_failed(top.id, pages);
+                    }
                     return Err(error);
                 }
             }
+            drop(state);
+            if mutant!(DirtyAfterPublished) {
+                top.mark_dirty();
+            }
+        }
+        if mutant!(WaitsUnderRangeLock) {
+            self.flush()?;
         }
         Ok(Attempt::Done(Some(Arc::clone(top))))
     }
 
     fn attempt_write(&self, offset: u64, data: &[u8]) -> Result<Attempt> {
         let pages = Self::pages_of(offset, data.len() as u64);
-        let _lock = self.ranges.exclusive(pages.clone());
+        let _lock = (!mutant!(WriteWithoutLock)).then(|| self.ranges.exclusive(pages.clone()));
         let gate = self.gate.read();
         let top = match self.ready(&gate, &pages)? {
             Ok(top) => top,
             Err(need) => return Ok(Attempt::First(need)),
         };
+        let _gate = (!mutant!(GateNotHeld)).then_some(gate);
         if is_whole(offset, data.len()) {
             return self.store(&top, pages, data);
         }
@@ -244,9 +267,10 @@ impl Core {
         if durability == Durability::Volatile {
             return Ok(());
         }
-        let settled = self.state.read().is_settled(pages);
+        let settled = self.state.read().is_settled(pages) || mutant!(FuaPastThePending);
         match written {
             _ if !settled => self.flush(),
+            Some(_) if mutant!(FuaNotSynced) => Ok(()),
             Some(layer) => layer.sync(&self.poison),
             None => self.poison.check(),
         }

@@ -19,6 +19,7 @@ use super::log::{self, Log};
 use super::state::{Pending, State};
 use super::transfer::write_new;
 use crate::crypto::keyring::DiskKeys;
+use crate::io::mutant;
 use crate::io::sync::MutexGuard;
 use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, Result};
@@ -50,7 +51,8 @@ impl Core {
     pub(crate) fn flush_unchecked(&self) -> Result<()> {
         let rounds = self.rounds.lock();
         // Under the lock of the rounds: what was taken by a round is still being made durable while `begun > ended`.
-        let target = if self.anything_dirty() { rounds.begun + 1 } else { rounds.begun };
+        let begun = if mutant!(EmptyFlushDoesNotWait) { rounds.ended } else { rounds.begun };
+        let target = if self.anything_dirty() { rounds.begun + 1 } else { begun };
         self.await_round(rounds, target)
     }
 
@@ -124,12 +126,16 @@ impl Core {
         }
         let switch = turn_over && committer.log.is_some() && committer.next_log.is_some();
 
+        let stale = mutant!(CheckpointBeforeItsBorder).then(|| self.state.write().checkpoint(false));
         let (taken, border) = {
             let mut state = self.state.write();
-            let border = switch.then(|| state.checkpoint(false));
+            let border = switch.then(|| stale.unwrap_or_else(|| state.checkpoint(false)));
             (self.take(&mut state), border)
         };
         for layer in &taken.layers {
+            if mutant!(DataNotSynced) || (mutant!(OneLayerSynced) && layer.id != taken.layers[0].id) {
+                continue;
+            }
             layer.sync(&self.poison)?;
         }
         if !taken.pending.is_empty() {
@@ -138,7 +144,7 @@ impl Core {
                 .as_mut()
                 .ok_or_else(|| self.log_error("is not begun", std::io::Error::other("no log")))?;
             log.append(&taken.pending.batch(), &keys)
-                .and_then(|()| log.file.sync_data())
+                .and_then(|()| if mutant!(LogNotSynced) { Ok(()) } else { log.file.sync_data() })
                 .map_err(|error| self.log_error("cannot be written", error))?;
         }
         {
@@ -170,7 +176,7 @@ impl Core {
             .collect();
         let punched = state.entries.iter().filter(|entry| entry.punched > 0).map(|e| (e.layer.id, e.punched)).collect();
         let pending = Arc::new(std::mem::take(&mut state.pending));
-        state.in_flight = Some(Arc::clone(&pending));
+        state.in_flight = (!mutant!(BatchInFlightForgotten)).then(|| Arc::clone(&pending));
         Taken { layers, pending, punched }
     }
 
@@ -181,7 +187,14 @@ impl Core {
     /// Makes the file of the next log: zero-filled, so that no later sync has to record that its blocks are written,
     /// and durable under its temporary name.
     pub(crate) fn preallocate_log(&self) -> Result<Arc<dyn crate::io::File>> {
-        let zeros = vec![0; self.options.log_bytes as usize];
+        let mut zeros = vec![0; self.options.log_bytes as usize];
+        let old = |name: &String| name.starts_with("log.") && name != log::NEXT;
+        if mutant!(LogRecycled)
+            && let Some(old) = self.dir.list().ok().and_then(|names| names.into_iter().rfind(old))
+            && let Ok(content) = super::transfer::read_file(&*self.dir, &old, u64::MAX)
+        {
+            zeros.copy_from_slice(&content);
+        }
         write_new(&*self.dir, log::NEXT, &zeros)
             .and_then(|file| self.dir.sync().map(|()| file))
             .map_err(|error| self.log_error("could not be preallocated", error))
@@ -198,7 +211,9 @@ impl Core {
             .and_then(|log| self.dir.rename(log::NEXT, &log::file_name(epoch)).map(|()| log))
             .map_err(|error| self.log_error("cannot be begun", error))?;
         committer.next_epoch = epoch + 1;
-        self.dir.sync().map_err(|error| self.log_error("cannot be made durable", error))?;
+        if !mutant!(LogNameNotSynced) {
+            self.dir.sync().map_err(|error| self.log_error("cannot be made durable", error))?;
+        }
         Ok(begun)
     }
 

@@ -12,6 +12,7 @@ use super::layer::Layer;
 use super::settings::{DiskSettings, Kind, LayerRecord, StoreError};
 use super::state::{Entry, State};
 use crate::io::Open;
+use crate::io::mutant;
 use crate::{Error, PAGE, Result};
 
 impl Core {
@@ -54,18 +55,27 @@ impl Core {
             if gate.encryption { Kind::Xts } else { Kind::Plain }
         };
         let pages = self.state.read().size;
-        let layer = Arc::new(self.create_layer(&mut growth, kind, pages)?);
+        let made = self.create_layer(&mut growth, kind, pages);
+        let (kind, made) = if mutant!(PlainWhereEncryptedFails) && made.is_err() {
+            (Kind::Plain, self.create_layer(&mut growth, Kind::Plain, pages))
+        } else {
+            (kind, made)
+        };
+        let layer = Arc::new(made?);
         let mut gate = self.gate.write();
         self.state.write().entries.push(Entry::new(Arc::clone(&layer)));
         // The setting may have changed meanwhile: then this layer stays empty, and upkeep takes it away.
-        if gate.encryption == (kind == Kind::Xts) {
+        if gate.encryption == (kind == Kind::Xts) || mutant!(SwitchMissed) || mutant!(PlainWhereEncryptedFails) {
             gate.top = Some(layer);
         }
         Ok(())
     }
 
     fn create_layer(&self, growth: &mut Growth, kind: Kind, pages: u64) -> Result<Layer> {
-        let id = growth.settings.next_layer;
+        let id = match growth.settings.layers.last() {
+            Some(last) if mutant!(LayerIdUsedAgain) => last.id + 1,
+            _ => growth.settings.next_layer,
+        };
         let created = (self.options.clock)();
         growth.settings.next_layer = id.checked_add(1).ok_or_else(|| {
             Error::new(crate::ErrorKind::LimitExceeded, "no layer id is left").at_path(self.dir.path())
@@ -101,7 +111,9 @@ impl Core {
         let failed = |error| Error::io("cannot make a layer", error).at_path(&path);
         let file = self.layers_dir.open(file_name, Open::New).map_err(failed)?;
         file.set_size(pages * PAGE as u64).and_then(|()| file.sync_data()).map_err(failed)?;
-        self.layers_dir.sync().map_err(failed)?;
+        if !mutant!(LayerNameNotSynced) {
+            self.layers_dir.sync().map_err(failed)?;
+        }
         let cipher = match kind {
             Kind::Plain => None,
             Kind::Xts => {

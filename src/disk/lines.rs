@@ -8,6 +8,7 @@
 use super::core::Core;
 use super::log::{Line, NAME_LIMIT, Op};
 use super::state::{State, View};
+use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, Result};
 
@@ -56,7 +57,9 @@ impl Core {
             state.next_line += 1;
             state.lines.push(line.clone());
             state.pending.ops.push(Op::LineAdded(line.clone()));
-            gate.top = None;
+            if !mutant!(LineKeepsTop) {
+                gate.top = None;
+            }
             line
         };
         self.flush()?;
@@ -87,7 +90,9 @@ impl Core {
         {
             let mut growth = self.growth.lock();
             // No layer there is now may take writes again: emptied ones are dead for ever.
-            growth.settings.sealed_below = growth.settings.next_layer;
+            if !mutant!(RolledBackToUnsealed) {
+                growth.settings.sealed_below = growth.settings.next_layer;
+            }
             self.store_settings(&mut growth)?;
             let mut gate = self.gate.write();
             self.check_open(&gate)?;
@@ -99,6 +104,7 @@ impl Core {
             state.pending.ops.extend(gone.into_iter().map(Op::LineRemoved));
             let above: Vec<u32> =
                 state.entries.iter().map(|entry| entry.layer.id).filter(|&id| id > line.sees).collect();
+            let above = if mutant!(RollbackKeepsLayer) { above[..above.len().min(1)].to_vec() } else { above };
             for id in above {
                 // What was pending for it means nothing any more.
                 state.pending.extents.remove(&id);
@@ -107,8 +113,9 @@ impl Core {
                     entry.empty();
                 }
             }
-            (state.size, state.base_limit) = (line.size, line.base_limit);
-            state.pending.ops.push(Op::Resize { size: line.size, base_limit: line.base_limit });
+            let base_limit = if mutant!(LineWithoutItsLimit) { state.base_limit } else { line.base_limit };
+            (state.size, state.base_limit) = (line.size, base_limit);
+            state.pending.ops.push(Op::Resize { size: line.size, base_limit });
             self.pages.store(line.size, Ordering::SeqCst);
             gate.top = None;
         }

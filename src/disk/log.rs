@@ -35,6 +35,7 @@ use super::extent_map::Mark;
 use super::transfer::write_full;
 use crate::crypto::keyring::DiskKeys;
 use crate::io::File;
+use crate::io::mutant;
 use crate::{Error, ErrorKind, Result};
 
 pub(crate) const BLOCK: usize = 4096;
@@ -354,6 +355,7 @@ pub(crate) fn replay(content: &[u8], epoch: u64, uuid: Uuid, keys: Option<&DiskK
     let corrupt =
         |what: &str, offset: usize| Error::new(ErrorKind::Corrupt, what).at_path(path).at_offset(offset as u64);
     let batch_behind = |from: usize| {
+        let from = if mutant!(DamageIsTheEnd) || mutant!(LogRecycled) { content.len() } else { from };
         (from..content.len()).step_by(BLOCK).find(|&at| RawBatch::at(content, at).is_some_and(|raw| raw.epoch == epoch))
     };
     let header = content
@@ -381,7 +383,8 @@ pub(crate) fn replay(content: &[u8], epoch: u64, uuid: Uuid, keys: Option<&DiskK
 
     let (mut batches, mut at, mut sequence) = (Vec::new(), BLOCK, 0);
     loop {
-        let raw = RawBatch::at(content, at).filter(|raw| raw.epoch == epoch && raw.sequence == sequence);
+        let raw = RawBatch::at(content, at)
+            .filter(|raw| (raw.epoch == epoch || mutant!(LogRecycled)) && raw.sequence == sequence);
         let Some(raw) = raw else {
             // A torn batch may have covered any number of blocks, but nothing is written behind it.
             return match batch_behind(at) {
@@ -389,7 +392,7 @@ pub(crate) fn replay(content: &[u8], epoch: u64, uuid: Uuid, keys: Option<&DiskK
                 None => Ok(Replay::Begun { follows, batches, chain }),
             };
         };
-        if keys.is_some_and(|keys| !raw.mac_holds(&chain, keys)) {
+        if !mutant!(LogRecycled) && keys.is_some_and(|keys| !raw.mac_holds(&chain, keys)) {
             return Err(corrupt("log batch fails its MAC", at));
         }
         let batch = Batch::decode(&raw).ok_or_else(|| corrupt("log batch does not parse", at))?;

@@ -22,6 +22,7 @@ use super::{Access, Options};
 use crate::base::BaseImage;
 use crate::crypto::keyring::DiskKeys;
 use crate::crypto::xts::XtsKey;
+use crate::io::mutant;
 use crate::io::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use crate::io::sync::{Condvar, Mutex, RwLock};
 use crate::io::{Dir, Open};
@@ -49,7 +50,7 @@ pub(crate) fn open(
     let layers_dir = dir.subdir(LAYERS).map_err(at)?;
     let names = Names::of(dir.list().map_err(at)?);
     let clean = names.is_clean(&*dir);
-    if !clean {
+    if !clean && !mutant!(OpenedUnsynced) {
         sync_all(&*dir, &*layers_dir, &names).map_err(|error| {
             Error::io("what was written before cannot be made durable, so the disk is not opened", error)
                 .at_path(dir.path())
@@ -160,6 +161,9 @@ fn sync_all(dir: &dyn Dir, layers_dir: &dyn Dir, names: &Names) -> std::io::Resu
     }
     layers_dir.sync()?;
     dir.sync()?;
+    if mutant!(CacheNotDropped) {
+        return Ok(());
+    }
     cached.iter().try_for_each(|file| file.drop_cache())
 }
 

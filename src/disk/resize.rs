@@ -6,6 +6,7 @@
 use super::core::Core;
 use super::extent_map::Mark;
 use super::log::Op;
+use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
 use crate::vhd::Footer;
 use crate::{Error, ErrorKind, PAGE, Result};
@@ -60,7 +61,8 @@ impl Core {
                 }
             }
             let mut state = self.state.write();
-            let base_limit = state.base_limit.min(new - u64::from(self.footer));
+            let limit = if mutant!(ShrinkKeepsBase) { u64::MAX } else { new - u64::from(self.footer) };
+            let base_limit = state.base_limit.min(limit);
             let cut = if self.footer { last.min(old - 1) } else { new.min(old) };
             state.publish(top.id, cut..old.max(new), Mark::Zero);
             if self.footer {

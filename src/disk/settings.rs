@@ -11,6 +11,7 @@ use super::transfer::{read_file, write_new};
 use crate::base::BaseRecord;
 use crate::crypto::keyring::DiskKeys;
 use crate::io::Dir;
+use crate::io::mutant;
 use crate::{Error, ErrorKind, Result};
 
 pub(crate) const FILE: &str = "disk.toml";
@@ -144,6 +145,9 @@ impl DiskSettings {
             .and_then(|_| dir.rename(TEMPORARY, FILE))
             .map_err(|error| StoreError::Unchanged(Error::io("cannot be replaced", error).at_path(&path)))?;
         *self = next;
+        if mutant!(SettingsNameNotSynced) {
+            return Ok(());
+        }
         dir.sync().map_err(|error| StoreError::Unknown(Error::io("cannot be made durable", error).at_path(&path)))
     }
 

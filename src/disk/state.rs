@@ -15,6 +15,7 @@ use super::extent_map::{ExtentMap, Mark};
 use super::layer::Layer;
 use super::log::{Batch, Extent, Line, Op};
 use super::page_set::PageSet;
+use crate::io::mutant;
 use crate::{Error, ErrorKind};
 
 /// A layer in the stack, and what it holds. `held` and `zero` are disjoint; `dead` is disjoint from `held`.
@@ -75,7 +76,8 @@ impl Pending {
 
     /// Whether the durable state of any page of `pages` may differ from the live one.
     fn touches(&self, pages: &Range<u64>) -> bool {
-        !self.ops.is_empty() || self.extents.values().any(|map| map.intersects(pages.clone()))
+        (!self.ops.is_empty() && !mutant!(PendingLineNotLookedAt))
+            || self.extents.values().any(|map| map.intersects(pages.clone()))
     }
 
     pub(crate) fn batch(&self) -> Batch {
@@ -293,6 +295,9 @@ impl State {
 
     /// Whether for all of `pages` what is live is what is durable.
     pub(crate) fn is_settled(&self, pages: &Range<u64>) -> bool {
+        if mutant!(PendingNotLookedAt) {
+            return true;
+        }
         !self.pending.touches(pages) && !self.in_flight.as_ref().is_some_and(|pending| pending.touches(pages))
     }
 
@@ -304,7 +309,9 @@ impl State {
             }
             let Some(entry) = self.entry_mut(extent.layer) else { continue };
             // A clean checkpoint's dead pages may have been written again since.
-            entry.dead.remove(extent.pages.clone());
+            if !mutant!(DeadThoughWrittenAgain) {
+                entry.dead.remove(extent.pages.clone());
+            }
             let (to, from) = match extent.mark {
                 Mark::Held => (&mut entry.held, &mut entry.zero),
                 Mark::Zero => (&mut entry.zero, &mut entry.held),
@@ -338,7 +345,9 @@ impl State {
         let mut above: Option<u32> = None;
         for entry in self.entries.iter_mut().rev() {
             let id = entry.layer.id;
-            if above.is_some_and(|above| borders.iter().any(|&sees| id <= sees && sees < above)) {
+            if !mutant!(LinesNotLookedAt)
+                && above.is_some_and(|above| borders.iter().any(|&sees| id <= sees && sees < above))
+            {
                 covered = PageSet::new();
             }
             above = Some(id);

@@ -13,6 +13,7 @@ use super::log::Op;
 use super::settings::{DiskSettings, Kind};
 use super::state::{Segment, Source};
 use crate::base::BaseRun;
+use crate::io::mutant;
 use crate::{Error, ErrorKind, PAGE, Result};
 
 /// Pages of a step at the most: clients wait for one.
@@ -84,13 +85,13 @@ impl Core {
         }
         let Some(start) = first else { return Ok(Swept::End) };
         let step = STEP.min(self.options.pending_extents as u64 / 2);
-        let lock = self.ranges.exclusive(start..start + step);
+        let lock = (!mutant!(SweptWithoutLock)).then(|| self.ranges.exclusive(start..start + step));
         let gate = self.gate.read();
         self.check_open(&gate)?;
-        if !gate.encryption {
+        if !gate.encryption && !mutant!(SweptAfterSwitch) {
             return Err(paused());
         }
-        if gate.top.as_ref().is_none_or(|now| now.id != top.id || now.kind != Kind::Xts) {
+        if !mutant!(SweptAfterSwitch) && gate.top.as_ref().is_none_or(|now| now.id != top.id || now.kind != Kind::Xts) {
             return Ok(Swept::Next(start));
         }
         let segments = {

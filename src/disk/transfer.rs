@@ -3,6 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
+use crate::io::mutant;
 use crate::io::{Dir, File, Open};
 
 fn ended() -> io::Error {
@@ -44,6 +45,7 @@ pub(crate) fn write_full(file: &dyn File, buf: &[u8], offset: u64) -> io::Result
     while done < buf.len() {
         match file.write_at(&buf[done..], offset + done as u64) {
             Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(_) if mutant!(ShortIsWhole) => return Ok(()),
             Ok(n) => done += n,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
@@ -75,6 +77,8 @@ pub(crate) fn write_new(dir: &dyn Dir, name: &str, content: &[u8]) -> io::Result
         other => other?,
     };
     write_full(&*file, content, 0)?;
-    file.sync_data()?;
+    if !mutant!(TemporaryNotSynced) {
+        file.sync_data()?;
+    }
     Ok(file)
 }

@@ -15,6 +15,7 @@ use super::log;
 use super::settings::DiskSettings;
 use super::transfer::write_new;
 use crate::io::Open;
+use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, PAGE, Result};
 
@@ -76,7 +77,9 @@ impl Core {
         }
         self.dir.rename(checkpoint::TEMPORARY, &checkpoint::file_name(due.epoch)).map_err(failed)?;
         // Not knowing which checkpoint stands after a crash forbids removing anything, now and later.
-        self.dir.sync().map_err(|error| self.poison.set(failed(error)))?;
+        if !mutant!(CheckpointNameNotSynced) {
+            self.dir.sync().map_err(|error| self.poison.set(failed(error)))?;
+        }
         for name in self.dir.list().map_err(failed)? {
             let number = name.strip_prefix("log.").or_else(|| name.strip_prefix("checkpoint."));
             if number.and_then(|number| number.parse().ok()).is_some_and(|number: u64| number < due.epoch) {
@@ -200,6 +203,7 @@ impl Core {
             let dead: Vec<Range<u64>> = {
                 let state = self.state.read();
                 match state.index_of(layer.id) {
+                    _ if mutant!(PunchNotLookedAtAgain) => vec![piece],
                     Some(index) if state.is_settled(&piece) => state.entries[index].dead.runs(piece).collect(),
                     _ => continue,
                 }
@@ -208,7 +212,9 @@ impl Core {
                 debug_assert!(!self.state.read().holds(layer.id, &run), "a page that is held is dead");
                 layer.punch(run.clone())?;
                 let mut state = self.state.write();
-                layer.mark_dirty();
+                if !mutant!(PunchLeavesClean) {
+                    layer.mark_dirty();
+                }
                 if let Some(entry) = state.entry_mut(layer.id) {
                     entry.dead.remove(run.clone());
                     entry.punched += run.end - run.start;
@@ -239,7 +245,11 @@ impl Core {
                 progress.empty.push((id, begun + 1));
             }
         }
-        let Some(&(id, _)) = progress.empty.iter().find(|(id, round)| *round <= ended && clean.contains(id)) else {
+        let Some(&(id, _)) = progress
+            .empty
+            .iter()
+            .find(|(id, round)| (*round <= ended || mutant!(LayerRemovedEarly)) && clean.contains(id))
+        else {
             return Ok(false);
         };
         self.remove_layer(id)?;
@@ -291,12 +301,12 @@ impl Core {
         if self.access == super::Access::ReadOnly {
             return Ok(());
         }
-        let _upkeep = self.upkeep.lock();
+        let _upkeep = (!mutant!(ClosedWhilePunching)).then(|| self.upkeep.lock());
         // A punch between the flush and the turn would be neither durable nor known to the checkpoint.
         let _turn = loop {
             self.flush()?;
             let turn = self.take_turn();
-            if !self.anything_dirty() {
+            if !self.anything_dirty() || mutant!(ClosedWhilePunching) {
                 break turn;
             }
         };

@@ -16,7 +16,6 @@ pub mod sync;
 pub mod whole;
 
 /// Whether a fault is planted here for the crash tests (see [`sim::Mutant`]); `false` in a product build.
-#[allow(unused_macros)]
 macro_rules! mutant {
     ($name:ident) => {{
         #[cfg(feature = "sim")]
@@ -26,7 +25,6 @@ macro_rules! mutant {
         planted
     }};
 }
-#[allow(unused_imports)]
 pub(crate) use mutant;
 
 /// An open regular file. All methods may be called from many threads at once.

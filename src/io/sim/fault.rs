@@ -72,12 +72,14 @@ pub struct Faults {
 }
 
 /// A fault that happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Fired {
     /// Number of the call.
     pub at: u64,
     pub call: Call,
     pub fault: Fault,
+    /// The file, with the range, or the directory with the name.
+    pub on: String,
 }
 
 impl Faults {

@@ -1,13 +1,163 @@
 //! Planted faults: ways in which the core could be wrong, switched on one at a time, so that the crash tests can show
-//! that they find each of them. A spot in the core asks `crate::mutant!(Name)`, which is `false` in a product build.
+//! that they find each of them. A spot in the core asks `mutant!(Name)`, which is `false` in a product build.
 
 use std::cell::Cell;
 
-/// One rule of the core, left out.
+/// A rule of the core, broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mutant {
-    /// A flush answers before the data is synced.
-    FlushWithoutDataSync,
+    /// What a round is making durable does not count as not yet durable.
+    BatchInFlightForgotten,
+    /// Opening after a crash trusts the page cache.
+    CacheNotDropped,
+    /// A checkpoint is taken before the round whose border it stands for.
+    CheckpointBeforeItsBorder,
+    /// Old logs go before the new checkpoint's name is durable.
+    CheckpointNameNotSynced,
+    /// A clean close does not wait for a punch that began before.
+    ClosedWhilePunching,
+    /// Damage in the middle of a log counts as its torn end.
+    DamageIsTheEnd,
+    /// A round logs and answers without a sync of the layers.
+    DataNotSynced,
+    /// Recovery keeps a clean checkpoint's dead pages dead that were written again since.
+    DeadThoughWrittenAgain,
+    /// A layer is marked dirty after its presence was published.
+    DirtyAfterPublished,
+    /// A layer is marked dirty before, and not after, it was written.
+    DirtyBeforeStored,
+    /// A flush that finds nothing dirty does not wait for the round under way.
+    EmptyFlushDoesNotWait,
+    /// A write that failed does not mark its layer dirty.
+    FailedWriteLeavesClean,
+    /// What a failed write left behind is not noted as dead.
+    FailedWriteNotDead,
+    /// A write that failed changes presence.
+    FailedWritePublished,
+    /// A failed sync fails its caller and nothing later.
+    FailureForgotten,
+    /// A write with FUA is answered before its layer is synced.
+    FuaNotSynced,
+    /// A write with FUA passes by the committer though its pages are not durable there.
+    FuaPastThePending,
+    /// A change lets go of the gate before it is published.
+    GateNotHeld,
+    /// A layer is named before its key is durable.
+    KeyNotSynced,
+    /// The id of a removed layer is given out again.
+    LayerIdUsedAgain,
+    /// A layer is named before its file's name is durable.
+    LayerNameNotSynced,
+    /// An empty layer goes before what emptied it is durable.
+    LayerRemovedEarly,
+    /// Writes go on in the layer that a new snapshot sees.
+    LineKeepsTop,
+    /// A snapshot does not keep the base limit of its time.
+    LineWithoutItsLimit,
+    /// What a higher layer covers is dead though a snapshot sees it.
+    LinesNotLookedAt,
+    /// Batches are written to a log whose name is not durable.
+    LogNameNotSynced,
+    /// A round answers before its batch is durable.
+    LogNotSynced,
+    /// A log is written over an old one, and its batches are not told from old ones.
+    LogRecycled,
+    /// A round syncs one of its dirty layers.
+    OneLayerSynced,
+    /// Opening after a crash syncs nothing.
+    OpenedUnsynced,
+    /// Pages are punched before the record of a snapshot that lets them go, or sees them, is durable.
+    PendingLineNotLookedAt,
+    /// Pages are punched while the durable state still needs them.
+    PendingNotLookedAt,
+    /// Where an encrypted layer cannot be made, a plain one is.
+    PlainWhereEncryptedFails,
+    /// Presence is published before the page is stored.
+    PublishedBeforeStored,
+    /// A punched layer is not marked dirty.
+    PunchLeavesClean,
+    /// What is punched is not looked at again under its pages' lock.
+    PunchNotLookedAtAgain,
+    /// Reads take no range lock.
+    ReadWithoutLock,
+    /// A rollback leaves all but one of the layers above the line.
+    RollbackKeepsLayer,
+    /// A rollback lets an emptied layer take writes again.
+    RolledBackToUnsealed,
+    /// The settings are replaced without a sync of their directory.
+    SettingsNameNotSynced,
+    /// A short write counts as a whole one.
+    ShortIsWhole,
+    /// A shrink does not cut the base limit.
+    ShrinkKeepsBase,
+    /// Re-encryption goes on after encryption was turned off.
+    SweptAfterSwitch,
+    /// Re-encryption takes no range lock.
+    SweptWithoutLock,
+    /// A layer made while the setting changes goes on top whatever its kind.
+    SwitchMissed,
+    /// Two syncs of one file may run at once.
+    SyncsNotSerialised,
+    /// A file is renamed into its place before its content is durable.
+    TemporaryNotSynced,
+    /// A change waits for a round while it holds its range lock.
+    WaitsUnderRangeLock,
+    /// Writes take no range lock.
+    WriteWithoutLock,
+}
+
+impl Mutant {
+    pub const ALL: &[Self] = &[
+        Self::BatchInFlightForgotten,
+        Self::CacheNotDropped,
+        Self::CheckpointBeforeItsBorder,
+        Self::CheckpointNameNotSynced,
+        Self::ClosedWhilePunching,
+        Self::DamageIsTheEnd,
+        Self::DataNotSynced,
+        Self::DeadThoughWrittenAgain,
+        Self::DirtyAfterPublished,
+        Self::DirtyBeforeStored,
+        Self::EmptyFlushDoesNotWait,
+        Self::FailedWriteLeavesClean,
+        Self::FailedWriteNotDead,
+        Self::FailedWritePublished,
+        Self::FailureForgotten,
+        Self::FuaNotSynced,
+        Self::FuaPastThePending,
+        Self::GateNotHeld,
+        Self::KeyNotSynced,
+        Self::LayerIdUsedAgain,
+        Self::LayerNameNotSynced,
+        Self::LayerRemovedEarly,
+        Self::LineKeepsTop,
+        Self::LineWithoutItsLimit,
+        Self::LinesNotLookedAt,
+        Self::LogNameNotSynced,
+        Self::LogNotSynced,
+        Self::LogRecycled,
+        Self::OneLayerSynced,
+        Self::OpenedUnsynced,
+        Self::PendingLineNotLookedAt,
+        Self::PendingNotLookedAt,
+        Self::PlainWhereEncryptedFails,
+        Self::PublishedBeforeStored,
+        Self::PunchLeavesClean,
+        Self::PunchNotLookedAtAgain,
+        Self::ReadWithoutLock,
+        Self::RollbackKeepsLayer,
+        Self::RolledBackToUnsealed,
+        Self::SettingsNameNotSynced,
+        Self::ShortIsWhole,
+        Self::ShrinkKeepsBase,
+        Self::SweptAfterSwitch,
+        Self::SweptWithoutLock,
+        Self::SwitchMissed,
+        Self::SyncsNotSerialised,
+        Self::TemporaryNotSynced,
+        Self::WaitsUnderRangeLock,
+        Self::WriteWithoutLock,
+    ];
 }
 
 thread_local! {

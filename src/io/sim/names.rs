@@ -33,8 +33,8 @@ impl Change {
 struct Pending {
     seq: u64,
     change: Change,
-    /// A sync that covered it has failed: a later sync does not make it durable by itself.
-    limbo: bool,
+    /// When a sync that covered it failed.
+    lost: Option<u64>,
 }
 
 type Table = BTreeMap<Arc<str>, usize>;
@@ -79,12 +79,14 @@ impl Names {
 
     fn change(&mut self, change: Change, seq: u64) {
         apply(Arc::make_mut(&mut self.seen), &change);
-        self.pending.push(Pending { seq, change, limbo: false });
+        self.pending.push(Pending { seq, change, lost: None });
     }
 
-    /// Makes durable what is numbered up to `seq`, but for what an earlier sync failed to.
-    pub(super) fn sync(&mut self, seq: u64) {
-        let wanted: Vec<bool> = self.pending.iter().map(|pending| pending.seq <= seq && !pending.limbo).collect();
+    /// Makes durable what is numbered up to `seq`, for who has the directory open since `opened`. What an earlier sync
+    /// failed to is not made good for who had it open then and could know; who opens it later can not.
+    pub(super) fn sync(&mut self, seq: u64, opened: u64) {
+        let counts = |pending: &Pending| pending.seq <= seq && pending.lost.is_none_or(|lost| lost < opened);
+        let wanted: Vec<bool> = self.pending.iter().map(counts).collect();
         let keep = self.closed(wanted);
         self.settle(&keep);
         let mut kept = keep.iter();
@@ -92,8 +94,8 @@ impl Names {
     }
 
     /// A sync that fails.
-    pub(super) fn lose(&mut self, seq: u64) {
-        self.pending.iter_mut().filter(|pending| pending.seq <= seq).for_each(|pending| pending.limbo = true);
+    pub(super) fn lose(&mut self, seq: u64, now: u64) {
+        self.pending.iter_mut().filter(|pending| pending.seq <= seq).for_each(|pending| pending.lost = Some(now));
     }
 
     pub(super) fn after_power_cut(&self, keep: Keep, dice: &mut Dice) -> Self {
@@ -162,7 +164,7 @@ mod tests {
     fn a_kept_rename_brings_the_creation_along_and_nothing_else() {
         let mut names = Names::default();
         names.link("a", 1, 1);
-        names.sync(1);
+        names.sync(1, 0);
         names.link("a.tmp", 2, 2);
         names.link("b", 3, 3);
         names.rename("a.tmp", "a", 4);
@@ -188,10 +190,12 @@ mod tests {
     fn a_failed_sync_is_not_made_good_by_the_next() {
         let mut names = Names::default();
         names.link("a", 1, 1);
-        names.lose(1);
-        names.sync(2);
+        names.lose(1, 2);
+        names.sync(2, 0);
         let mut dice = Dice::new(0);
         assert!(listed(&names.after_power_cut(Keep::Nothing, &mut dice)).is_empty());
         assert_eq!(listed(&names.after_power_cut(Keep::Everything, &mut dice)).len(), 1);
+        names.sync(3, 3);
+        assert_eq!(listed(&names.after_power_cut(Keep::Nothing, &mut dice)).len(), 1);
     }
 }

@@ -50,7 +50,8 @@ impl SimDisk {
 
     #[must_use]
     pub fn root(&self) -> Arc<dyn Dir> {
-        Arc::new(SimDir { disk: self.clone(), node: 0, path: PathBuf::from("sim") })
+        let opened = self.world().next_seq();
+        Arc::new(SimDir { disk: self.clone(), node: 0, path: PathBuf::from("sim"), opened })
     }
 
     /// One possible disk after a power cut now, chosen by `dice`. This one goes on.
@@ -63,6 +64,12 @@ impl SimDisk {
     #[must_use]
     pub fn kill(&self, dice: &mut Dice) -> Self {
         Self::over(self.world().after_kill(dice))
+    }
+
+    /// Whether a failed sync or write-back waits to be told to whoever syncs that file next.
+    #[must_use]
+    pub fn has_untold_errors(&self) -> bool {
+        self.world().has_untold_errors()
     }
 
     /// From now on every call fails: for the tasks that have not noticed yet that they are dead.
@@ -114,16 +121,24 @@ impl SimDisk {
     }
 
     /// A call begins: others may run, the observer looks, the call is counted and its fault drawn.
-    fn begin(&self, call: Call, what: impl FnOnce() -> String) -> io::Result<(MutexGuard<'_, World>, Option<Fault>)> {
+    fn begin(&self, call: Call, what: impl Fn() -> String) -> io::Result<(MutexGuard<'_, World>, Option<Fault>)> {
         point();
         let observer = self.0.observer.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(observer) = observer {
             observer(self);
         }
         let mut world = self.world();
-        let fault = world.begin(call, what)?;
+        let fault = world.begin(call, &what)?;
         Ok((world, fault))
     }
+}
+
+/// What a write that stops half-way leaves whole in the page cache: less than a sector, more than a cipher's block.
+const WHOLE: usize = 256;
+
+fn first_part(len: usize, dice: &mut Dice) -> usize {
+    let part = dice.index(len + 1);
+    if len > WHOLE { part / WHOLE * WHOLE } else { part }
 }
 
 fn eio() -> io::Error {
@@ -148,6 +163,8 @@ struct SimDir {
     disk: SimDisk,
     node: usize,
     path: PathBuf,
+    /// Number of the last change before.
+    opened: u64,
 }
 
 impl fmt::Debug for SimDir {
@@ -190,12 +207,13 @@ impl Dir for SimDir {
     }
 
     fn subdir(&self, name: &str) -> io::Result<Arc<dyn Dir>> {
-        let world = self.begin(Call::OpenDir, name)?;
+        let mut world = self.begin(Call::OpenDir, name)?;
         let node = world.names(self.node).get(name).ok_or(io::ErrorKind::NotFound)?;
         if !matches!(world.node(node), Node::Dir(_)) {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        Ok(Arc::new(Self { disk: self.disk.clone(), node, path: self.path.join(name) }))
+        let opened = world.next_seq();
+        Ok(Arc::new(Self { disk: self.disk.clone(), node, path: self.path.join(name), opened }))
     }
 
     fn create_dir(&self, name: &str) -> io::Result<()> {
@@ -242,10 +260,11 @@ impl Dir for SimDir {
         point();
         let mut world = self.disk.world();
         if fault.is_some() {
-            world.names_mut(self.node).lose(began);
+            let now = world.next_seq();
+            world.names_mut(self.node).lose(began, now);
             return Err(eio());
         }
-        world.names_mut(self.node).sync(began);
+        world.names_mut(self.node).sync(began, self.opened);
         Ok(())
     }
 
@@ -315,10 +334,10 @@ impl File for SimFile {
         let (mut world, fault) = self.begin_change(Call::Write, offset, buf.len() as u64)?;
         let mut len = buf.len();
         match fault {
-            Some(Fault::Short) if len > 1 => len = 1 + world.dice.index(len - 1),
+            Some(Fault::Short) => len = first_part(len, &mut world.dice).max(len.min(WHOLE)),
             Some(Fault::Eio) => {
                 // Any first part may have reached the cache.
-                let part = world.dice.index(len + 1);
+                let part = first_part(len, &mut world.dice);
                 let seq = world.next_seq();
                 world.file_mut(self.node).content.write(&buf[..part], offset, seq);
                 return Err(eio());
@@ -329,7 +348,7 @@ impl File for SimFile {
                 file.content.lose(seq, &mut dice);
                 file.errors += 1;
             }
-            Some(Fault::Short) | None => {}
+            None => {}
             fault => plain(fault)?,
         }
         if let Some(free) = world.free_blocks() {
@@ -339,7 +358,7 @@ impl File for SimFile {
         }
         let seq = world.next_seq();
         // A reader without a lock may see half of a write: the copy into the page cache is not atomic.
-        let half = if is_direct() || len < 32 { len } else { len / 32 * 16 };
+        let half = if is_direct() || len < 2 * WHOLE { len } else { len / (2 * WHOLE) * WHOLE };
         world.file_mut(self.node).content.write(&buf[..half], offset, seq);
         if half < len {
             drop(world);
@@ -392,7 +411,7 @@ impl File for SimFile {
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let (mut world, fault) = self.begin_change(Call::Punch, offset, len)?;
         // Any first part may be gone.
-        let done = if fault.is_some() { world.dice.below(len + 1) } else { len };
+        let done = if fault.is_some() { world.dice.below(len + 1) / SECTOR as u64 * SECTOR as u64 } else { len };
         let seq = world.next_seq();
         world.file_mut(self.node).content.punch(offset, done, seq);
         plain(fault)

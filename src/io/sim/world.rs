@@ -127,13 +127,13 @@ impl World {
     }
 
     /// Counts the call and draws its fault.
-    pub(super) fn begin(&mut self, call: Call, what: impl FnOnce() -> String) -> std::io::Result<Option<Fault>> {
+    pub(super) fn begin(&mut self, call: Call, what: &dyn Fn() -> String) -> std::io::Result<Option<Fault>> {
         self.calls += 1;
         if self.off {
             return Err(std::io::Error::other("the power is off"));
         }
         let fault = self.faults.draw(self.calls, call, &mut self.dice);
-        self.fired.extend(fault.map(|fault| Fired { at: self.calls, call, fault }));
+        self.fired.extend(fault.map(|fault| Fired { at: self.calls, call, fault, on: what() }));
         if let Some(trace) = &mut self.trace {
             let fault = fault.map(|fault| format!(" !{fault:?}")).unwrap_or_default();
             let _ = writeln!(trace, "{:6} {call:?} {}{fault}", self.calls, what());
@@ -250,6 +250,10 @@ impl World {
         for (node, _) in reached.iter().enumerate().filter(|(_, reached)| !**reached) {
             self.nodes[node] = Arc::new(Node::Gone);
         }
+    }
+
+    pub(super) fn has_untold_errors(&self) -> bool {
+        self.nodes.iter().any(|node| matches!(&**node, Node::File(file) if file.reported < file.errors))
     }
 
     /// Every file a process can reach, in the order of their paths.

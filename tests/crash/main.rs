@@ -1,0 +1,77 @@
+//! The production core on a simulated disk: power cuts, kills and failing calls at every point, held against an oracle.
+//!
+//! A failure names its seed. To repeat one: `SEALDISK_CRASH_SEED=N cargo test --features sim --test crash storm`.
+
+mod campaign;
+mod cells;
+mod check;
+mod exhaustive;
+mod mutants;
+mod nth;
+mod oracle;
+mod rig;
+mod scheduler;
+mod solo;
+mod storm;
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use campaign::Until;
+use sealdisk::io::sim::Fault;
+
+fn weather(until: Until) {
+    let first = std::env::var("SEALDISK_CRASH_SEED").ok().map(|seed| seed.parse().expect("a seed is a number"));
+    let until = if first.is_some() { Until::Seeds(1) } else { until };
+    let (start, images) = (Instant::now(), check::IMAGES.load(Ordering::Relaxed));
+    let (finding, seeds) = campaign::search(first.unwrap_or(0), until, None, storm::run);
+    let (seconds, images) = (start.elapsed().as_secs_f64(), check::IMAGES.load(Ordering::Relaxed) - images);
+    eprintln!("{seeds} seeds, {images} crash images in {seconds:.1} s: {:.0} a second", images as f64 / seconds);
+    if let Some((seed, what)) = finding {
+        panic!("seed {seed}: {what}\nrepeat: SEALDISK_CRASH_SEED={seed} cargo test --features sim --test crash storm");
+    }
+}
+
+#[test]
+fn storm() {
+    weather(Until::Elapsed(Duration::from_secs(20)));
+}
+
+#[test]
+#[ignore = "takes more than an hour"]
+fn long_storm() {
+    weather(Until::Images(100_000_000));
+}
+
+#[test]
+fn every_sequence_of_up_to_three_steps() {
+    (1..=3).for_each(exhaustive::all);
+}
+
+#[test]
+#[ignore = "takes minutes"]
+fn every_sequence_of_four_steps() {
+    exhaustive::all(4);
+}
+
+#[test]
+fn every_call_fails_once_in_a_life() {
+    for fault in [Fault::Eio, Fault::Enospc] {
+        let calls = nth::every_call_of_a_life(fault);
+        eprintln!("{fault:?} at each of {calls} calls");
+        assert!(calls > 200, "the life of {calls} calls is too short");
+    }
+}
+
+#[test]
+fn every_call_fails_once_in_making_a_disk() {
+    for fault in [Fault::Eio, Fault::Enospc] {
+        let calls = nth::every_call_of_making_one(fault);
+        assert!(calls > 20, "making a disk in {calls} calls is too short");
+    }
+}
+
+#[test]
+fn every_mutant_is_found() {
+    mutants::hunt_all();
+}

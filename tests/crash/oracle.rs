@@ -1,0 +1,328 @@
+//! What a disk may hold, told from the requests and their answers alone.
+//!
+//! For each cell the oracle keeps the writes that may still decide its content, each with the interval from request to
+//! answer. A write A is *superseded* by B when A was answered before B was asked for. Then:
+//! - a read may return any write that no successful write answered before the read began supersedes;
+//! - after a crash a cell may hold any write that no *durable* write supersedes: durable is what was answered before a
+//!   flush began that succeeded, and what was answered with FUA. Not answered or failed writes may have happened.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::cells::CELLS_A_PAGE;
+
+/// Ways in which a page may be stored, as a set of bits.
+pub(crate) type Kinds = u8;
+pub(crate) const BASE: Kinds = 1;
+pub(crate) const PLAIN: Kinds = 2;
+pub(crate) const ENCRYPTED: Kinds = 4;
+pub(crate) const ZERO: Kinds = 8;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    InFlight,
+    Done,
+    Failed,
+}
+
+#[derive(Debug, Clone)]
+struct Write {
+    request: u64,
+    value: u64,
+    kinds: Kinds,
+    begin: u64,
+    end: u64,
+    outcome: Outcome,
+    durable: bool,
+}
+
+impl Write {
+    fn superseded_by(&self, other: &Self) -> bool {
+        other.outcome == Outcome::Done && self.end < other.begin
+    }
+}
+
+#[derive(Debug, Default)]
+struct State {
+    now: u64,
+    /// The crash has happened: answers change nothing any more.
+    frozen: bool,
+    cells: Vec<Vec<Write>>,
+    /// Begin of every read under way.
+    reads: BTreeMap<u64, u64>,
+    /// How new writes may be stored now.
+    stored_as: Kinds,
+    encryption: bool,
+    requests: u64,
+}
+
+/// See the module documentation.
+#[derive(Debug)]
+pub(crate) struct Oracle(Mutex<State>);
+
+/// What a request does to the cells of its range.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    Data,
+    /// Presence only, where whole pages are covered.
+    Zero,
+    /// Stored zeros.
+    WriteZeros,
+}
+
+impl Oracle {
+    /// All cells durable with the given values, page by page stored in the given way.
+    pub(crate) fn new(values: &[u64], kinds: &[Kinds], encryption: bool) -> Self {
+        let settled = |(cell, value): (usize, &u64)| {
+            let kinds = kinds[cell / CELLS_A_PAGE];
+            let (outcome, durable) = (Outcome::Done, true);
+            vec![Write { request: 0, value: *value, kinds, begin: 0, end: 0, outcome, durable }]
+        };
+        let cells = values.iter().enumerate().map(settled).collect();
+        let stored_as = if encryption { ENCRYPTED } else { PLAIN };
+        Self(Mutex::new(State { now: 1, cells, stored_as, encryption, ..State::default() }))
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The account's setting, as it is stored.
+    pub(crate) fn encryption(&self) -> bool {
+        self.state().encryption
+    }
+
+    /// A request to change cells begins: its number, of which [`value_of`] tells what it writes.
+    pub(crate) fn begin(&self, cells: Range<usize>, change: Change) -> u64 {
+        let mut state = self.state();
+        state.requests += 1;
+        let request = state.requests;
+        let begin = state.tick();
+        for cell in cells.clone() {
+            let page = cell - cell % CELLS_A_PAGE;
+            let whole_page = cells.start <= page && page + CELLS_A_PAGE <= cells.end;
+            let kinds = if change == Change::Zero && whole_page { ZERO } else { state.stored_as };
+            let value = if change == Change::Data { value_of(request, cell) } else { 0 };
+            let outcome = Outcome::InFlight;
+            state.cells[cell].push(Write { request, value, kinds, begin, end: u64::MAX, outcome, durable: false });
+        }
+        request
+    }
+
+    pub(crate) fn end(&self, request: u64, cells: Range<usize>, succeeded: bool, durable: bool) {
+        let mut state = self.state();
+        if state.frozen {
+            return;
+        }
+        let end = state.tick();
+        let quiet = state.reads.is_empty();
+        for history in &mut state.cells[cells] {
+            let write = history.iter_mut().find(|write| write.request == request);
+            let write = write.expect("an unanswered write cannot have been superseded");
+            write.end = end;
+            write.outcome = if succeeded { Outcome::Done } else { Outcome::Failed };
+            write.durable = succeeded && durable;
+            if write.durable && quiet {
+                prune(history);
+            }
+        }
+    }
+
+    /// The request was refused with nothing changed.
+    pub(crate) fn cancel(&self, request: u64, cells: Range<usize>) {
+        let mut state = self.state();
+        if !state.frozen {
+            state.cells[cells].iter_mut().for_each(|history| history.retain(|write| write.request != request));
+        }
+    }
+
+    pub(crate) fn begin_flush(&self) -> u64 {
+        self.state().tick()
+    }
+
+    pub(crate) fn flushed(&self, begin: u64) {
+        let mut state = self.state();
+        if state.frozen {
+            return;
+        }
+        let quiet = state.reads.is_empty();
+        for history in &mut state.cells {
+            for write in history.iter_mut().filter(|write| write.outcome == Outcome::Done && write.end < begin) {
+                write.durable = true;
+            }
+            if quiet {
+                prune(history);
+            }
+        }
+    }
+
+    pub(crate) fn begin_read(&self) -> u64 {
+        let mut state = self.state();
+        let begin = state.tick();
+        *state.reads.entry(begin).or_default() += 1;
+        begin
+    }
+
+    /// Ends a read that succeeded with these values (`None`: noise) from cell `first` on.
+    pub(crate) fn check_read(&self, begin: u64, first: usize, values: &[Option<u64>]) -> Result<(), String> {
+        let mut state = self.state();
+        state.reads.remove(&begin);
+        for (cell, value) in (first..).zip(values) {
+            let history = &state.cells[cell];
+            let stale = |write: &Write| history.iter().any(|other| write.superseded_by(other) && other.end < begin);
+            if !history.iter().any(|write| Some(write.value) == *value && !stale(write)) {
+                return Err(format!("a read of cell {cell} returned {}; {}", show(*value), listing(history)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a read that failed.
+    pub(crate) fn forget_read(&self, begin: u64) {
+        self.state().reads.remove(&begin);
+    }
+
+    /// The new setting is stored; whoever writes until [`Oracle::toggled`] may store in either way.
+    pub(crate) fn toggle(&self, encryption: bool) {
+        let mut state = self.state();
+        if state.frozen {
+            return;
+        }
+        state.encryption = encryption;
+        state.stored_as = PLAIN | ENCRYPTED;
+        for write in state.cells.iter_mut().flatten() {
+            if write.outcome == Outcome::InFlight && write.kinds != ZERO {
+                write.kinds |= PLAIN | ENCRYPTED;
+            }
+        }
+    }
+
+    pub(crate) fn toggled(&self) {
+        let mut state = self.state();
+        state.stored_as = if state.encryption { ENCRYPTED } else { PLAIN };
+    }
+
+    /// The crash happens now: later answers are those of the dead.
+    pub(crate) fn freeze(&self) {
+        self.state().frozen = true;
+    }
+
+    /// A recovered disk holds these values, and they are durable: they were checked with [`Oracle::check_recovered`].
+    pub(crate) fn settle(&self, values: &[Option<u64>], kinds: &[Kinds]) {
+        let values: Vec<u64> = values.iter().map(|value| value.expect("checked before")).collect();
+        let settled = Self::new(&values, kinds, true);
+        self.state().cells = std::mem::take(&mut settled.state().cells);
+    }
+
+    /// Whether a recovered disk may hold these values, and pages stored in these ways.
+    pub(crate) fn check_recovered(&self, values: &[Option<u64>], kinds: &[Kinds]) -> Result<(), String> {
+        let state = self.state();
+        for (page, stored) in kinds.iter().enumerate() {
+            let cells = page * CELLS_A_PAGE..(page + 1) * CELLS_A_PAGE;
+            let mut possible_kinds = 0;
+            for cell in cells {
+                let history = &state.cells[cell];
+                let lost = |write: &Write| history.iter().any(|other| other.durable && write.superseded_by(other));
+                let possible = history.iter().filter(|write| !lost(write));
+                possible_kinds |= possible.clone().fold(0, |kinds, write| kinds | write.kinds);
+                if !possible.clone().any(|write| Some(write.value) == values[cell]) {
+                    let value = show(values[cell]);
+                    return Err(format!("cell {cell} holds {value} after the crash; {}", listing(history)));
+                }
+            }
+            if stored & possible_kinds == 0 {
+                let of = page * CELLS_A_PAGE;
+                let histories: Vec<_> = (of..of + CELLS_A_PAGE).map(|cell| listing(&state.cells[cell])).collect();
+                return Err(format!("page {page} is stored as {stored:#b} after the crash; {}", histories.join("; ")));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl State {
+    fn tick(&mut self) -> u64 {
+        self.now += 1;
+        self.now
+    }
+}
+
+/// Drops the writes that neither a crash nor a later read can show.
+fn prune(history: &mut Vec<Write>) {
+    let last = history.iter().filter(|write| write.durable).map(|write| write.begin).max();
+    history.retain(|write| last.is_none_or(|last| write.end >= last));
+}
+
+/// What request `request` writes to cell `cell`: unlike anything else ever written anywhere.
+pub(crate) fn value_of(request: u64, cell: usize) -> u64 {
+    request << 16 | cell as u64 | 1 << 62
+}
+
+fn show(value: Option<u64>) -> String {
+    match value {
+        None => "noise".into(),
+        Some(0) => "zeros".into(),
+        Some(value) if value >> 63 == 1 => format!("the base's {}", value & 0xffff),
+        Some(value) => format!("request {} (of cell {})", (value & !(1 << 62)) >> 16, value & 0xffff),
+    }
+}
+
+fn listing(history: &[Write]) -> String {
+    let each = history.iter().map(|write| {
+        let Write { request, kinds, begin, end, outcome, durable, .. } = write;
+        let end = if *end == u64::MAX { "..".into() } else { end.to_string() };
+        let durable = if *durable { " durable" } else { "" };
+        format!("[request {request} {} {begin}-{end} {outcome:?}{durable} as {kinds:#b}]", show(Some(write.value)))
+    });
+    format!("its writes: {}", each.collect::<Vec<_>>().join(" "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn oracle() -> Oracle {
+        Oracle::new(&[0, 0], &[ZERO], true)
+    }
+
+    fn after(oracle: &Oracle, value: u64) -> bool {
+        oracle.check_recovered(&[Some(value), Some(0)], &[ENCRYPTED | ZERO]).is_ok()
+    }
+
+    #[test]
+    fn unflushed_writes_are_old_or_new_and_flushed_ones_exact() {
+        let oracle = oracle();
+        let first = oracle.begin(0..1, Change::Data);
+        assert!(after(&oracle, 0) && after(&oracle, value_of(first, 0)));
+        oracle.end(first, 0..1, true, false);
+        let flush = oracle.begin_flush();
+        let second = oracle.begin(0..1, Change::Data);
+        oracle.end(second, 0..1, true, false);
+        assert!(after(&oracle, 0));
+        oracle.flushed(flush);
+        assert!(!after(&oracle, 0) && after(&oracle, value_of(first, 0)) && after(&oracle, value_of(second, 0)));
+        let third = oracle.begin(0..1, Change::Data);
+        oracle.end(third, 0..1, true, true);
+        assert!(!after(&oracle, value_of(second, 0)) && after(&oracle, value_of(third, 0)));
+        assert!(oracle.check_recovered(&[None, Some(0)], &[ENCRYPTED]).is_err());
+        assert!(oracle.check_recovered(&[Some(value_of(third, 0)), Some(0)], &[PLAIN]).is_err());
+    }
+
+    #[test]
+    fn reads_are_never_stale() {
+        let oracle = oracle();
+        let early = oracle.begin_read();
+        let write = oracle.begin(0..2, Change::Data);
+        oracle.end(write, 0..2, true, false);
+        let late = oracle.begin_read();
+        assert!(oracle.check_read(early, 0, &[Some(0), Some(value_of(write, 1))]).is_ok());
+        assert!(oracle.check_read(late, 0, &[Some(0)]).is_err());
+        let failed = oracle.begin(0..1, Change::Zero);
+        oracle.end(failed, 0..1, false, false);
+        for value in [0, value_of(write, 0)] {
+            let read = oracle.begin_read();
+            assert!(oracle.check_read(read, 0, &[Some(value)]).is_ok());
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! One client that does one step after the other, outside the scheduler: for the exhaustive tests.
+
+use std::sync::{Arc, Mutex};
+
+use sealdisk::disk::{Access, Disk, Durability};
+use sealdisk::io::sim::{Dice, Faults, SimDisk};
+use sealdisk::{ErrorKind, Result};
+
+use crate::cells::{CELL, CELLS_A_PAGE, fill};
+use crate::check::{self, Content};
+use crate::oracle::{Change, Oracle, value_of};
+use crate::rig::Rig;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// To page.
+    Write(usize),
+    WriteFua(usize),
+    /// Half of the page.
+    Patch(usize),
+    Zero(usize),
+    ZeroFua(usize),
+    Toggle,
+    Flush,
+    Maintain,
+    Scrub,
+    /// Closes in good order and opens again.
+    Reopen,
+}
+
+/// A disk and its only client.
+pub(crate) struct Solo {
+    pub(crate) rig: Rig,
+    pub(crate) world: SimDisk,
+    pub(crate) oracle: Arc<Oracle>,
+    pub(crate) disk: Option<Disk>,
+    /// Set when a sync failed: every later change and flush must fail.
+    pub(crate) poisoned: bool,
+}
+
+impl Solo {
+    /// A new disk, open.
+    pub(crate) fn new(rig: &Rig, seed: u64, encryption: bool) -> Self {
+        let (world, oracle) = rig.fresh(seed, encryption);
+        let disk = rig.open(&world, encryption, Access::ReadWrite).expect("a new disk opens");
+        Self { rig: rig.clone(), world, oracle: Arc::new(oracle), disk: Some(disk), poisoned: false }
+    }
+
+    /// From now on `images` crash images are recovered and checked at every call. The first failure is found in the
+    /// returned place.
+    pub(crate) fn watch(&self, images: usize, seed: u64) -> Arc<Mutex<Option<String>>> {
+        let failure = Arc::new(Mutex::new(None));
+        let (slot, rig, oracle) = (Arc::clone(&failure), self.rig.clone(), Arc::clone(&self.oracle));
+        let dice = Mutex::new(Dice::new(seed));
+        self.world.set_observer(Some(Arc::new(move |world| {
+            let (mut dice, mut slot) = (dice.lock().expect("one thread"), slot.lock().expect("one thread"));
+            for _ in 0..images {
+                let image = check::any_end(world, &mut dice);
+                if let Err(what) = check::recover(&rig, &image, &oracle, &mut dice) {
+                    slot.get_or_insert(format!("crash at call {}: {what}", world.calls()));
+                }
+            }
+        })));
+        failure
+    }
+
+    fn disk(&self) -> &Disk {
+        self.disk.as_ref().expect("the disk is open")
+    }
+
+    /// `Ok(Err(_))`: the step was refused. `Err(_)`: an answer that must not be.
+    pub(crate) fn step(&mut self, step: Step) -> std::result::Result<Result<()>, String> {
+        let changes_or_flushes = !matches!(step, Step::Toggle | Step::Maintain);
+        let was_poisoned = self.poisoned;
+        let answer = match step {
+            Step::Write(page) => self.change(page, CELLS_A_PAGE, Change::Data, Durability::Volatile),
+            Step::WriteFua(page) => self.change(page, CELLS_A_PAGE, Change::Data, Durability::Fua),
+            Step::Patch(page) => self.change(page, 1, Change::Data, Durability::Volatile),
+            Step::Zero(page) => self.change(page, CELLS_A_PAGE, Change::Zero, Durability::Volatile),
+            Step::ZeroFua(page) => self.change(page, CELLS_A_PAGE, Change::Zero, Durability::Fua),
+            Step::Toggle => {
+                let on = !self.oracle.encryption();
+                self.oracle.toggle(on);
+                self.disk().set_encryption(on);
+                self.oracle.toggled();
+                Ok(())
+            }
+            Step::Flush => {
+                let begin = self.oracle.begin_flush();
+                self.disk().flush().inspect(|()| self.oracle.flushed(begin))
+            }
+            Step::Maintain => self.maintain(),
+            Step::Scrub => self.disk().scrub(),
+            Step::Reopen => self.reopen()?,
+        };
+        if let Err(error) = &answer
+            && step != Step::Reopen
+        {
+            self.poisoned |= error.kind() == ErrorKind::Poisoned;
+        }
+        if was_poisoned && answer.is_ok() && changes_or_flushes {
+            // Reopening tells, too: closing fails.
+            return Err(format!("{step:?} succeeded on a poisoned disk"));
+        }
+        Ok(answer)
+    }
+
+    fn change(&self, page: usize, cells: usize, change: Change, durability: Durability) -> Result<()> {
+        let cells = page * CELLS_A_PAGE..page * CELLS_A_PAGE + cells;
+        let (offset, len) = ((cells.start * CELL) as u64, cells.len() * CELL);
+        let request = self.oracle.begin(cells.clone(), change);
+        let answer = if change == Change::Zero {
+            self.disk().zero(offset, len as u64, durability)
+        } else {
+            let mut data = vec![0; len];
+            for (cell, bytes) in cells.clone().zip(data.chunks_exact_mut(CELL)) {
+                fill(bytes, value_of(request, cell));
+            }
+            self.disk().write(offset, &data, durability)
+        };
+        self.oracle.end(request, cells, answer.is_ok(), durability == Durability::Fua);
+        answer
+    }
+
+    fn maintain(&self) -> Result<()> {
+        for _ in 0..100 {
+            if !self.disk().maintain()? {
+                return Ok(());
+            }
+        }
+        panic!("maintenance finds no end");
+    }
+
+    fn reopen(&mut self) -> std::result::Result<Result<()>, String> {
+        let begin = self.oracle.begin_flush();
+        let closed = self.disk().close().inspect(|()| self.oracle.flushed(begin));
+        self.disk = None;
+        Ok(closed.and(self.open()?))
+    }
+
+    /// Opens the disk again, whatever state it was left in.
+    pub(crate) fn open(&mut self) -> std::result::Result<Result<()>, String> {
+        let disk = match self.rig.open(&self.world, self.oracle.encryption(), Access::ReadWrite) {
+            Ok(disk) => disk,
+            Err(error) => return Ok(Err(error)),
+        };
+        self.world.set_faults(Faults::default());
+        let found = check::content(&self.rig, &self.world, &disk)?;
+        self.oracle.check_recovered(&found.values, &found.kinds)?;
+        self.oracle.settle(&found.values, &found.kinds);
+        (self.disk, self.poisoned) = (Some(disk), false);
+        Ok(Ok(()))
+    }
+
+    /// Reads the open disk and holds it against what was answered.
+    pub(crate) fn verify(&self) -> std::result::Result<Content, String> {
+        let begin = self.oracle.begin_read();
+        let found = check::content(&self.rig, &self.world, self.disk())?;
+        self.oracle.check_read(begin, 0, &found.values)?;
+        Ok(found)
+    }
+
+    /// What the open disk holds, where it can be read.
+    pub(crate) fn verify_quietly(&self) -> Option<Content> {
+        check::content(&self.rig, &self.world, self.disk.as_ref()?).ok()
+    }
+}

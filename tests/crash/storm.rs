@@ -1,0 +1,367 @@
+//! Random clients on one disk, random faults, a look at possible crashes at every call, and a crash at any of them,
+//! again and again: each generation goes on from what was recovered. One seed fixes all of it.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use sealdisk::disk::{Access, Disk, Durability};
+use sealdisk::io::sim::{Call, Dice, Fault, Faults, SimDisk, direct};
+use sealdisk::{Error, ErrorKind};
+
+use crate::cells::{CELL, CELLS_A_PAGE, fill, parse};
+use crate::check;
+use crate::oracle::{Change, Oracle, value_of};
+use crate::rig::Rig;
+
+/// What the clients, the observer and the referee of one generation share.
+struct Ring {
+    rig: Rig,
+    world: SimDisk,
+    oracle: Mutex<Arc<Oracle>>,
+    /// Whether requests may fail.
+    faulty: bool,
+    /// Chance in 1,000 of an image at a call.
+    rate: u32,
+    /// The call at which it crashes.
+    crash_at: u64,
+    calls: AtomicU64,
+    dice: Mutex<Dice>,
+    /// What the crash has left.
+    left: Mutex<Option<SimDisk>>,
+    failure: Mutex<Option<String>>,
+    over: AtomicBool,
+    poisoned: AtomicBool,
+    toggling: AtomicBool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+impl Ring {
+    fn oracle(&self) -> Arc<Oracle> {
+        Arc::clone(&lock(&self.oracle))
+    }
+
+    fn is_over(&self) -> bool {
+        self.over.load(Ordering::Relaxed)
+    }
+
+    /// Ends the generation: the clients notice with their next call.
+    fn stop(&self) {
+        self.over.store(true, Ordering::Relaxed);
+        self.oracle().freeze();
+        self.world.switch_off();
+    }
+
+    fn fail(&self, what: String) {
+        if !self.is_over() {
+            *lock(&self.failure) = Some(what);
+            self.stop();
+        }
+    }
+
+    fn note(&self, result: Result<(), String>) {
+        if let Err(what) = result {
+            self.fail(what);
+        }
+    }
+
+    /// At every call of the seam.
+    fn look(&self, world: &SimDisk) {
+        if self.is_over() {
+            return;
+        }
+        let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        let mut dice = lock(&self.dice).fork();
+        if call == self.crash_at {
+            *lock(&self.left) = Some(check::any_end(world, &mut dice));
+            self.stop();
+        } else if dice.chance(self.rate) {
+            let image = check::any_end(world, &mut dice);
+            if let Err(what) = check::recover(&self.rig, &image, &self.oracle(), &mut dice) {
+                self.fail(format!("an image at call {call}: {what}"));
+            }
+        }
+    }
+
+    /// An answer with an error: only where something was made to fail.
+    fn refused(&self, what: &str, error: &Error) {
+        if error.kind() == ErrorKind::Poisoned {
+            self.poisoned.store(true, Ordering::Relaxed);
+        }
+        let expected = matches!(error.kind(), ErrorKind::Io | ErrorKind::NoSpace | ErrorKind::Poisoned);
+        if !(self.is_over() || self.faulty && expected) {
+            self.fail(format!("{what} failed where nothing should: {error:?}"));
+        }
+    }
+}
+
+/// Runs one seed. The error says what went wrong.
+pub(crate) fn run(seed: u64) -> Result<(), String> {
+    let mut dice = Dice::new(seed);
+    let rig = Rig::random(&mut dice);
+    let (mut world, oracle) = rig.fresh(dice.roll(), dice.coin());
+    let mut oracle = Arc::new(oracle);
+    for generation in 0..1 + dice.index(3) {
+        let told = |what| format!("generation {generation}: {what}");
+        (world, oracle) = one_generation(&rig, world, oracle, &mut dice).map_err(told)?;
+    }
+    check::recover(&rig, &world, &oracle, &mut dice).map(drop)
+}
+
+/// Opens the disk, lets the clients at it, and returns what an end has left, with an oracle that knows what it may be.
+fn one_generation(
+    rig: &Rig,
+    world: SimDisk,
+    oracle: Arc<Oracle>,
+    dice: &mut Dice,
+) -> Result<(SimDisk, Arc<Oracle>), String> {
+    let faulty = dice.one_in(3);
+    if faulty {
+        world.set_capacity(dice.one_in(4).then(|| 40 + dice.below(30)));
+        world.set_faults(random_faults(dice));
+    } else {
+        world.set_faults(Faults { nuisance: [0, 20][dice.index(2)], ..Faults::default() });
+    }
+    let ring = Arc::new(Ring {
+        rig: rig.clone(),
+        world: world.clone(),
+        oracle: Mutex::new(oracle),
+        faulty,
+        rate: [100, 500, 1000][dice.index(3)],
+        crash_at: dice.below(600),
+        calls: AtomicU64::new(0),
+        dice: Mutex::new(dice.fork()),
+        left: Mutex::new(None),
+        failure: Mutex::new(None),
+        over: AtomicBool::new(false),
+        poisoned: AtomicBool::new(false),
+        toggling: AtomicBool::new(false),
+    });
+    let eye = Arc::downgrade(&ring);
+    world.set_observer(Some(Arc::new(move |world| {
+        if let Some(ring) = eye.upgrade() {
+            ring.look(world);
+        }
+    })));
+    let opened = rig.open(&world, ring.oracle().encryption(), Access::ReadWrite);
+    match opened {
+        Ok(disk) if !ring.is_over() => storm(&ring, disk, dice),
+        Ok(_) => {}
+        Err(error) => ring.refused("opening", &error),
+    }
+    world.set_observer(None);
+    if let Some(what) = lock(&ring.failure).take() {
+        return Err(what);
+    }
+    let left = lock(&ring.left).take();
+    let left = left.unwrap_or_else(|| check::any_end(&world, dice));
+    left.set_capacity(None);
+    Ok((left, ring.oracle()))
+}
+
+fn random_faults(dice: &mut Dice) -> Faults {
+    let each = [
+        (Call::SyncData, Fault::Eio, 3000),
+        (Call::SyncData, Fault::Enospc, 500),
+        (Call::Write, Fault::WriteBack, 2000),
+        (Call::Write, Fault::Eio, 2000),
+        (Call::Write, Fault::Enospc, 2000),
+        (Call::Read, Fault::Eio, 500),
+        (Call::Punch, Fault::Eio, 5000),
+        (Call::Create, Fault::Enospc, 5000),
+        (Call::Allocate, Fault::Enospc, 5000),
+        (Call::Rename, Fault::Eio, 3000),
+        (Call::Remove, Fault::Eio, 3000),
+        (Call::SyncDir, Fault::Eio, 3000),
+        (Call::SetSize, Fault::Enospc, 5000),
+    ];
+    let share = 1 + dice.below(4);
+    let random = each.into_iter().filter(|_| dice.one_in(share)).collect();
+    Faults { nuisance: [0, 20][dice.index(2)], random, ..Faults::default() }
+}
+
+/// The life of an open disk: recovered content taken over, clients, and an end in good order if no crash came before.
+fn storm(ring: &Arc<Ring>, disk: Disk, dice: &mut Dice) {
+    let faults = ring.world.fired();
+    let found = match direct(|| check::content(&ring.rig, &ring.world, &disk)) {
+        Ok(found) => found,
+        // The referee's own reads may be hit by a fault as well.
+        Err(_) if ring.is_over() || ring.world.fired().len() > faults.len() => return,
+        Err(what) => return ring.fail(what),
+    };
+    if ring.is_over() {
+        return;
+    }
+    let oracle = ring.oracle();
+    if let Err(what) = oracle.check_recovered(&found.values, &found.kinds) {
+        return ring.fail(what);
+    }
+    *lock(&ring.oracle) = Arc::new(found.settled(oracle.encryption()));
+    let disk = Arc::new(disk);
+    let clients = (0..1 + dice.index(4)).map(|_| {
+        let (ring, disk, mut dice) = (Arc::clone(ring), Arc::clone(&disk), dice.fork());
+        let requests = 2 + dice.below(14);
+        shuttle::thread::spawn(move || {
+            for _ in 0..requests {
+                if ring.is_over() {
+                    break;
+                }
+                request(&ring, &disk, &mut dice);
+            }
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.join().expect("a client's panic ends the execution");
+    }
+    if !ring.is_over() {
+        at_rest(ring, &disk, dice);
+    }
+}
+
+/// Nobody uses the disk: it holds what was answered, a scrub leaves nothing dead, closing keeps all.
+fn at_rest(ring: &Ring, disk: &Disk, dice: &mut Dice) {
+    let oracle = ring.oracle();
+    ring.world.set_faults(Faults::default());
+    ring.world.set_capacity(None);
+    let begin = oracle.begin_read();
+    let found = match direct(|| check::content(&ring.rig, &ring.world, disk)) {
+        Ok(found) => found,
+        Err(what) => return ring.fail(what),
+    };
+    ring.note(oracle.check_read(begin, 0, &found.values));
+    let poisoned = ring.poisoned.load(Ordering::Relaxed);
+    if dice.coin() && !ring.faulty {
+        ring.note(direct(|| check::scrubbed(&ring.rig, &ring.world, disk, &found, dice)));
+    }
+    if dice.coin() && !ring.is_over() {
+        let begin = oracle.begin_flush();
+        match disk.close() {
+            Ok(()) if poisoned => ring.fail("closing a poisoned disk succeeded".into()),
+            Ok(()) => oracle.flushed(begin),
+            Err(error) => ring.refused("closing", &error),
+        }
+    }
+}
+
+/// One request, checked against the oracle.
+fn request(ring: &Ring, disk: &Disk, dice: &mut Dice) {
+    if ring.rig.woken.swap(false, Ordering::Relaxed) && dice.coin() {
+        return maintain(ring, disk);
+    }
+    match dice.below(100) {
+        0..34 => change(ring, disk, dice, Change::Data),
+        34..46 => change(ring, disk, dice, Change::Zero),
+        46..50 => change(ring, disk, dice, Change::WriteZeros),
+        50..65 => read(ring, disk, dice),
+        65..84 => flush(ring, disk),
+        84..91 => toggle(ring, disk, dice),
+        91..97 => maintain(ring, disk),
+        _ => {
+            if let Err(error) = disk.scrub() {
+                ring.refused("a scrub", &error);
+            }
+        }
+    }
+}
+
+/// Whole pages mostly, sometimes half ones.
+fn any_range(ring: &Ring, dice: &mut Dice) -> std::ops::Range<usize> {
+    let cells = ring.rig.cells();
+    let unit = if dice.one_in(6) { 1 } else { CELLS_A_PAGE };
+    let start = dice.index(cells) / unit * unit;
+    let most = [1, 2, 6][dice.index(3)];
+    let len = (1 + dice.index(most)) * unit;
+    start..(start + len).min(cells)
+}
+
+fn change(ring: &Ring, disk: &Disk, dice: &mut Dice, change: Change) {
+    let cells = any_range(ring, dice);
+    let (offset, len) = ((cells.start * CELL) as u64, cells.len() * CELL);
+    let fua = dice.one_in(4);
+    let durability = if fua { Durability::Fua } else { Durability::Volatile };
+    let (oracle, poisoned) = (ring.oracle(), ring.poisoned.load(Ordering::Relaxed));
+    let request = oracle.begin(cells.clone(), change);
+    let mut data = vec![0; len];
+    for (cell, bytes) in cells.clone().zip(data.chunks_exact_mut(CELL)) {
+        fill(bytes, if change == Change::Data { value_of(request, cell) } else { 0 });
+    }
+    let answer = match change {
+        Change::Zero => disk.zero(offset, len as u64, durability),
+        Change::WriteZeros => disk.write_zeros(offset, len as u64, durability),
+        Change::Data if !fua && dice.one_in(4) => match disk.try_write(offset, &data) {
+            Ok(false) => return oracle.cancel(request, cells),
+            other => other.map(drop),
+        },
+        Change::Data => disk.write(offset, &data, durability),
+    };
+    if ring.is_over() {
+        return;
+    }
+    oracle.end(request, cells, answer.is_ok(), fua);
+    match answer {
+        Ok(()) if poisoned => ring.fail("a poisoned disk took a change".into()),
+        Ok(()) => {}
+        Err(error) => ring.refused("a change", &error),
+    }
+}
+
+fn read(ring: &Ring, disk: &Disk, dice: &mut Dice) {
+    let cells = any_range(ring, dice);
+    let mut data = vec![0xee; cells.len() * CELL];
+    let offset = (cells.start * CELL) as u64;
+    let oracle = ring.oracle();
+    let begin = oracle.begin_read();
+    let answer =
+        if dice.one_in(3) { disk.try_read(offset, &mut data) } else { disk.read(offset, &mut data).map(|()| true) };
+    match answer {
+        _ if ring.is_over() => {}
+        Ok(true) => {
+            let values: Vec<_> = data.chunks_exact(CELL).map(parse).collect();
+            ring.note(oracle.check_read(begin, cells.start, &values));
+        }
+        Ok(false) => oracle.forget_read(begin),
+        Err(error) => {
+            oracle.forget_read(begin);
+            ring.refused("a read", &error);
+        }
+    }
+}
+
+fn flush(ring: &Ring, disk: &Disk) {
+    let (oracle, poisoned) = (ring.oracle(), ring.poisoned.load(Ordering::Relaxed));
+    let begin = oracle.begin_flush();
+    match disk.flush() {
+        _ if ring.is_over() => {}
+        Ok(()) if poisoned => ring.fail("a flush of a poisoned disk succeeded".into()),
+        Ok(()) => oracle.flushed(begin),
+        Err(error) => ring.refused("a flush", &error),
+    }
+}
+
+/// As the account does: one at a time, the setting stored before the disk learns of it.
+fn toggle(ring: &Ring, disk: &Disk, dice: &mut Dice) {
+    if ring.toggling.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let (oracle, on) = (ring.oracle(), dice.coin());
+    oracle.toggle(on);
+    disk.set_encryption(on);
+    oracle.toggled();
+    ring.toggling.store(false, Ordering::Relaxed);
+}
+
+fn maintain(ring: &Ring, disk: &Disk) {
+    for _ in 0..100 {
+        match disk.maintain() {
+            Ok(true) => {}
+            Ok(false) => return,
+            Err(error) => return ring.refused("maintenance", &error),
+        }
+        if ring.is_over() {
+            return;
+        }
+    }
+    ring.fail("maintenance finds no end".into());
+}
