@@ -6,12 +6,14 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 use clap::error::ContextKind;
 use clap::{Parser, Subcommand};
 
 use crate::Error;
 use crate::account::failure::Failure;
+use crate::crypto::xts;
 
 pub mod context;
 mod create;
@@ -42,7 +44,7 @@ pub use context::{Context, Outcome};
 ///
 /// An account is a directory with an encryption setting, wrapped keys and disks. `sealdisk quickstart` shows it at work.
 #[derive(Debug, Parser)]
-#[command(name = "sealdisk", version, max_term_width = 100, propagate_version = true)]
+#[command(name = "sealdisk", version = version(), max_term_width = 100, propagate_version = true)]
 pub struct Cli {
     /// The account directory
     #[arg(
@@ -59,6 +61,12 @@ pub struct Cli {
     json: bool,
     #[command(subcommand)]
     verb: Verb,
+}
+
+/// The version, and the backend that encrypts on this machine.
+fn version() -> &'static str {
+    static VERSION: OnceLock<String> = OnceLock::new();
+    VERSION.get_or_init(|| format!("{} (AES-256-XTS: {})", env!("CARGO_PKG_VERSION"), xts::backend_name()))
 }
 
 #[derive(Debug, Subcommand)]
