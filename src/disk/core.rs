@@ -52,6 +52,15 @@ pub(crate) struct Due {
     pub(crate) state: Checkpoint,
 }
 
+/// How far the steps of upkeep have come.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    /// Where the look for dead pages after an unclean end goes on: layer and page.
+    pub(crate) scan: (u32, u64),
+    /// Layers seen empty, and the round that must have ended before they may go.
+    pub(crate) empty: Vec<(u32, u64)>,
+}
+
 /// What only the holder of the committer's turn touches, but for handing over `next_log` and `due`.
 #[derive(Debug)]
 pub(crate) struct Committer {
@@ -105,7 +114,7 @@ pub(crate) struct Core {
     /// One checkpoint at a time: who finds none waiting knows that none is being written either.
     pub(crate) checkpointing: Mutex<()>,
     /// One upkeep step at a time.
-    pub(crate) upkeep: Mutex<super::upkeep::Progress>,
+    pub(crate) upkeep: Mutex<Progress>,
 }
 
 impl std::fmt::Debug for Core {

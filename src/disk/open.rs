@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use super::checkpoint::{self, Checkpoint};
-use super::core::{Committer, Core, Gate, Growth, Rounds};
+use super::core::{Committer, Core, Gate, Growth, Progress, Rounds};
 use super::key_slots::{self, KeySlots, SlotKey};
 use super::layer::Layer;
 use super::log::{self, Chain, Op, Replay};
@@ -17,7 +17,7 @@ use super::range_lock::RangeLock;
 use super::settings::{self, DiskSettings, Kind, LayerRecord};
 use super::state::{Entry, Pending, State};
 use super::transfer::read_file;
-use super::upkeep::{Progress, RESERVE};
+use super::upkeep::RESERVE;
 use super::{Access, Options};
 use crate::base::BaseImage;
 use crate::crypto::keyring::DiskKeys;

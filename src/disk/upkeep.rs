@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::checkpoint;
-use super::core::{Core, Due};
+use super::core::{Core, Due, Progress};
 use super::layer::Layer;
 use super::log;
 use super::settings::DiskSettings;
@@ -27,15 +27,6 @@ const PUNCHES: usize = 64;
 const LOOKED_AT: usize = 64 * PUNCHES;
 /// Pages of one punch, and of one look for dead pages.
 const STEP_PAGES: u64 = 16 << 10;
-
-/// How far the steps have come.
-#[derive(Debug, Default)]
-pub(crate) struct Progress {
-    /// Where the look for dead pages after an unclean end goes on: layer and page.
-    scan: (u32, u64),
-    /// Layers seen empty, and the round that must have ended before they may go.
-    empty: Vec<(u32, u64)>,
-}
 
 impl Core {
     /// One step. `Ok(true)`: more can be done now.
