@@ -154,7 +154,11 @@ fn sync_all(dir: &dyn Dir, layers_dir: &dyn Dir, names: &Names) -> std::io::Resu
         cached.push(dir.open(&checkpoint::file_name(epoch), Open::Read)?);
     }
     for name in [key_slots::FILE, settings::FILE] {
-        cached.push(dir.open(name, Open::Read)?);
+        match dir.open(name, Open::Read) {
+            // Said better when it is read.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            file => cached.push(file?),
+        }
     }
     for file in &cached {
         file.sync_data()?;

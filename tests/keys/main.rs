@@ -1,0 +1,14 @@
+//! Keys as their owner meets them: where they come from, how they change while disks are in use, and what is left when
+//! they are gone.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod client;
+mod erase;
+mod export;
+mod memory;
+mod revoke;
+mod rotate;
+mod sources;
+mod tamper;

@@ -1,0 +1,98 @@
+//! Rotation while a disk is written to.
+
+use std::fs;
+use std::path::Path;
+
+use crate::support::{Account, MIB, program, stderr_of_failure, stdout_of};
+
+/// A load that checks what it reads, of a few seconds.
+fn load(uri: &str, folder: &Path, name: &str, offset: u64) -> std::process::Command {
+    let mut fio = program("timeout");
+    fio.current_dir(folder).args([
+        "--kill-after=5",
+        "100",
+        "fio",
+        "--ioengine=nbd",
+        "--rw=randrw",
+        "--bsrange=512-64k",
+    ]);
+    fio.args([
+        "--blockalign=512",
+        "--iodepth=8",
+        "--verify=crc32c",
+        "--verify_fatal=1",
+        "--do_verify=1",
+        "--randseed=11",
+    ]);
+    fio.args([&format!("--name={name}"), &format!("--uri={uri}"), "--size=16M", "--rate=3m", "--fsync=64"]);
+    fio.arg(format!("--offset={offset}"));
+    fio
+}
+
+#[test]
+fn every_level_of_keys_changes_under_load() {
+    let account = Account::new();
+    account.create("disk", 32 * MIB);
+    account.create("idle", MIB);
+    let key_of = |settings: &str| settings.split("wrapped = ").nth(1).expect("a wrapped key").to_owned();
+    let settings = || fs::read_to_string(account.dir().join("account.toml")).expect("account.toml");
+    let first_key = settings().split("path = \"").nth(1).expect("a path").split('"').next().expect("a path").to_owned();
+    let old_settings = settings();
+    let server = account.serve();
+    let (uri, folder) = (server.uri("disk"), account.scratch(""));
+    let loads: Vec<_> = [("low", 0), ("high", 16 * MIB)]
+        .map(|(name, offset)| {
+            let (uri, folder) = (uri.clone(), folder.clone());
+            std::thread::spawn(move || stdout_of(&mut load(&uri, &folder, name, offset)))
+        })
+        .into();
+
+    let mut versions = 1;
+    while loads.iter().any(|load| !load.is_finished()) {
+        let plain = account.json(&["key", "rotate-kek"]);
+        let deep = account.json(&["key", "rotate-kek", "--account-key"]);
+        account.sealdisk(&["key", "rotate-data", "--all"]);
+        assert_eq!(plain["account_key_replaced"], false);
+        assert_eq!(deep["account_key_replaced"], true);
+        assert_ne!(plain["account_key"], deep["account_key"]);
+        versions += 2;
+        assert_eq!(deep["kek_version"], versions);
+    }
+    for load in loads {
+        load.join().expect("the load finds what it wrote");
+    }
+    assert!(versions > 2, "the keys changed during the load");
+    assert_ne!(key_of(&settings()), key_of(&old_settings));
+    assert!(server.terminate().success());
+
+    // The newest key opens it unasked, the first one not at all.
+    account.sealdisk(&["scrub", "disk", "--wait"]);
+    let refused = stderr_of_failure(account.command().args(["scrub", "disk", "--wait", "--key-file", &first_key]));
+    assert!(refused.contains("not the one of this account"), "{refused}");
+
+    // Somebody with the first key and a copy of the first account.toml reads nothing any more.
+    fs::write(account.dir().join("account.toml"), old_settings).expect("an old copy put back");
+    let refused = stderr_of_failure(account.command().args(["scrub", "disk", "--wait"]));
+    assert!(refused.contains("fails its MAC"), "{refused}");
+}
+
+#[test]
+fn from_one_kind_of_source_to_another() {
+    let account = Account::new();
+    account.create("disk", MIB);
+    let kek = account.scratch("kek");
+    fs::write(&kek, hex::encode([5; 32])).expect("a key");
+    let by_command = format!("cat {}", kek.display());
+    account.sealdisk(&["key", "rotate-kek", "--key-command", &by_command]);
+    account.sealdisk(&["scrub", "disk", "--wait"]);
+    let status = account.json(&["status"]);
+    assert!(status["key_source"].as_str().is_some_and(|source| source.contains("cat ")), "{status}");
+
+    // The same key again is no rotation, from wherever it comes.
+    let refused = stderr_of_failure(account.command().args(["key", "rotate-kek", "--key-command", &by_command]));
+    assert!(refused.contains("in use already"), "{refused}");
+
+    fs::remove_file(&kek).expect("the key is gone");
+    let refused = stderr_of_failure(account.command().args(["scrub", "disk", "--wait"]));
+    assert!(refused.contains("gave no key"), "{refused}");
+}
