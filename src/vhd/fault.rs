@@ -29,8 +29,6 @@ pub enum Fault {
     /// Two blocks share bytes of the file.
     BlockOverlap,
     HeaderOutOfFile,
-    /// The system failed an input or output operation.
-    Io,
     /// A VHDX, whatever its name says.
     IsVhdx,
     /// A limit that keeps memory and time bounded.

@@ -87,7 +87,8 @@ fn file_url(bytes: &[u8]) -> Result<String, &'static str> {
 fn plausible(text: String) -> Result<String, &'static str> {
     match text {
         text if text.is_empty() => Err("a parent locator is empty"),
-        text if text.contains('\0') => Err("a parent locator contains a zero character"),
+        // No name of a file that anyone made, and not fit for a terminal.
+        text if text.contains(char::is_control) => Err("a parent locator contains a control character"),
         text => Ok(text),
     }
 }
@@ -108,6 +109,7 @@ mod tests {
         assert!(utf16(b"a\0b").is_err());
         assert!(utf16(&[0x00, 0xD8, b'a', 0]).is_err(), "half a surrogate pair");
         assert!(utf16(&[0; 512]).is_err());
+        assert!(utf16(&encode_utf16("a\u{1B}[2J")).is_err());
         assert_eq!(file_url(b"file://localhost/vm/a%20b.vhd\0junk").unwrap(), "/vm/a b.vhd");
         assert_eq!(file_url(b"file:///vm/a.vhd").unwrap(), "/vm/a.vhd");
         assert!(file_url(b"file:///vm/a%2").is_err());

@@ -279,7 +279,7 @@ fn drive(text: &str) -> bool {
 /// The name at the end of a path of any system.
 fn last_part(text: &str) -> Option<String> {
     let name = text.rsplit(['/', '\\']).next()?;
-    (!matches!(name, "" | "." | "..")).then(|| name.to_owned())
+    (!matches!(name, "" | "." | "..") && !name.contains(char::is_control)).then(|| name.to_owned())
 }
 
 #[cfg(test)]

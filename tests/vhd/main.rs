@@ -10,6 +10,7 @@ mod judges;
 mod nbd_base;
 mod parents;
 mod pieces;
+mod replay;
 mod verbs;
 mod warnings;
 mod writers;
