@@ -28,20 +28,30 @@ impl Served {
     }
 }
 
+impl Served {
+    /// The default export.
+    fn only(&self) -> Result<BlobName> {
+        match &self.names()[..] {
+            [only] => Ok(only.clone()),
+            _ => Err(Error::new(ErrorKind::NotFound, "there is no default export: not just one disk is served")),
+        }
+    }
+}
+
 impl Exports for Served {
+    /// Snapshots are not among them: finding them would open every disk.
     fn list(&self) -> Vec<ExportInfo> {
         self.names().iter().map(info).collect()
     }
 
+    /// `NAME@SNAPSHOT` is the disk as the snapshot sees it, read-only.
     fn open(&self, name: &str) -> Result<Export> {
+        let (name, snapshot) = match name.rsplit_once('@') {
+            Some((name, snapshot)) => (name, Some(snapshot)),
+            None => (name, None),
+        };
         let name = match name {
-            "" => match &self.names()[..] {
-                [only] => only.clone(),
-                _ => {
-                    let what = "there is no default export: not just one disk is served";
-                    return Err(Error::new(ErrorKind::NotFound, what));
-                }
-            },
+            "" => self.only()?,
             name => name.parse()?,
         };
         if !self.shows(&name) {
@@ -49,9 +59,19 @@ impl Exports for Served {
         }
         let disk = self.registry.disk(&name)?;
         // As it was made, whichever form the client used.
-        let ExportInfo { name, description } = info(&disk.settings().name.parse()?);
-        let read_only = self.read_only || disk.read_only();
-        Ok(Export { name, description, disk, read_only })
+        let ExportInfo { name: made, description } = info(&disk.settings().name.parse()?);
+        Ok(match snapshot {
+            None => {
+                let read_only = self.read_only || disk.read_only();
+                Export { name: made, description, disk, read_only }
+            }
+            Some(snapshot) => Export {
+                name: format!("{made}@{snapshot}"),
+                description: format!("{description}, snapshot {snapshot}"),
+                disk: self.registry.attach_snapshot(&name, snapshot)?,
+                read_only: true,
+            },
+        })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Disks come and go: create and delete.
+//! Disks come and go, and change: create, delete, rename, resize, rebase.
 //!
 //! A disk is made in `disks/.new-UUID` and appears by a rename; it disappears by a rename to `disks/.gone-UUID` and is
 //! removed there. So at every moment, a crash included, a disk is there whole or not at all.
@@ -6,11 +6,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::name::BlobName;
 use super::registry::{Entry, GONE, NEW, Registry, State, remove_folder};
+use super::snapshots::check_free;
 use crate::base::{BaseImage, BaseRecord};
 use crate::crypto::keyring::KeyRing;
 use crate::disk::{Disk, Options, Spec};
@@ -29,7 +29,7 @@ impl Registry {
         let _changing = self.shared.changing.lock();
         let keys = self.shared.require_keys()?;
         if self.shared.disks.read().contains_key(name) {
-            return Err(Error::new(ErrorKind::AlreadyExists, format!("there is already a disk \"{name}\"")));
+            return Err(there_is(name));
         }
         let (image, record) = base.unzip();
         let uuid = Uuid::new_v4();
@@ -43,7 +43,7 @@ impl Registry {
             }
             return Err(error);
         }
-        let entry = Entry { uuid, name: name.clone(), state: Mutex::new(State::Closed) };
+        let entry = Entry::new(uuid, name.clone(), State::Closed);
         self.shared.disks.write().insert(name.clone(), Arc::new(entry));
         self.open_over(name, image)
     }
@@ -63,6 +63,7 @@ impl Registry {
     pub fn delete(&self, name: &BlobName) -> Result<()> {
         let _changing = self.shared.changing.lock();
         let entry = self.shared.entry(name)?;
+        check_free(&mut entry.attached.lock(), &entry, |_| true)?;
         let was = take_alone(&entry)?;
         let folder = &*self.shared.folder;
         let gone = format!("{GONE}{}", entry.uuid);
@@ -74,6 +75,55 @@ impl Registry {
         drop(was);
         folder.sync().map_err(|e| Error::io("the deletion cannot be made durable", e).at_path(folder.path()))?;
         remove_folder(folder, &gone)
+    }
+}
+
+impl Registry {
+    /// Gives a disk another name. Clients that have it attached go on.
+    pub fn rename(&self, name: &BlobName, to: &BlobName) -> Result<()> {
+        let _changing = self.shared.changing.lock();
+        let disk = self.disk(name)?;
+        let entry = self.shared.entry(name)?;
+        if name != to && self.shared.disks.read().contains_key(to) {
+            return Err(there_is(to));
+        }
+        disk.rename(&to.to_string())?;
+        // Held until the disk is found by its new name: no change of the setting may miss it.
+        let _account = self.shared.settings.read();
+        // Whoever still has the old entry finds it gone, as after a deletion.
+        let was = std::mem::replace(&mut *entry.state.lock(), State::Gone);
+        let renamed = Entry::new(entry.uuid, to.clone(), was);
+        *renamed.attached.lock() = std::mem::take(&mut *entry.attached.lock());
+        let mut disks = self.shared.disks.write();
+        disks.remove(name);
+        disks.insert(to.clone(), Arc::new(renamed));
+        Ok(())
+    }
+
+    /// Makes a disk `size` bytes long. What a shrink cuts off is gone for good, so it has to be `shrink`.
+    pub fn resize(&self, name: &BlobName, size: u64, shrink: bool) -> Result<()> {
+        let disk = self.disk(name)?;
+        if size < disk.size() && !shrink {
+            let what = format!("{size} bytes are less than the {} that the disk has", disk.size());
+            return Err(Error::new(ErrorKind::InvalidInput, what).hint("--yes cuts off what is behind them, for good"));
+        }
+        disk.resize(size)
+    }
+
+    /// What is recorded of a disk's base, also where that base is gone.
+    pub fn base(&self, name: &BlobName) -> Result<Option<BaseRecord>> {
+        let entry = self.shared.entry(name)?;
+        Ok(self.shared.disk_settings(&entry)?.1.base)
+    }
+
+    /// Takes `base` for the base image of a disk: the same content, at another place or with more known about it.
+    pub fn rebase(&self, name: &BlobName, (image, record): OpenBase) -> Result<()> {
+        let Some(recorded) = self.base(name)? else {
+            return Err(Error::new(ErrorKind::InvalidInput, format!("the disk \"{name}\" lies over no image")));
+        };
+        recorded.check_same(&record)?;
+        // A disk that could not be opened without its base can be now.
+        self.open_over(name, Some(image))?.set_base(record)
     }
 }
 
@@ -94,6 +144,10 @@ fn take_alone(entry: &Entry) -> Result<State> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+fn there_is(name: &BlobName) -> Error {
+    Error::new(ErrorKind::AlreadyExists, format!("there is already a disk \"{name}\""))
 }
 
 /// The size of a new disk, in bytes.

@@ -25,3 +25,4 @@ pub mod report;
 pub mod request;
 pub mod session;
 pub mod settings;
+pub mod snapshots;

@@ -21,6 +21,7 @@ use super::lock::{AccountLock, Hold, Holder};
 use super::maintenance::{Maintenance, Wake};
 use super::name::BlobName;
 use super::settings::Settings;
+use super::snapshots::Attached;
 use crate::base::{self, BaseImage};
 use crate::crypto::keyring::{DiskKeys, KeyRing};
 use crate::disk::{Access, Disk, DiskSettings, Options};
@@ -65,6 +66,13 @@ pub(super) struct Entry {
     pub(super) uuid: Uuid,
     pub(super) name: BlobName,
     pub(super) state: Mutex<State>,
+    pub(super) attached: Mutex<Vec<Attached>>,
+}
+
+impl Entry {
+    pub(super) fn new(uuid: Uuid, name: BlobName, state: State) -> Self {
+        Self { uuid, name, state: Mutex::new(state), attached: Mutex::default() }
+    }
 }
 
 pub(super) enum State {
@@ -160,7 +168,7 @@ impl Registry {
         self.shared.open_disk(&entry, self.wake(), None)
     }
 
-    /// Opens a new disk over a base that is already open.
+    /// The disk `name`, opened over a base that is already open if it is not yet.
     pub(super) fn open_over(&self, name: &BlobName, base: Option<Arc<dyn BaseImage>>) -> Result<Arc<Disk>> {
         let entry = self.shared.entry(name)?;
         self.shared.open_disk(&entry, self.wake(), base)
@@ -240,7 +248,7 @@ impl Shared {
         self.folder.subdir(&folder).map_err(|e| Error::io("cannot open the disk", e).at_path(path))
     }
 
-    fn disk_settings(&self, entry: &Entry) -> Result<(Arc<dyn Dir>, DiskSettings, Option<DiskKeys>)> {
+    pub(super) fn disk_settings(&self, entry: &Entry) -> Result<(Arc<dyn Dir>, DiskSettings, Option<DiskKeys>)> {
         let dir = self.dir_of(entry)?;
         let keys = match &*self.keys.read() {
             Keys::Unlocked(keys) => Some(keys.disk_keys(entry.uuid)?),
@@ -334,7 +342,7 @@ fn identify(folder: &dyn Dir, found: &str) -> Result<Entry> {
     let dir = folder.subdir(found).map_err(|e| Error::io("cannot open the disk", e).at_path(&path))?;
     // The name is authenticated when the disk is opened; here it only finds the folder.
     let name = DiskSettings::load(&*dir, None)?.name.parse()?;
-    Ok(Entry { uuid, name, state: Mutex::new(State::Closed) })
+    Ok(Entry::new(uuid, name, State::Closed))
 }
 
 /// Removes a folder that is no disk any more, with all that is in it.

@@ -46,6 +46,22 @@ pub enum Request {
     Scrub { name: BlobName, wait: bool },
     /// `null`
     Delete { name: BlobName },
+    /// [`DiskReport`] under the new name
+    Rename { name: BlobName, to: BlobName },
+    /// [`DiskReport`]; `shrink`: it may become smaller
+    Resize { name: BlobName, size: u64, shrink: bool },
+    /// [`DiskReport`]; the image, whose files travel with the message, must have the content that is recorded
+    Rebase { name: BlobName, base: BaseRecord },
+    /// `Option<BaseRecord>`: what is recorded of the base
+    Base { name: BlobName },
+    /// `Vec<SnapshotReport>`, oldest first
+    SnapshotList { name: BlobName },
+    /// [`SnapshotReport`]
+    SnapshotCreate { name: BlobName, snapshot: String },
+    /// `null`
+    SnapshotDelete { name: BlobName, snapshot: String },
+    /// [`DiskReport`]
+    SnapshotRollback { name: BlobName, snapshot: String },
     /// [`KekRotated`]; the new KEK travels as a pipe, see [`Kek::hand_over`]
     KeyRotateKek { source: SourceRecord, account_key: bool },
     /// `Vec<String>`: the disks that have a new data key; all without a name
@@ -80,12 +96,23 @@ impl Request {
     #[must_use]
     pub fn hold(&self) -> Hold {
         match self {
-            Request::List | Request::Status | Request::Show { .. } | Request::Map { .. } => Hold::Shared,
-            Request::Encryption { set: None } => Hold::Shared,
+            Request::List
+            | Request::Status
+            | Request::Show { .. }
+            | Request::Map { .. }
+            | Request::Base { .. }
+            | Request::SnapshotList { .. }
+            | Request::Encryption { set: None } => Hold::Shared,
             Request::Encryption { set: Some(_) }
             | Request::Create { .. }
             | Request::Scrub { .. }
             | Request::Delete { .. }
+            | Request::Rename { .. }
+            | Request::Resize { .. }
+            | Request::Rebase { .. }
+            | Request::SnapshotCreate { .. }
+            | Request::SnapshotDelete { .. }
+            | Request::SnapshotRollback { .. }
             | Request::KeyRotateKek { .. }
             | Request::KeyRotateData { .. }
             | Request::KeyRevoke
@@ -133,6 +160,31 @@ impl Request {
             Request::Delete { name } => {
                 registry.delete(&name)?;
                 Ok(Value::Null)
+            }
+            Request::Rename { name, to } => {
+                registry.rename(&name, &to)?;
+                json(serde_json::to_value(show(registry, &to)?))
+            }
+            Request::Resize { name, size, shrink } => {
+                registry.resize(&name, size, shrink)?;
+                json(serde_json::to_value(show(registry, &name)?))
+            }
+            Request::Rebase { name, base } => {
+                registry.rebase(&name, (base::reopen_files(&base, files)?, base))?;
+                json(serde_json::to_value(show(registry, &name)?))
+            }
+            Request::Base { name } => json(serde_json::to_value(registry.base(&name)?)),
+            Request::SnapshotList { name } => json(serde_json::to_value(registry.snapshots(&name)?)),
+            Request::SnapshotCreate { name, snapshot } => {
+                json(serde_json::to_value(registry.take_snapshot(&name, &snapshot)?))
+            }
+            Request::SnapshotDelete { name, snapshot } => {
+                registry.delete_snapshot(&name, &snapshot)?;
+                Ok(Value::Null)
+            }
+            Request::SnapshotRollback { name, snapshot } => {
+                registry.roll_back(&name, &snapshot)?;
+                json(serde_json::to_value(show(registry, &name)?))
             }
             Request::KeyRotateKek { source, account_key } => {
                 let kek = Kek::take_over(only(files)?)?;

@@ -26,11 +26,15 @@ mod log;
 mod map;
 mod progress;
 mod quickstart;
+mod rebase;
+mod rename;
+mod resize;
 mod scrub;
 mod serve;
 mod service;
 mod show;
 pub mod size;
+mod snapshot;
 mod status;
 mod table;
 mod time;
@@ -82,6 +86,12 @@ enum Verb {
     Encryption(encryption::Encryption),
     Scrub(scrub::Scrub),
     Delete(delete::Delete),
+    Rename(rename::Rename),
+    Resize(resize::Resize),
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotVerb),
+    Rebase(rebase::Rebase),
+    Verify(rebase::Verify),
     #[command(subcommand)]
     Key(key::KeyVerb),
     #[command(subcommand)]
@@ -102,6 +112,11 @@ impl Verb {
             Self::Encryption(verb) => verb.run(context),
             Self::Scrub(verb) => verb.run(context),
             Self::Delete(verb) => verb.run(context),
+            Self::Rename(verb) => verb.run(context),
+            Self::Resize(verb) => verb.run(context),
+            Self::Snapshot(verb) => verb.run(context),
+            Self::Rebase(verb) => verb.run(context),
+            Self::Verify(verb) => verb.run(context),
             Self::Key(verb) => verb.run(context),
             Self::Vhd(verb) => verb.run(context),
         }

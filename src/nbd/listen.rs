@@ -51,7 +51,7 @@ pub(crate) fn unix(path: &Path) -> Result<(UnixListener, SocketFile)> {
     if path.as_os_str().len() > MAX_SOCKET_PATH {
         return Err(Error::new(ErrorKind::InvalidInput, format!("a socket path over {MAX_SOCKET_PATH} bytes"))
             .at_path(path)
-            .hint("choose a shorter path, or a relative one"));
+            .hint("choose a shorter path"));
     }
     if let Ok(there) = fs::symlink_metadata(path) {
         if !there.file_type().is_socket() {

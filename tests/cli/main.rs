@@ -6,6 +6,7 @@ mod support;
 mod client;
 mod durable;
 mod layers;
+mod life;
 mod model;
 mod quickstart;
 mod refused;
