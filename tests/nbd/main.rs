@@ -8,5 +8,8 @@ mod raw;
 
 mod handshake;
 mod hostile;
+mod limits;
+mod load;
 mod status;
+mod tls;
 mod transmission;

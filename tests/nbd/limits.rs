@@ -1,0 +1,222 @@
+//! Limits, time-outs and the end of a server.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+
+use sealdisk::nbd::wire::handshake::OptionType;
+use sealdisk::nbd::wire::transmission::{HeaderStyle, ReplyHeader, Request, command, command_flag as cflag};
+use sealdisk::nbd::{Config, Exports, Server};
+
+use crate::house::{House, MIB, Shelf};
+use crate::raw::{Client, ERR, polite};
+use crate::transmission::pattern;
+
+const SHORT: Duration = Duration::from_millis(60);
+const ESHUTDOWN: u32 = 108;
+
+#[test]
+fn an_idle_client_is_let_go_only_when_asked_for() {
+    let (shelf, _disk) = Shelf::with_disk(MIB);
+    let house = House::new(&shelf, Config { idle_timeout: Some(SHORT), ..Config::default() });
+    let mut client = Client::attached(&house.socket, HeaderStyle::Simple);
+    client.read(0, 512);
+    client.assert_ended();
+    polite(&house.socket);
+
+    let (house, _disk) = House::plain(MIB);
+    let mut client = Client::attached(&house.socket, HeaderStyle::Simple);
+    // Longer than buffers are kept.
+    std::thread::sleep(Duration::from_millis(1200));
+    client.write(0, b"still here");
+    assert_eq!(client.read(0, 10), b"still here");
+}
+
+#[test]
+fn a_request_that_stops_half_way_has_its_time() {
+    let (shelf, _disk) = Shelf::with_disk(MIB);
+    let house = House::new(&shelf, Config { stall_timeout: SHORT, ..Config::default() });
+    let write = Request { flags: 0, command: command::WRITE, cookie: 1, offset: 0, length: 100_000 };
+    let bytes = [write.emit(HeaderStyle::Simple), vec![0; 50_000]].concat();
+    for sent in [1, 27, 28, 29, bytes.len()] {
+        let mut client = Client::attached(&house.socket, HeaderStyle::Simple);
+        client.send(&bytes[..sent]);
+        client.assert_ended();
+    }
+    // Between two requests there is no hurry.
+    let mut client = Client::attached(&house.socket, HeaderStyle::Simple);
+    std::thread::sleep(SHORT * 3);
+    client.write(0, &[1]);
+}
+
+#[test]
+fn a_client_that_takes_no_replies_has_its_time() {
+    let (shelf, _disk) = Shelf::with_disk(8 * MIB);
+    let house = House::new(&shelf, Config { stall_timeout: SHORT, max_connections: 1, ..Config::default() });
+    for style in [HeaderStyle::Simple, HeaderStyle::Structured] {
+        let mut client = Client::attached(&house.socket, style);
+        client.request(command::READ, cflag::DF * u16::from(style != HeaderStyle::Simple), 0, 8 * MIB, &[]);
+        // Its place is free once it has been cut off.
+        let mut next = Client::greeted(&house.socket);
+        while next.info(OptionType::Go, "", &[]).last().unwrap().kind > ERR {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+#[test]
+fn few_requests_may_be_in_flight_and_all_are_answered() {
+    let (shelf, _disk) = Shelf::with_disk(8 * MIB);
+    let house = House::new(&shelf, Config { max_in_flight: 2, workers: 1, ..Config::default() });
+    let mut client = Client::attached(&house.socket, HeaderStyle::Structured);
+    let mut bytes = Vec::new();
+    for cookie in 0..200 {
+        let request = match cookie % 4 {
+            0 => Request { flags: 0, command: command::FLUSH, cookie, offset: 0, length: 0 },
+            1 => Request { flags: 0, command: command::TRIM, cookie, offset: 512, length: 512 },
+            2 => Request { flags: cflag::FUA, command: command::WRITE, cookie, offset: cookie * 4096, length: 512 },
+            _ => Request { flags: 0, command: command::CACHE, cookie, offset: 0, length: MIB },
+        };
+        bytes.extend(request.emit(client.style));
+        if request.command == command::WRITE {
+            bytes.extend([5; 512]);
+        }
+    }
+    client.send(&bytes);
+    let mut answered: Vec<u64> = (0..200)
+        .map(|_| match client.reply(0).header {
+            ReplyHeader::Simple { error: 0, cookie } => cookie,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    answered.sort_unstable();
+    assert!(answered.into_iter().eq(0..200));
+}
+
+#[test]
+fn clients_that_hold_the_budget_do_not_stall_another() {
+    let (shelf, _disk) = Shelf::with_disk(64 * MIB);
+    // What is not reserved is 1 MiB; a quarter of the budget is less than one long request.
+    let config = Config { budget: 2 << 20, max_connections: 16, ..Config::default() };
+    let house = House::new(&shelf, config);
+    let mut hogs: Vec<_> = (0..8).map(|_| Client::attached(&house.socket, HeaderStyle::Structured)).collect();
+    for (i, hog) in hogs.iter_mut().enumerate() {
+        match i % 2 {
+            0 => hog.request(command::WRITE, 0, 0, 32 << 20, &vec![1; 300_000]),
+            _ => hog.request(command::READ, 0, 0, 32 << 20, &[]),
+        };
+    }
+    for style in [HeaderStyle::Simple, HeaderStyle::Structured, HeaderStyle::Extended] {
+        let mut ninth = Client::attached(&house.socket, style);
+        let data = pattern(8, 5 << 20);
+        assert_eq!(ninth.try_write(40 * MIB, &data, cflag::FUA), 0);
+        assert!(ninth.read(40 * MIB, 5 << 20) == data);
+        let whole = if style == HeaderStyle::Simple { 0 } else { cflag::DF };
+        assert!(ninth.try_read(40 * MIB, 5 << 20, whole).as_ref() == Ok(&data));
+    }
+    drop(hogs);
+    polite(&house.socket);
+}
+
+#[test]
+fn a_stopping_server_refuses_and_ends_with_clients_attached() {
+    let (shelf, disk) = Shelf::with_disk(8 * MIB);
+    let grace = Duration::from_millis(300);
+    let mut house = House::new(&shelf, Config { shutdown_grace: grace, ..Config::default() });
+    let mut idle = Client::attached(&house.socket, HeaderStyle::Structured);
+    let mut haggling = Client::greeted(&house.socket);
+    let mut busy = Client::attached(&house.socket, HeaderStyle::Extended);
+    let data = pattern(2, 1 << 20);
+    busy.write(0, &data);
+    house.stop();
+    // What was answered before the stop stays; what arrives after it is refused, payload and all.
+    while busy.try_request(command::FLUSH, 0, 0, 0) != ESHUTDOWN {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(busy.try_write(0, &[9; 100_000], 0), ESHUTDOWN);
+    assert_eq!(busy.try_read(0, 512, 0), Err(ESHUTDOWN));
+    assert_eq!(haggling.option(OptionType::List, &[])[0].kind, ERR + 7);
+    assert_eq!(haggling.info(OptionType::Go, "", &[])[0].kind, ERR + 7);
+    assert_eq!(haggling.option(OptionType::Abort, &[])[0].kind, 1);
+    assert!(!house.socket.exists() || std::os::unix::net::UnixStream::connect(&house.socket).is_err());
+    let start = Instant::now();
+    house.join();
+    assert!(start.elapsed() < Duration::from_secs(10), "it does not wait for clients that stay");
+    idle.assert_ended();
+    busy.assert_ended();
+    let mut read = vec![0; data.len()];
+    disk.read(0, &mut read).unwrap();
+    assert!(read == data);
+}
+
+#[test]
+fn a_server_whose_clients_leave_ends_at_once() {
+    let (shelf, _disk) = Shelf::with_disk(MIB);
+    let mut house = House::new(&shelf, Config { shutdown_grace: Duration::from_secs(60), ..Config::default() });
+    let mut client = Client::attached(&house.socket, HeaderStyle::Simple);
+    house.stop();
+    while client.try_request(command::FLUSH, 0, 0, 0) != ESHUTDOWN {}
+    client.request(command::DISC, 0, 0, 0, &[]);
+    house.join();
+}
+
+#[test]
+fn requests_in_flight_are_finished_at_the_end() {
+    let (shelf, _disk) = Shelf::with_disk(64 * MIB);
+    let mut house = House::new(&shelf, Config { shutdown_grace: Duration::ZERO, ..Config::default() });
+    let mut client = Client::attached(&house.socket, HeaderStyle::Structured);
+    let mut bytes = Vec::new();
+    for cookie in 0..64 {
+        let write =
+            Request { flags: cflag::FUA, command: command::WRITE, cookie, offset: cookie * 65_536, length: 4096 };
+        bytes.extend(write.emit(client.style));
+        bytes.extend([cookie as u8; 4096]);
+    }
+    client.send(&bytes);
+    // The first answer says that the server has begun.
+    let first = client.reply(0);
+    house.stop();
+    let mut outcomes = vec![first];
+    outcomes.extend((1..64).map(|_| client.reply(0)));
+    for reply in outcomes {
+        match reply.header {
+            ReplyHeader::Simple { error: 0, .. } | ReplyHeader::Chunk { kind: 0x8001, .. } => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    client.assert_ended();
+}
+
+#[test]
+fn sockets_of_the_service_manager_and_tcp_of_both_families() {
+    let (shelf, _disk) = Shelf::with_disk(MIB);
+    let handed = shelf.path("activated.sock");
+    let listener: OwnedFd = UnixListener::bind(&handed).unwrap().into();
+    let mut addresses = Vec::new();
+    let house = House::with_server(&shelf, Config::default(), |server| {
+        server.adopt(listener).unwrap();
+        for addr in ["127.0.0.1:0", "[::1]:0"] {
+            // A machine without IPv6 has one address less.
+            addresses.extend(server.listen_tcp(addr.parse().unwrap()));
+        }
+        assert!(server.listen_tcp("0.0.0.0:0".parse().unwrap()).is_err());
+    });
+    polite(&handed);
+    polite(&house.socket);
+    assert!(!addresses.is_empty());
+    for addr in addresses {
+        let mut client = Client::connect_tcp(addr);
+        client.greet(3);
+        client.go("");
+        client.write(0, b"over TCP");
+        assert_eq!(client.read(0, 8), b"over TCP");
+    }
+}
+
+#[test]
+fn a_server_needs_settings_that_fit() {
+    let shelf = Shelf::new();
+    let config = Config { max_connections: 100_000, ..Config::default() };
+    let refused = Server::new(shelf as std::sync::Arc<dyn Exports>, config);
+    assert!(refused.is_err_and(|error| error.kind() == sealdisk::ErrorKind::InvalidInput));
+}
