@@ -4,6 +4,7 @@ import dataclasses
 import os
 import pathlib
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -25,6 +26,8 @@ class Peer:
     export: str = ""
     #: Makes a new, empty disk and serves it: for the job that writes each page for the first time.
     fresh: bool = False
+    #: Goes into the background and leaves its process id in the file `pid`.
+    daemon: bool = False
 
 
 class Server:
@@ -40,12 +43,23 @@ class Server:
         self.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log, env=bench.environment
         )
+        self.pid = self.process.pid
         deadline = time.monotonic() + 30
+        if peer.daemon:
+            self.pid = self._pid_of_daemon(deadline)
         while not self._listens():
-            if self.process.poll() is not None or time.monotonic() > deadline:
+            if not pathlib.Path(f"/proc/{self.pid}").exists() or time.monotonic() > deadline:
                 self.stop()
                 raise SystemExit(f"{peer.label} does not start: {(folder / 'log').read_text()}")
             time.sleep(0.01)
+
+    def _pid_of_daemon(self, deadline):
+        file = self.folder / "pid"
+        while not file.exists() or not file.read_text().endswith("\n"):
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{self.peer.label} does not start: {(self.folder / 'log').read_text()}")
+            time.sleep(0.01)
+        return int(file.read_text())
 
     def _listens(self):
         with socket.socket(socket.AF_UNIX) as client:
@@ -58,7 +72,7 @@ class Server:
     def cpu_seconds(self):
         """User and system time of the process and of the children it has waited for or still has."""
         total = 0.0
-        for pid in [self.process.pid, *_children(self.process.pid)]:
+        for pid in [self.pid, *_children(self.pid)]:
             try:
                 fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
             except FileNotFoundError:
@@ -67,6 +81,8 @@ class Server:
         return total / os.sysconf("SC_CLK_TCK")
 
     def stop(self):
+        if self.peer.daemon:
+            os.kill(self.pid, signal.SIGTERM)
         self.process.terminate()
         try:
             self.process.wait(20)
@@ -103,26 +119,52 @@ class Bench:
         self.count = 0
 
     def find(self, program):
-        """The path of a program, in target/release first."""
-        for candidate in (self.root / "target/release" / program, self.root / "target/release/examples" / program):
-            if candidate.exists():
-                return str(candidate)
-        return shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+        """The path of a program: of this project's release build, unpacked beside it, or installed. None: missing."""
+        target = self.root / "target"
+        for folder in (target / "release", target / "release/examples", target / "peers/bin"):
+            if (folder / program).exists():
+                return str(folder / program)
+        found = shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin:/sbin")
+        if not found and program == "nbd-server" and self._unpack(program):
+            return self.find(program)
+        return found
+
+    def _unpack(self, package):
+        """Unpacks a Debian package below target/, for one that would start a service when it is installed."""
+        folder = self.root / "target/peers"
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            subprocess.run(["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", package], cwd=folder, check=True)
+            for deb in folder.glob(f"{package}_*.deb"):
+                subprocess.run(["dpkg-deb", "-x", deb, folder], check=True)
+        except (OSError, subprocess.CalledProcessError):
+            return False
+        return (folder / "bin" / package).exists()
 
     def start(self, peer, fill=True):
         self.count += 1
         folder = self.folder / f"{self.count}-{peer.name}"
         folder.mkdir()
         server = Server(self, peer, folder)
-        if fill and peer.filled:
-            server.fill()
+        try:
+            if fill and peer.filled:
+                server.fill()
+        except BaseException:
+            server.stop()
+            raise
         return server
 
     def secret(self):
         return f"secret,id=key,file={self.passphrase}"
 
-    def qemu_img(self, *arguments):
-        subprocess.run(["qemu-img", *map(str, arguments)], check=True, stdout=subprocess.DEVNULL)
+    def qemu_img_create(self, *arguments):
+        """Makes an image with LUKS. Tried again, since QEMU gives up when its clock is too coarse to time the key slot."""
+        command = ["qemu-img", "create", "--object", self.secret(), *map(str, arguments)]
+        for _ in range(20):
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode == 0:
+                return
+        raise SystemExit(f"qemu-img: {done.stderr}")
 
 
 def sealdisk(encryption):
@@ -143,10 +185,7 @@ def qemu_nbd(bench, path, *image):
 
 def overlay_prepare(bench, folder):
     options = "encrypt.format=luks,encrypt.key-secret=key,encrypt.iter-time=10"
-    bench.qemu_img(
-        *("create", "-f", "qcow2", "--object", bench.secret(), "-o", options),
-        *("-b", bench.base, "-F", "vpc", folder / "overlay.qcow2"),
-    )
+    bench.qemu_img_create("-f", "qcow2", "-o", options, "-b", bench.base, "-F", "vpc", folder / "overlay.qcow2")
 
 
 def overlay_command(bench, folder, path):
@@ -156,7 +195,7 @@ def overlay_command(bench, folder, path):
 
 def luks_prepare(bench, folder):
     options = "key-secret=key,iter-time=10"
-    bench.qemu_img("create", "-f", "luks", "--object", bench.secret(), "-o", options, folder / "disk.luks", bench.size)
+    bench.qemu_img_create("-f", "luks", "-o", options, folder / "disk.luks", bench.size)
 
 
 def luks_command(bench, folder, path):
@@ -178,9 +217,11 @@ def nbdkit(*words):
 
 def nbd_server_prepare(bench, folder):
     raw_prepare(bench, folder)
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]  # it insists on one, beside the unix socket
     (folder / "config").write_text(
-        f"[generic]\nunixsock = {folder / 'nbd.sock'}\nlistenaddr = 127.0.0.1\nport = 0\n"
-        f"[disk]\nexportname = {folder / 'disk.raw'}\nmulticonn = true\n"
+        f"[generic]\nunixsock = {folder / 'nbd.sock'}\nlistenaddr = 127.0.0.1\nport = {port}\n"
+        f"[disk]\nexportname = {folder / 'disk.raw'}\nmulticonn = true\nflush = true\nfua = true\ntrim = true\n"
     )
 
 
@@ -202,9 +243,10 @@ ALL = [
         "nbd-server",
         "nbd-server, plaintext",
         ("nbd-server",),
-        lambda bench, folder, path: [bench.find("nbd-server"), "-d", "-C", folder / "config"],
+        lambda bench, folder, path: [bench.find("nbd-server"), "-C", folder / "config", "-p", folder / "pid"],
         nbd_server_prepare,
         export="disk",
+        daemon=True,
     ),
     Peer(
         "limit",

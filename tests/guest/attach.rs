@@ -23,11 +23,14 @@ fn nbd_client_makes_it_a_disk_like_any_other() {
     account.create_over(ROOT, &base);
     account.create(DATA, 256 * MIB);
     let port = free_port();
-    let server = account.serve_with(&["--listen", &format!("127.0.0.1:{port}")]);
+    let address = format!("127.0.0.1:{port}");
+    let listen = ["--listen", &address];
+    let server = account.serve_with(&listen);
 
     let mut guest = Setup::new().disk(&server, ROOT).network().boot();
     guest.run("modprobe virtio_net && ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0");
-    guest.run(&format!("modprobe nbd && nbd-client -C 4 -N {DATA} 10.0.2.2 {port} /dev/nbd0"));
+    let attach = format!("nbd-client -C 4 -N {DATA} 10.0.2.2 {port} /dev/nbd0");
+    guest.run(&format!("modprobe nbd && {attach}"));
     assert_eq!(guest.run("cat /sys/block/nbd0/size").trim(), (256 * MIB / 512).to_string());
 
     // mkfs begins with a trim of the whole disk.
@@ -42,6 +45,14 @@ fn nbd_client_makes_it_a_disk_like_any_other() {
     let trimmed = account.usage(DATA);
     assert!(trimmed.encrypted + 15 * MIB < full.encrypted, "{full:?}, then {trimmed:?}");
 
+    // This client does not connect again by itself, so its requests fail when the server is gone. What was synced is there
+    // when it is attached anew.
+    guest.run("mount /dev/nbd0 /mnt && cp /usr/share/common-licenses/GPL-3 /mnt/kept && sync");
+    server.kill();
+    let server = account.serve_with(&listen);
+    guest.run(&format!("umount /mnt; nbd-client -d /dev/nbd0; {attach} && mount /dev/nbd0 /mnt"));
+    guest.run("cmp /usr/share/common-licenses/GPL-3 /mnt/kept && umount /mnt");
+
     // dm-crypt on top: another file system with its own key.
     let open = "cryptsetup open --key-file /run/key /dev/nbd0 vault";
     guest.run("echo -n 'a passphrase of the test' > /run/key");
@@ -54,6 +65,7 @@ fn nbd_client_makes_it_a_disk_like_any_other() {
         .run(&format!("nbd-client -C 2 -N {DATA} 10.0.2.2 {port} /dev/nbd0 && {open} && mount /dev/mapper/vault /mnt"));
     guest.run("sha256sum -c /home/sums && umount /mnt && cryptsetup close vault && nbd-client -d /dev/nbd0");
     guest.power_off();
+    assert!(server.terminate().success());
 
     assert_eq!(account.files_with(b"known to the guest alone"), Vec::<PathBuf>::new());
     assert_eq!(sha256(&base), before, "the base is never written");
