@@ -52,6 +52,8 @@ pub struct KeysRevoked {
     pub unflushed: Vec<String>,
     /// Disks of which a write under way still holds the data key; it goes with that write.
     pub held: Vec<String>,
+    /// A flush that its device does not finish still holds the account key; it goes with that flush.
+    pub account_key_held: bool,
 }
 
 /// What `key restore` did.
@@ -163,12 +165,14 @@ impl Registry {
         }
         let ring = self.shared.require_keys()?;
         settings.set_revoked(&*self.shared.account, &ring, true)?;
+        let watch = ring.watch();
         drop(ring);
         let revoked = Error::new(ErrorKind::Revoked, "the keys of this account are revoked")
             .hint("`sealdisk key restore` with the key-encryption key brings them back");
         *self.shared.keys.write() = Keys::Locked(revoked.into());
         drop(settings);
-        Ok(let_go(self.open_disks(), true))
+        let revoked = let_go(self.open_disks(), true);
+        Ok(KeysRevoked { account_key_held: !watch.all_gone(), ..revoked })
     }
 
     /// Gives revoked keys back; clients that stayed go on.
@@ -279,7 +283,7 @@ fn let_go(disks: Vec<(Arc<Entry>, Arc<Disk>)>, flush: bool) -> KeysRevoked {
     let names = |marks: &[bool]| {
         disks.iter().zip(marks).filter(|(_, mark)| **mark).map(|((entry, _), _)| entry.name.to_string()).collect()
     };
-    KeysRevoked { unflushed: names(&unflushed), held: names(&held) }
+    KeysRevoked { unflushed: names(&unflushed), held: names(&held), account_key_held: false }
 }
 
 /// On a thread of its own, or here where there is none to be had: late is better than not at all.

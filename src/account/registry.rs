@@ -125,6 +125,18 @@ impl Registry {
         self.shared.settings.read().kek_source().to_string()
     }
 
+    /// Counts the key-encryption keys that the account has had.
+    #[must_use]
+    pub fn kek_version(&self) -> u32 {
+        self.shared.settings.read().kek_version()
+    }
+
+    /// Whether the keys were taken back.
+    #[must_use]
+    pub fn revoked(&self) -> bool {
+        self.shared.settings.read().revoked()
+    }
+
     /// Why the keys are not at hand, if they are not.
     #[must_use]
     pub fn locked(&self) -> Option<Failure> {

@@ -64,6 +64,10 @@ pub struct Status {
     pub encryption: Switch,
     /// Where the key-encryption key comes from; never the key.
     pub key_source: String,
+    /// Counts the key-encryption keys that the account has had.
+    pub kek_version: u32,
+    /// The keys were taken back: nothing is served until `key restore`.
+    pub revoked: bool,
     /// Why the keys could not be unlocked; `None`: they are, and all that is shown was authenticated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locked: Option<Failure>,

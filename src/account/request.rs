@@ -245,6 +245,8 @@ fn status(registry: &Registry) -> Status {
     Status {
         encryption: registry.encryption().into(),
         key_source: registry.key_source(),
+        kek_version: registry.kek_version(),
+        revoked: registry.revoked(),
         locked: registry.locked(),
         disks: disks.chain(damaged).collect(),
     }

@@ -73,6 +73,9 @@ pub(super) fn make(context: &Context, key: &KekOptions, encryption: Switch) -> R
     let new = NewKey::get(key, uuid, &context.account)?;
     let (settings, _keys) = Settings::create(place.dir(), uuid, &new.kek, new.record.clone(), encryption.is_on())?;
     place.keep()?;
+    if new.record.lies_in(&context.account) {
+        context.note("warning: the key lies beside the data: whoever copies the account has both");
+    }
     new.keep();
     let key_source = settings.kek_source().to_string();
     Ok(Made { account: context.account.clone(), uuid, encryption, key_source })

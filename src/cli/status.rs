@@ -48,7 +48,8 @@ impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(account) = self;
         writeln!(f, "encryption  {}", account.encryption.name())?;
-        writeln!(f, "key         {}", account.key_source)?;
+        let revoked = if account.revoked { ", revoked" } else { "" };
+        writeln!(f, "key         {} (version {}{revoked})", account.key_source, account.kek_version)?;
         write!(f, "disks       {}", account.disks.len())?;
         if account.disks.is_empty() {
             return Ok(());

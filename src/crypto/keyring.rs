@@ -17,7 +17,7 @@
 //! the keys. There is no revoked state in which a MAC could still be asked for.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
@@ -125,6 +125,12 @@ impl KeyRing {
         &self.current
     }
 
+    /// Says later whether every clone is gone, and so the keys are zeroized.
+    #[must_use]
+    pub fn watch(&self) -> KeyWatch {
+        KeyWatch(std::iter::once(&self.current).chain(&self.retiring).map(|key| Arc::downgrade(&key.0)).collect())
+    }
+
     /// The key that is being replaced.
     #[must_use]
     pub fn retiring(&self) -> Option<&AccountKey> {
@@ -134,6 +140,17 @@ impl KeyRing {
     /// What the disk `disk` needs.
     pub fn disk_keys(&self, disk: Uuid) -> Result<DiskKeys> {
         Ok(DiskKeys(Arc::new(DiskKeysInner::new(self, disk)?)))
+    }
+}
+
+/// See [`KeyRing::watch`].
+#[derive(Debug)]
+pub struct KeyWatch(Vec<Weak<AccountKeyInner>>);
+
+impl KeyWatch {
+    #[must_use]
+    pub fn all_gone(&self) -> bool {
+        self.0.iter().all(|key| key.strong_count() == 0)
     }
 }
 
@@ -406,6 +423,19 @@ mod tests {
         assert!(!after.verify_mac(&[b"x"], &mac));
         assert_eq!(after.reveal(1, &wrapped).unwrap_err().kind(), ErrorKind::Corrupt);
         assert_eq!(before.reveal(1, &rewrapped).unwrap_err().kind(), ErrorKind::Corrupt);
+    }
+
+    #[test]
+    fn a_watch_tells_when_the_last_clone_is_gone() {
+        let ring = KeyRing::new(fixed(1, 2, 3), Some(fixed(1, 4, 5)));
+        let (watch, keys) = (ring.watch(), ring.disk_keys(Uuid::nil()).unwrap());
+        let again = keys.clone();
+        for held in [Box::new(ring) as Box<dyn std::any::Any>, Box::new(keys)] {
+            drop(held);
+            assert!(!watch.all_gone());
+        }
+        drop(again);
+        assert!(watch.all_gone());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The keys taken back while a disk is in use, and given again.
 
 use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::client::Client;
@@ -76,4 +77,61 @@ fn a_restart_does_not_bring_the_keys_back() {
     let server = account.serve();
     let mut client = Client::attach(&server, "disk").expect("attached");
     assert_eq!(client.read(0, 4096).expect("read"), [7; 4096]);
+}
+
+/// Clients that try again whatever fails, while the keys come and go: what was acknowledged is there, in the order of
+/// each client.
+#[test]
+fn what_was_acknowledged_survives_keys_that_come_and_go() {
+    const CLIENTS: u64 = 3;
+    const PAGES: u64 = 64;
+    let account = Account::new();
+    account.create("disk", MIB);
+    let server = account.serve();
+    let done = AtomicBool::new(false);
+    let write = |client: u64| {
+        let mut attached = Client::attach(&server, "disk").expect("attached");
+        let mut versions = vec![0u8; PAGES as usize];
+        let (mut failed, mut page) = (0, 0);
+        while !done.load(Ordering::Relaxed) {
+            let version = versions[page as usize].wrapping_add(1);
+            let offset = (client * PAGES + page) * 512;
+            match attached.write(offset, &[version; 512]).and_then(|()| attached.flush()) {
+                Ok(()) => {
+                    versions[page as usize] = version;
+                    page = (page + 7) % PAGES;
+                }
+                Err(_) => {
+                    failed += 1;
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+            }
+        }
+        assert!(failed > 0, "the client has met a revocation");
+        versions
+    };
+    let write = &write;
+    let written: Vec<Vec<u8>> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS).map(|client| scope.spawn(move || write(client))).collect();
+        for _ in 0..5 {
+            std::thread::sleep(Duration::from_millis(100));
+            account.sealdisk(&["key", "revoke"]);
+            std::thread::sleep(Duration::from_millis(50));
+            account.sealdisk(&["key", "restore"]);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+        done.store(true, Ordering::Relaxed);
+        clients.into_iter().map(|client| client.join().expect("a client ends")).collect()
+    });
+    server.kill();
+    let server = account.serve();
+    let mut client = Client::attach(&server, "disk").expect("attached");
+    for (of, versions) in written.iter().enumerate() {
+        for (page, &version) in versions.iter().enumerate() {
+            let offset = (of as u64 * PAGES + page as u64) * 512;
+            let found = client.read(offset, 512).expect("read");
+            // One write more may have become durable without its answer: a failed flush says nothing of it.
+            assert!(found == [version; 512] || found == [version.wrapping_add(1); 512], "client {of}, page {page}");
+        }
+    }
 }

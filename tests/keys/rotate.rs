@@ -96,3 +96,29 @@ fn from_one_kind_of_source_to_another() {
     let refused = stderr_of_failure(account.command().args(["scrub", "disk", "--wait"]));
     assert!(refused.contains("gave no key"), "{refused}");
 }
+
+/// However far it came: the account opens, unasked, with the key that account.toml names, and the next rotation finishes
+/// what was begun.
+#[test]
+fn a_server_killed_in_a_rotation_leaves_an_account_that_opens() {
+    let account = Account::new();
+    for name in ["a", "b", "c"] {
+        account.create(name, MIB);
+    }
+    for after in [0, 2, 5, 10, 20, 40] {
+        let server = account.serve();
+        let mut rotation = account.command();
+        rotation.args(["key", "rotate-kek", "--account-key"]);
+        rotation.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let mut rotation = rotation.spawn().expect("the program starts");
+        std::thread::sleep(std::time::Duration::from_millis(after));
+        server.kill();
+        rotation.wait().expect("the program ends");
+        for name in ["a", "b", "c"] {
+            account.sealdisk(&["scrub", name, "--wait"]);
+        }
+    }
+    account.sealdisk(&["key", "rotate-kek", "--account-key"]);
+    let settings = fs::read_to_string(account.dir().join("account.toml")).expect("account.toml");
+    assert_eq!(settings.matches("[[account_key]]").count(), 1, "{settings}");
+}

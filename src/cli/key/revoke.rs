@@ -47,6 +47,9 @@ impl Display for Text<'_> {
         for name in &self.0.held {
             write!(f, "\na write that its device does not finish still holds the data key of {name}")?;
         }
+        if self.0.account_key_held {
+            write!(f, "\na flush that its device does not finish still holds the account key")?;
+        }
         Ok(())
     }
 }

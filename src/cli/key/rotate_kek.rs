@@ -66,6 +66,9 @@ fn account(context: &Context) -> Result<RealDir> {
 /// it may be the one that opens the account.
 fn new_kek(context: &Context, options: &KekOptions) -> Result<(Kek, SourceRecord)> {
     if let Some(source) = options.new_source()? {
+        if source.record().lies_in(&context.account) {
+            context.note("warning: the key lies beside the data: whoever copies the account has both");
+        }
         return Ok((source.obtain()?, source.record()));
     }
     let settings = Settings::load(&account(context)?)?;

@@ -13,7 +13,7 @@
 //! with its user's rights and hands the bytes to the process that serves the account.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -117,6 +117,14 @@ pub enum SourceRecord {
 }
 
 impl SourceRecord {
+    /// Whether the key lies in a file below the directory `data`: then who has the data has the key.
+    #[must_use]
+    pub fn lies_in(&self, data: &Path) -> bool {
+        let Self::File { path } = self else { return false };
+        let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        real(path).starts_with(real(data))
+    }
+
     /// The source that was recorded. [`ErrorKind::WrongKey`](crate::ErrorKind::WrongKey) for a descriptor: only an
     /// option can name it.
     pub fn source(&self) -> Result<Box<dyn KekSource>> {
@@ -164,6 +172,19 @@ mod tests {
         assert!(kek_of(0x55).fits(account, &check));
         assert!(!kek_of(0x55).fits(Uuid::new_v4(), &check));
         assert!(!kek_of(0x56).fits(account, &check));
+    }
+
+    #[test]
+    fn a_key_beside_the_data_is_noticed() {
+        let temporary = tempfile::tempdir().unwrap();
+        let data = temporary.path().join("data");
+        std::fs::create_dir(&data).unwrap();
+        for (path, beside) in [("data/kek", true), ("data/../data/kek", true), ("data2/kek", false), ("kek", false)] {
+            let path = temporary.path().join(path);
+            let _ = std::fs::write(&path, "");
+            assert_eq!(SourceRecord::File { path }.lies_in(&data), beside);
+        }
+        assert!(!SourceRecord::Fd.lies_in(&data));
     }
 
     #[test]
