@@ -29,7 +29,7 @@ struct Place {
 impl Place {
     fn new(size: u64, encryption: bool) -> Self {
         let place = Self { folder: TempDir::new().unwrap(), keys: DiskKeys::ephemeral().unwrap() };
-        let spec = Spec { uuid: Uuid::new_v4(), name: "vhds/bench".into(), size, base: None };
+        let spec = Spec::new(Uuid::new_v4(), "vhds/bench", size);
         Disk::create(place.dir(), &spec, place.keys.clone(), encryption, &Options::default()).unwrap();
         place
     }

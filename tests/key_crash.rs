@@ -253,7 +253,7 @@ fn moving_a_disk_to_another_account_key() {
             let open = |disk: &SimDisk, keys: &DiskKeys| {
                 Disk::open(disk.root(), Some(keys.clone()), None, Access::ReadWrite, true, tiny())
             };
-            let spec = Spec { uuid, name: "vhds/d".into(), size: 64 * 512, base: None };
+            let spec = Spec::new(uuid, "vhds/d", 64 * 512);
             Disk::create(disk.root(), &spec, keys(&old, None), true, &tiny()).unwrap();
             let live = open(&disk, &keys(&old, None)).unwrap();
             for (page, encryption) in [(0, true), (1, false), (2, true)] {

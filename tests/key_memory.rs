@@ -167,7 +167,7 @@ fn no_key_is_left_in_memory_once_the_keys_are_let_go_of() {
     let settings = Settings::load(&account_dir).unwrap();
     let ring = settings.unlock(&kek).unwrap();
     let keys = ring.disk_keys(uuid).unwrap();
-    let spec = Spec { uuid, name: "vhds/d".into(), size: 1 << 20, base: None };
+    let spec = Spec::new(uuid, "vhds/d", 1 << 20);
     Disk::create(Arc::clone(&disk_dir), &spec, keys.clone(), true, &Options::default()).unwrap();
     let disk = Disk::open(disk_dir, Some(keys.clone()), None, Access::ReadWrite, true, Options::default()).unwrap();
     for _ in 0..20 {

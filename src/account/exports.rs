@@ -20,7 +20,7 @@ pub struct Served {
 impl Served {
     fn names(&self) -> Vec<BlobName> {
         let names = self.registry.names().into_iter().map(|(name, _)| name);
-        names.filter(|name| self.shows(name)).collect()
+        names.filter(|name| self.shows(name) && !self.registry.is_unfinished(name)).collect()
     }
 
     fn shows(&self, name: &BlobName) -> bool {

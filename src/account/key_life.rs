@@ -240,7 +240,7 @@ impl Registry {
     }
 
     fn entries(&self) -> Vec<Arc<Entry>> {
-        self.shared.disks.read().values().cloned().collect()
+        self.shared.all_entries()
     }
 
     fn open_disks(&self) -> Vec<(Arc<Entry>, Arc<Disk>)> {

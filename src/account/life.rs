@@ -4,16 +4,19 @@
 //! removed there. So at every moment, a crash included, a disk is there whole or not at all.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use super::clones::parent_of;
 use super::name::BlobName;
 use super::registry::{Entry, GONE, NEW, Registry, State, remove_folder};
 use super::snapshots::check_free;
 use crate::base::{BaseImage, BaseRecord};
 use crate::crypto::keyring::KeyRing;
 use crate::disk::{Disk, Options, Spec};
+use crate::io::Dir;
 use crate::{Error, ErrorKind, PAGE, Result};
 
 /// How long `delete` waits for verbs that are looking at the disk.
@@ -27,25 +30,32 @@ impl Registry {
     pub fn create(&self, name: &BlobName, size: Option<u64>, base: Option<OpenBase>) -> Result<Arc<Disk>> {
         let size = disk_size(size, base.as_ref().map(|(_, record)| record.size))?;
         let _changing = self.shared.changing.lock();
-        let keys = self.shared.require_keys()?;
-        if self.shared.disks.read().contains_key(name) {
-            return Err(there_is(name));
-        }
+        self.check_free(name)?;
         let (image, record) = base.unzip();
-        let uuid = Uuid::new_v4();
-        let spec = Spec { uuid, name: name.to_string(), size, base: record };
-        if let Err(error) = self.make(&keys, &spec) {
+        let spec = Spec { base: record, ..Spec::new(Uuid::new_v4(), name.to_string(), size) };
+        self.publish(name, &spec, image)
+    }
+
+    /// Makes the disk of a specification and opens it, over `image` if it has a base. The caller holds `changing`.
+    pub(super) fn publish(&self, name: &BlobName, spec: &Spec, image: Option<Arc<dyn BaseImage>>) -> Result<Arc<Disk>> {
+        let keys = self.shared.require_keys()?;
+        if let Err(error) = self.make(&keys, spec) {
             // What is left after a crash or a second error is removed when the account is opened next.
-            for folder in [format!("{NEW}{uuid}"), uuid.to_string()] {
+            for folder in [format!("{NEW}{}", spec.uuid), spec.uuid.to_string()] {
                 if let Err(left) = remove_folder(&*self.shared.folder, &folder) {
                     tracing::warn!(error = %left, "part of a disk that could not be made is left behind");
                 }
             }
             return Err(error);
         }
-        let entry = Entry::new(uuid, name.clone(), State::Closed);
-        self.shared.disks.write().insert(name.clone(), Arc::new(entry));
-        self.open_over(name, image)
+        let entry = Entry {
+            parent: spec.parent.clone(),
+            unfinished: AtomicBool::new(spec.unfinished.is_some()),
+            ..Entry::new(spec.uuid, name.clone(), State::Closed)
+        };
+        let entry = Arc::new(entry);
+        self.shared.disks.write().insert(name.clone(), Arc::clone(&entry));
+        self.shared.open_disk(&entry, self.wake(), image)
     }
 
     fn make(&self, keys: &KeyRing, spec: &Spec) -> Result<()> {
@@ -59,22 +69,28 @@ impl Registry {
         folder.sync().map_err(failed)
     }
 
-    /// Removes a disk for good. Refused while a client has it attached.
+    /// Removes a disk for good; one that clones read from only from sight, until the last of them is gone. Refused
+    /// while a client has it, or a snapshot of it, attached.
     pub fn delete(&self, name: &BlobName) -> Result<()> {
         let _changing = self.shared.changing.lock();
         let entry = self.shared.entry(name)?;
         check_free(&mut entry.attached.lock(), &entry, |_| true)?;
+        if !self.clones_of(entry.uuid).is_empty() {
+            return self.hide(&entry);
+        }
+        let parent = parent_of(&entry);
         let was = take_alone(&entry)?;
-        let folder = &*self.shared.folder;
-        let gone = format!("{GONE}{}", entry.uuid);
-        if let Err(error) = folder.rename(&entry.uuid.to_string(), &gone) {
+        if let Err(error) = retire(&*self.shared.folder, entry.uuid) {
             *entry.state.lock() = was;
-            return Err(Error::io("the disk cannot be deleted", error).at_path(folder.path()));
+            return Err(error);
         }
         self.shared.disks.write().remove(name);
         drop(was);
-        folder.sync().map_err(|e| Error::io("the deletion cannot be made durable", e).at_path(folder.path()))?;
-        remove_folder(folder, &gone)
+        remove_retired(&*self.shared.folder, entry.uuid)?;
+        if let Some(parent) = parent {
+            self.let_parent_go(&parent);
+        }
+        Ok(())
     }
 }
 
@@ -84,15 +100,15 @@ impl Registry {
         let _changing = self.shared.changing.lock();
         let disk = self.disk(name)?;
         let entry = self.shared.entry(name)?;
-        if name != to && self.shared.disks.read().contains_key(to) {
-            return Err(there_is(to));
+        if name != to {
+            self.check_free(to)?;
         }
         disk.rename(&to.to_string())?;
         // Held until the disk is found by its new name: no change of the setting may miss it.
         let _account = self.shared.settings.read();
         // Whoever still has the old entry finds it gone, as after a deletion.
         let was = std::mem::replace(&mut *entry.state.lock(), State::Gone);
-        let renamed = Entry::new(entry.uuid, to.clone(), was);
+        let renamed = Entry { parent: disk.settings().parent, ..Entry::new(entry.uuid, to.clone(), was) };
         *renamed.attached.lock() = std::mem::take(&mut *entry.attached.lock());
         let mut disks = self.shared.disks.write();
         disks.remove(name);
@@ -127,6 +143,25 @@ impl Registry {
     }
 }
 
+/// Makes a folder no disk any more, at once.
+fn retire(folder: &dyn Dir, uuid: Uuid) -> Result<()> {
+    let gone = format!("{GONE}{uuid}");
+    folder
+        .rename(&uuid.to_string(), &gone)
+        .map_err(|error| Error::io("the disk cannot be deleted", error).at_path(folder.path()))
+}
+
+fn remove_retired(folder: &dyn Dir, uuid: Uuid) -> Result<()> {
+    folder.sync().map_err(|e| Error::io("the deletion cannot be made durable", e).at_path(folder.path()))?;
+    remove_folder(folder, &format!("{GONE}{uuid}"))
+}
+
+/// Removes the folder of a disk that nobody has open.
+pub(super) fn remove_disk(folder: &dyn Dir, uuid: Uuid) -> Result<()> {
+    retire(folder, uuid)?;
+    remove_retired(folder, uuid)
+}
+
 /// Marks a disk as gone once nobody but the registry holds it, and gives what it was.
 fn take_alone(entry: &Entry) -> Result<State> {
     let deadline = Instant::now() + DELETE_PATIENCE;
@@ -144,10 +179,6 @@ fn take_alone(entry: &Entry) -> Result<State> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-}
-
-fn there_is(name: &BlobName) -> Error {
-    Error::new(ErrorKind::AlreadyExists, format!("there is already a disk \"{name}\""))
 }
 
 /// The size of a new disk, in bytes.

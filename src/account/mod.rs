@@ -10,12 +10,14 @@
 //!
 //! A verb opens a [`session`], which takes the lock or finds the server that has it, and puts a [`request`] to it.
 
+mod clones;
 pub mod control;
 pub mod exports;
 pub mod failure;
 pub mod key_life;
 mod keys;
 mod life;
+pub mod life_request;
 pub mod lock;
 mod maintenance;
 pub mod make;
@@ -25,4 +27,6 @@ pub mod report;
 pub mod request;
 pub mod session;
 pub mod settings;
+mod snapshot_image;
 pub mod snapshots;
+pub mod view_name;

@@ -5,12 +5,14 @@
 //! - The encryption setting is a gate: opening a disk holds it shared from reading the setting until the disk is among
 //!   the open ones, and changing the setting holds it exclusively. So no disk is missed by a change, and the order is
 //!   always: account.toml durable, every open disk told, then the answer.
-//! - Locks are taken in this order: `changing`, the gate, a disk's own state, the keys.
+//! - Locks are taken in this order: `changing`, the gate, a disk's own state (a clone's before that of what it is a clone
+//!   of), the table of disks, the keys.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::{Mutex, RwLock};
@@ -21,10 +23,11 @@ use super::lock::{AccountLock, Hold, Holder};
 use super::maintenance::{Maintenance, Wake};
 use super::name::BlobName;
 use super::settings::Settings;
+use super::snapshot_image::SnapshotImage;
 use super::snapshots::Attached;
 use crate::base::{self, BaseImage};
 use crate::crypto::keyring::{DiskKeys, KeyRing};
-use crate::disk::{Access, Disk, DiskSettings, Options};
+use crate::disk::{Access, Disk, DiskSettings, Options, Parent};
 use crate::io::Dir;
 use crate::io::real::RealDir;
 use crate::{Error, ErrorKind, Result};
@@ -58,6 +61,8 @@ pub(super) struct Shared {
     /// Serialises what adds, removes and renames disks, and what changes keys.
     pub(super) changing: Mutex<()>,
     pub(super) disks: RwLock<BTreeMap<BlobName, Arc<Entry>>>,
+    /// Deleted disks that clones still read from: without a name, and kept until the last clone is gone.
+    pub(super) hidden: RwLock<Vec<Arc<Entry>>>,
     damaged: Vec<(String, Failure)>,
 }
 
@@ -65,13 +70,24 @@ pub(super) struct Shared {
 pub(super) struct Entry {
     pub(super) uuid: Uuid,
     pub(super) name: BlobName,
+    /// What it is a clone of, as it was when the account was opened; once it is open its settings say so.
+    pub(super) parent: Option<Parent>,
+    /// A copy into it has not ended: it is not served.
+    pub(super) unfinished: AtomicBool,
     pub(super) state: Mutex<State>,
     pub(super) attached: Mutex<Vec<Attached>>,
 }
 
 impl Entry {
     pub(super) fn new(uuid: Uuid, name: BlobName, state: State) -> Self {
-        Self { uuid, name, state: Mutex::new(state), attached: Mutex::default() }
+        Self {
+            uuid,
+            name,
+            parent: None,
+            unfinished: AtomicBool::new(false),
+            state: Mutex::new(state),
+            attached: Mutex::default(),
+        }
     }
 }
 
@@ -91,7 +107,7 @@ impl Registry {
             .subdir(DISKS)
             .map_err(|e| Error::io("cannot open the folder of the disks", e).at_path(path.join(DISKS)))?;
         let exclusive = lock.hold() == Hold::Exclusive;
-        let (disks, damaged) = index(&*folder, exclusive)?;
+        let Index { disks, hidden, damaged } = index(&*folder, exclusive)?;
         let shared = Arc::new(Shared {
             lock,
             account,
@@ -100,13 +116,18 @@ impl Registry {
             settings: RwLock::new(settings),
             changing: Mutex::new(()),
             disks: RwLock::new(disks),
+            hidden: RwLock::new(hidden),
             damaged,
         });
         let maintenance = exclusive.then(|| {
             let of_thread = Arc::downgrade(&shared);
             Maintenance::start(Box::new(move |uuid| Weak::upgrade(&of_thread)?.find_open(uuid)))
         });
-        Ok(Self { shared, maintenance: Mutex::new(maintenance.transpose()?) })
+        let registry = Self { shared, maintenance: Mutex::new(maintenance.transpose()?) };
+        if exclusive {
+            registry.remove_unread();
+        }
+        Ok(registry)
     }
 
     /// Tells other programs where this account's control socket is.
@@ -154,7 +175,7 @@ impl Registry {
         next.set_encryption(on);
         next.store(&*self.shared.account, &keys)?;
         *settings = next;
-        for entry in self.shared.disks.read().values() {
+        for entry in self.shared.all_entries() {
             if let State::Open(disk) = &*entry.state.lock() {
                 disk.set_encryption(on);
             }
@@ -168,6 +189,12 @@ impl Registry {
         self.shared.disks.read().values().map(|entry| (entry.name.clone(), entry.uuid)).collect()
     }
 
+    /// Whether a copy into the disk has not ended.
+    #[must_use]
+    pub fn is_unfinished(&self, name: &BlobName) -> bool {
+        self.shared.entry(name).is_ok_and(|entry| entry.unfinished.load(Ordering::SeqCst))
+    }
+
     /// Folders below `disks/` that cannot be read as disks, with the reason.
     #[must_use]
     pub fn damaged(&self) -> &[(String, Failure)] {
@@ -177,6 +204,10 @@ impl Registry {
     /// The disk `name`, opened if it is not yet.
     pub fn disk(&self, name: &BlobName) -> Result<Arc<Disk>> {
         let entry = self.shared.entry(name)?;
+        if entry.unfinished.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::InUse, format!("the copy into the disk \"{name}\" has not ended"))
+                .hint("the same import or copy again goes on where it was; `sealdisk delete` drops it"));
+        }
         self.shared.open_disk(&entry, self.wake(), None)
     }
 
@@ -184,6 +215,15 @@ impl Registry {
     pub(super) fn open_over(&self, name: &BlobName, base: Option<Arc<dyn BaseImage>>) -> Result<Arc<Disk>> {
         let entry = self.shared.entry(name)?;
         self.shared.open_disk(&entry, self.wake(), base)
+    }
+
+    /// A disk that a copy is made into.
+    pub(super) fn unfinished_disk(&self, name: &BlobName) -> Result<Arc<Disk>> {
+        let entry = self.shared.entry(name)?;
+        if !entry.unfinished.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::AlreadyExists, format!("there is already a disk \"{name}\"")));
+        }
+        self.shared.open_disk(&entry, self.wake(), None)
     }
 
     /// Asks the maintenance thread to look at a disk.
@@ -203,7 +243,7 @@ impl Registry {
             maintenance.stop();
         }
         let mut outcome = Ok(());
-        for entry in self.shared.disks.read().values() {
+        for entry in self.shared.all_entries() {
             let mut state = entry.state.lock();
             let State::Open(disk) = &*state else { continue };
             if !disk.read_only()
@@ -245,8 +285,15 @@ impl Shared {
         self.disks.read().get(name).cloned().ok_or_else(|| no_disk(name))
     }
 
+    /// The hidden ones too.
+    pub(super) fn all_entries(&self) -> Vec<Arc<Entry>> {
+        let mut entries: Vec<_> = self.disks.read().values().cloned().collect();
+        entries.extend(self.hidden.read().iter().cloned());
+        entries
+    }
+
     fn find_open(&self, uuid: Uuid) -> Option<Arc<Disk>> {
-        let entry = self.disks.read().values().find(|entry| entry.uuid == uuid).cloned()?;
+        let entry = self.all_entries().into_iter().find(|entry| entry.uuid == uuid)?;
         match &*entry.state.lock() {
             State::Open(disk) => Some(Arc::clone(disk)),
             _ => None,
@@ -274,8 +321,23 @@ impl Shared {
         Ok((dir, settings, keys))
     }
 
-    fn open_disk(&self, entry: &Entry, wake: Option<Wake>, base: Option<Arc<dyn BaseImage>>) -> Result<Arc<Disk>> {
-        let account = self.settings.read();
+    pub(super) fn open_disk(
+        &self,
+        entry: &Entry,
+        wake: Option<Wake>,
+        base: Option<Arc<dyn BaseImage>>,
+    ) -> Result<Arc<Disk>> {
+        self.open_under(&self.settings.read(), entry, wake, base)
+    }
+
+    /// Opens a disk, and first the one that it is a clone of, under the account's setting `account`.
+    fn open_under(
+        &self,
+        account: &Settings,
+        entry: &Entry,
+        wake: Option<Wake>,
+        base: Option<Arc<dyn BaseImage>>,
+    ) -> Result<Arc<Disk>> {
         let mut state = entry.state.lock();
         match &*state {
             State::Open(disk) => return Ok(Arc::clone(disk)),
@@ -287,10 +349,12 @@ impl Shared {
             return Err(self.require_keys().err().unwrap_or_else(|| no_disk(&entry.name)));
         }
         let (dir, settings, keys) = self.disk_settings(entry)?;
-        let base = match (&settings.base, base) {
-            (Some(_), Some(open)) => Some(open),
-            (Some(record), None) => Some(base::reopen(record)?),
-            (None, _) => None,
+        let base = match (&settings.base, &settings.parent, base) {
+            (Some(_), _, Some(open)) => Some(open),
+            (Some(record), _, None) => Some(base::reopen(record)?),
+            // A disk is younger than what it is a clone of: going down ends, and takes the locks in one order.
+            (None, Some(parent), _) => Some(self.open_parent(account, parent, wake.clone())?),
+            (None, None, _) => None,
         };
         let access = match self.lock.hold() {
             Hold::Exclusive if keys.is_some() => Access::ReadWrite,
@@ -312,17 +376,32 @@ impl Shared {
     }
 }
 
+impl Shared {
+    fn open_parent(&self, account: &Settings, parent: &Parent, wake: Option<Wake>) -> Result<Arc<dyn BaseImage>> {
+        let entry = self.all_entries().into_iter().find(|entry| entry.uuid == parent.disk).ok_or_else(|| {
+            Error::new(ErrorKind::Corrupt, format!("the disk {} that it is a clone of is not there", parent.disk))
+        })?;
+        let disk = self.open_under(account, &entry, wake, None)?;
+        Ok(Arc::new(SnapshotImage::new(disk.at_line(parent.line)?)))
+    }
+}
+
 pub(super) fn no_disk(name: &BlobName) -> Error {
     Error::new(ErrorKind::NotFound, format!("there is no disk \"{name}\"")).hint("`sealdisk list` shows the disks")
 }
 
-type Index = (BTreeMap<BlobName, Arc<Entry>>, Vec<(String, Failure)>);
+/// What lies below `disks/`.
+#[derive(Default)]
+struct Index {
+    disks: BTreeMap<BlobName, Arc<Entry>>,
+    hidden: Vec<Arc<Entry>>,
+    damaged: Vec<(String, Failure)>,
+}
 
 /// Reads the names of all disks. With `clean`, what interrupted verbs left is removed.
 fn index(folder: &dyn Dir, clean: bool) -> Result<Index> {
     let failed = |error: io::Error| Error::io("cannot read the folder of the disks", error).at_path(folder.path());
-    let mut disks = BTreeMap::new();
-    let mut damaged = Vec::new();
+    let mut index = Index::default();
     for found in folder.list().map_err(failed)? {
         if found.starts_with(NEW) || found.starts_with(GONE) {
             if clean {
@@ -331,21 +410,23 @@ fn index(folder: &dyn Dir, clean: bool) -> Result<Index> {
             continue;
         }
         match identify(folder, &found) {
-            Ok(entry) if disks.contains_key(&entry.name) => {
+            Ok((entry, true)) => index.hidden.push(Arc::new(entry)),
+            Ok((entry, false)) if index.disks.contains_key(&entry.name) => {
                 let what = format!("two disks have the name \"{}\"", entry.name);
                 let error = Error::new(ErrorKind::Corrupt, what).at_path(folder.path().join(&found));
-                damaged.push((found, error.into()));
+                index.damaged.push((found, error.into()));
             }
-            Ok(entry) => {
-                disks.insert(entry.name.clone(), Arc::new(entry));
+            Ok((entry, false)) => {
+                index.disks.insert(entry.name.clone(), Arc::new(entry));
             }
-            Err(error) => damaged.push((found, error.into())),
+            Err(error) => index.damaged.push((found, error.into())),
         }
     }
-    Ok((disks, damaged))
+    Ok(index)
 }
 
-fn identify(folder: &dyn Dir, found: &str) -> Result<Entry> {
+/// The disk in a folder, and whether it is hidden.
+fn identify(folder: &dyn Dir, found: &str) -> Result<(Entry, bool)> {
     let path = folder.path().join(found);
     let uuid = Uuid::parse_str(found)
         .ok()
@@ -353,8 +434,13 @@ fn identify(folder: &dyn Dir, found: &str) -> Result<Entry> {
         .ok_or_else(|| Error::new(ErrorKind::Corrupt, "is no disk: its name is no uuid").at_path(&path))?;
     let dir = folder.subdir(found).map_err(|e| Error::io("cannot open the disk", e).at_path(&path))?;
     // The name is authenticated when the disk is opened; here it only finds the folder.
-    let name = DiskSettings::load(&*dir, None)?.name.parse()?;
-    Ok(Entry::new(uuid, name, State::Closed))
+    let settings = DiskSettings::load(&*dir, None)?;
+    let entry = Entry {
+        parent: settings.parent,
+        unfinished: AtomicBool::new(settings.unfinished.is_some()),
+        ..Entry::new(uuid, settings.name.parse()?, State::Closed)
+    };
+    Ok((entry, settings.hidden))
 }
 
 /// Removes a folder that is no disk any more, with all that is in it.

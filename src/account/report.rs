@@ -104,6 +104,9 @@ pub struct Listed {
     /// `None`: see `error`.
     pub size_bytes: Option<u64>,
     pub base: Option<PathBuf>,
+    /// `NAME@SNAPSHOT` that it is a clone of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clone_of: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
 }
@@ -119,6 +122,9 @@ pub struct DiskReport {
     /// With the footer page.
     pub blob_bytes: u64,
     pub base: Option<BaseReport>,
+    /// `NAME@SNAPSHOT` that it is a clone of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clone_of: Option<String>,
     #[serde(flatten)]
     pub bytes: Bytes,
     /// Bottom to top.
@@ -178,8 +184,8 @@ impl From<PageState> for State {
     fn from(state: PageState) -> Self {
         match state {
             PageState::Base { .. } => State::Base,
-            PageState::Plain => State::Plain,
-            PageState::Encrypted => State::Encrypted,
+            PageState::Plain | PageState::Inherited { encrypted: false, .. } => State::Plain,
+            PageState::Encrypted | PageState::Inherited { encrypted: true, .. } => State::Encrypted,
             PageState::Zero => State::Zero,
         }
     }
@@ -196,6 +202,9 @@ pub struct MapRun {
     pub layer: Option<u32>,
     /// Id of the data key.
     pub key: Option<String>,
+    /// In a clone: the disk whose layer it is, where that is another one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub of: Option<Uuid>,
 }
 
 impl MapRun {
@@ -203,13 +212,17 @@ impl MapRun {
     #[must_use]
     pub fn new(disk: Uuid, run: &Run) -> Self {
         let state = State::from(run.state);
-        let key = run.layer.filter(|_| state == State::Encrypted).map(|layer| key_id(disk, layer));
-        Self { start: run.start, pages: run.pages, state, layer: run.layer, key }
+        let (of, layer) = match run.state {
+            PageState::Inherited { disk, layer, .. } => (Some(disk), Some(layer)),
+            _ => (None, run.layer),
+        };
+        let key = layer.filter(|_| state == State::Encrypted).map(|layer| key_id(of.unwrap_or(disk), layer));
+        Self { start: run.start, pages: run.pages, state, layer, key, of }
     }
 
     /// Takes `next` into this run where it goes on in the same way.
     pub fn absorb(&mut self, next: &MapRun) -> bool {
-        let same = self.state == next.state && self.layer == next.layer && self.key == next.key;
+        let same = (self.state, self.layer, &self.key, self.of) == (next.state, next.layer, &next.key, next.of);
         let joined = same && self.start + self.pages == next.start;
         if joined {
             self.pages += next.pages;

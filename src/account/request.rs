@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::failure::Failure;
 #[cfg(doc)]
 use super::key_life::{KekRotated, KeysRestored, KeysRevoked};
+use super::life_request::LifeRequest;
 use super::lock::Hold;
 use super::name::BlobName;
 use super::registry::Registry;
@@ -18,6 +19,7 @@ use super::report::{
     BaseReport, Bytes, DiskReport, DiskState, DiskStatus, LayerReport, Listed, MapPart, MapRun, State, Status, Switch,
     key_id,
 };
+use super::view_name::SnapshotName;
 use crate::base::{self, BaseRecord};
 use crate::crypto::kek::{Kek, SourceRecord};
 use crate::disk::Kind;
@@ -57,11 +59,9 @@ pub enum Request {
     /// `Vec<SnapshotReport>`, oldest first
     SnapshotList { name: BlobName },
     /// [`SnapshotReport`]
-    SnapshotCreate { name: BlobName, snapshot: String },
+    SnapshotCreate { name: BlobName, snapshot: SnapshotName },
     /// `null`
-    SnapshotDelete { name: BlobName, snapshot: String },
-    /// [`DiskReport`]
-    SnapshotRollback { name: BlobName, snapshot: String },
+    SnapshotDelete { name: BlobName, snapshot: SnapshotName },
     /// [`KekRotated`]; the new KEK travels as a pipe, see [`Kek::hand_over`]
     KeyRotateKek { source: SourceRecord, account_key: bool },
     /// `Vec<String>`: the disks that have a new data key; all without a name
@@ -74,6 +74,8 @@ pub enum Request {
     KeyErase { name: Option<BlobName> },
     /// `null`; the file that is to hold the data key travels with the message
     KeyExport { name: BlobName, layer: u32 },
+    /// As [`LifeRequest`] says
+    Life { what: LifeRequest },
 }
 
 /// The answer to [`Request::Scrub`].
@@ -96,6 +98,7 @@ impl Request {
     #[must_use]
     pub fn hold(&self) -> Hold {
         match self {
+            Request::Life { what } => what.hold(),
             Request::List
             | Request::Status
             | Request::Show { .. }
@@ -112,7 +115,6 @@ impl Request {
             | Request::Rebase { .. }
             | Request::SnapshotCreate { .. }
             | Request::SnapshotDelete { .. }
-            | Request::SnapshotRollback { .. }
             | Request::KeyRotateKek { .. }
             | Request::KeyRotateData { .. }
             | Request::KeyRevoke
@@ -129,6 +131,7 @@ impl Request {
             Request::Delete { .. } => KeyNeed::Optional,
             // Erasing needs no key, and restoring brings its own.
             Request::KeyErase { .. } | Request::KeyRestore => KeyNeed::Optional,
+            Request::Life { what } => what.key_need(),
             request if request.hold() == Hold::Shared => KeyNeed::Optional,
             _ => KeyNeed::Required,
         }
@@ -182,10 +185,6 @@ impl Request {
                 registry.delete_snapshot(&name, &snapshot)?;
                 Ok(Value::Null)
             }
-            Request::SnapshotRollback { name, snapshot } => {
-                registry.roll_back(&name, &snapshot)?;
-                json(serde_json::to_value(show(registry, &name)?))
-            }
             Request::KeyRotateKek { source, account_key } => {
                 let kek = Kek::take_over(only(files)?)?;
                 json(serde_json::to_value(registry.rotate_kek(&kek, source, account_key)?))
@@ -203,6 +202,7 @@ impl Request {
                 }
                 Ok(Value::Null)
             }
+            Request::Life { what } => what.perform(registry, files),
             Request::KeyExport { name, layer } => {
                 registry.reveal_key(&name, layer, only(files)?.into())?;
                 Ok(Value::Null)
@@ -220,11 +220,16 @@ fn only(files: Vec<OwnedFd>) -> Result<OwnedFd> {
 
 fn list(registry: &Registry) -> Vec<Listed> {
     let listed = registry.names().into_iter().map(|(name, uuid)| {
-        let (size_bytes, base, error) = match registry.disk(&name) {
-            Ok(disk) => (Some(disk.size()), disk.settings().base.map(|base| base.path), None),
-            Err(error) => (None, None, Some(error.into())),
-        };
-        Listed { name: name.to_string(), uuid, size_bytes, base, error }
+        let listed = Listed { name: name.to_string(), uuid, size_bytes: None, base: None, clone_of: None, error: None };
+        match registry.disk(&name) {
+            Ok(disk) => Listed {
+                size_bytes: Some(disk.size()),
+                base: disk.settings().base.map(|base| base.path),
+                clone_of: registry.clone_of(&disk),
+                ..listed
+            },
+            Err(error) => Listed { error: Some(error.into()), ..listed },
+        }
     });
     listed.collect()
 }
@@ -252,7 +257,7 @@ fn status(registry: &Registry) -> Status {
     }
 }
 
-fn show(registry: &Registry, name: &BlobName) -> Result<DiskReport> {
+pub(super) fn show(registry: &Registry, name: &BlobName) -> Result<DiskReport> {
     let disk = registry.disk(name)?;
     let settings = disk.settings();
     let layers = disk.layers().into_iter().map(|layer| {
@@ -278,6 +283,7 @@ fn show(registry: &Registry, name: &BlobName) -> Result<DiskReport> {
         size_bytes: disk.size(),
         blob_bytes: disk.blob_size(),
         bytes: Bytes::from(disk.usage()?),
+        clone_of: registry.clone_of(&disk),
         layers: layers.collect(),
         base: settings.base.map(|base| BaseReport { path: base.path, format: base.format, size_bytes: base.size }),
         locked: registry.locked(),

@@ -1,63 +1,93 @@
-//! Snapshots of a disk: taken while clients write, read through exports of their own, rolled back to.
+//! Snapshots of the account's disks: taken while clients write, read through exports of their own, rolled back to.
+//!
+//! A snapshot that a clone reads from is pinned: it, and the disk it is of, stay until the clone is gone. Whoever draws
+//! a clone, deletes a snapshot or rolls back holds `changing`, so that no clone appears between the look and the act.
 
 use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use super::name::BlobName;
-use super::registry::{Entry, Registry};
-use crate::disk::{Disk, Line};
-use crate::{Error, ErrorKind, PAGE, Result};
+use super::registry::{Entry, Registry, State, no_disk};
+use super::view_name::{SnapshotName, ViewName};
+use crate::disk::{Disk, Line, Parent};
+use crate::{Error, ErrorKind, Result};
 
-/// A snapshot, as `snapshot list` shows it.
+/// How long a verb that needs a disk for itself waits for others that are looking at it.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A snapshot as users see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotReport {
     pub name: String,
     /// Seconds since the epoch.
     pub created: u64,
-    /// With the footer page, when it was taken.
-    pub blob_bytes: u64,
+    /// Size of the disk when it was taken.
+    pub size_bytes: u64,
+    /// The clones that read from it: while there are any it cannot be deleted.
+    pub clones: Vec<String>,
 }
 
-impl From<Line> for SnapshotReport {
-    fn from(line: Line) -> Self {
-        Self { name: line.name, created: line.created, blob_bytes: line.size * PAGE as u64 }
-    }
+/// What rolling a disk back drops.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RollbackReport {
+    pub name: String,
+    pub snapshot: String,
+    /// Snapshots drawn later.
+    pub snapshots: Vec<String>,
+    /// Bytes written or cleared since.
+    pub changed_bytes: u64,
+    /// Size of the disk now, and when the snapshot was drawn.
+    pub size_bytes: u64,
+    pub size_then_bytes: u64,
 }
-
-/// A snapshot that a client has attached.
-pub(super) type Attached = (String, Weak<Disk>);
 
 impl Registry {
     /// Takes a snapshot: what was acknowledged before is in it.
-    pub fn take_snapshot(&self, name: &BlobName, snapshot: &str) -> Result<SnapshotReport> {
-        Ok(self.disk(name)?.snapshot(snapshot)?.into())
+    pub fn take_snapshot(&self, name: &BlobName, snapshot: &SnapshotName) -> Result<SnapshotReport> {
+        let disk = self.disk(name)?;
+        let line = disk.snapshot(snapshot.as_str())?;
+        self.report_snapshot(&disk, &line)
     }
 
-    /// The snapshots of a disk, oldest first.
+    /// Oldest first.
     pub fn snapshots(&self, name: &BlobName) -> Result<Vec<SnapshotReport>> {
-        Ok(self.disk(name)?.snapshots().into_iter().map(SnapshotReport::from).collect())
+        let disk = self.disk(name)?;
+        disk.snapshots().iter().map(|line| self.report_snapshot(&disk, line)).collect()
     }
 
-    /// Deletes a snapshot. Refused while a client has it attached.
-    pub fn delete_snapshot(&self, name: &BlobName, snapshot: &str) -> Result<()> {
+    fn report_snapshot(&self, disk: &Disk, line: &Line) -> Result<SnapshotReport> {
+        let clones = self.clones_of(disk.settings().uuid).into_iter();
+        Ok(SnapshotReport {
+            name: line.name.clone(),
+            created: line.created,
+            size_bytes: disk.at_line(line.id)?.size(),
+            clones: clones.filter(|(_, parent)| parent.line == line.id).map(|(name, _)| name.to_string()).collect(),
+        })
+    }
+
+    /// What `name` names, for reading.
+    pub fn view(&self, name: &ViewName) -> Result<Arc<Disk>> {
+        let disk = self.disk(&name.disk)?;
+        match &name.snapshot {
+            None => Ok(disk),
+            Some(snapshot) => Ok(Arc::new(disk.at_snapshot(snapshot.as_str()).map_err(hint_snapshots)?)),
+        }
+    }
+
+    /// Deletes a snapshot. [`ErrorKind::InUse`] while a client has it attached or a clone pins it.
+    pub fn delete_snapshot(&self, name: &BlobName, snapshot: &SnapshotName) -> Result<()> {
+        let _changing = self.shared.changing.lock();
         let entry = self.shared.entry(name)?;
         let disk = self.disk(name)?;
+        let line = find(&disk, snapshot)?;
+        self.check_unpinned(&disk, |id| id == line.id, "deleted")?;
         // Held over the deletion, so that nobody attaches it meanwhile.
         let mut attached = entry.attached.lock();
-        check_free(&mut attached, &entry, |other| other == snapshot)?;
-        disk.delete_snapshot(snapshot)
-    }
-
-    /// Makes a disk what a snapshot sees. Later snapshots go; refused while a client has one of them attached.
-    pub fn roll_back(&self, name: &BlobName, snapshot: &str) -> Result<()> {
-        let entry = self.shared.entry(name)?;
-        let disk = self.disk(name)?;
-        let mut attached = entry.attached.lock();
-        let later = disk.snapshots().into_iter().map(|line| line.name).skip_while(|other| other != snapshot).skip(1);
-        let later: Vec<_> = later.collect();
-        check_free(&mut attached, &entry, |other| later.iter().any(|later| later == other))?;
-        disk.roll_back(snapshot)
+        check_free(&mut attached, &entry, |other| other == snapshot.as_str())?;
+        disk.delete_snapshot(snapshot.as_str())
     }
 
     /// The disk as a snapshot sees it, for a client.
@@ -70,7 +100,71 @@ impl Registry {
         attached.push((snapshot.to_owned(), Arc::downgrade(&view)));
         Ok(view)
     }
+
+    /// What [`Registry::roll_back`] would drop.
+    pub fn rollback_report(&self, name: &BlobName, snapshot: &SnapshotName) -> Result<RollbackReport> {
+        let disk = self.disk(name)?;
+        let line = find(&disk, snapshot)?;
+        let changed = disk.changed_since(line.id, None)?;
+        Ok(RollbackReport {
+            name: disk.settings().name,
+            snapshot: line.name.clone(),
+            snapshots: later(&disk, &line),
+            changed_bytes: changed.iter().map(|run| run.pages * crate::PAGE as u64).sum(),
+            size_bytes: disk.size(),
+            size_then_bytes: disk.at_line(line.id)?.size(),
+        })
+    }
+
+    /// Makes the disk what the snapshot sees. `drops` are the later snapshots that the user was told of: more are not
+    /// dropped. [`ErrorKind::InUse`] while a client has the disk attached, whose caches would no longer fit it, or one of
+    /// the later snapshots, and while a clone pins one of them.
+    pub fn roll_back(&self, name: &BlobName, snapshot: &SnapshotName, drops: &[String]) -> Result<()> {
+        let _changing = self.shared.changing.lock();
+        self.disk(name)?;
+        let entry = self.shared.entry(name)?;
+        with_alone(&entry, |disk| {
+            let line = find(disk, snapshot)?;
+            let later = later(disk, &line);
+            if let Some(unexpected) = later.iter().find(|name| !drops.contains(name)) {
+                let what = format!("the snapshot \"{unexpected}\" was drawn meanwhile, and would be dropped too");
+                return Err(Error::new(ErrorKind::InUse, what).hint("look again at what is dropped"));
+            }
+            self.check_unpinned(disk, |id| id > line.id, "dropped")?;
+            let mut attached = entry.attached.lock();
+            check_free(&mut attached, &entry, |other| later.iter().any(|later| later == other))?;
+            disk.roll_back(snapshot.as_str())
+        })
+    }
+
+    /// The clones that read from disk `uuid`, and how.
+    pub(super) fn clones_of(&self, uuid: Uuid) -> Vec<(BlobName, Parent)> {
+        let entries = self.shared.all_entries();
+        let parent = |entry: Arc<Entry>| {
+            let parent = match entry.state.try_lock().as_deref() {
+                Some(State::Open(disk)) => disk.settings().parent,
+                Some(State::Gone) => None,
+                // Only an open disk changes its parent.
+                _ => entry.parent.clone(),
+            };
+            Some((entry.name.clone(), parent.filter(|parent| parent.disk == uuid)?))
+        };
+        entries.into_iter().filter_map(parent).collect()
+    }
+
+    fn check_unpinned(&self, disk: &Disk, which: impl Fn(u32) -> bool, fate: &str) -> Result<()> {
+        let clones = self.clones_of(disk.settings().uuid);
+        let Some((clone, parent)) = clones.iter().find(|(_, parent)| which(parent.line)) else { return Ok(()) };
+        let lines = disk.snapshots();
+        let name = lines.iter().find(|line| line.id == parent.line).map_or("?", |line| &line.name);
+        let what = format!("the snapshot \"{name}\" cannot be {fate}: the disk \"{clone}\" is a clone of it");
+        Err(Error::new(ErrorKind::InUse, what)
+            .hint("delete the clone first, or make it stand alone: a full copy of it"))
+    }
 }
+
+/// A snapshot that a client has attached.
+pub(super) type Attached = (String, Weak<Disk>);
 
 /// Refuses while a snapshot that `goes` is attached.
 pub(super) fn check_free(attached: &mut Vec<Attached>, entry: &Entry, goes: impl Fn(&str) -> bool) -> Result<()> {
@@ -82,4 +176,38 @@ pub(super) fn check_free(attached: &mut Vec<Attached>, entry: &Entry, goes: impl
             Err(Error::new(ErrorKind::InUse, what).hint("detach its clients first"))
         }
     }
+}
+
+/// Calls `body` with the open disk of `entry` while nobody else has it or can get it. [`ErrorKind::InUse`] when it stays
+/// attached.
+pub(super) fn with_alone<T>(entry: &Entry, body: impl FnOnce(&Disk) -> Result<T>) -> Result<T> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let state = entry.state.lock();
+        match &*state {
+            State::Open(disk) if Arc::strong_count(disk) == 1 => return body(disk),
+            State::Open(_) => {}
+            State::Closed | State::Gone => return Err(no_disk(&entry.name)),
+        }
+        drop(state);
+        if Instant::now() >= deadline {
+            return Err(Error::new(ErrorKind::InUse, format!("the disk \"{}\" is in use", entry.name))
+                .hint("detach its clients first"));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn find(disk: &Disk, snapshot: &SnapshotName) -> Result<Line> {
+    let missing = || Error::new(ErrorKind::NotFound, format!("there is no snapshot \"{snapshot}\""));
+    disk.snapshots().into_iter().find(|line| line.name == snapshot.as_str()).ok_or_else(missing).map_err(hint_snapshots)
+}
+
+fn hint_snapshots(error: Error) -> Error {
+    error.hint("`sealdisk snapshot list` shows them")
+}
+
+/// The snapshots that were drawn after `line`.
+fn later(disk: &Disk, line: &Line) -> Vec<String> {
+    disk.snapshots().into_iter().filter(|other| other.id > line.id).map(|other| other.name).collect()
 }

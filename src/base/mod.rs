@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 pub mod file;
 mod identity;
@@ -44,6 +45,11 @@ pub trait BaseImage: Send + Sync + fmt::Debug {
     /// Visits the runs of `[offset, offset + len)` in order, without gap or overlap; neighbours may be of equal kind.
     /// A run is [`BaseRun::Zero`] only when the *format* says that it reads as zeros, never from holes of the file.
     fn runs(&self, offset: u64, len: u64, visit: &mut dyn FnMut(BaseRun, u64)) -> Result<()>;
+
+    /// Whether [`BaseImage::runs`] may say [`BaseRun::Held`].
+    fn looks_through(&self) -> bool {
+        false
+    }
 }
 
 /// How a run of a base image is stored.
@@ -52,6 +58,12 @@ pub enum BaseRun {
     Data,
     /// Not allocated by the image's own format: reads as zeros.
     Zero,
+    /// Held by a layer of another disk, of which the image is a snapshot.
+    Held {
+        disk: Uuid,
+        layer: u32,
+        encrypted: bool,
+    },
 }
 
 /// The format of an image file.
@@ -185,7 +197,6 @@ mod tests {
     use super::*;
     use crate::vhd::Footer;
     use std::os::unix::fs::FileExt;
-    use uuid::Uuid;
 
     const SIZE: usize = 64 << 10;
 

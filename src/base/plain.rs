@@ -88,7 +88,7 @@ impl Plain {
             let mut skipped = 0;
             let mut found = false;
             self.image.runs(at, len, &mut |run, bytes| match run {
-                BaseRun::Data => found = true,
+                BaseRun::Data | BaseRun::Held { .. } => found = true,
                 BaseRun::Zero if !found => skipped += bytes,
                 BaseRun::Zero => {}
             })?;

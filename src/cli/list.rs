@@ -26,7 +26,8 @@ impl List {
         let mut table = Table::new(&["NAME", "SIZE", "BASE"], &[false, true, false]);
         for disk in &disks {
             let size = disk.size_bytes.map_or_else(|| "?".to_owned(), size::human);
-            let base = disk.base.as_ref().map_or_else(|| "-".to_owned(), |base| base.display().to_string());
+            let base = disk.base.as_ref().map(|base| base.display().to_string()).or_else(|| disk.clone_of.clone());
+            let base = base.unwrap_or_else(|| "-".to_owned());
             table.row(vec![disk.name.clone(), size, base]);
         }
         context.show(&disks, table)?;

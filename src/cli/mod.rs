@@ -15,6 +15,7 @@ use crate::Error;
 use crate::account::failure::Failure;
 use crate::crypto::xts;
 
+mod clone;
 pub mod context;
 mod create;
 mod delete;
@@ -92,6 +93,7 @@ enum Verb {
     Snapshot(snapshot::SnapshotVerb),
     Rebase(rebase::Rebase),
     Verify(rebase::Verify),
+    Clone(clone::Clone),
     #[command(subcommand)]
     Key(key::KeyVerb),
     #[command(subcommand)]
@@ -117,6 +119,7 @@ impl Verb {
             Self::Snapshot(verb) => verb.run(context),
             Self::Rebase(verb) => verb.run(context),
             Self::Verify(verb) => verb.run(context),
+            Self::Clone(verb) => verb.run(context),
             Self::Key(verb) => verb.run(context),
             Self::Vhd(verb) => verb.run(context),
         }

@@ -57,6 +57,9 @@ impl fmt::Display for Text<'_> {
         if let Some(base) = &disk.base {
             writeln!(f, "base        {} ({})", base.path.display(), size::human(base.size_bytes))?;
         }
+        if let Some(source) = &disk.clone_of {
+            writeln!(f, "clone of    {source}")?;
+        }
         let Bytes { base_bytes, plain_bytes, encrypted_bytes, zero_bytes, pending_scrub_bytes } = disk.bytes;
         for (state, bytes) in
             [("base", base_bytes), ("plain", plain_bytes), ("encrypted", encrypted_bytes), ("zero", zero_bytes)]

@@ -5,14 +5,15 @@ use std::fmt;
 use clap::{Args, Subcommand};
 
 use super::context::{Context, Outcome};
-use super::delete::confirm;
 use super::table::Table;
-use super::{show, size, time};
+use super::{size, time};
 use crate::account::name::BlobName;
-use crate::account::report::DiskReport;
 use crate::account::request::Request;
 use crate::account::snapshots::SnapshotReport;
+use crate::account::view_name::SnapshotName;
 use crate::crypto::kek::KekOptions;
+
+mod rollback;
 
 /// Take, list, delete snapshots of a disk, and roll back to one
 ///
@@ -23,7 +24,7 @@ pub(super) enum SnapshotVerb {
     Create(Create),
     List(List),
     Delete(Delete),
-    Rollback(Rollback),
+    Rollback(rollback::Rollback),
 }
 
 impl SnapshotVerb {
@@ -46,7 +47,7 @@ pub(super) struct Create {
     /// BLOB or CONTAINER/BLOB
     name: BlobName,
     /// Name of the snapshot, without @ and /
-    snapshot: String,
+    snapshot: SnapshotName,
     #[command(flatten)]
     key: KekOptions,
 }
@@ -83,9 +84,11 @@ struct Text<'a>(&'a [SnapshotReport]);
 
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut table = Table::new(&["SNAPSHOT", "TAKEN", "SIZE"], &[false, false, true]);
+        let mut table = Table::new(&["SNAPSHOT", "TAKEN", "SIZE", "CLONES"], &[false, false, true, false]);
         for snapshot in self.0 {
-            table.row(vec![snapshot.name.clone(), time::utc(snapshot.created), size::human(snapshot.blob_bytes)]);
+            let clones = if snapshot.clones.is_empty() { "-".to_owned() } else { snapshot.clones.join(", ") };
+            let (taken, size) = (time::utc(snapshot.created), size::human(snapshot.size_bytes));
+            table.row(vec![snapshot.name.clone(), taken, size, clones]);
         }
         write!(f, "{table}")
     }
@@ -99,7 +102,7 @@ Examples:
 pub(super) struct Delete {
     /// BLOB or CONTAINER/BLOB
     name: BlobName,
-    snapshot: String,
+    snapshot: SnapshotName,
     #[command(flatten)]
     key: KekOptions,
 }
@@ -110,37 +113,5 @@ impl Delete {
         let shown = format!("{name}@{snapshot}");
         let () = context.ask(&key, Request::SnapshotDelete { name, snapshot }, &[])?;
         context.show(&serde_json::json!({ "deleted": shown }), format_args!("deleted {shown}"))
-    }
-}
-
-/// Make a disk what a snapshot of it holds, size included; later changes and later snapshots are gone for good
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  sealdisk snapshot rollback disk1 monday --yes")]
-pub(super) struct Rollback {
-    /// BLOB or CONTAINER/BLOB
-    name: BlobName,
-    snapshot: String,
-    /// Do not ask
-    #[arg(long)]
-    yes: bool,
-    #[command(flatten)]
-    key: KekOptions,
-}
-
-impl Rollback {
-    fn run(self, context: &Context) -> Outcome {
-        let Self { name, snapshot, yes, key } = self;
-        if !yes {
-            let all: Vec<SnapshotReport> = context.ask(&key, Request::SnapshotList { name: name.clone() }, &[])?;
-            let later = all.into_iter().map(|other| other.name).skip_while(|other| *other != snapshot).skip(1);
-            let later: Vec<_> = later.collect();
-            let lost = if later.is_empty() { String::new() } else { format!(", and {}", later.join(", ")) };
-            confirm(&format!("drop what was written to {name} since {snapshot}{lost}?"))?;
-        }
-        let text = format!("{name} is what {snapshot} holds");
-        let report: DiskReport = context.ask(&key, Request::SnapshotRollback { name, snapshot }, &[])?;
-        context.show(&report, format_args!("{text}\n{}", show::Text(&report)))
     }
 }

@@ -30,7 +30,8 @@ pub(crate) fn create(dir: &dyn Dir, spec: &Spec, keys: &DiskKeys, encryption: bo
     if spec.size == 0 || !spec.size.is_multiple_of(PAGE as u64) || spec.size > SIZE_LIMIT {
         return invalid(format!("{} bytes is no size of a disk: it must be a multiple of 512, above 0", spec.size));
     }
-    let base_size = spec.base.as_ref().map_or(0, |base| base.size);
+    let parent_size = spec.parent.as_ref().map_or(0, |parent| parent.size);
+    let base_size = spec.base.as_ref().map_or(parent_size, |base| base.size);
     if base_size > spec.size {
         return invalid(format!("a disk of {} bytes is smaller than its base of {base_size} bytes", spec.size));
     }
@@ -73,7 +74,7 @@ pub(crate) fn create(dir: &dyn Dir, spec: &Spec, keys: &DiskKeys, encryption: bo
     let (content, _) = state.encode(1, spec.uuid, keys);
     write_new(dir, &checkpoint::file_name(1), &content).map_err(at)?;
 
-    let mut settings = DiskSettings::new(spec.uuid, spec.name.clone(), created, spec.base.clone());
+    let mut settings = DiskSettings::new(spec, created);
     settings.next_layer = FIRST + 1;
     settings.layers.push(LayerRecord { id: FIRST, kind, created });
     settings.store(dir, keys).map_err(StoreError::into_error)

@@ -127,9 +127,13 @@ impl Core {
     }
 
     /// What a line sees, with the id by which readers check that it is still there.
-    pub(crate) fn line_view(&self, name: &str) -> Result<View> {
+    pub(crate) fn line_view(&self, which: impl Fn(&Line) -> bool) -> Result<View> {
         let state = self.state.read();
-        let line = find(&state, name)?;
+        let line = state
+            .lines
+            .iter()
+            .find(|line| which(line))
+            .ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such snapshot"))?;
         Ok(View { line: Some(line.id), sees: line.sees, size: line.size, base_limit: line.base_limit })
     }
 }

@@ -15,7 +15,7 @@
 //! | `create`, `open` | making; opening and recovering |
 //! | `rekey` | going over to another account key |
 //! | `revoke` | taking the keys back, and giving them again |
-//! | `report` | runs, usage, layers |
+//! | `report`, `diff` | runs, usage, layers; what changed between snapshots |
 //! | `state` | presence, lines, what is pending; no I/O |
 //! | `layer`, `log`, `checkpoint`, `settings`, `key_slots` | a file on disk each |
 //! | `page_set`, `extent_map`, `range_lock`, `transfer`, `poison` | small tools |
@@ -28,6 +28,7 @@ mod checkpoint;
 mod commit;
 mod core;
 mod create;
+mod diff;
 mod extent_map;
 mod growth;
 mod key_slots;
@@ -59,9 +60,10 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use self::core::Core;
+pub use self::diff::Change;
 pub use self::log::Line;
 pub use self::report::LayerUsage;
-pub use self::settings::{DiskSettings, Kind, LayerRecord};
+pub use self::settings::{DiskSettings, Kind, LayerRecord, Parent, Unfinished};
 use self::state::View;
 pub use self::sweep::Swept;
 use crate::base::{BaseImage, BaseRecord};
@@ -90,6 +92,8 @@ pub enum PageState {
     Encrypted,
     /// Stored nowhere: reads as zeros.
     Zero,
+    /// In a layer of another disk, which this one is a clone of.
+    Inherited { disk: Uuid, layer: u32, encrypted: bool },
 }
 
 /// A run of pages in one state.
@@ -115,6 +119,18 @@ pub struct Spec {
     /// Bytes of the disk, a multiple of 512, without the footer page that is added.
     pub size: u64,
     pub base: Option<BaseRecord>,
+    /// Of a clone; then there is no `base`.
+    pub parent: Option<Parent>,
+    /// A copy is about to be made into it.
+    pub unfinished: Option<Unfinished>,
+}
+
+impl Spec {
+    /// An empty disk of `size` bytes.
+    #[must_use]
+    pub fn new(uuid: Uuid, name: impl Into<String>, size: u64) -> Self {
+        Self { uuid, name: name.into(), size, base: None, parent: None, unfinished: None }
+    }
 }
 
 /// Sizes and limits of an open disk. The default is the product's; the simulator uses tiny ones.
@@ -335,7 +351,7 @@ impl Disk {
 
     /// Counts the whole blob, footer page included.
     pub fn usage(&self) -> Result<Usage> {
-        Ok(self.core.usage())
+        self.core.usage_through()
     }
 
     /// The layers, bottom to top.
@@ -356,7 +372,25 @@ impl Disk {
 
     /// The disk as the snapshot sees it, read-only. Reading fails once the snapshot is deleted.
     pub fn at_snapshot(&self, name: &str) -> Result<Disk> {
-        Ok(Disk { core: Arc::clone(&self.core), view: Some(self.core.line_view(name)?) })
+        let missing = |_| Error::new(ErrorKind::NotFound, format!("there is no snapshot '{name}'"));
+        let view = self.core.line_view(|line| line.name == name).map_err(missing)?;
+        Ok(Disk { core: Arc::clone(&self.core), view: Some(view) })
+    }
+
+    /// [`Disk::at_snapshot`] by [`Line::id`].
+    pub fn at_line(&self, id: u32) -> Result<Disk> {
+        Ok(Disk { core: Arc::clone(&self.core), view: Some(self.core.line_view(|line| line.id == id)?) })
+    }
+
+    /// What changed since the snapshot `from` ([`Line::id`]) up to the later one `to`, or up to now.
+    pub fn changed_since(&self, from: u32, to: Option<u32>) -> Result<Vec<Change>> {
+        self.core.changed_since(from, to)
+    }
+
+    /// Changes `parent`, `hidden` or `unfinished` of the settings, as one replacement of their file.
+    pub fn change_settings(&self, change: impl FnOnce(&mut DiskSettings)) -> Result<()> {
+        self.check_live()?;
+        self.core.change_settings(change)
     }
 
     /// Deletes a snapshot; its space comes back in the background.

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use super::core::Core;
 use super::page_set::PageSet;
 use super::settings::{DiskSettings, Kind};
-use super::state::{Source, View};
+use super::state::{Source, State, View};
 use super::{PageState, Run, Usage};
 use crate::base::BaseRun;
 use crate::{PAGE, Result};
@@ -54,7 +54,15 @@ impl Core {
                         let mut at = start;
                         base.runs(start * PAGE as u64, pages * PAGE as u64, &mut |kind, len| {
                             let len = len / PAGE as u64;
-                            push(at, len, PageState::Base { allocated: kind == BaseRun::Data }, None);
+                            let state = match kind {
+                                BaseRun::Zero if base.looks_through() => PageState::Zero,
+                                BaseRun::Data => PageState::Base { allocated: true },
+                                BaseRun::Zero => PageState::Base { allocated: false },
+                                BaseRun::Held { disk, layer, encrypted } => {
+                                    PageState::Inherited { disk, layer, encrypted }
+                                }
+                            };
+                            push(at, len, state, None);
                             at += len;
                         })?;
                     }
@@ -68,11 +76,39 @@ impl Core {
         Ok(runs)
     }
 
+    /// Like [`Core::usage`], but what a clone reads from another disk is counted as it is stored there.
+    pub(crate) fn usage_through(&self) -> Result<Usage> {
+        let (mut usage, uncovered) = {
+            let state = self.state.read();
+            let mut uncovered = PageSet::new();
+            uncovered.insert(0..state.base_limit);
+            uncovered.subtract(&live_pages(&state).0);
+            (Self::usage_of(&state), uncovered)
+        };
+        let Some(base) = self.base.as_deref().filter(|base| base.looks_through()) else { return Ok(usage) };
+        for run in uncovered.runs(0..u64::MAX) {
+            base.runs(run.start * PAGE as u64, (run.end - run.start) * PAGE as u64, &mut |kind, len| {
+                let counted = match kind {
+                    BaseRun::Data => return,
+                    BaseRun::Zero => &mut usage.zero,
+                    BaseRun::Held { encrypted: true, .. } => &mut usage.encrypted,
+                    BaseRun::Held { encrypted: false, .. } => &mut usage.plain,
+                };
+                *counted += len;
+                usage.base -= len;
+            })?;
+        }
+        Ok(usage)
+    }
+
     pub(crate) fn usage(&self) -> Usage {
-        let state = self.state.read();
+        Self::usage_of(&self.state.read())
+    }
+
+    fn usage_of(state: &State) -> Usage {
         let mut usage =
             Usage { pending_scrub: state.pending_scrub().map(|pages| pages * PAGE as u64), ..Usage::default() };
-        let (covered, live) = live_pages(&state);
+        let (covered, live) = live_pages(state);
         for (entry, pages) in state.entries.iter().zip(live) {
             match entry.layer.kind {
                 Kind::Plain => usage.plain += pages * PAGE as u64,
@@ -107,7 +143,7 @@ impl Core {
 }
 
 /// All pages that some layer answers for, and per layer, bottom to top, the pages that it holds in the live view.
-fn live_pages(state: &super::state::State) -> (PageSet, Vec<u64>) {
+fn live_pages(state: &State) -> (PageSet, Vec<u64>) {
     let mut covered = PageSet::new();
     let mut live = Vec::new();
     for entry in state.entries.iter().rev() {

@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::Spec;
 use super::transfer::{read_file, write_new};
 use crate::base::BaseRecord;
 use crate::crypto::keyring::DiskKeys;
@@ -38,6 +39,18 @@ pub struct LayerRecord {
     pub created: u64,
 }
 
+/// The snapshot of another disk of the account that a clone reads from what it does not hold itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Parent {
+    pub disk: Uuid,
+    /// [`super::Line::id`]; a name may come to mean another snapshot, an id never does.
+    pub line: u32,
+    /// Bytes that the snapshot sees, without the footer page.
+    pub size: u64,
+    /// The snapshot was drawn for this clone alone, and goes when it goes.
+    pub owned: bool,
+}
+
 /// The content of `disk.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskSettings {
@@ -62,6 +75,24 @@ pub struct DiskSettings {
     pub layers: Vec<LayerRecord>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<BaseRecord>,
+    /// Of a clone, which has no base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<Parent>,
+    /// Deleted by its owner, but clones read from it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hidden: bool,
+    /// What is still being copied into the disk; until that has ended it is not served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unfinished: Option<Unfinished>,
+}
+
+/// A copy into a disk that has not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unfinished {
+    /// What tells the source from others.
+    pub source: String,
+    /// Bytes of the disk that are there, durably.
+    pub done: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -72,11 +103,11 @@ struct Seal {
 }
 
 impl DiskSettings {
-    pub(crate) fn new(uuid: Uuid, name: String, created: u64, base: Option<BaseRecord>) -> Self {
+    pub(crate) fn new(spec: &Spec, created: u64) -> Self {
         Self {
             version: VERSION,
-            uuid,
-            name,
+            uuid: spec.uuid,
+            name: spec.name.clone(),
             created,
             footer: true,
             generation: 0,
@@ -84,7 +115,10 @@ impl DiskSettings {
             sealed_below: 0,
             epoch: 0,
             layers: Vec::new(),
-            base,
+            base: spec.base.clone(),
+            parent: spec.parent.clone(),
+            hidden: false,
+            unfinished: spec.unfinished.clone(),
         }
     }
 

@@ -63,7 +63,7 @@ impl Place {
             recover: false,
             files: Vec::new(),
         });
-        let spec = Spec { uuid, name: "vhds/test".into(), size, base: record };
+        let spec = Spec { base: record, ..Spec::new(uuid, "vhds/test", size) };
         Disk::create(place.dir(), &spec, place.keys.clone(), encryption, &Options::default()).unwrap();
         place
     }

@@ -57,8 +57,10 @@ impl Context {
             (Self::Allocation, _) => 0,
             (Self::Depth, _) => run.depth,
             (Self::Encryption, PageState::Zero) => encryption::ZERO,
-            (Self::Encryption, PageState::Encrypted) => encryption::ENCRYPTED,
-            (Self::Encryption, PageState::Plain) => encryption::PLAIN,
+            (Self::Encryption, PageState::Encrypted | PageState::Inherited { encrypted: true, .. }) => {
+                encryption::ENCRYPTED
+            }
+            (Self::Encryption, PageState::Plain | PageState::Inherited { .. }) => encryption::PLAIN,
             (Self::Encryption, PageState::Base { .. }) => encryption::BASE,
         }
     }

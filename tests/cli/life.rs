@@ -40,7 +40,11 @@ fn snapshots_are_taken_read_and_rolled_back_to_while_serving() {
     assert_eq!(kind(&account, &["snapshot", "delete", "disk", "one"]).as_deref(), Some("InUse"));
     assert_eq!(kind(&account, &["delete", "disk", "--yes"]).as_deref(), Some("InUse"));
     assert_eq!(kind(&account, &["snapshot", "rollback", "disk", "one"]).as_deref(), Some("InvalidInput"));
+    // Neither the disk: what its client has cached would no longer fit.
+    assert_eq!(kind(&account, &["snapshot", "rollback", "disk", "one", "--yes"]).as_deref(), Some("InUse"));
+    drop(client);
     account.sealdisk(&["snapshot", "rollback", "disk", "one", "--yes"]);
+    let mut client = Client::attach(&server, "disk");
     assert_eq!(client.read(0, 8192), [[1; 4096], [0; 4096]].concat());
     assert_eq!(names(&account.json(&["snapshot", "list", "disk"])), ["one"]);
     drop(one);

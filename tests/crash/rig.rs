@@ -112,7 +112,7 @@ impl Rig {
     /// Makes the disk on an empty simulated one, as the account does: in a directory of its own that is then published.
     pub(crate) fn create(&self, world: &SimDisk, encryption: bool) -> Result<()> {
         let base = self.base.as_ref().map(|base| base_record(base.size()));
-        let spec = Spec { uuid: Uuid::from_u128(7), name: "c/b".into(), size: self.bytes(), base };
+        let spec = Spec { base, ..Spec::new(Uuid::from_u128(7), "c/b", self.bytes()) };
         let root = world.root();
         let io = |error| sealdisk::Error::io("publishing", error);
         root.create_dir(".new").map_err(io)?;

@@ -127,7 +127,7 @@ pub(crate) fn make_disk(dir: &Path, size: u64, base: Option<Counting>) -> Disk {
         recover: false,
         files: Vec::new(),
     });
-    let spec = Spec { uuid: uuid::Uuid::new_v4(), name: "vhds/disk".into(), size, base: record };
+    let spec = Spec { base: record, ..Spec::new(uuid::Uuid::new_v4(), "vhds/disk", size) };
     let dir = Arc::new(RealDir::open(dir).unwrap());
     Disk::create(dir.clone(), &spec, keys.clone(), true, &Options::default()).unwrap();
     let base = base.map(|base| Arc::new(base) as Arc<dyn BaseImage>);

@@ -1,0 +1,67 @@
+//! What can be asked about the life of a disk after it was made: the part of [`super::request`] for rolling back,
+//! clones, differences and copies.
+
+use std::os::fd::OwnedFd;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::failure::Failure;
+use super::lock::Hold;
+use super::name::BlobName;
+use super::registry::Registry;
+#[cfg(doc)]
+use super::report::DiskReport;
+use super::request::{KeyNeed, show};
+#[cfg(doc)]
+use super::snapshots::RollbackReport;
+use super::view_name::{SnapshotName, ViewName};
+use crate::Error;
+
+/// A request; its answer is named with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum LifeRequest {
+    /// [`RollbackReport`]: what a rollback would drop
+    RollbackPreview { name: BlobName, snapshot: SnapshotName },
+    /// [`DiskReport`]; `drops`: the later snapshots that are known to be dropped
+    Rollback { name: BlobName, snapshot: SnapshotName, drops: Vec<String> },
+    /// [`DiskReport`]
+    Clone { source: ViewName, name: BlobName },
+}
+
+impl From<LifeRequest> for super::request::Request {
+    fn from(what: LifeRequest) -> Self {
+        Self::Life { what }
+    }
+}
+
+impl LifeRequest {
+    pub(super) fn hold(&self) -> Hold {
+        match self {
+            Self::RollbackPreview { .. } => Hold::Shared,
+            _ => Hold::Exclusive,
+        }
+    }
+
+    pub(super) fn key_need(&self) -> KeyNeed {
+        KeyNeed::Required
+    }
+
+    pub(super) fn perform(self, registry: &Registry, _files: Vec<OwnedFd>) -> Result<Value, Failure> {
+        let done = match self {
+            Self::RollbackPreview { name, snapshot } => {
+                serde_json::to_value(registry.rollback_report(&name, &snapshot)?)
+            }
+            Self::Rollback { name, snapshot, drops } => {
+                registry.roll_back(&name, &snapshot, &drops)?;
+                serde_json::to_value(show(registry, &name)?)
+            }
+            Self::Clone { source, name } => {
+                registry.clone_disk(&source, &name)?;
+                serde_json::to_value(show(registry, &name)?)
+            }
+        };
+        done.map_err(|error| Error::io("JSON failed", error.into()).into())
+    }
+}

@@ -1,0 +1,63 @@
+//! A pinned snapshot of another disk of the account, as what lies under a clone.
+
+use uuid::Uuid;
+
+use crate::base::{BaseImage, BaseRun};
+use crate::disk::{Disk, PageState};
+use crate::{PAGE, Result};
+
+/// Runs asked of the disk below at a time.
+const RUNS: usize = 4096;
+
+/// See the module documentation. It holds the disk below open.
+#[derive(Debug)]
+pub(super) struct SnapshotImage {
+    view: Disk,
+    disk: Uuid,
+}
+
+impl SnapshotImage {
+    /// `view`: what a snapshot sees, see [`Disk::at_line`].
+    pub(super) fn new(view: Disk) -> Self {
+        let disk = view.settings().uuid;
+        Self { view, disk }
+    }
+}
+
+impl BaseImage for SnapshotImage {
+    fn size(&self) -> u64 {
+        self.view.size()
+    }
+
+    fn read_at(&self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.view.read(offset, buf)
+    }
+
+    fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
+        self.view.try_read(offset, buf)
+    }
+
+    fn runs(&self, offset: u64, len: u64, visit: &mut dyn FnMut(BaseRun, u64)) -> Result<()> {
+        let (mut at, end) = (offset, offset + len);
+        while at < end {
+            for run in self.view.runs(at, end - at, RUNS)? {
+                let layer = run.layer.unwrap_or_default();
+                let kind = match run.state {
+                    PageState::Base { allocated: true } => BaseRun::Data,
+                    PageState::Base { allocated: false } | PageState::Zero => BaseRun::Zero,
+                    PageState::Plain => BaseRun::Held { disk: self.disk, layer, encrypted: false },
+                    PageState::Encrypted => BaseRun::Held { disk: self.disk, layer, encrypted: true },
+                    PageState::Inherited { disk, layer, encrypted } => BaseRun::Held { disk, layer, encrypted },
+                };
+                let bytes = run.pages * PAGE as u64;
+                visit(kind, bytes);
+                at += bytes;
+            }
+        }
+        Ok(())
+    }
+
+    fn looks_through(&self) -> bool {
+        true
+    }
+}
