@@ -3,6 +3,7 @@
 //! `docs/nbd.md` lists what the protocol demands and which of these tests shows it.
 
 mod child;
+mod clients;
 mod house;
 mod raw;
 
