@@ -39,4 +39,10 @@ impl Client {
         self.0.seek(SeekFrom::Start(offset)).expect("seek");
         self.0.write_all(data).and_then(|()| self.0.flush()).is_ok()
     }
+
+    /// Writes without a flush; `false`: the server is gone or stopping.
+    pub(crate) fn try_write_volatile(&mut self, offset: u64, data: &[u8]) -> bool {
+        self.0.seek(SeekFrom::Start(offset)).expect("seek");
+        self.0.write_all(data).is_ok()
+    }
 }

@@ -11,5 +11,6 @@ mod model;
 mod quickstart;
 mod refused;
 mod served;
+mod serving;
 mod shapes;
 mod switch;
