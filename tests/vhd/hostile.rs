@@ -165,6 +165,9 @@ fn header_cases(case: &mut impl FnMut(&'static str, Fault, Vec<u8>)) {
     case("no entries", Fault::BatTooSmall, with_header(|h| put(h, 28, &0u32.to_be_bytes())));
     case("an entry too few", Fault::BatTooSmall, with_header(|h| put(h, 28, &15u32.to_be_bytes())));
     case("entries without end", Fault::BatOutOfFile, with_header(|h| put(h, 28, &u32::MAX.to_be_bytes())));
+    // A table that is all there, but of more entries than are read.
+    let many = Sparse { size: (16 << 30) + 4096, block: 4 << 10, held: Held::None, ..Sparse::default() };
+    case("a table of over 4 Mi entries", Fault::LimitExceeded, many.build());
     case("larger than its table", Fault::BatTooSmall, with_footers(|f| put(f, 48, &(2040u64 << 30).to_be_bytes())));
 }
 
