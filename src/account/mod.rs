@@ -22,6 +22,7 @@ pub mod lock;
 mod maintenance;
 pub mod make;
 pub mod name;
+pub mod reencrypt;
 pub mod registry;
 pub mod report;
 pub mod request;

@@ -14,6 +14,9 @@ use super::key_life::{KekRotated, KeysRestored, KeysRevoked};
 use super::life_request::LifeRequest;
 use super::lock::Hold;
 use super::name::BlobName;
+#[cfg(doc)]
+use super::reencrypt::Reencrypted;
+use super::reencrypt::Sweep;
 use super::registry::Registry;
 use super::report::{
     BaseReport, Bytes, DiskReport, DiskState, DiskStatus, LayerReport, Listed, MapPart, MapRun, State, Status, Switch,
@@ -62,6 +65,10 @@ pub enum Request {
     SnapshotCreate { name: BlobName, snapshot: SnapshotName },
     /// `null`
     SnapshotDelete { name: BlobName, snapshot: SnapshotName },
+    /// [`Reencrypted`]: one piece of a sweep, from page `page` on
+    Reencrypt { name: BlobName, page: u64, sweep: Sweep },
+    /// `null`; the server goes on with it
+    ReencryptDetached { name: BlobName, sweep: Sweep },
     /// [`KekRotated`]; the new KEK travels as a pipe, see [`Kek::hand_over`]
     KeyRotateKek { source: SourceRecord, account_key: bool },
     /// `Vec<String>`: the disks that have a new data key; all without a name
@@ -115,6 +122,8 @@ impl Request {
             | Request::Rebase { .. }
             | Request::SnapshotCreate { .. }
             | Request::SnapshotDelete { .. }
+            | Request::Reencrypt { .. }
+            | Request::ReencryptDetached { .. }
             | Request::KeyRotateKek { .. }
             | Request::KeyRotateData { .. }
             | Request::KeyRevoke
@@ -183,6 +192,13 @@ impl Request {
             }
             Request::SnapshotDelete { name, snapshot } => {
                 registry.delete_snapshot(&name, &snapshot)?;
+                Ok(Value::Null)
+            }
+            Request::Reencrypt { name, page, sweep } => {
+                json(serde_json::to_value(registry.reencrypt(&name, page, sweep)?))
+            }
+            Request::ReencryptDetached { name, sweep } => {
+                registry.reencrypt_detached(&name, sweep)?;
                 Ok(Value::Null)
             }
             Request::KeyRotateKek { source, account_key } => {

@@ -28,6 +28,7 @@ mod map;
 mod progress;
 mod quickstart;
 mod rebase;
+mod reencrypt;
 mod rename;
 mod resize;
 mod scrub;
@@ -94,6 +95,7 @@ enum Verb {
     Rebase(rebase::Rebase),
     Verify(rebase::Verify),
     Clone(clone::Clone),
+    Reencrypt(reencrypt::Reencrypt),
     #[command(subcommand)]
     Key(key::KeyVerb),
     #[command(subcommand)]
@@ -120,6 +122,7 @@ impl Verb {
             Self::Rebase(verb) => verb.run(context),
             Self::Verify(verb) => verb.run(context),
             Self::Clone(verb) => verb.run(context),
+            Self::Reencrypt(verb) => verb.run(context),
             Self::Key(verb) => verb.run(context),
             Self::Vhd(verb) => verb.run(context),
         }

@@ -8,6 +8,7 @@ mod client;
 mod erase;
 mod export;
 mod memory;
+mod reencrypt;
 mod revoke;
 mod rotate;
 mod sources;
