@@ -305,8 +305,14 @@ fn forget_emptied(
     if gone.is_empty() {
         return Ok(());
     }
-    settings.layers.retain(|layer| !emptied(layer));
-    settings.store(dir, keys).map_err(settings::StoreError::into_error)?;
+    let mut next = settings.clone();
+    next.layers.retain(|layer| !emptied(layer));
+    match next.store(dir, keys).map_err(settings::StoreError::into_error) {
+        // A full disk must open, so that its clients can give space back; this can wait for the next time.
+        Err(error) if error.kind() == ErrorKind::NoSpace => return Ok(()),
+        stored => stored?,
+    }
+    *settings = next;
     gone.into_iter().try_for_each(|layer| slots.erase(layer))
 }
 
@@ -314,10 +320,14 @@ fn forget_emptied(
 fn clean_up(dir: &dyn Dir, layers_dir: &dyn Dir, names: &Names, settings: &DiskSettings) -> std::io::Result<()> {
     let known: Vec<String> =
         settings.layers.iter().map(|layer| DiskSettings::layer_file(layer.id, layer.kind)).collect();
-    for name in layers_dir.list()? {
-        if !known.contains(&name) {
-            layers_dir.remove(&name)?;
-        }
+    let mut removed = false;
+    for name in layers_dir.list()?.iter().filter(|name| !known.contains(name)) {
+        layers_dir.remove(name)?;
+        removed = true;
+    }
+    // What lay there counts as gone from now on.
+    if removed {
+        layers_dir.sync()?;
     }
     let newest = names.checkpoints.last().copied().unwrap_or(0);
     let old = |epoch: &&u64| **epoch < newest;
@@ -325,5 +335,9 @@ fn clean_up(dir: &dyn Dir, layers_dir: &dyn Dir, names: &Names, settings: &DiskS
     let checkpoints = names.checkpoints.iter().filter(old).map(|&epoch| checkpoint::file_name(epoch));
     let temporary = [settings::TEMPORARY, checkpoint::TEMPORARY, log::NEXT, RESERVE];
     let temporary = temporary.iter().map(ToString::to_string).filter(|name| names.all.contains(name));
-    logs.chain(checkpoints).chain(temporary).try_for_each(|name| dir.remove(&name))
+    logs.chain(checkpoints).chain(temporary).try_for_each(|name| match dir.remove(&name) {
+        // Storing the settings since has used up a temporary of theirs.
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    })
 }

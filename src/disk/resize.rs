@@ -32,6 +32,9 @@ impl Core {
                 continue;
             };
             let growth = self.growth.lock();
+            if self.state.read().size == new {
+                return Ok(());
+            }
             let top = self.gate.read().top.clone();
             let Some(top) = top else {
                 drop(growth);
@@ -44,13 +47,25 @@ impl Core {
             }
             // The footer may land where an earlier one was left to be punched.
             let last = new - 1;
-            let _lock = self.ranges.exclusive(last..new);
+            let lock = self.ranges.exclusive(last..new);
+            // Until the new size is durable the old one is, with what that page holds: in place a footer would destroy
+            // it. So it goes to a layer that does not hold the page, durably neither.
+            let (held, settled) = {
+                let state = self.state.read();
+                (state.holds(top.id, &(last..new)), state.is_settled(&(last..new)))
+            };
+            if self.footer && (held || !settled) {
+                drop((lock, growth));
+                if held {
+                    self.rotate_key()?
+                } else {
+                    self.flush()?
+                }
+                continue;
+            }
             let gate = self.gate.write();
             self.check_open(&gate)?;
             let old = self.state.read().size;
-            if old == new {
-                return Ok(());
-            }
             if self.footer {
                 let written = top.write(last, &footer);
                 let mut state = self.state.write();

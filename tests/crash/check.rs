@@ -8,6 +8,7 @@ use sealdisk::io::sim::{Dice, Fault, Faults, RawFile, SimDisk, Tear, direct};
 use sealdisk::{ErrorKind, PAGE};
 
 use crate::cells::{CELL, parse, shows_plaintext};
+use crate::lines::LineModel;
 use crate::oracle::{BASE, ENCRYPTED, Kinds, Oracle, PLAIN, ZERO};
 use crate::rig::Rig;
 
@@ -20,12 +21,36 @@ pub(crate) struct Content {
     pub(crate) values: Vec<Option<u64>>,
     pub(crate) kinds: Vec<Kinds>,
     pub(crate) layers: Vec<Option<u32>>,
+    pub(crate) lines: Vec<LineContent>,
+}
+
+/// What a snapshot holds, and the layers that its pages are stored in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct LineContent {
+    pub(crate) name: String,
+    pub(crate) values: Vec<Option<u64>>,
+    pub(crate) layers: Vec<Option<u32>>,
 }
 
 impl Content {
-    pub(crate) fn settled(&self, encryption: bool) -> Oracle {
+    pub(crate) fn pages(&self) -> usize {
+        self.kinds.len()
+    }
+
+    /// An oracle that knows this to be durable.
+    pub(crate) fn settled(&self, most_pages: usize, encryption: bool) -> Oracle {
         let values: Vec<u64> = self.values.iter().map(|value| value.expect("checked before")).collect();
-        Oracle::new(&values, &self.kinds, encryption)
+        let oracle = Oracle::new(&values, &self.kinds, most_pages, encryption);
+        oracle.state().lines = self.lines.iter().map(LineModel::settled).collect();
+        oracle
+    }
+
+    /// The same content stored in the same ways, in whatever layers.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let lines = |content: &Self| -> Vec<_> {
+            content.lines.iter().map(|line| (line.name.clone(), line.values.clone())).collect()
+        };
+        (&self.values, &self.kinds) == (&other.values, &other.kinds) && lines(self) == lines(other)
     }
 }
 
@@ -33,16 +58,34 @@ fn failed(what: &str) -> impl Fn(sealdisk::Error) -> String {
     move |error| format!("{what}: {error:?}")
 }
 
-/// Reads the whole disk and where its pages lie, and holds the two against the stored bytes.
-pub(crate) fn content(rig: &Rig, world: &SimDisk, disk: &Disk) -> Result<Content, String> {
-    if disk.size() != rig.bytes() {
-        return Err(format!("the disk has {} bytes instead of {}", disk.size(), rig.bytes()));
-    }
-    let mut bytes = vec![0; rig.pages * PAGE];
+/// Reads the whole disk with its snapshots, and where its pages lie, and holds that against the stored bytes.
+pub(crate) fn content(world: &SimDisk, disk: &Disk) -> Result<Content, String> {
+    let (bytes, values) = read_whole(disk)?;
+    let (kinds, layers) = list_runs(disk)?;
+    let lines = disk.snapshots().into_iter().map(|line| line_content(disk, line.name)).collect::<Result<_, _>>()?;
+    let content = Content { values, kinds, layers, lines };
+    check_stored(world, &content, &bytes)?;
+    Ok(content)
+}
+
+pub(crate) fn line_content(disk: &Disk, name: String) -> Result<LineContent, String> {
+    let seen = disk.at_snapshot(&name).map_err(failed("looking through a snapshot"))?;
+    let (_, values) = read_whole(&seen)?;
+    let (_, layers) = list_runs(&seen)?;
+    Ok(LineContent { name, values, layers })
+}
+
+fn read_whole(disk: &Disk) -> Result<(Vec<u8>, Vec<Option<u64>>), String> {
+    let mut bytes = vec![0; disk.size() as usize];
     disk.read(0, &mut bytes).map_err(failed("reading the whole disk"))?;
-    let values: Vec<_> = bytes.chunks_exact(CELL).map(parse).collect();
+    let values = bytes.chunks_exact(CELL).map(parse).collect();
+    Ok((bytes, values))
+}
+
+/// Kinds without the footer page, layers with it.
+fn list_runs(disk: &Disk) -> Result<(Vec<Kinds>, Vec<Option<u32>>), String> {
     let (mut kinds, mut layers) = (Vec::new(), Vec::new());
-    for run in disk.runs(0, rig.bytes(), usize::MAX).map_err(failed("listing runs"))? {
+    for run in disk.runs(0, disk.blob_size(), usize::MAX).map_err(failed("listing runs"))? {
         if run.start != kinds.len() as u64 || run.pages == 0 {
             return Err(format!("runs have a gap at page {}", kinds.len()));
         }
@@ -53,14 +96,14 @@ pub(crate) fn content(rig: &Rig, world: &SimDisk, disk: &Disk) -> Result<Content
             PageState::Zero => ZERO,
         };
         kinds.resize(kinds.len() + run.pages as usize, kind);
-        layers.resize(kinds.len(), run.layer);
+        // A page that a layer holds as zero is not stored there.
+        layers.resize(kinds.len(), run.layer.filter(|_| kind != ZERO));
     }
-    if kinds.len() != rig.pages {
-        return Err(format!("runs cover {} pages of {}", kinds.len(), rig.pages));
+    if kinds.len() * PAGE != disk.blob_size() as usize {
+        return Err(format!("runs cover {} pages of {} bytes", kinds.len(), disk.blob_size()));
     }
-    let content = Content { values, kinds, layers };
-    check_stored(world, &content, &bytes)?;
-    Ok(content)
+    kinds.truncate(disk.size() as usize / PAGE);
+    Ok((kinds, layers))
 }
 
 /// Layers as they are stored: number, whether encrypted, and the file.
@@ -81,17 +124,20 @@ fn check_stored(world: &SimDisk, content: &Content, bytes: &[u8]) -> Result<(), 
             if encrypted && (shows_plaintext(&stored[..]) || stored.starts_with(b"conectix")) {
                 return Err(format!("plaintext at page {page} of encrypted layer {number}"));
             }
-            if !encrypted && page < content.kinds.len() && stored.chunks_exact(CELL).any(|cell| parse(cell).is_none()) {
+            // A resize that did not happen leaves a footer where it was to be.
+            let expected =
+                stored.starts_with(b"conectix") || stored.chunks_exact(CELL).all(|cell| parse(cell).is_some());
+            if !encrypted && page < content.kinds.len() && !expected {
                 return Err(format!(
                     "noise at page {page} of plain layer {number}: {:x?}",
                     stored.chunks(16).map(|b| b[..9].to_vec()).collect::<Vec<_>>()
                 ));
             }
-            if page >= content.kinds.len() || content.layers[page] != Some(number) {
+            if page >= content.pages() || content.layers[page] != Some(number) {
                 continue;
             }
             let expected = if encrypted { ENCRYPTED } else { PLAIN };
-            if content.kinds[page] & (expected | ZERO) == 0 {
+            if content.kinds[page] != expected {
                 return Err(format!("page {page} is not stored as layer {number} is"));
             }
             let plain = &bytes[page * PAGE..(page + 1) * PAGE];
@@ -103,17 +149,40 @@ fn check_stored(world: &SimDisk, content: &Content, bytes: &[u8]) -> Result<(), 
     Ok(())
 }
 
-/// Nothing lies in a layer but what the live view reads there: neither in the cache nor on the device.
-pub(crate) fn check_nothing_dead(world: &SimDisk, content: &Content) -> Result<(), String> {
+/// Sectors that lie in a layer though neither the disk nor a snapshot reads them there, in the cache or on the device.
+fn dead_pages(world: &SimDisk, content: &Content) -> Vec<(u32, usize)> {
+    let mut dead = Vec::new();
     for (number, _, file) in stored_layers(world) {
         for (page, _) in file.sectors {
-            let holds = |page: usize| content.layers[page] == Some(number) && content.kinds[page] != ZERO;
-            if page < content.kinds.len() && !holds(page) {
-                return Err(format!("dead bytes of page {page} are left in layer {number} after a scrub"));
+            let reads = |layers: &[Option<u32>]| layers.get(page).copied().flatten() == Some(number);
+            let is_read = reads(&content.layers) || content.lines.iter().any(|line| reads(&line.layers));
+            if !is_read && !dead.contains(&(number, page)) {
+                dead.push((number, page));
             }
         }
     }
-    Ok(())
+    dead
+}
+
+pub(crate) fn check_nothing_dead(world: &SimDisk, content: &Content) -> Result<(), String> {
+    match dead_pages(world, content).first() {
+        Some((layer, page)) => {
+            Err(format!("dead bytes of page {page} are left in layer {layer} after a scrub of {content:?}"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Nothing dead but what the disk says is to be scrubbed yet.
+fn check_pending(world: &SimDisk, disk: &Disk, content: &Content) -> Result<(), String> {
+    let pending = disk.usage().map_err(failed("usage"))?.pending_scrub;
+    let dead = dead_pages(world, content);
+    match pending {
+        Some(pending) if ((dead.len() * PAGE) as u64) > pending => {
+            Err(format!("{pending} bytes are said to be pending, and these pages are dead, by layer: {dead:?}"))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Recovers `image` and checks it. Returns the recovered content.
@@ -123,12 +192,16 @@ pub(crate) fn recover(rig: &Rig, image: &SimDisk, oracle: &Oracle, dice: &mut Di
 
 /// Opens a disk after a crash. While the kernel has a failed write-back to tell of, opening refuses, once for each file.
 pub(crate) fn open(rig: &Rig, image: &SimDisk, encryption: bool) -> Result<Disk, String> {
+    let traced = std::env::var_os("SEALDISK_CRASH_TRACE").is_some();
+    if traced {
+        image.start_trace();
+    }
     loop {
         let untold = image.has_untold_errors();
         match rig.open(image, encryption, Access::ReadWrite) {
             Ok(disk) => return Ok(disk),
             Err(error) if untold && error.kind() == ErrorKind::Io => {}
-            Err(error) => return Err(format!("recovering: {error:?}")),
+            Err(error) => return Err(format!("recovering: {error:?}\n{}", image.trace())),
         }
     }
 }
@@ -142,8 +215,11 @@ fn recover_nested(rig: &Rig, image: &SimDisk, oracle: &Oracle, dice: &mut Dice, 
     }
     let disk = open(rig, image, encryption)?;
     image.set_observer(None);
-    let found = content(rig, image, &disk)?;
-    oracle.check_recovered(&found.values, &found.kinds)?;
+    // Opening must not need space; what comes may.
+    image.set_capacity(None);
+    let found = content(image, &disk)?;
+    oracle.check_recovered(&found)?;
+    check_pending(image, &disk, &found)?;
     if let Some(inside) = inside.and_then(|inside| inside.lock().expect("one thread").take()) {
         recover_nested(rig, &inside, oracle, dice, depth - 1)
             .map_err(|error| format!("{error} (crashed in recovery)"))?;
@@ -151,13 +227,13 @@ fn recover_nested(rig: &Rig, image: &SimDisk, oracle: &Oracle, dice: &mut Dice, 
     if dice.one_in(16) {
         let again = power_cut(image, dice);
         let disk = rig.open(&again, encryption, Access::ReadWrite).map_err(failed("recovering again"))?;
-        let after = content(rig, &again, &disk)?;
-        if (&after.values, &after.kinds) != (&found.values, &found.kinds) {
+        let after = content(&again, &disk)?;
+        if !after.is_same(&found) {
             return Err(format!("what was recovered and read was not durable: {found:?} became {after:?}"));
         }
     }
     if dice.one_in(24) {
-        scrubbed(rig, image, &disk, &found, dice)?;
+        scrubbed(image, &disk, &found, dice)?;
     }
     Ok(found)
 }
@@ -200,22 +276,17 @@ fn fail_inside(rig: &Rig, image: &SimDisk, encryption: bool, dice: &mut Dice) ->
 }
 
 /// Scrubs a disk that nobody uses: all is as it was, and nothing dead is left, also after a power cut.
-pub(crate) fn scrubbed(
-    rig: &Rig,
-    world: &SimDisk,
-    disk: &Disk,
-    before: &Content,
-    dice: &mut Dice,
-) -> Result<(), String> {
+pub(crate) fn scrubbed(world: &SimDisk, disk: &Disk, before: &Content, dice: &mut Dice) -> Result<(), String> {
     disk.scrub().map_err(failed("scrubbing"))?;
     let usage = disk.usage().map_err(failed("usage"))?;
     if usage.pending_scrub != Some(0) {
         return Err(format!("{:?} bytes are pending after a scrub", usage.pending_scrub));
     }
-    let after = content(rig, world, disk)?;
-    if (&after.values, &after.kinds) != (&before.values, &before.kinds) {
+    let after = content(world, disk)?;
+    if !after.is_same(before) {
         return Err(format!("a scrub changed {before:?} into {after:?}"));
     }
-    check_nothing_dead(world, &after)?;
+    check_nothing_dead(world, &after)
+        .map_err(|error| format!("{error} LAYERS {:?} {}", disk.layers(), world.trace()))?;
     check_nothing_dead(&power_cut(world, dice), &after)
 }

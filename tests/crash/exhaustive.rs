@@ -9,7 +9,7 @@ use crate::check;
 use crate::rig::Rig;
 use crate::solo::{Solo, Step};
 
-const STEPS: [Step; 10] = [
+const STEPS: [Step; 16] = [
     Step::Write(0),
     Step::Write(1),
     Step::WriteFua(0),
@@ -20,6 +20,12 @@ const STEPS: [Step; 10] = [
     Step::Flush,
     Step::Scrub,
     Step::Reopen,
+    Step::Snapshot,
+    Step::Delete,
+    Step::RollBack,
+    Step::Shrink,
+    Step::Grow,
+    Step::Sweep,
 ];
 
 /// Images at each call.

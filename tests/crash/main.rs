@@ -6,6 +6,7 @@ mod campaign;
 mod cells;
 mod check;
 mod exhaustive;
+mod lines;
 mod mutants;
 mod nth;
 mod oracle;

@@ -9,7 +9,7 @@ use crate::rig::Rig;
 use crate::solo::{Solo, Step};
 
 /// Goes through all that does input or output: layers of both kinds, overwrites, a full log, a checkpoint, scrubs.
-const LIFE: [Step; 34] = [
+const LIFE: [Step; 46] = [
     Step::Write(0),
     Step::Flush,
     Step::Write(0),
@@ -42,6 +42,18 @@ const LIFE: [Step; 34] = [
     Step::WriteFua(3),
     Step::Toggle,
     Step::Write(3),
+    Step::Scrub,
+    Step::Snapshot,
+    Step::Write(1),
+    Step::Toggle,
+    Step::Grow,
+    Step::Snapshot,
+    Step::Shrink,
+    Step::Sweep,
+    Step::RollBack,
+    Step::Rotate,
+    Step::WriteFua(0),
+    Step::Delete,
     Step::Scrub,
     Step::Reopen,
 ];
@@ -90,6 +102,7 @@ fn live(rig: &Rig, at: u64, fault: Fault, seed: u64) -> Result<bool, String> {
             solo.verify().map_err(told)?;
         }
         if let (Err(_), Some(before), Some(after)) = (&answer, before, after)
+            && matches!(step, Step::Write(_) | Step::WriteFua(_) | Step::Patch(_))
             && fired.last().is_some_and(|fired| fired.call == Call::Write && fired.on.contains("/layers/"))
             && before.layers != after.layers
         {
@@ -97,7 +110,7 @@ fn live(rig: &Rig, at: u64, fault: Fault, seed: u64) -> Result<bool, String> {
         }
         let mut dice = Dice::new(seed ^ at ^ number as u64);
         let image = check::any_end(&solo.world, &mut dice);
-        check::recover(rig, &image, &solo.oracle, &mut dice).map_err(told)?;
+        check::recover(rig, &image, &solo.oracle, &mut dice).map_err(|what| told(format!("{what} after {fired:?}")))?;
     }
     Ok(!solo.world.fired().is_empty())
 }
@@ -129,7 +142,7 @@ fn make(rig: &Rig, at: u64, fault: Fault) -> Result<bool, String> {
     let fired = !world.fired().is_empty();
     let mut dice = Dice::new(at);
     let (values, kinds) = rig.initial();
-    let oracle = Oracle::new(&values, &kinds, true);
+    let oracle = Oracle::new(&values, &kinds, rig.most_pages, true);
     match made {
         Err(_) if fired => {}
         Err(error) => return Err(format!("failed where nothing should: {error:?}")),

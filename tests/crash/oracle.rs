@@ -10,7 +10,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use smallvec::{SmallVec, smallvec};
+
 use crate::cells::CELLS_A_PAGE;
+use crate::check::Content;
+use crate::lines::LineModel;
 
 /// Ways in which a page may be stored, as a set of bits.
 pub(crate) type Kinds = u8;
@@ -18,39 +22,54 @@ pub(crate) const BASE: Kinds = 1;
 pub(crate) const PLAIN: Kinds = 2;
 pub(crate) const ENCRYPTED: Kinds = 4;
 pub(crate) const ZERO: Kinds = 8;
+pub(crate) const ANY: Kinds = 15;
+
+/// What a cell may hold: one value, mostly.
+pub(crate) type Values = SmallVec<[u64; 2]>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Outcome {
+pub(crate) enum Outcome {
     InFlight,
     Done,
     Failed,
 }
 
 #[derive(Debug, Clone)]
-struct Write {
-    request: u64,
-    value: u64,
-    kinds: Kinds,
-    begin: u64,
-    end: u64,
-    outcome: Outcome,
-    durable: bool,
+pub(crate) struct Write {
+    pub(crate) request: u64,
+    /// One of these: a rollback brings back what a snapshot may hold.
+    pub(crate) values: Values,
+    pub(crate) kinds: Kinds,
+    pub(crate) begin: u64,
+    pub(crate) end: u64,
+    pub(crate) outcome: Outcome,
+    pub(crate) durable: bool,
 }
 
 impl Write {
-    fn superseded_by(&self, other: &Self) -> bool {
+    pub(crate) fn may_be(&self, value: Option<u64>) -> bool {
+        value.is_some_and(|value| self.values.contains(&value))
+    }
+
+    pub(crate) fn superseded_by(&self, other: &Self) -> bool {
         other.outcome == Outcome::Done && self.end < other.begin
     }
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(crate) struct State {
     now: u64,
     /// The crash has happened: answers change nothing any more.
-    frozen: bool,
-    cells: Vec<Vec<Write>>,
+    pub(crate) frozen: bool,
+    /// Those past the end of the disk, too: as zeros that a growing disk would show.
+    pub(crate) cells: Vec<Vec<Write>>,
+    /// Pages of the disk; two while it is being resized or rolled back, the new one last.
+    pub(crate) pages: Vec<usize>,
+    pub(crate) lines: Vec<LineModel>,
     /// Begin of every read under way.
-    reads: BTreeMap<u64, u64>,
+    pub(crate) reads: BTreeMap<u64, u64>,
+    /// Sweeps under way.
+    sweeps: u32,
     /// How new writes may be stored now.
     stored_as: Kinds,
     encryption: bool,
@@ -72,25 +91,33 @@ pub(crate) enum Change {
 }
 
 impl Oracle {
-    /// All cells durable with the given values, page by page stored in the given way.
-    pub(crate) fn new(values: &[u64], kinds: &[Kinds], encryption: bool) -> Self {
-        let settled = |(cell, value): (usize, &u64)| {
-            let kinds = kinds[cell / CELLS_A_PAGE];
+    /// A disk of `pages` pages, of which the first hold these values, durable and page by page stored in these ways; the
+    /// rest, and what it may grow by, reads as zeros.
+    pub(crate) fn new(values: &[u64], kinds: &[Kinds], most_pages: usize, encryption: bool) -> Self {
+        let settled = |cell: usize| {
+            let kinds = kinds.get(cell / CELLS_A_PAGE).copied().unwrap_or(ZERO);
             let (outcome, durable) = (Outcome::Done, true);
-            vec![Write { request: 0, value: *value, kinds, begin: 0, end: 0, outcome, durable }]
+            let values = smallvec![values.get(cell).copied().unwrap_or(0)];
+            vec![Write { request: 0, values, kinds, begin: 0, end: 0, outcome, durable }]
         };
-        let cells = values.iter().enumerate().map(settled).collect();
+        let cells = (0..most_pages * CELLS_A_PAGE).map(settled).collect();
         let stored_as = if encryption { ENCRYPTED } else { PLAIN };
-        Self(Mutex::new(State { now: 1, cells, stored_as, encryption, ..State::default() }))
+        let pages = vec![kinds.len()];
+        Self(Mutex::new(State { now: 1, cells, pages, stored_as, encryption, ..State::default() }))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The account's setting, as it is stored.
     pub(crate) fn encryption(&self) -> bool {
         self.state().encryption
+    }
+
+    /// Pages of the disk, as far as is answered.
+    pub(crate) fn pages(&self) -> usize {
+        self.state().pages[0]
     }
 
     /// A request to change cells begins: its number, of which [`value_of`] tells what it writes.
@@ -103,9 +130,8 @@ impl Oracle {
             let page = cell - cell % CELLS_A_PAGE;
             let whole_page = cells.start <= page && page + CELLS_A_PAGE <= cells.end;
             let kinds = if change == Change::Zero && whole_page { ZERO } else { state.stored_as };
-            let value = if change == Change::Data { value_of(request, cell) } else { 0 };
-            let outcome = Outcome::InFlight;
-            state.cells[cell].push(Write { request, value, kinds, begin, end: u64::MAX, outcome, durable: false });
+            let values = smallvec![if change == Change::Data { value_of(request, cell) } else { 0 }];
+            state.push(cell, request, values, kinds, begin);
         }
         request
     }
@@ -171,7 +197,7 @@ impl Oracle {
         for (cell, value) in (first..).zip(values) {
             let history = &state.cells[cell];
             let stale = |write: &Write| history.iter().any(|other| write.superseded_by(other) && other.end < begin);
-            if !history.iter().any(|write| Some(write.value) == *value && !stale(write)) {
+            if !history.iter().any(|write| write.may_be(*value) && !stale(write)) {
                 return Err(format!("a read of cell {cell} returned {}; {}", show(*value), listing(history)));
             }
         }
@@ -196,6 +222,9 @@ impl Oracle {
                 write.kinds |= PLAIN | ENCRYPTED;
             }
         }
+        if state.sweeps > 0 {
+            state.take_up();
+        }
     }
 
     pub(crate) fn toggled(&self) {
@@ -208,26 +237,38 @@ impl Oracle {
         self.state().frozen = true;
     }
 
-    /// A recovered disk holds these values, and they are durable: they were checked with [`Oracle::check_recovered`].
-    pub(crate) fn settle(&self, values: &[Option<u64>], kinds: &[Kinds]) {
-        let values: Vec<u64> = values.iter().map(|value| value.expect("checked before")).collect();
-        let settled = Self::new(&values, kinds, true);
-        self.state().cells = std::mem::take(&mut settled.state().cells);
+    /// One step of a re-encryption begins or ends: what was stored before may now be encrypted.
+    pub(crate) fn sweeping(&self, begins: bool) {
+        let mut state = self.state();
+        state.sweeps = if begins { state.sweeps + 1 } else { state.sweeps - 1 };
+        state.take_up();
     }
 
-    /// Whether a recovered disk may hold these values, and pages stored in these ways.
-    pub(crate) fn check_recovered(&self, values: &[Option<u64>], kinds: &[Kinds]) -> Result<(), String> {
+    /// A recovered disk holds this, and it is durable: it was checked with [`Oracle::check_recovered`].
+    pub(crate) fn settle(&self, content: &Content) {
+        let mut state = self.state();
+        let settled = content.settled(state.cells.len() / CELLS_A_PAGE, state.encryption);
+        let settled = &mut *settled.state();
+        state.cells = std::mem::take(&mut settled.cells);
+        state.pages = std::mem::take(&mut settled.pages);
+        state.lines = std::mem::take(&mut settled.lines);
+    }
+
+    /// Whether a recovered disk may hold this.
+    pub(crate) fn check_recovered(&self, content: &Content) -> Result<(), String> {
         let state = self.state();
-        for (page, stored) in kinds.iter().enumerate() {
-            let cells = page * CELLS_A_PAGE..(page + 1) * CELLS_A_PAGE;
+        if !state.pages.contains(&content.pages()) {
+            return Err(format!("the disk has {} pages after the crash instead of {:?}", content.pages(), state.pages));
+        }
+        for (page, stored) in content.kinds.iter().enumerate() {
             let mut possible_kinds = 0;
-            for cell in cells {
+            for cell in page * CELLS_A_PAGE..(page + 1) * CELLS_A_PAGE {
                 let history = &state.cells[cell];
                 let lost = |write: &Write| history.iter().any(|other| other.durable && write.superseded_by(other));
                 let possible = history.iter().filter(|write| !lost(write));
                 possible_kinds |= possible.clone().fold(0, |kinds, write| kinds | write.kinds);
-                if !possible.clone().any(|write| Some(write.value) == values[cell]) {
-                    let value = show(values[cell]);
+                if !possible.clone().any(|write| write.may_be(content.values[cell])) {
+                    let value = show(content.values[cell]);
                     return Err(format!("cell {cell} holds {value} after the crash; {}", listing(history)));
                 }
             }
@@ -237,14 +278,30 @@ impl Oracle {
                 return Err(format!("page {page} is stored as {stored:#b} after the crash; {}", histories.join("; ")));
             }
         }
-        Ok(())
+        state.check_lines(&content.lines)
     }
 }
 
 impl State {
-    fn tick(&mut self) -> u64 {
+    pub(crate) fn tick(&mut self) -> u64 {
         self.now += 1;
         self.now
+    }
+
+    pub(crate) fn next_request(&mut self) -> u64 {
+        self.requests += 1;
+        self.requests
+    }
+
+    pub(crate) fn push(&mut self, cell: usize, request: u64, values: Values, kinds: Kinds, begin: u64) {
+        let outcome = Outcome::InFlight;
+        self.cells[cell].push(Write { request, values, kinds, begin, end: u64::MAX, outcome, durable: false });
+    }
+
+    fn take_up(&mut self) {
+        if self.stored_as & ENCRYPTED != 0 {
+            self.cells.iter_mut().flatten().for_each(|write| write.kinds |= ENCRYPTED | ZERO);
+        }
     }
 }
 
@@ -259,7 +316,7 @@ pub(crate) fn value_of(request: u64, cell: usize) -> u64 {
     request << 16 | cell as u64 | 1 << 62
 }
 
-fn show(value: Option<u64>) -> String {
+pub(crate) fn show(value: Option<u64>) -> String {
     match value {
         None => "noise".into(),
         Some(0) => "zeros".into(),
@@ -273,7 +330,10 @@ fn listing(history: &[Write]) -> String {
         let Write { request, kinds, begin, end, outcome, durable, .. } = write;
         let end = if *end == u64::MAX { "..".into() } else { end.to_string() };
         let durable = if *durable { " durable" } else { "" };
-        format!("[request {request} {} {begin}-{end} {outcome:?}{durable} as {kinds:#b}]", show(Some(write.value)))
+        format!(
+            "[request {request} {} {begin}-{end} {outcome:?}{durable} as {kinds:#b}]",
+            write.values.iter().map(|value| show(Some(*value))).collect::<Vec<_>>().join(" or ")
+        )
     });
     format!("its writes: {}", each.collect::<Vec<_>>().join(" "))
 }
@@ -283,11 +343,16 @@ mod tests {
     use super::*;
 
     fn oracle() -> Oracle {
-        Oracle::new(&[0, 0], &[ZERO], true)
+        Oracle::new(&[0, 0], &[ZERO], 1, true)
+    }
+
+    fn recovered(oracle: &Oracle, value: Option<u64>, kinds: Kinds) -> bool {
+        let (values, kinds, layers) = (vec![value, Some(0)], vec![kinds], vec![None]);
+        oracle.check_recovered(&Content { values, kinds, layers, lines: Vec::new() }).is_ok()
     }
 
     fn after(oracle: &Oracle, value: u64) -> bool {
-        oracle.check_recovered(&[Some(value), Some(0)], &[ENCRYPTED | ZERO]).is_ok()
+        recovered(oracle, Some(value), ENCRYPTED | ZERO)
     }
 
     #[test]
@@ -305,8 +370,8 @@ mod tests {
         let third = oracle.begin(0..1, Change::Data);
         oracle.end(third, 0..1, true, true);
         assert!(!after(&oracle, value_of(second, 0)) && after(&oracle, value_of(third, 0)));
-        assert!(oracle.check_recovered(&[None, Some(0)], &[ENCRYPTED]).is_err());
-        assert!(oracle.check_recovered(&[Some(value_of(third, 0)), Some(0)], &[PLAIN]).is_err());
+        assert!(!recovered(&oracle, None, ENCRYPTED));
+        assert!(!recovered(&oracle, Some(value_of(third, 0)), PLAIN));
     }
 
     #[test]

@@ -63,8 +63,10 @@ impl BaseImage for SimBase {
 /// See the module documentation.
 #[derive(Clone)]
 pub(crate) struct Rig {
-    /// Without the footer page.
+    /// Of a new disk, without the footer page.
     pub(crate) pages: usize,
+    /// It never grows beyond.
+    pub(crate) most_pages: usize,
     keys: DiskKeys,
     base: Option<Arc<SimBase>>,
     options: Options,
@@ -98,15 +100,11 @@ impl Rig {
             wake: Arc::new(move || wake.store(true, Ordering::Relaxed)),
         };
         let base = base_pages.map(|pages| Arc::new(SimBase { pages }));
-        Self { pages, keys: DiskKeys::for_simulation(seed), base, options, woken }
+        Self { pages, most_pages: pages + 6, keys: DiskKeys::for_simulation(seed), base, options, woken }
     }
 
     pub(crate) fn bytes(&self) -> u64 {
         (self.pages * PAGE) as u64
-    }
-
-    pub(crate) fn cells(&self) -> usize {
-        self.pages * CELLS_A_PAGE
     }
 
     /// Makes the disk on an empty simulated one, as the account does: in a directory of its own that is then published.
@@ -137,7 +135,7 @@ impl Rig {
         let world = SimDisk::new(seed);
         direct(|| self.create(&world, encryption)).expect("a disk is made where nothing fails");
         let (values, kinds) = self.initial();
-        (world, Oracle::new(&values, &kinds, encryption))
+        (world, Oracle::new(&values, &kinds, self.most_pages, encryption))
     }
 
     /// Values by cell and kinds by page of a new disk.
@@ -147,7 +145,7 @@ impl Rig {
         if let Some(base) = &self.base {
             base.read_at(0, &mut content[..base_pages * PAGE]).expect("the base never fails");
         }
-        let cells = content.chunks_exact(CELL).take(self.cells());
+        let cells = content.chunks_exact(CELL).take(self.pages * CELLS_A_PAGE);
         let values = cells.map(|cell| crate::cells::parse(cell).expect("a base of values")).collect();
         let kinds = (0..self.pages).map(|page| if page < base_pages { BASE } else { ZERO }).collect();
         (values, kinds)

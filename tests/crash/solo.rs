@@ -2,9 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use sealdisk::disk::{Access, Disk, Durability};
+use sealdisk::disk::{Access, Disk, Durability, Swept};
 use sealdisk::io::sim::{Dice, Faults, SimDisk};
-use sealdisk::{ErrorKind, Result};
+use sealdisk::{ErrorKind, PAGE, Result};
 
 use crate::cells::{CELL, CELLS_A_PAGE, fill};
 use crate::check::{self, Content};
@@ -26,6 +26,17 @@ pub(crate) enum Step {
     Scrub,
     /// Closes in good order and opens again.
     Reopen,
+    /// Of a new name.
+    Snapshot,
+    /// The oldest snapshot, if there is one.
+    Delete,
+    /// To the newest snapshot, if there is one.
+    RollBack,
+    Shrink,
+    Grow,
+    Rotate,
+    /// Brings everything under the current key, the base too.
+    Sweep,
 }
 
 /// A disk and its only client.
@@ -70,7 +81,8 @@ impl Solo {
 
     /// `Ok(Err(_))`: the step was refused. `Err(_)`: an answer that must not be.
     pub(crate) fn step(&mut self, step: Step) -> std::result::Result<Result<()>, String> {
-        let changes_or_flushes = !matches!(step, Step::Toggle | Step::Maintain);
+        let changes_or_flushes =
+            !matches!(step, Step::Toggle | Step::Maintain | Step::Delete | Step::RollBack | Step::Sweep);
         let was_poisoned = self.poisoned;
         let answer = match step {
             Step::Write(page) => self.change(page, CELLS_A_PAGE, Change::Data, Durability::Volatile),
@@ -92,6 +104,26 @@ impl Solo {
             Step::Maintain => self.maintain(),
             Step::Scrub => self.disk().scrub(),
             Step::Reopen => self.reopen()?,
+            Step::Snapshot => {
+                let (name, begin) = self.oracle.draw();
+                let answer = self.disk().snapshot(&name).map(drop);
+                self.oracle.drawn(&name, begin, answer.is_ok());
+                answer
+            }
+            Step::Delete => self.oracle.lines().first().map_or(Ok(()), |name| {
+                self.oracle.erase(name);
+                self.disk().delete_snapshot(name).inspect(|()| self.oracle.erased(name))
+            }),
+            Step::RollBack => self.oracle.lines().last().map_or(Ok(()), |name| {
+                let request = self.oracle.roll_back(name);
+                let answer = self.disk().roll_back(name);
+                self.oracle.rolled_back(name, request, answer.is_ok());
+                answer
+            }),
+            Step::Shrink => self.resize(self.oracle.pages().max(2) - 1),
+            Step::Grow => self.resize((self.oracle.pages() + 1).min(self.rig.most_pages)),
+            Step::Rotate => self.disk().rotate_key(),
+            Step::Sweep => self.sweep(),
         };
         if let Err(error) = &answer
             && step != Step::Reopen
@@ -106,6 +138,9 @@ impl Solo {
     }
 
     fn change(&self, page: usize, cells: usize, change: Change, durability: Durability) -> Result<()> {
+        if page >= self.oracle.pages() {
+            return Ok(());
+        }
         let cells = page * CELLS_A_PAGE..page * CELLS_A_PAGE + cells;
         let (offset, len) = ((cells.start * CELL) as u64, cells.len() * CELL);
         let request = self.oracle.begin(cells.clone(), change);
@@ -120,6 +155,26 @@ impl Solo {
         };
         self.oracle.end(request, cells, answer.is_ok(), durability == Durability::Fua);
         answer
+    }
+
+    fn resize(&self, pages: usize) -> Result<()> {
+        let request = self.oracle.resize(pages);
+        let answer = self.disk().resize((pages * PAGE) as u64);
+        self.oracle.resized(pages, request, answer.is_ok());
+        answer
+    }
+
+    fn sweep(&self) -> Result<()> {
+        self.oracle.sweeping(true);
+        let mut at = Ok(Swept::Next(0));
+        while let Ok(Swept::Next(page)) = at {
+            at = self.disk().sweep(page, true);
+        }
+        self.oracle.sweeping(false);
+        match at {
+            Err(error) if error.kind() == ErrorKind::InUse => Ok(()),
+            other => other.map(drop),
+        }
     }
 
     fn maintain(&self) -> Result<()> {
@@ -145,9 +200,9 @@ impl Solo {
             Err(error) => return Ok(Err(error)),
         };
         self.world.set_faults(Faults::default());
-        let found = check::content(&self.rig, &self.world, &disk)?;
-        self.oracle.check_recovered(&found.values, &found.kinds)?;
-        self.oracle.settle(&found.values, &found.kinds);
+        let found = check::content(&self.world, &disk)?;
+        self.oracle.check_recovered(&found)?;
+        self.oracle.settle(&found);
         (self.disk, self.poisoned) = (Some(disk), false);
         Ok(Ok(()))
     }
@@ -155,13 +210,13 @@ impl Solo {
     /// Reads the open disk and holds it against what was answered.
     pub(crate) fn verify(&self) -> std::result::Result<Content, String> {
         let begin = self.oracle.begin_read();
-        let found = check::content(&self.rig, &self.world, self.disk())?;
+        let found = check::content(&self.world, self.disk())?;
         self.oracle.check_read(begin, 0, &found.values)?;
         Ok(found)
     }
 
     /// What the open disk holds, where it can be read.
     pub(crate) fn verify_quietly(&self) -> Option<Content> {
-        check::content(&self.rig, &self.world, self.disk.as_ref()?).ok()
+        check::content(&self.world, self.disk.as_ref()?).ok()
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use sealdisk::disk::{Access, Disk, Durability};
 use sealdisk::io::sim::{Call, Dice, Fault, Faults, SimDisk, direct};
+use sealdisk::io::sync::RwLock;
 use sealdisk::{Error, ErrorKind};
 
 use crate::cells::{CELL, CELLS_A_PAGE, fill, parse};
@@ -13,8 +14,10 @@ use crate::check;
 use crate::oracle::{Change, Oracle, value_of};
 use crate::rig::Rig;
 
+mod on_lines;
+
 /// What the clients, the observer and the referee of one generation share.
-struct Ring {
+pub(super) struct Ring {
     rig: Rig,
     world: SimDisk,
     oracle: Mutex<Arc<Oracle>>,
@@ -32,6 +35,10 @@ struct Ring {
     over: AtomicBool,
     poisoned: AtomicBool,
     toggling: AtomicBool,
+    /// A snapshot, rollback or resize is under way.
+    lining: AtomicBool,
+    /// Held shared by every request, and exclusively by who changes the size.
+    sized: RwLock<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -90,7 +97,8 @@ impl Ring {
         if error.kind() == ErrorKind::Poisoned {
             self.poisoned.store(true, Ordering::Relaxed);
         }
-        let expected = matches!(error.kind(), ErrorKind::Io | ErrorKind::NoSpace | ErrorKind::Poisoned);
+        let in_doubt = error.kind() == ErrorKind::OutOfRange && self.oracle().size_is_in_doubt();
+        let expected = in_doubt || matches!(error.kind(), ErrorKind::Io | ErrorKind::NoSpace | ErrorKind::Poisoned);
         if !(self.is_over() || self.faulty && expected) {
             self.fail(format!("{what} failed where nothing should: {error:?}"));
         }
@@ -138,6 +146,8 @@ fn one_generation(
         over: AtomicBool::new(false),
         poisoned: AtomicBool::new(false),
         toggling: AtomicBool::new(false),
+        lining: AtomicBool::new(false),
+        sized: RwLock::new(()),
     });
     let eye = Arc::downgrade(&ring);
     world.set_observer(Some(Arc::new(move |world| {
@@ -185,7 +195,7 @@ fn random_faults(dice: &mut Dice) -> Faults {
 /// The life of an open disk: recovered content taken over, clients, and an end in good order if no crash came before.
 fn storm(ring: &Arc<Ring>, disk: Disk, dice: &mut Dice) {
     let faults = ring.world.fired();
-    let found = match direct(|| check::content(&ring.rig, &ring.world, &disk)) {
+    let found = match direct(|| check::content(&ring.world, &disk)) {
         Ok(found) => found,
         // The referee's own reads may be hit by a fault as well.
         Err(_) if ring.is_over() || ring.world.fired().len() > faults.len() => return,
@@ -195,10 +205,10 @@ fn storm(ring: &Arc<Ring>, disk: Disk, dice: &mut Dice) {
         return;
     }
     let oracle = ring.oracle();
-    if let Err(what) = oracle.check_recovered(&found.values, &found.kinds) {
+    if let Err(what) = oracle.check_recovered(&found) {
         return ring.fail(what);
     }
-    *lock(&ring.oracle) = Arc::new(found.settled(oracle.encryption()));
+    *lock(&ring.oracle) = Arc::new(found.settled(ring.rig.most_pages, oracle.encryption()));
     let disk = Arc::new(disk);
     let clients = (0..1 + dice.index(4)).map(|_| {
         let (ring, disk, mut dice) = (Arc::clone(ring), Arc::clone(&disk), dice.fork());
@@ -221,28 +231,45 @@ fn storm(ring: &Arc<Ring>, disk: Disk, dice: &mut Dice) {
 }
 
 /// Nobody uses the disk: it holds what was answered, a scrub leaves nothing dead, closing keeps all.
-fn at_rest(ring: &Ring, disk: &Disk, dice: &mut Dice) {
+fn at_rest(ring: &Arc<Ring>, disk: &Arc<Disk>, dice: &mut Dice) {
     let oracle = ring.oracle();
     ring.world.set_faults(Faults::default());
     ring.world.set_capacity(None);
     let begin = oracle.begin_read();
-    let found = match direct(|| check::content(&ring.rig, &ring.world, disk)) {
+    let found = match direct(|| check::content(&ring.world, disk)) {
         Ok(found) => found,
         Err(what) => return ring.fail(what),
     };
     ring.note(oracle.check_read(begin, 0, &found.values));
     let poisoned = ring.poisoned.load(Ordering::Relaxed);
     if dice.coin() && !ring.faulty {
-        ring.note(direct(|| check::scrubbed(&ring.rig, &ring.world, disk, &found, dice)));
+        ring.note(direct(|| check::scrubbed(&ring.world, disk, &found, dice)));
     }
     if dice.coin() && !ring.is_over() {
-        let begin = oracle.begin_flush();
-        match disk.close() {
-            Ok(()) if poisoned => ring.fail("closing a poisoned disk succeeded".into()),
-            Ok(()) => oracle.flushed(begin),
-            Err(error) => ring.refused("closing", &error),
-        }
+        close(ring, disk, poisoned);
     }
+}
+
+/// Closes while upkeep may be under way, as it is in a server.
+fn close(ring: &Arc<Ring>, disk: &Arc<Disk>, poisoned: bool) {
+    let upkeep = {
+        let (ring, disk) = (Arc::clone(ring), Arc::clone(disk));
+        shuttle::thread::spawn(move || {
+            for _ in 0..4 {
+                if let Err(error) = disk.maintain() {
+                    ring.refused("upkeep while closing", &error);
+                }
+            }
+        })
+    };
+    let (oracle, begin) = (ring.oracle(), ring.oracle().begin_flush());
+    match disk.close() {
+        _ if ring.is_over() => {}
+        Ok(()) if poisoned => ring.fail("closing a poisoned disk succeeded".into()),
+        Ok(()) => oracle.flushed(begin),
+        Err(error) => ring.refused("closing", &error),
+    }
+    upkeep.join().expect("a panic ends the execution");
 }
 
 /// One request, checked against the oracle.
@@ -250,14 +277,19 @@ fn request(ring: &Ring, disk: &Disk, dice: &mut Dice) {
     if ring.rig.woken.swap(false, Ordering::Relaxed) && dice.coin() {
         return maintain(ring, disk);
     }
-    match dice.below(100) {
-        0..34 => change(ring, disk, dice, Change::Data),
-        34..46 => change(ring, disk, dice, Change::Zero),
-        46..50 => change(ring, disk, dice, Change::WriteZeros),
-        50..65 => read(ring, disk, dice),
-        65..84 => flush(ring, disk),
-        84..91 => toggle(ring, disk, dice),
-        91..97 => maintain(ring, disk),
+    let what = dice.below(100);
+    if what >= 92 {
+        return on_lines::request(ring, disk, dice);
+    }
+    let _size_stays = ring.sized.read();
+    match what {
+        0..32 => change(ring, disk, dice, Change::Data),
+        32..44 => change(ring, disk, dice, Change::Zero),
+        44..48 => change(ring, disk, dice, Change::WriteZeros),
+        48..60 => read(ring, disk, dice),
+        60..77 => flush(ring, disk),
+        77..83 => toggle(ring, disk, dice),
+        83..89 => maintain(ring, disk),
         _ => {
             if let Err(error) = disk.scrub() {
                 ring.refused("a scrub", &error);
@@ -268,8 +300,9 @@ fn request(ring: &Ring, disk: &Disk, dice: &mut Dice) {
 
 /// Whole pages mostly, sometimes half ones.
 fn any_range(ring: &Ring, dice: &mut Dice) -> std::ops::Range<usize> {
-    let cells = ring.rig.cells();
-    let unit = if dice.one_in(6) { 1 } else { CELLS_A_PAGE };
+    let cells = ring.oracle().pages() * CELLS_A_PAGE;
+    // Whole blocks are what `try_write` takes.
+    let unit = [1, 2, 2, 2, 2, 2, 2, 16][dice.index(8)];
     let start = dice.index(cells) / unit * unit;
     let most = [1, 2, 6][dice.index(3)];
     let len = (1 + dice.index(most)) * unit;

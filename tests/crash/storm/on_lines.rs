@@ -1,0 +1,113 @@
+//! The requests of an operator: snapshots, rollback, resize, key rotation and re-encryption, while clients go on.
+
+use std::sync::atomic::Ordering;
+
+use sealdisk::disk::{Disk, Swept};
+use sealdisk::io::sim::Dice;
+use sealdisk::{ErrorKind, PAGE};
+
+use super::Ring;
+use crate::check;
+
+/// One of them, if no other is under way.
+pub(super) fn request(ring: &Ring, disk: &Disk, dice: &mut Dice) {
+    if ring.lining.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    match dice.below(12) {
+        0..3 => snapshot(ring, disk),
+        3..5 => look(ring, disk, dice),
+        5 => erase(ring, disk, dice),
+        6..8 => roll_back(ring, disk, dice),
+        8 => resize(ring, disk, dice),
+        9 => {
+            if let Err(error) = disk.rotate_key() {
+                ring.refused("rotating the key", &error);
+            }
+        }
+        _ => sweep(ring, disk, dice),
+    }
+    ring.lining.store(false, Ordering::Relaxed);
+}
+
+fn any_line(ring: &Ring, dice: &mut Dice) -> Option<String> {
+    let lines = ring.oracle().lines();
+    (!lines.is_empty()).then(|| lines[dice.index(lines.len())].clone())
+}
+
+fn snapshot(ring: &Ring, disk: &Disk) {
+    let _size_stays = ring.sized.read();
+    let oracle = ring.oracle();
+    let (name, begin) = oracle.draw();
+    let answer = disk.snapshot(&name);
+    oracle.drawn(&name, begin, answer.is_ok());
+    if let Err(error) = answer {
+        ring.refused("a snapshot", &error);
+    }
+}
+
+/// Reads a snapshot whole.
+fn look(ring: &Ring, disk: &Disk, dice: &mut Dice) {
+    let Some(name) = any_line(ring, dice) else { return };
+    let fired = ring.world.fired().len();
+    match check::line_content(disk, name) {
+        _ if ring.is_over() => {}
+        Ok(content) => ring.note(ring.oracle().check_line(content)),
+        Err(_) if ring.world.fired().len() > fired => {}
+        Err(what) => ring.fail(what),
+    }
+}
+
+fn erase(ring: &Ring, disk: &Disk, dice: &mut Dice) {
+    let Some(name) = any_line(ring, dice) else { return };
+    let oracle = ring.oracle();
+    oracle.erase(&name);
+    match disk.delete_snapshot(&name) {
+        Ok(()) => oracle.erased(&name),
+        Err(error) => ring.refused("deleting a snapshot", &error),
+    }
+}
+
+/// Clients go on meanwhile where the size stays.
+fn roll_back(ring: &Ring, disk: &Disk, dice: &mut Dice) {
+    let Some(name) = any_line(ring, dice) else { return };
+    let oracle = ring.oracle();
+    let resizes = oracle.line_pages(&name) != oracle.pages();
+    let _size_stays = (!resizes).then(|| ring.sized.read());
+    let _alone = resizes.then(|| ring.sized.write());
+    let request = oracle.roll_back(&name);
+    let answer = disk.roll_back(&name);
+    oracle.rolled_back(&name, request, answer.is_ok());
+    if let Err(error) = answer {
+        ring.refused("a rollback", &error);
+    }
+}
+
+fn resize(ring: &Ring, disk: &Disk, dice: &mut Dice) {
+    let _alone = ring.sized.write();
+    let oracle = ring.oracle();
+    let pages = 1 + dice.index(ring.rig.most_pages);
+    let request = oracle.resize(pages);
+    let answer = disk.resize((pages * PAGE) as u64);
+    oracle.resized(pages, request, answer.is_ok());
+    if let Err(error) = answer {
+        ring.refused("a resize", &error);
+    }
+}
+
+fn sweep(ring: &Ring, disk: &Disk, dice: &mut Dice) {
+    let _size_stays = ring.sized.read();
+    let (oracle, base, mut page) = (ring.oracle(), dice.coin(), 0);
+    for _ in 0..20 {
+        oracle.sweeping(true);
+        let answer = disk.sweep(page, base);
+        oracle.sweeping(false);
+        match answer {
+            _ if ring.is_over() => return,
+            Ok(Swept::Next(next)) => page = next,
+            Ok(Swept::End) => return,
+            Err(error) if error.kind() == ErrorKind::InUse => return,
+            Err(error) => return ring.refused("a sweep", &error),
+        }
+    }
+}
