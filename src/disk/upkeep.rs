@@ -144,15 +144,20 @@ impl Core {
             return Ok(true);
         };
         let run = run.start..run.end.min(run.start + STEP_PAGES).min(layer.pages()?);
-        progress.scan = (layer.id, run.end.max(run.start + 1));
+        // Where the look goes on once this piece was looked at: after a failed read it is looked at again.
+        let next = (layer.id, run.end.max(run.start + 1));
         if run.is_empty() {
+            progress.scan = next;
             return Ok(true);
         }
         let _lock = self.ranges.shared(run.clone());
         let mut unheld: Vec<Range<u64>> = Vec::new();
         {
             let state = self.state.read();
-            let Some(index) = state.index_of(layer.id) else { return Ok(true) };
+            let Some(index) = state.index_of(layer.id) else {
+                progress.scan = (layer.id + 1, 0);
+                return Ok(true);
+            };
             let mut at = run.start;
             for held in state.entries[index].held.runs(run.clone()) {
                 unheld.push(at..held.start);
@@ -170,6 +175,7 @@ impl Core {
                 entry.dead.insert(page..page + 1);
             }
         }
+        progress.scan = next;
         Ok(true)
     }
 

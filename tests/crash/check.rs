@@ -8,7 +8,6 @@ use sealdisk::io::sim::{Dice, Fault, Faults, RawFile, SimDisk, Tear, direct};
 use sealdisk::{ErrorKind, PAGE};
 
 use crate::cells::{CELL, parse, shows_plaintext};
-use crate::lines::LineModel;
 use crate::oracle::{BASE, ENCRYPTED, Kinds, Oracle, PLAIN, ZERO};
 use crate::rig::Rig;
 
@@ -35,14 +34,6 @@ pub(crate) struct LineContent {
 impl Content {
     pub(crate) fn pages(&self) -> usize {
         self.kinds.len()
-    }
-
-    /// An oracle that knows this to be durable.
-    pub(crate) fn settled(&self, most_pages: usize, encryption: bool) -> Oracle {
-        let values: Vec<u64> = self.values.iter().map(|value| value.expect("checked before")).collect();
-        let oracle = Oracle::new(&values, &self.kinds, most_pages, encryption);
-        oracle.state().lines = self.lines.iter().map(LineModel::settled).collect();
-        oracle
     }
 
     /// The same content stored in the same ways, in whatever layers.
@@ -178,9 +169,12 @@ fn check_pending(world: &SimDisk, disk: &Disk, content: &Content) -> Result<(), 
     let pending = disk.usage().map_err(failed("usage"))?.pending_scrub;
     let dead = dead_pages(world, content);
     match pending {
-        Some(pending) if ((dead.len() * PAGE) as u64) > pending => {
-            Err(format!("{pending} bytes are said to be pending, and these pages are dead, by layer: {dead:?}"))
-        }
+        Some(pending) if ((dead.len() * PAGE) as u64) > pending => Err(format!(
+            "{pending} bytes are said to be pending, and these pages are dead, by layer: {dead:?} LAYERS {:?} {content:?} SN {:?} {}",
+            disk.layers(),
+            disk.snapshots(),
+            world.trace()
+        )),
         _ => Ok(()),
     }
 }

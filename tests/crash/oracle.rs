@@ -244,14 +244,15 @@ impl Oracle {
         state.take_up();
     }
 
-    /// A recovered disk holds this, and it is durable: it was checked with [`Oracle::check_recovered`].
+    /// A recovered disk holds this, and it is durable: it was checked with [`Oracle::check_recovered`]. Numbers of
+    /// requests go on.
     pub(crate) fn settle(&self, content: &Content) {
         let mut state = self.state();
-        let settled = content.settled(state.cells.len() / CELLS_A_PAGE, state.encryption);
-        let settled = &mut *settled.state();
-        state.cells = std::mem::take(&mut settled.cells);
-        state.pages = std::mem::take(&mut settled.pages);
-        state.lines = std::mem::take(&mut settled.lines);
+        let values: Vec<u64> = content.values.iter().map(|value| value.expect("checked before")).collect();
+        let settled = Self::new(&values, &content.kinds, state.cells.len() / CELLS_A_PAGE, state.encryption);
+        let settled = std::mem::take(&mut *settled.state());
+        let lines = content.lines.iter().map(LineModel::settled).collect();
+        *state = State { now: state.now, requests: state.requests, lines, ..settled };
     }
 
     /// Whether a recovered disk may hold this.

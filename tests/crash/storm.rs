@@ -20,7 +20,7 @@ mod on_lines;
 pub(super) struct Ring {
     rig: Rig,
     world: SimDisk,
-    oracle: Mutex<Arc<Oracle>>,
+    oracle: Arc<Oracle>,
     /// Whether requests may fail.
     faulty: bool,
     /// Chance in 1,000 of an image at a call.
@@ -47,7 +47,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 impl Ring {
     fn oracle(&self) -> Arc<Oracle> {
-        Arc::clone(&lock(&self.oracle))
+        Arc::clone(&self.oracle)
     }
 
     fn is_over(&self) -> bool {
@@ -135,7 +135,7 @@ fn one_generation(
     let ring = Arc::new(Ring {
         rig: rig.clone(),
         world: world.clone(),
-        oracle: Mutex::new(oracle),
+        oracle,
         faulty,
         rate: [100, 500, 1000][dice.index(3)],
         crash_at: dice.below(600),
@@ -149,6 +149,9 @@ fn one_generation(
         lining: AtomicBool::new(false),
         sized: RwLock::new(()),
     });
+    if std::env::var_os("SEALDISK_CRASH_TRACE").is_some() {
+        world.start_trace();
+    }
     let eye = Arc::downgrade(&ring);
     world.set_observer(Some(Arc::new(move |world| {
         if let Some(ring) = eye.upgrade() {
@@ -163,7 +166,7 @@ fn one_generation(
     }
     world.set_observer(None);
     if let Some(what) = lock(&ring.failure).take() {
-        return Err(what);
+        return Err(format!("{what}\nTHE RUN\n{}", world.trace()));
     }
     let left = lock(&ring.left).take();
     let left = left.unwrap_or_else(|| check::any_end(&world, dice));
@@ -208,7 +211,7 @@ fn storm(ring: &Arc<Ring>, disk: Disk, dice: &mut Dice) {
     if let Err(what) = oracle.check_recovered(&found) {
         return ring.fail(what);
     }
-    *lock(&ring.oracle) = Arc::new(found.settled(ring.rig.most_pages, oracle.encryption()));
+    oracle.settle(&found);
     let disk = Arc::new(disk);
     let clients = (0..1 + dice.index(4)).map(|_| {
         let (ring, disk, mut dice) = (Arc::clone(ring), Arc::clone(&disk), dice.fork());
