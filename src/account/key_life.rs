@@ -196,10 +196,15 @@ impl Registry {
         Ok(KeysRestored { were_revoked: true, left })
     }
 
-    /// Destroys the data keys of a disk. Its clients, if any, get errors from here on.
+    /// Destroys the data keys of a disk. Its clients, if any, get errors from here on. [`ErrorKind::InUse`] while a clone
+    /// reads from it.
     pub fn erase_disk_keys(&self, name: &BlobName) -> Result<()> {
         let _changing = self.shared.changing.lock();
         let entry = self.shared.entry(name)?;
+        if let Some((clone, _)) = self.clones_of(entry.uuid).first() {
+            let what = format!("\"{name}\" is read from by its clone {clone}, which could not be read either");
+            return Err(Error::new(ErrorKind::InUse, what).hint("delete its clones first"));
+        }
         let mut state = entry.state.lock();
         if let State::Open(disk) = &*state {
             let_go(vec![(Arc::clone(&entry), Arc::clone(disk))], false);

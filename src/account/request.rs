@@ -9,14 +9,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::failure::Failure;
-#[cfg(doc)]
-use super::key_life::{KekRotated, KeysRestored, KeysRevoked};
+use super::key_request::KeyRequest;
 use super::life_request::LifeRequest;
 use super::lock::Hold;
 use super::name::BlobName;
-#[cfg(doc)]
-use super::reencrypt::Reencrypted;
-use super::reencrypt::Sweep;
 use super::registry::Registry;
 use super::report::{
     BaseReport, Bytes, DiskReport, DiskState, DiskStatus, LayerReport, Listed, MapPart, MapRun, State, Status, Switch,
@@ -24,9 +20,8 @@ use super::report::{
 };
 use super::view_name::SnapshotName;
 use crate::base::{self, BaseRecord};
-use crate::crypto::kek::{Kek, SourceRecord};
 use crate::disk::Kind;
-use crate::{Error, ErrorKind, PAGE, Result};
+use crate::{Error, PAGE, Result};
 
 /// Runs in one answer to [`Request::Map`]: about 6 MiB of JSON.
 pub const MAP_RUNS: usize = 32_768;
@@ -65,22 +60,8 @@ pub enum Request {
     SnapshotCreate { name: BlobName, snapshot: SnapshotName },
     /// `null`
     SnapshotDelete { name: BlobName, snapshot: SnapshotName },
-    /// [`Reencrypted`]: one piece of a sweep, from page `page` on
-    Reencrypt { name: BlobName, page: u64, sweep: Sweep },
-    /// `null`; the server goes on with it
-    ReencryptDetached { name: BlobName, sweep: Sweep },
-    /// [`KekRotated`]; the new KEK travels as a pipe, see [`Kek::hand_over`]
-    KeyRotateKek { source: SourceRecord, account_key: bool },
-    /// `Vec<String>`: the disks that have a new data key; all without a name
-    KeyRotateData { name: Option<BlobName> },
-    /// [`KeysRevoked`]
-    KeyRevoke,
-    /// [`KeysRestored`]; the KEK travels as a pipe
-    KeyRestore,
-    /// `null`; without a name every key of the account
-    KeyErase { name: Option<BlobName> },
-    /// `null`; the file that is to hold the data key travels with the message
-    KeyExport { name: BlobName, layer: u32 },
+    /// As [`KeyRequest`] says
+    Key { what: KeyRequest },
     /// As [`LifeRequest`] says
     Life { what: LifeRequest },
 }
@@ -121,15 +102,8 @@ impl Request {
             | Request::Resize { .. }
             | Request::Rebase { .. }
             | Request::SnapshotCreate { .. }
-            | Request::SnapshotDelete { .. }
-            | Request::Reencrypt { .. }
-            | Request::ReencryptDetached { .. }
-            | Request::KeyRotateKek { .. }
-            | Request::KeyRotateData { .. }
-            | Request::KeyRevoke
-            | Request::KeyRestore
-            | Request::KeyErase { .. }
-            | Request::KeyExport { .. } => Hold::Exclusive,
+            | Request::SnapshotDelete { .. } => Hold::Exclusive,
+            Request::Key { what } => what.hold(),
         }
     }
 
@@ -138,8 +112,7 @@ impl Request {
         match self {
             // A disk whose key is lost can still be deleted.
             Request::Delete { .. } => KeyNeed::Optional,
-            // Erasing needs no key, and restoring brings its own.
-            Request::KeyErase { .. } | Request::KeyRestore => KeyNeed::Optional,
+            Request::Key { what } => what.key_need(),
             Request::Life { what } => what.key_need(),
             request if request.hold() == Hold::Shared => KeyNeed::Optional,
             _ => KeyNeed::Required,
@@ -194,44 +167,10 @@ impl Request {
                 registry.delete_snapshot(&name, &snapshot)?;
                 Ok(Value::Null)
             }
-            Request::Reencrypt { name, page, sweep } => {
-                json(serde_json::to_value(registry.reencrypt(&name, page, sweep)?))
-            }
-            Request::ReencryptDetached { name, sweep } => {
-                registry.reencrypt_detached(&name, sweep)?;
-                Ok(Value::Null)
-            }
-            Request::KeyRotateKek { source, account_key } => {
-                let kek = Kek::take_over(only(files)?)?;
-                json(serde_json::to_value(registry.rotate_kek(&kek, source, account_key)?))
-            }
-            Request::KeyRotateData { name } => json(serde_json::to_value(registry.rotate_data_keys(name.as_ref())?)),
-            Request::KeyRevoke => json(serde_json::to_value(registry.revoke_keys()?)),
-            Request::KeyRestore => {
-                let kek = Kek::take_over(only(files)?)?;
-                json(serde_json::to_value(registry.restore_keys(&kek)?))
-            }
-            Request::KeyErase { name } => {
-                match name {
-                    Some(name) => registry.erase_disk_keys(&name)?,
-                    None => registry.erase_all_keys()?,
-                }
-                Ok(Value::Null)
-            }
+            Request::Key { what } => what.perform(registry, files),
             Request::Life { what } => what.perform(registry, files),
-            Request::KeyExport { name, layer } => {
-                registry.reveal_key(&name, layer, only(files)?.into())?;
-                Ok(Value::Null)
-            }
         }
     }
-}
-
-/// The one descriptor that a request brings.
-fn only(files: Vec<OwnedFd>) -> Result<OwnedFd> {
-    let [file] = <[OwnedFd; 1]>::try_from(files)
-        .map_err(|_| Error::new(ErrorKind::InvalidInput, "the request brings not just one descriptor"))?;
-    Ok(file)
 }
 
 fn list(registry: &Registry) -> Vec<Listed> {

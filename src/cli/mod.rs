@@ -16,6 +16,7 @@ use crate::account::failure::Failure;
 use crate::crypto::xts;
 
 mod clone;
+mod audit;
 pub mod context;
 mod create;
 mod delete;
@@ -96,6 +97,7 @@ enum Verb {
     Verify(rebase::Verify),
     Clone(clone::Clone),
     Reencrypt(reencrypt::Reencrypt),
+    Audit(audit::Audit),
     #[command(subcommand)]
     Key(key::KeyVerb),
     #[command(subcommand)]
@@ -123,6 +125,7 @@ impl Verb {
             Self::Verify(verb) => verb.run(context),
             Self::Clone(verb) => verb.run(context),
             Self::Reencrypt(verb) => verb.run(context),
+            Self::Audit(verb) => verb.run(context),
             Self::Key(verb) => verb.run(context),
             Self::Vhd(verb) => verb.run(context),
         }

@@ -8,6 +8,7 @@ use super::context::{Context, Outcome};
 use super::progress;
 use super::size;
 use crate::account::failure::Failure;
+use crate::account::key_request::KeyRequest;
 use crate::account::name::BlobName;
 use crate::account::reencrypt::{Reencrypted, Sweep};
 use crate::account::report::{Listed, Switch};
@@ -88,7 +89,7 @@ fn detach(session: &Session, names: Vec<BlobName>, sweep: Sweep) -> Result<Vec<s
             .into());
     }
     let started = names.into_iter().map(|name| {
-        let () = session.call(Request::ReencryptDetached { name: name.clone(), sweep }, &[])?;
+        let () = session.call(KeyRequest::ReencryptDetached { name: name.clone(), sweep }.into(), &[])?;
         let text = format!("{name}: being re-encrypted; `sealdisk status` shows how far it is");
         Ok(line(&name, text, &serde_json::json!({ "detached": true })))
     });
@@ -100,8 +101,8 @@ fn wait(context: &Context, session: &Session, name: BlobName, sweep: Sweep) -> R
     let (mut page, mut total, mut before, mut paused) = (0, None, None, false);
     let end: Reencrypted = loop {
         let started = Instant::now();
-        let request = Request::Reencrypt { name: name.clone(), page, sweep };
-        let piece: Reencrypted = match session.call(request, &[]) {
+        let request = KeyRequest::Reencrypt { name: name.clone(), page, sweep };
+        let piece: Reencrypted = match session.call(request.into(), &[]) {
             // Refused at the start, waited for later on.
             Err(failure) if failure.kind == ErrorKind::InUse.name() && total.is_some() => {
                 if !paused {

@@ -14,6 +14,7 @@
 //! | `upkeep` | punching, checkpoints, removing layers, in steps |
 //! | `create`, `open` | making; opening and recovering |
 //! | `rekey` | going over to another account key |
+//! | `audit` | what is really stored, against what is said to be |
 //! | `revoke` | taking the keys back, and giving them again |
 //! | `report`, `diff` | runs, usage, layers; what changed between snapshots |
 //! | `state` | presence, lines, what is pending; no I/O |
@@ -24,6 +25,7 @@
 //! kept; `docs/durability.md` has them together, with the argument why they hold.
 
 mod access;
+mod audit;
 mod checkpoint;
 mod commit;
 mod core;
@@ -65,6 +67,7 @@ pub use self::log::Line;
 pub use self::report::LayerUsage;
 pub use self::settings::{DiskSettings, Kind, LayerRecord, Parent, Unfinished};
 use self::state::View;
+pub use self::audit::Audited;
 pub use self::sweep::Swept;
 use crate::base::{BaseImage, BaseRecord};
 use crate::crypto::keyring::DiskKeys;
@@ -472,6 +475,11 @@ impl Disk {
     /// Takes the keys again and serves. [`ErrorKind::Corrupt`]: they do not unwrap this disk's data keys.
     pub fn readmit(&self, keys: DiskKeys) -> Result<()> {
         self.core.readmit(keys)
+    }
+
+    /// Looks at what layer `layer` really stores, a piece from page `page` on.
+    pub fn audit(&self, layer: u32, page: u64) -> Result<Audited> {
+        self.core.audit(layer, page)
     }
 
     /// The 64 bytes of the data key of an encrypted layer, for an auditor. [`ErrorKind::NotFound`]: no such layer.

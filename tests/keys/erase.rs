@@ -76,3 +76,16 @@ fn an_account_is_beyond_reading() {
     let refused = stderr_of_failure(account.command().args(["scrub", "disk", "--wait"]));
     assert!(refused.contains("wrapped data keys are gone"), "{refused}");
 }
+
+#[test]
+fn a_disk_that_a_clone_reads_from_keeps_its_keys() {
+    let account = Account::new();
+    account.create("parent", MIB);
+    account.sealdisk(&["clone", "parent", "child"]);
+    let refused = stderr_of_failure(account.command().args(["key", "erase", "parent", "--yes-erase", "parent"]));
+    assert!(refused.contains("clone child"), "{refused}");
+    account.sealdisk(&["key", "rotate-kek", "--account-key"]);
+    account.sealdisk(&["scrub", "child", "--wait"]);
+    account.sealdisk(&["delete", "child", "--yes"]);
+    account.sealdisk(&["key", "erase", "parent", "--yes-erase", "parent"]);
+}

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, IsTerminal, Write};
 use clap::Args;
 
 use crate::account::name::BlobName;
-use crate::account::request::Request;
+use crate::account::key_request::KeyRequest;
 use crate::account::settings::Settings;
 use crate::cli::context::{Context, Outcome};
 use crate::crypto::kek::KekOptions;
@@ -45,7 +45,7 @@ impl Erase {
         };
         confirm(&target, self.yes_erase.as_deref())?;
         // Erasing needs no key: an account whose key is lost can be erased too.
-        let () = context.ask(&KekOptions::default(), Request::KeyErase { name: self.name }, &[])?;
+        let () = context.ask(&KekOptions::default(), KeyRequest::Erase { name: self.name }.into(), &[])?;
         context.show(&serde_json::json!({ "erased": target }), format_args!("the keys of {target} are destroyed"))
     }
 }

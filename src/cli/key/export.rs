@@ -9,7 +9,7 @@ use clap::Args;
 
 use crate::Error;
 use crate::account::name::BlobName;
-use crate::account::request::Request;
+use crate::account::key_request::KeyRequest;
 use crate::cli::context::{Context, Outcome};
 use crate::crypto::kek::KekOptions;
 
@@ -46,8 +46,8 @@ impl Export {
             .mode(0o600)
             .open(out)
             .map_err(|error| Error::io("cannot be made", error).at_path(out))?;
-        let request = Request::KeyExport { name: self.name.clone(), layer: self.layer };
-        let revealed: Result<(), _> = context.ask(&self.key, request, &[file.as_fd()]);
+        let request = KeyRequest::Export { name: self.name.clone(), layer: self.layer };
+        let revealed: Result<(), _> = context.ask(&self.key, request.into(), &[file.as_fd()]);
         if revealed.is_err() {
             // Best effort: it is empty.
             let _ = std::fs::remove_file(out);

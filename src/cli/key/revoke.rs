@@ -8,7 +8,7 @@ use clap::Args;
 use crate::account::key_life::{KeysRestored, KeysRevoked, Left};
 use crate::account::lock::Hold;
 use crate::account::registry::Keys;
-use crate::account::request::Request;
+use crate::account::key_request::KeyRequest;
 use crate::account::session::Session;
 use crate::account::settings::Settings;
 use crate::cli::context::{Context, Outcome};
@@ -31,7 +31,7 @@ pub(in crate::cli) struct Revoke {
 
 impl Revoke {
     pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
-        let revoked: KeysRevoked = context.ask(&self.key, Request::KeyRevoke, &[])?;
+        let revoked: KeysRevoked = context.ask(&self.key, KeyRequest::Revoke.into(), &[])?;
         context.show(&revoked, Text(&revoked))
     }
 }
@@ -76,7 +76,7 @@ impl Restore {
         })?;
         let handed_over = kek.hand_over()?;
         drop(kek);
-        let restored: Result<KeysRestored, _> = session.call(Request::KeyRestore, &[handed_over.as_fd()]);
+        let restored: Result<KeysRestored, _> = session.call(KeyRequest::Restore.into(), &[handed_over.as_fd()]);
         let closed = session.close();
         let restored = restored?;
         closed?;

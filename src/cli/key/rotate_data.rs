@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::account::name::BlobName;
-use crate::account::request::Request;
+use crate::account::key_request::KeyRequest;
 use crate::cli::context::{Context, Outcome};
 use crate::crypto::kek::KekOptions;
 
@@ -28,7 +28,7 @@ pub(in crate::cli) struct RotateData {
 
 impl RotateData {
     pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
-        let rotated: Vec<String> = context.ask(&self.key, Request::KeyRotateData { name: self.name }, &[])?;
+        let rotated: Vec<String> = context.ask(&self.key, KeyRequest::RotateData { name: self.name }.into(), &[])?;
         let text = match &rotated[..] {
             [] => "the account has no disks".to_owned(),
             names => format!("a fresh data key for {}", names.join(", ")),

@@ -7,7 +7,8 @@ use clap::Args;
 
 use crate::account::key_life::KekRotated;
 use crate::account::lock::Hold;
-use crate::account::request::{KeyNeed, Request};
+use crate::account::key_request::KeyRequest;
+use crate::account::request::KeyNeed;
 use crate::account::session::Session;
 use crate::account::settings::Settings;
 use crate::cli::context::{Context, Outcome};
@@ -48,8 +49,8 @@ impl RotateKek {
         let before = Settings::load(&account(context)?)?.kek_source().clone();
         let handed_over = kek.hand_over()?;
         drop(kek);
-        let request = Request::KeyRotateKek { source, account_key: self.account_key };
-        let rotated: std::result::Result<KekRotated, _> = session.call(request, &[handed_over.as_fd()]);
+        let request = KeyRequest::RotateKek { source, account_key: self.account_key };
+        let rotated: std::result::Result<KekRotated, _> = session.call(request.into(), &[handed_over.as_fd()]);
         let closed = session.close();
         let rotated = rotated?;
         closed?;

@@ -1,0 +1,76 @@
+//! What `audit` says of a disk, against what was done to it.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
+
+use crate::client::Client;
+use crate::support::{Account, MIB, run, stderr_of_failure};
+
+/// Bytes in plaintext, encrypted and left behind are counted where they are, with the reasons.
+#[test]
+fn bytes_are_reported_by_layer_key_and_reason() {
+    let account = Account::new();
+    account.create("disk", MIB);
+    let server = account.serve();
+    let mut client = Client::attach(&server, "disk").expect("attached");
+    client.write(0, &[1; 64 * 512]).expect("encrypted");
+    account.sealdisk(&["encryption", "off"]);
+    client.write(64 * 512, &[2; 32 * 512]).expect("in plaintext");
+    client.flush().expect("flushed");
+    account.sealdisk(&["snapshot", "create", "disk", "monday"]);
+    account.sealdisk(&["encryption", "on"]);
+    client.write(64 * 512, &[3; 8 * 512]).expect("over plaintext that a snapshot holds");
+    client.flush().expect("flushed");
+
+    let report = account.json(&["audit", "disk"]);
+    let layers = report["layers"].as_array().expect("layers");
+    let column = |name: &str| layers.iter().map(|layer| layer[name].clone()).collect::<Vec<_>>();
+    // The first layer has the footer page too.
+    assert_eq!(column("state"), ["encrypted", "plain", "encrypted"]);
+    assert_eq!(column("held_pages"), [65, 32, 8]);
+    assert_eq!(column("live_bytes"), [65 * 512, 24 * 512, 8 * 512]);
+    for name in ["missing_bytes", "clear_bytes", "left_bytes"] {
+        assert_eq!(column(name), [0, 0, 0], "{name}");
+    }
+    assert!(layers[0]["key"] != layers[2]["key"] && layers[1]["key"].is_null());
+    let plain = &report["plaintext"];
+    assert_eq!((&plain["written_off_bytes"], &plain["snapshot_bytes"]), (&(24 * 512).into(), &(8 * 512).into()));
+    assert_eq!((&report["authenticated"], &report["kek_version"]), (&true.into(), &1.into()));
+    let text = account.sealdisk(&["audit", "disk"]);
+    assert!(text.contains("written while encryption was off"), "{text}");
+
+    // The same without a server, and without the key: but then it says so.
+    assert!(server.terminate().success());
+    assert_eq!(account.json(&["audit", "disk"])["layers"], report["layers"]);
+    let mut locked = account.command();
+    let locked = run(locked.args(["audit", "disk", "--json", "--key-command", "false"]));
+    let locked: serde_json::Value = serde_json::from_slice(&locked.stdout).expect("JSON");
+    assert_eq!(locked["authenticated"], false);
+}
+
+/// A layer that does not store what it is said to: a hole, and plaintext where ciphertext belongs.
+#[test]
+fn what_is_not_stored_as_it_is_said_to_be_is_found() {
+    let account = Account::new();
+    account.create("disk", MIB);
+    let server = account.serve();
+    let mut client = Client::attach(&server, "disk").expect("attached");
+    client.write(0, &[1; 64 * 512]).expect("encrypted");
+    client.flush().expect("flushed");
+    assert!(server.terminate().success());
+    account.sealdisk(&["audit", "disk"]);
+
+    let uuid = account.json(&["show", "disk"])["uuid"].as_str().expect("a uuid").to_owned();
+    let layer = account.dir().join("disks").join(uuid).join("layers/00000001.xts");
+    let file = OpenOptions::new().write(true).open(layer).expect("the layer");
+    file.write_all_at(&[0; 3 * 512], 10 * 512).expect("a hole");
+    file.write_all_at(&b"in the open, word after word. ".repeat(40)[..2 * 512], 20 * 512).expect("plaintext");
+    file.write_all_at(&[9; 512], 100 * 512).expect("what nothing accounts for");
+    let refused = stderr_of_failure(account.command().args(["audit", "disk"]));
+    assert!(refused.contains("2.5 KiB are not stored as they are said to be"), "{refused}");
+    let output = run(account.command().args(["audit", "disk", "--json"]));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one document");
+    let layer = &report["audit"]["layers"][0];
+    let found = ["missing_bytes", "clear_bytes", "left_bytes"].map(|name| layer[name].clone());
+    assert_eq!(found, [3 * 512, 2 * 512, 512]);
+}
