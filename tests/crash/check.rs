@@ -85,6 +85,7 @@ fn list_runs(disk: &Disk) -> Result<(Vec<Kinds>, Vec<Option<u32>>), String> {
             PageState::Plain => PLAIN,
             PageState::Encrypted => ENCRYPTED,
             PageState::Zero => ZERO,
+            PageState::Inherited { .. } => return Err("a page of another disk".into()),
         };
         kinds.resize(kinds.len() + run.pages as usize, kind);
         // A page that a layer holds as zero is not stored there.

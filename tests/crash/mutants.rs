@@ -1,16 +1,18 @@
 //! Every planted fault is found. A suite that finds nothing in a right core and nothing in a wrong one proves nothing.
 
+use std::time::Duration;
+
 use sealdisk::io::sim::Mutant;
 
 use crate::campaign::{Finding, Until, search};
 use crate::storm;
 
-/// Seeds tried for one mutant before it counts as not found.
-const SEEDS: u64 = 20_000;
+/// For one mutant, before it counts as not found.
+const PATIENCE: Duration = Duration::from_secs(12);
 
 /// Looks for one mutant.
 fn hunt(mutant: Mutant) -> Option<Finding> {
-    search(0, Until::Seeds(SEEDS), Some(mutant), storm::run).0
+    search(0, Until::Elapsed(PATIENCE), Some(mutant), storm::run).0
 }
 
 /// Looks for all of them and says with which seed each was found.
