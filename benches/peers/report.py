@@ -150,7 +150,7 @@ def plot(results):
     """One panel a job, one bar a server: the median, with a line from the lowest to the highest."""
     figures = Figures(results)
     servers = list(results["servers"].items())
-    columns, width, label_width, row_height = 2, 560, 230, 20
+    columns, width, label_width, row_height = 2, 580, 250, 20
     panel_height = 56 + row_height * len(servers)
     rows = -(-len(results["jobs"]) // columns)
     parts = []
