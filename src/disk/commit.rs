@@ -150,6 +150,7 @@ impl Core {
         {
             let mut state = self.state.write();
             state.in_flight = None;
+            state.durable = state.taken;
             for (layer, pages) in taken.punched {
                 if let Some(entry) = state.entry_mut(layer) {
                     entry.punched -= pages;
@@ -176,6 +177,7 @@ impl Core {
             .collect();
         let punched = state.entries.iter().filter(|entry| entry.punched > 0).map(|e| (e.layer.id, e.punched)).collect();
         let pending = Arc::new(std::mem::take(&mut state.pending));
+        state.taken += 1;
         state.in_flight = (!mutant!(BatchInFlightForgotten)).then(|| Arc::clone(&pending));
         Taken { layers, pending, punched }
     }

@@ -57,8 +57,6 @@ pub(crate) struct Due {
 pub(crate) struct Progress {
     /// Where the look for dead pages after an unclean end goes on: layer and page.
     pub(crate) scan: (u32, u64),
-    /// Layers seen empty, and the round that must have ended before they may go.
-    pub(crate) empty: Vec<(u32, u64)>,
 }
 
 /// What only the holder of the committer's turn touches, but for handing over `next_log` and `due`.

@@ -158,6 +158,17 @@ impl KeySlots {
         Ok(())
     }
 
+    /// Overwrites every slot, damaged ones too, but those of layers for which `keep` holds.
+    pub(crate) fn erase_unless(&mut self, keep: impl Fn(u32) -> bool) -> Result<()> {
+        for index in 0..self.slots.len() {
+            if self.slots[index].is_some_and(|layer| !keep(layer)) {
+                self.write_slot(index, &[0; COPY])?;
+                self.slots[index] = None;
+            }
+        }
+        Ok(())
+    }
+
     /// Overwrites the key of a layer with zeros; durable when it returns. No such key: nothing to do.
     pub(crate) fn erase(&mut self, layer: u32) -> Result<()> {
         let Some(index) = self.slots.iter().position(|slot| *slot == Some(layer)) else { return Ok(()) };

@@ -109,8 +109,10 @@ impl Core {
                 // What was pending for it means nothing any more.
                 state.pending.extents.remove(&id);
                 state.pending.ops.push(Op::LayerEmptied(id));
+                let taken = state.taken;
                 if let Some(entry) = state.entry_mut(id) {
                     entry.empty();
+                    entry.left_after = taken;
                 }
             }
             let base_limit = if mutant!(LineWithoutItsLimit) { state.base_limit } else { line.base_limit };

@@ -248,6 +248,8 @@ fn recover(
         next_line: start.next_line,
         pending: Pending::default(),
         in_flight: None,
+        taken: 1,
+        durable: 1,
         dead_known: start.dead_known,
     };
     for presence in start.layers {
@@ -281,6 +283,8 @@ fn recover(
         return Err(corrupt(&log::file_name(*missing), "a log is missing"));
     }
     state.settle_dead();
+    // All of it is durable.
+    state.entries.iter_mut().for_each(|entry| entry.left_after = 0);
     for entry in &state.entries {
         let pages = entry.layer.pages()?;
         if entry.held.intersects(pages..u64::MAX) {
@@ -292,7 +296,7 @@ fn recover(
     Ok(Recovered { state, chain, next_epoch })
 }
 
-/// Finishes the removal of layers that a durable rollback emptied.
+/// Finishes the removal of layers that a durable rollback emptied, keys and all.
 fn forget_emptied(
     dir: &dyn Dir,
     settings: &mut DiskSettings,
@@ -301,19 +305,18 @@ fn forget_emptied(
     keys: &DiskKeys,
 ) -> Result<()> {
     let emptied = |layer: &LayerRecord| state.index_of(layer.id).is_none();
-    let gone: Vec<u32> = settings.layers.iter().filter(|layer| emptied(layer)).map(|layer| layer.id).collect();
-    if gone.is_empty() {
-        return Ok(());
+    if settings.layers.iter().any(emptied) {
+        let mut next = settings.clone();
+        next.layers.retain(|layer| !emptied(layer));
+        match next.store(dir, keys).map_err(settings::StoreError::into_error) {
+            // A full disk must open, so that its clients can give space back; this can wait for the next time.
+            Err(error) if error.kind() == ErrorKind::NoSpace => return Ok(()),
+            stored => stored?,
+        }
+        *settings = next;
     }
-    let mut next = settings.clone();
-    next.layers.retain(|layer| !emptied(layer));
-    match next.store(dir, keys).map_err(settings::StoreError::into_error) {
-        // A full disk must open, so that its clients can give space back; this can wait for the next time.
-        Err(error) if error.kind() == ErrorKind::NoSpace => return Ok(()),
-        stored => stored?,
-    }
-    *settings = next;
-    gone.into_iter().try_for_each(|layer| slots.erase(layer))
+    // Also those of layers that an earlier end left without an entry in the table.
+    slots.erase_unless(|layer| settings.layers.iter().any(|known| known.id == layer))
 }
 
 /// Removes what earlier ends left behind. Nothing names it.

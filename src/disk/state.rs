@@ -28,11 +28,13 @@ pub(crate) struct Entry {
     pub(crate) dead: PageSet,
     /// Pages punched since the layer was last synced: still pending.
     pub(crate) punched: u64,
+    /// The round after which the live view last left a page of it: until the next one is durable, it is needed.
+    pub(crate) left_after: u64,
 }
 
 impl Entry {
     pub(crate) fn new(layer: Arc<Layer>) -> Self {
-        Self { layer, held: PageSet::new(), zero: PageSet::new(), dead: PageSet::new(), punched: 0 }
+        Self { layer, held: PageSet::new(), zero: PageSet::new(), dead: PageSet::new(), punched: 0, left_after: 0 }
     }
 
     /// The live view leaves `pages` of this layer.
@@ -143,6 +145,9 @@ pub(crate) struct State {
     pub(crate) pending: Pending,
     /// What the round under way is making durable.
     pub(crate) in_flight: Option<Arc<Pending>>,
+    /// Rounds that took what was pending, and how many of them are durable, counted from 1: recovery was the first.
+    pub(crate) taken: u64,
+    pub(crate) durable: u64,
     /// Whether the dead sets are complete; not so after an unclean end until all layers were looked through.
     pub(crate) dead_known: bool,
 }
@@ -267,8 +272,11 @@ impl State {
 
     /// Publishes a change of presence in the top layer: presence, what died of it, and the delta, all at once.
     pub(crate) fn publish(&mut self, top: u32, pages: Range<u64>, mark: Mark) {
-        let seen = self.highest_seen();
+        let (seen, taken) = (self.highest_seen(), self.taken);
         for entry in self.entries.iter_mut().filter(|entry| entry.layer.id > seen) {
+            if !entry.holds_nothing() {
+                entry.left_after = taken;
+            }
             if entry.layer.id != top {
                 entry.leave(&pages);
             } else if mark == Mark::Held {
@@ -358,8 +366,21 @@ impl State {
             entry.dead.union_with(&left);
             entry.held.subtract(&covered);
             entry.zero.subtract(&covered);
+            entry.left_after = self.taken;
             covered.union_with(&mine);
         }
+    }
+
+    /// A layer that holds nothing, durably so, with nothing left behind, and that is not `top`.
+    pub(crate) fn removable(&self, top: Option<u32>) -> Option<u32> {
+        let spent = |entry: &&Entry| {
+            entry.holds_nothing()
+                && entry.dead.is_empty()
+                && entry.punched == 0
+                && (entry.left_after < self.durable || mutant!(LayerRemovedEarly))
+                && Some(entry.layer.id) != top
+        };
+        self.entries.iter().find(spent).map(|entry| entry.layer.id)
     }
 
     /// What a checkpoint of this state holds; `chain` is to be filled in. It is the durable state where nothing is

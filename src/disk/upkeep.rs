@@ -39,7 +39,7 @@ impl Core {
         self.ready_next_log()?;
         let scanning = self.look_for_dead(&mut progress)?;
         let punching = self.punch_some()?;
-        let removing = self.remove_empty(&mut progress)?;
+        let removing = self.remove_empty()?;
         Ok(scanning || punching || removing)
     }
 
@@ -221,53 +221,20 @@ impl Core {
         Ok(!self.punchable().is_empty())
     }
 
-    /// Removes layers that hold nothing and never will again. What they held may be left by the live view only, so a
-    /// round must have ended that began after they were seen empty.
-    fn remove_empty(&self, progress: &mut Progress) -> Result<bool> {
-        let top = self.gate.read().top.as_ref().map(|top| top.id);
-        let (begun, ended) = {
-            let rounds = self.rounds.lock();
-            (rounds.begun, rounds.ended)
+    /// Removes a layer that holds nothing and never will again. The table entry goes durably before the key, the key
+    /// before the file.
+    fn remove_empty(&self) -> Result<bool> {
+        let removable = || {
+            let top = self.gate.read().top.as_ref().map(|top| top.id);
+            self.state.read().removable(top)
         };
-        let (now, clean): (Vec<u32>, Vec<u32>) = {
-            let state = self.state.read();
-            let gone = |entry: &&super::state::Entry| entry.holds_nothing() && Some(entry.layer.id) != top;
-            let clean = |entry: &&super::state::Entry| entry.dead.is_empty() && entry.punched == 0;
-            let gone = state.entries.iter().filter(gone);
-            (gone.clone().map(|entry| entry.layer.id).collect(), gone.filter(clean).map(|e| e.layer.id).collect())
-        };
-        progress.empty.retain(|(id, _)| now.contains(id));
-        for &id in &now {
-            if !progress.empty.iter().any(|(known, _)| *known == id) {
-                progress.empty.push((id, begun + 1));
-            }
-        }
-        let Some(&(id, _)) = progress
-            .empty
-            .iter()
-            .find(|(id, round)| (*round <= ended || mutant!(LayerRemovedEarly)) && clean.contains(id))
-        else {
+        if removable().is_none() {
             return Ok(false);
-        };
-        self.remove_layer(id)?;
-        progress.empty.retain(|(known, _)| *known != id);
-        Ok(true)
-    }
-
-    /// The table entry goes durably before the key, the key before the file.
-    fn remove_layer(&self, id: u32) -> Result<()> {
-        let mut growth = self.growth.lock();
-        // Only making a layer and the switch change the top, and both hold this lock. Since it was looked at, an empty
-        // newest layer may have become the top, and taken writes.
-        let is_top = self.gate.read().top.as_ref().is_some_and(|top| top.id == id);
-        let empty = {
-            let state = self.state.read();
-            state.index_of(id).is_some_and(|index| state.entries[index].holds_nothing())
-        };
-        if is_top || !empty {
-            return Ok(());
         }
-        let Some(index) = growth.settings.layers.iter().position(|layer| layer.id == id) else { return Ok(()) };
+        // Only what holds this lock changes the top, and only the top comes to hold anything.
+        let mut growth = self.growth.lock();
+        let Some(id) = removable() else { return Ok(false) };
+        let Some(index) = growth.settings.layers.iter().position(|layer| layer.id == id) else { return Ok(false) };
         let record = growth.settings.layers.remove(index);
         if let Err(error) = self.store_settings(&mut growth) {
             growth.settings.layers.insert(index, record);
@@ -278,7 +245,8 @@ impl Core {
         let name = DiskSettings::layer_file(id, record.kind);
         self.layers_dir.remove(&name).and_then(|()| self.layers_dir.sync()).map_err(|error| {
             Error::io("an empty layer cannot be removed", error).at_path(self.layers_dir.path().join(name))
-        })
+        })?;
+        Ok(true)
     }
 
     /// Flushes, punches what is dead by then, and makes that durable.
