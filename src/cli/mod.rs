@@ -21,6 +21,7 @@ pub mod context;
 mod create;
 mod delete;
 mod encryption;
+mod generate;
 mod init;
 mod key;
 mod list;
@@ -98,6 +99,7 @@ enum Verb {
     Clone(clone::Clone),
     Reencrypt(reencrypt::Reencrypt),
     Audit(audit::Audit),
+    Generate(generate::Generate),
     #[command(subcommand)]
     Key(key::KeyVerb),
     #[command(subcommand)]
@@ -126,6 +128,7 @@ impl Verb {
             Self::Clone(verb) => verb.run(context),
             Self::Reencrypt(verb) => verb.run(context),
             Self::Audit(verb) => verb.run(context),
+            Self::Generate(verb) => verb.run(context),
             Self::Key(verb) => verb.run(context),
             Self::Vhd(verb) => verb.run(context),
         }

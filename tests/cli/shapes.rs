@@ -116,3 +116,19 @@ fn every_verb_explains_itself() {
     }
     assert!(account.sealdisk(&["--version"]).starts_with("sealdisk "));
 }
+
+#[test]
+fn man_pages_and_completions_can_be_generated() {
+    let account = Account::new();
+    let folder = account.scratch("generated");
+    account.sealdisk(&["generate", folder.to_str().expect("UTF-8")]);
+    let text =
+        |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    assert!(text("man/sealdisk.1").contains(".TH sealdisk 1"));
+    for verb in ["create", "serve", "key-rotate-kek", "snapshot-create", "vhd-check"] {
+        assert!(text(&format!("man/sealdisk-{verb}.1")).contains("Example"), "{verb}");
+    }
+    for completions in ["sealdisk.bash", "_sealdisk", "sealdisk.fish"] {
+        assert!(text(&format!("completions/{completions}")).contains("quickstart"), "{completions}");
+    }
+}
