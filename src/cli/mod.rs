@@ -24,6 +24,7 @@ mod encryption;
 mod generate;
 mod init;
 mod key;
+mod limits;
 mod list;
 mod log;
 mod map;
@@ -86,7 +87,8 @@ enum Verb {
     Show(show::Show),
     Status(status::Status),
     Map(map::Map),
-    Serve(serve::Serve),
+    // Boxed: it carries every limit of the server.
+    Serve(Box<serve::Serve>),
     Encryption(encryption::Encryption),
     Scrub(scrub::Scrub),
     Delete(delete::Delete),

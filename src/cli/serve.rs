@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::context::{Context, Outcome};
+use super::limits::LimitOptions;
 use super::log::LogOptions;
 use super::service::{Plan, Reachable, Service};
 use super::unlock;
@@ -46,6 +47,8 @@ pub(super) struct Serve {
     read_only: bool,
     #[command(flatten)]
     tls: TlsOptions,
+    #[command(flatten)]
+    limits: LimitOptions,
     #[command(flatten)]
     key: KekOptions,
     #[command(flatten)]
@@ -89,6 +92,7 @@ impl Serve {
         self.log.start()?;
         let mut config = Config { read_only: self.read_only, ..Config::default() };
         self.tls.apply(&mut config)?;
+        self.limits.apply(&mut config);
         let registry = open(context, &self.key)?;
         let only: BTreeSet<_> = self.names.into_iter().collect();
         let names = registry.names();

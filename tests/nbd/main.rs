@@ -2,11 +2,14 @@
 //!
 //! `docs/nbd.md` lists what the protocol demands and which of these tests shows it.
 
+#![allow(clippy::unwrap_used, reason = "in a test, that is how something unexpected fails it")]
+
 mod child;
 mod clients;
 mod house;
 mod raw;
 
+mod fuzz;
 mod handshake;
 mod hostile;
 mod limits;

@@ -1,5 +1,6 @@
 //! A client of raw bytes: it can say anything, and takes apart whatever comes back.
 
+use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
@@ -20,6 +21,8 @@ pub(crate) struct Client {
     pub(crate) stream: Box<dyn Stream>,
     pub(crate) style: HeaderStyle,
     next_cookie: u64,
+    /// Offsets of requests by cookie: extended replies carry them.
+    offsets: HashMap<u64, u64>,
     /// The socket itself, where it is a unix socket.
     socket: Option<UnixStream>,
 }
@@ -62,7 +65,7 @@ impl Client {
     }
 
     pub(crate) fn over(stream: Box<dyn Stream>) -> Self {
-        Self { stream, style: HeaderStyle::Simple, next_cookie: 0, socket: None }
+        Self { stream, style: HeaderStyle::Simple, next_cookie: 0, offsets: HashMap::new(), socket: None }
     }
 
     /// Connected, greeted, and agreed on fixed newstyle without zeroes.
@@ -154,6 +157,7 @@ impl Client {
     pub(crate) fn request(&mut self, command: u16, flags: u16, offset: u64, length: u64, data: &[u8]) -> u64 {
         self.next_cookie += 1;
         let cookie = self.next_cookie;
+        self.offsets.insert(cookie, offset);
         let mut bytes = Request { flags, command, cookie, offset, length }.emit(self.style);
         bytes.extend_from_slice(data);
         self.send(&bytes);
@@ -171,6 +175,11 @@ impl Client {
         };
         bytes.extend(self.receive(rest));
         let (header, _) = ReplyHeader::parse(&bytes).unwrap();
+        if let (32, ReplyHeader::Chunk { cookie, .. }) = (bytes.len(), header)
+            && let Some(offset) = self.offsets.get(&cookie)
+        {
+            assert_eq!(bytes[16..24], offset.to_be_bytes(), "an extended reply carries the offset of its request");
+        }
         let length = match header {
             ReplyHeader::Simple { error: 0, .. } => data,
             ReplyHeader::Simple { .. } => 0,
