@@ -1,5 +1,6 @@
 //! Looks through all memory of the process for key bytes, as a core file would hold them. In a process of its own: a
 //! test beside it would make keys of its own.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![cfg(not(feature = "sim"))]
 
 use std::fs::File;

@@ -10,11 +10,11 @@
 //!
 //! A verb opens a [`session`], which takes the lock or finds the server that has it, and puts a [`request`] to it.
 
+pub mod audit;
 mod clones;
 pub mod control;
 pub mod exports;
 pub mod failure;
-pub mod audit;
 pub mod key_life;
 pub mod key_request;
 mod keys;

@@ -15,8 +15,8 @@ use crate::Error;
 use crate::account::failure::Failure;
 use crate::crypto::xts;
 
-mod clone;
 mod audit;
+mod clone;
 pub mod context;
 mod create;
 mod delete;

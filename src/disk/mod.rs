@@ -61,13 +61,13 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+pub use self::audit::Audited;
 use self::core::Core;
 pub use self::diff::Change;
 pub use self::log::Line;
 pub use self::report::LayerUsage;
 pub use self::settings::{DiskSettings, Kind, LayerRecord, Parent, Unfinished};
 use self::state::View;
-pub use self::audit::Audited;
 pub use self::sweep::Swept;
 use crate::base::{BaseImage, BaseRecord};
 use crate::crypto::keyring::DiskKeys;

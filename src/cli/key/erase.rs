@@ -4,8 +4,8 @@ use std::io::{self, BufRead, IsTerminal, Write};
 
 use clap::Args;
 
-use crate::account::name::BlobName;
 use crate::account::key_request::KeyRequest;
+use crate::account::name::BlobName;
 use crate::account::settings::Settings;
 use crate::cli::context::{Context, Outcome};
 use crate::crypto::kek::KekOptions;

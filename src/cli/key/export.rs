@@ -8,8 +8,8 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::Error;
-use crate::account::name::BlobName;
 use crate::account::key_request::KeyRequest;
+use crate::account::name::BlobName;
 use crate::cli::context::{Context, Outcome};
 use crate::crypto::kek::KekOptions;
 

@@ -6,9 +6,9 @@ use std::os::fd::AsFd;
 use clap::Args;
 
 use crate::account::key_life::{KeysRestored, KeysRevoked, Left};
+use crate::account::key_request::KeyRequest;
 use crate::account::lock::Hold;
 use crate::account::registry::Keys;
-use crate::account::key_request::KeyRequest;
 use crate::account::session::Session;
 use crate::account::settings::Settings;
 use crate::cli::context::{Context, Outcome};

@@ -2,8 +2,8 @@
 
 use clap::Args;
 
-use crate::account::name::BlobName;
 use crate::account::key_request::KeyRequest;
+use crate::account::name::BlobName;
 use crate::cli::context::{Context, Outcome};
 use crate::crypto::kek::KekOptions;
 

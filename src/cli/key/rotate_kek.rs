@@ -6,8 +6,8 @@ use std::os::fd::AsFd;
 use clap::Args;
 
 use crate::account::key_life::KekRotated;
-use crate::account::lock::Hold;
 use crate::account::key_request::KeyRequest;
+use crate::account::lock::Hold;
 use crate::account::request::KeyNeed;
 use crate::account::session::Session;
 use crate::account::settings::Settings;
