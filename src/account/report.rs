@@ -156,6 +156,8 @@ pub struct LayerReport {
     pub held_bytes: u64,
     /// Left behind, not yet given back.
     pub pending_scrub_bytes: u64,
+    /// AES blocks encrypted under the data key; a new one is due before 2^44.
+    pub sealed_blocks: u64,
 }
 
 /// How pages are stored, as users see it.

@@ -229,6 +229,7 @@ pub(super) fn show(registry: &Registry, name: &BlobName) -> Result<DiskReport> {
             live_bytes: layer.live,
             held_bytes: layer.held,
             pending_scrub_bytes: layer.dead,
+            sealed_blocks: layer.sealed_blocks,
         }
     });
     Ok(DiskReport {

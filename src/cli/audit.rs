@@ -56,6 +56,8 @@ struct Layer {
     key: Option<String>,
     account_key: Option<uuid::Uuid>,
     live_bytes: u64,
+    /// AES blocks encrypted under the key; a new one is due before 2^44.
+    sealed_blocks: u64,
     held_pages: u64,
     held_bytes: u64,
     missing_bytes: u64,
@@ -125,6 +127,7 @@ impl Layer {
             key: layer.key.clone(),
             account_key: layer.account_key,
             live_bytes: layer.live_bytes,
+            sealed_blocks: layer.sealed_blocks,
             held_pages: held_bytes / crate::PAGE as u64,
             held_bytes,
             missing_bytes,

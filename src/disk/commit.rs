@@ -100,7 +100,10 @@ impl Core {
                 let due = committer.due.is_some();
                 drop(committer);
                 let state = self.state.read();
-                due || short || !state.dead_known || state.entries.iter().any(|entry| !entry.dead.is_empty())
+                due || short
+                    || self.wear_due(&state)
+                    || !state.dead_known
+                    || state.entries.iter().any(|entry| !entry.dead.is_empty())
             }
             // Nothing was taken: it stays pending until the keys come back.
             Err(error) if error.kind() == ErrorKind::Revoked => false,

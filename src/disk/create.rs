@@ -76,6 +76,6 @@ pub(crate) fn create(dir: &dyn Dir, spec: &Spec, keys: &DiskKeys, encryption: bo
 
     let mut settings = DiskSettings::new(spec, created);
     settings.next_layer = FIRST + 1;
-    settings.layers.push(LayerRecord { id: FIRST, kind, created });
+    settings.layers.push(LayerRecord { id: FIRST, kind, created, sealed_pages: 0 });
     settings.store(dir, keys).map_err(StoreError::into_error)
 }

@@ -84,7 +84,7 @@ impl Core {
 
         let file_name = DiskSettings::layer_file(id, kind);
         let made = self.fill_layer(growth, id, kind, &file_name, pages, created).and_then(|layer| {
-            growth.settings.layers.push(LayerRecord { id, kind, created });
+            growth.settings.layers.push(LayerRecord { id, kind, created, sealed_pages: 0 });
             self.store_settings(growth).inspect_err(|_| {
                 growth.settings.layers.pop();
             })?;

@@ -19,7 +19,7 @@ use super::transfer::{read_full, try_read_full, write_full};
 use crate::crypto::xts::XtsKey;
 use crate::io::File;
 use crate::io::mutant;
-use crate::io::sync::atomic::{AtomicBool, Ordering};
+use crate::io::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use crate::io::sync::{Mutex, RwLock};
 use crate::{Error, ErrorKind, PAGE, Result};
 
@@ -43,6 +43,10 @@ pub(crate) struct Layer {
     /// `None` in a plain layer, and once the keys are revoked.
     cipher: RwLock<Option<XtsKey>>,
     dirty: AtomicBool,
+    /// Pages encrypted under the key, as far as is known: see `wear.rs`.
+    sealed: AtomicU64,
+    /// How many of them disk.toml knows.
+    noted: AtomicU64,
     syncing: Mutex<()>,
 }
 
@@ -69,6 +73,8 @@ impl Layer {
             name,
             cipher: RwLock::new(cipher),
             dirty: AtomicBool::new(false),
+            sealed: AtomicU64::new(0),
+            noted: AtomicU64::new(0),
             syncing: Mutex::new(()),
         }
     }
@@ -125,6 +131,7 @@ impl Layer {
         }
         let cipher = self.cipher.read();
         let cipher = cipher.as_ref().ok_or_else(|| self.keyless())?;
+        self.count_sealed((data.len() / PAGE) as u64);
         if data.len() <= SMALL {
             let mut sealed = [0; SMALL];
             let sealed = &mut sealed[..data.len()];
@@ -145,6 +152,24 @@ impl Layer {
             pool.push(piece);
         }
         done
+    }
+
+    pub(crate) fn count_sealed(&self, pages: u64) {
+        self.sealed.fetch_add(pages, Ordering::Relaxed);
+    }
+
+    /// Pages encrypted since disk.toml last said how many.
+    pub(crate) fn wear_unnoted(&self) -> u64 {
+        self.sealed().saturating_sub(self.noted.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn wear_noted(&self, pages: u64) {
+        self.noted.store(pages, Ordering::Relaxed);
+    }
+
+    /// Pages encrypted under the key.
+    pub(crate) fn sealed(&self) -> u64 {
+        self.sealed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn mark_dirty(&self) {

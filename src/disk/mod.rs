@@ -15,6 +15,7 @@
 //! | `create`, `open` | making; opening and recovering |
 //! | `rekey` | going over to another account key |
 //! | `audit` | what is really stored, against what is said to be |
+//! | `wear` | how much was encrypted under each data key |
 //! | `revoke` | taking the keys back, and giving them again |
 //! | `report`, `diff` | runs, usage, layers; what changed between snapshots |
 //! | `state` | presence, lines, what is pending; no I/O |
@@ -50,6 +51,7 @@ mod state;
 mod sweep;
 mod transfer;
 mod upkeep;
+mod wear;
 
 #[cfg(all(test, not(feature = "sim")))]
 mod life_tests;

@@ -179,7 +179,7 @@ fn open_layers(
     keys: Option<&DiskKeys>,
     how: Open,
 ) -> Result<Vec<Entry>> {
-    let open_one = |&LayerRecord { id, kind, created }: &LayerRecord| {
+    let open_one = |&LayerRecord { id, kind, created, sealed_pages }: &LayerRecord| {
         let name = DiskSettings::layer_file(id, kind);
         let path = layers_dir.path().join(&name);
         let file = layers_dir.open(&name, how).map_err(|error| {
@@ -190,7 +190,10 @@ fn open_layers(
             (Kind::Plain, _) | (_, None) => None,
             (Kind::Xts, Some(keys)) => Some(unwrap_key(slot_keys, keys, id).map_err(|error| error.at_path(&path))?),
         };
-        Ok(Entry::new(Arc::new(Layer::new(id, kind, created, file, path.display().to_string(), cipher))))
+        let layer = Layer::new(id, kind, created, file, path.display().to_string(), cipher);
+        layer.count_sealed(sealed_pages);
+        layer.wear_noted(sealed_pages);
+        Ok(Entry::new(Arc::new(layer)))
     };
     settings.layers.iter().map(open_one).collect()
 }

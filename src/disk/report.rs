@@ -27,6 +27,8 @@ pub struct LayerUsage {
     pub held: u64,
     /// Bytes left behind, not yet punched.
     pub dead: u64,
+    /// AES blocks encrypted under its data key, give or take 8 GiB for every time the disk was opened.
+    pub sealed_blocks: u64,
 }
 
 impl Core {
@@ -133,6 +135,7 @@ impl Core {
             live: bytes(live),
             held: bytes(entry.held.len()),
             dead: bytes(entry.dead.len() + entry.punched),
+            sealed_blocks: super::wear::blocks(entry.layer.sealed()),
         };
         state.entries.iter().zip(live).map(one).collect()
     }

@@ -37,6 +37,13 @@ pub struct LayerRecord {
     pub kind: Kind,
     /// Seconds since the epoch.
     pub created: u64,
+    /// Pages encrypted under its key, when that was last noted.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub sealed_pages: u64,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The snapshot of another disk of the account that a clone reads from what it does not hold itself.

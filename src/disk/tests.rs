@@ -368,3 +368,25 @@ fn erased_data_keys_are_gone_from_where_they_lay_and_the_disk_says_so() {
     assert_eq!(error.kind(), ErrorKind::Corrupt);
     assert!(error.hint_text().unwrap().contains("erased"));
 }
+
+/// Noted by upkeep once 8 GiB have gone by, and known to the next opening.
+#[test]
+fn what_is_encrypted_under_a_key_is_counted() {
+    let place = Place::new(MIB, 0, true);
+    let disk = place.open(true);
+    let sealed = |disk: &Disk| disk.layers()[0].sealed_blocks;
+    let before = sealed(&disk);
+    for _ in 0..10 {
+        disk.write(0, &[1; 8192], Durability::Volatile).unwrap();
+    }
+    assert_eq!(sealed(&disk) - before, 10 * 8192 / 16, "over the same pages too");
+    disk.maintain().unwrap();
+    assert_eq!(disk.settings().layers[0].sealed_pages, 0, "not worth a sync yet");
+    disk.core.state.read().entries[0].layer.count_sealed(1 << 24);
+    disk.maintain().unwrap();
+    let noted = sealed(&disk);
+    assert_eq!(disk.settings().layers[0].sealed_pages * 32, noted);
+    disk.write(0, &[1; 512], Durability::Fua).unwrap();
+    drop(disk);
+    assert_eq!(sealed(&place.open(true)), noted);
+}

@@ -37,6 +37,7 @@ impl Core {
         let mut progress = self.upkeep.lock();
         self.write_checkpoint()?;
         self.ready_next_log()?;
+        self.note_wear()?;
         let scanning = self.look_for_dead(&mut progress)?;
         let punching = self.punch_some()?;
         let removing = self.remove_empty()?;
