@@ -16,8 +16,9 @@ const PAGES: usize = 2000;
 /// By page: the number last answered (0: none), and the number last sent.
 type Written = HashMap<usize, [u64; 2]>;
 
-/// Runs the writers until the server is killed, with the encryption switched off and on under them.
-fn write_until_killed(account: &Account) -> Written {
+/// Runs the writers until the server is killed, with the encryption switched off and on under them. The kill comes at
+/// another moment of each round.
+fn write_until_killed(account: &Account, round: u64) -> Written {
     let server = account.serve();
     let mut writers = Command::new("/usr/bin/python3"); // the one that Debian's python3-libnbd belongs to
     writers.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/writers.py"));
@@ -26,9 +27,9 @@ fn write_until_killed(account: &Account) -> Written {
         let writers = scope.spawn(move || run(&mut writers));
         thread::sleep(Duration::from_millis(300));
         account.sealdisk(&["encryption", "off"]);
-        thread::sleep(Duration::from_millis(150));
+        thread::sleep(Duration::from_millis(round * 37 % 150));
         account.sealdisk(&["encryption", "on"]);
-        thread::sleep(Duration::from_millis(150));
+        thread::sleep(Duration::from_millis(round * 61 % 150));
         server.kill();
         writers.join().expect("the writers end")
     });
@@ -43,14 +44,13 @@ fn write_until_killed(account: &Account) -> Written {
         .collect()
 }
 
-#[test]
-fn what_was_made_durable_is_there_after_a_kill() {
+fn kill_again_and_again(rounds: u64) {
     let account = Account::new();
     account.create(NAME, 4 * MIB);
     let copy = account.scratch("copy.img");
     let mut before = vec![0; 4 * MIB as usize];
-    for round in 0..3 {
-        let written = write_until_killed(&account);
+    for round in 0..rounds {
+        let written = write_until_killed(&account, round);
         assert!(written.len() > 50, "only {} pages were written", written.len());
         let server = account.serve();
         stdout_of(program("nbdcopy").arg(server.uri(NAME)).arg(&copy));
@@ -64,4 +64,15 @@ fn what_was_made_durable_is_there_after_a_kill() {
         }
         before = disk;
     }
+}
+
+#[test]
+fn what_was_made_durable_is_there_after_a_kill() {
+    kill_again_and_again(3);
+}
+
+#[test]
+#[ignore = "takes half an hour"]
+fn what_was_made_durable_is_there_after_a_thousand_kills() {
+    kill_again_and_again(1000);
 }
