@@ -1,12 +1,13 @@
 //! What a server has acknowledged is there after it has ended, whichever way.
 
+use std::process::Command;
 use std::sync::mpsc;
 use std::thread;
 
 use crate::client::Client;
 use crate::layers::PAGE;
 use crate::model::Model;
-use crate::support::{Account, MIB};
+use crate::support::{Account, MIB, stdout_of};
 
 const DISK: &str = "disk";
 const SIZE: usize = 2 * MIB as usize;
@@ -92,5 +93,32 @@ fn kill_under_load_leaves_the_old_or_the_new_of_the_last_page_alone() {
         assert!(read == content(round, last + 1) || read == old || read == before, "page {}", last + 1);
         drop(client);
         assert!(server.terminate().success());
+    }
+}
+
+/// A client that has the server killed as soon as a write with FUA was acknowledged, before anything is flushed.
+const FUA_THEN_KILL: &str = "
+import nbd, os, signal, sys
+uri, server = sys.argv[1:]
+client = nbd.NBD()
+client.connect_uri(uri)
+for page in range(8):
+    client.pwrite(bytes([page + 1]) * 512, page * 1536, nbd.CMD_FLAG_FUA)
+client.zero(512, 0, nbd.CMD_FLAG_FUA)
+os.kill(int(server), signal.SIGKILL)
+";
+
+#[test]
+fn kill_loses_no_write_with_fua() {
+    let (account, _) = account_with_disk();
+    let server = account.serve();
+    let pid = server.pid().to_string();
+    stdout_of(Command::new("/usr/bin/python3").args(["-c", FUA_THEN_KILL, &server.uri(DISK), &pid]));
+    drop(server);
+    let server = account.serve();
+    let mut client = Client::attach(&server, DISK);
+    assert_eq!(client.read(0, PAGE), [0; PAGE]);
+    for page in 1..8 {
+        assert_eq!(client.read(page * 1536, PAGE), [page as u8 + 1; PAGE], "page {page}");
     }
 }

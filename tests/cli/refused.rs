@@ -181,7 +181,7 @@ fn in_namespace(script: &str) -> String {
 fn shell(account: &Path, home: &Path) -> String {
     let program = env!("CARGO_BIN_EXE_sealdisk");
     let words = ["env", "XDG_CONFIG_HOME=\"$H\"", program, "--account", "\"$A\""].join(" ");
-    format!("H='{}'; A='{}'; sealdisk() {{ {words} \"$@\"; }};", home.display(), account.display())
+    format!("H='{}'; A='{}'; sealdisk() {{ {words} \"$@\"; }}; serving() {{ exec {words} serve; }};", home.display(), account.display())
 }
 
 #[test]
@@ -217,4 +217,30 @@ fn a_full_file_system() {
     assert!(told.contains("\"NoSpace\""), "{told}");
     assert!(told.contains("\n1\n"), "part of a disk is left: {told}");
     assert!(told.contains("one") && told.contains("two"), "{told}");
+}
+
+#[test]
+fn a_disk_on_a_full_file_system() {
+    let scratch = tempfile::tempdir().expect("a folder");
+    let mount = scratch.path().join("mount");
+    fs::create_dir(&mount).expect("a folder");
+    // The disk promises more than there is. A write without space is refused with the right error, the client stays
+    // attached, what was written stays, and trimming makes room again.
+    let script = format!(
+        "{} mount -t tmpfs -o size=40m none '{mount}'; sealdisk init >&2; sealdisk create disk --size 64M >&2;\
+         serving > '{mount}/log' 2>&1 & server=$!; trap 'kill $server' EXIT;\
+         for step in $(seq 500); do [ -S \"$A/nbd.sock\" ] && break; sleep 0.02; done;\
+         qemu-io -f raw -d unmap -c 'write -P 1 0 8M' -c flush -c 'write -P 2 8M 32M' -c 'read -P 1 0 8M' \
+           -c 'discard 16M 32M' -c flush \"nbd+unix:///disk?socket=$A/nbd.sock\" 2>&1 || true;\
+         sealdisk scrub disk --wait >&2;\
+         qemu-io -f raw -c 'write -P 3 8M 4M' -c flush -c 'read -P 3 8M 4M' \"nbd+unix:///disk?socket=$A/nbd.sock\" 2>&1;\
+         trap - EXIT; kill $server; wait $server; sealdisk status --json",
+        shell(&mount.join("account"), &scratch.path().join("home")),
+        mount = mount.display()
+    );
+    let told = in_namespace(&script);
+    assert_eq!(told.matches("No space left on device").count(), 1, "{told}");
+    assert!(told.contains("read 8388608/8388608") && told.contains("read 4194304/4194304"), "{told}");
+    assert!(!told.contains("verification failed"), "{told}");
+    assert!(told.contains("\"pending_scrub_bytes\": 0"), "{told}");
 }
