@@ -15,6 +15,7 @@ use crate::Error;
 use crate::account::failure::Failure;
 use crate::crypto::xts;
 
+mod activation;
 mod audit;
 mod clone;
 pub mod context;

@@ -12,6 +12,7 @@ use signal_hook::iterator::Signals;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
+use super::activation::Handed;
 use super::context::Context;
 use super::uri;
 use crate::account::control::server::ControlServer;
@@ -74,7 +75,12 @@ impl Service {
     pub(super) fn start(context: &Context, registry: Registry, plan: Plan) -> Result<Self> {
         raise_descriptor_limit();
         let account = absolute(&context.account)?;
-        let socket = plan.socket.as_deref().map_or_else(|| Ok(account.join(SOCKET)), absolute)?;
+        let handed = Handed::take()?;
+        // A socket of the service manager takes the place of our own, unless one is asked for.
+        let socket = match (&plan.socket, &handed.path) {
+            (Some(path), _) | (None, Some(path)) => absolute(path)?,
+            (None, None) => account.join(SOCKET),
+        };
         let control = plan.control.as_deref().map_or_else(|| Ok(account.join(CONTROL)), absolute)?;
         // From here on a signal ends the server in order; before, there is nothing to put in order.
         let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| Error::io("cannot wait for signals", e))?;
@@ -84,7 +90,12 @@ impl Service {
         let exports = names.map(|name| Reached { uri: uri::unix(&name, &socket), name }).collect();
 
         let mut server = Server::new(served, plan.config)?;
-        server.listen_unix(&socket)?;
+        if handed.path.as_ref() != Some(&socket) {
+            server.listen_unix(&socket)?;
+        }
+        for socket in handed.sockets {
+            server.adopt(socket)?;
+        }
         let listen = plan.listen.into_iter().map(|addr| server.listen_tcp(addr)).collect::<Result<_>>()?;
         let control_server = ControlServer::start(&control, Arc::clone(&registry))?;
         registry.tell_control(control.clone())?;

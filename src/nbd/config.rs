@@ -88,8 +88,15 @@ impl Config {
         {
             return wrong("a limit of the NBD server is 0", "every limit is at least 1");
         }
-        if self.max_request < 4096 {
-            return wrong("the largest request is under 4096 bytes", "clients expect at least 1 MiB");
+        if !(4096..=1 << 30).contains(&self.max_request) {
+            return wrong("the largest request is under 4 KiB or over 1 GiB", "clients expect 1 to 32 MiB");
+        }
+        let times = [Some(self.handshake_timeout), Some(self.stall_timeout), self.idle_timeout];
+        if times.iter().flatten().any(|time| *time < Duration::from_millis(1)) {
+            return wrong("a time-out of the NBD server is 0", "every time-out is at least 1 ms");
+        }
+        if self.budget < 1 << 20 {
+            return wrong("the buffer budget is under 1 MiB", "96 MiB serve 100 connections");
         }
         if self.max_connections.saturating_mul(RESERVED) > self.budget / 2 {
             return wrong(
@@ -118,6 +125,9 @@ mod tests {
             Config { max_connections: 1000, ..base() },
             Config { workers: 0, ..base() },
             Config { max_request: 512, ..base() },
+            Config { max_request: u32::MAX, ..base() },
+            Config { idle_timeout: Some(Duration::ZERO), ..base() },
+            Config { budget: 512 << 10, max_connections: 1, ..base() },
         ] {
             assert_eq!(config.check().unwrap_err().kind(), ErrorKind::InvalidInput);
         }

@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "in a test, that is how something unexpected fails it")]
 
+mod activation;
 mod child;
 mod clients;
 mod house;

@@ -41,6 +41,9 @@ pub(crate) const INFO: u32 = 3;
 pub(crate) const META_CONTEXT: u32 = 4;
 pub(crate) const ERR: u32 = 1 << 31;
 
+/// Extents by context id, each as (length, status).
+pub(crate) type Status = Vec<(u32, Vec<(u64, u64)>)>;
+
 /// A reply of the transmission phase.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Reply {
@@ -261,7 +264,7 @@ impl Client {
                     None => data[from..from + length].fill(0),
                 }
                 let first = std::mem::replace(&mut covered[from / 512], true);
-                assert!(!first || from % 512 != 0, "no byte comes twice");
+                assert!(!first || !from.is_multiple_of(512), "no byte comes twice");
                 bytes += length;
             };
             match kind {
@@ -288,12 +291,12 @@ impl Client {
     }
 
     /// BLOCK_STATUS: for each context id, its extents as (length, status).
-    pub(crate) fn status(&mut self, offset: u64, length: u64, flags: u16) -> Result<Vec<(u32, Vec<(u64, u64)>)>, u32> {
+    pub(crate) fn status(&mut self, offset: u64, length: u64, flags: u16) -> Result<Status, u32> {
         let cookie = self.request(command::BLOCK_STATUS, flags, offset, length, &[]);
         self.status_reply(cookie)
     }
 
-    pub(crate) fn status_reply(&mut self, cookie: u64) -> Result<Vec<(u32, Vec<(u64, u64)>)>, u32> {
+    pub(crate) fn status_reply(&mut self, cookie: u64) -> Result<Status, u32> {
         let mut contexts = Vec::new();
         loop {
             let Reply { header, payload } = self.reply(0);
