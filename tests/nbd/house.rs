@@ -80,6 +80,10 @@ impl Shelf {
     }
 
     pub(crate) fn add(&self, name: &str, size: u64, base: Option<Counting>) -> Arc<Disk> {
+        self.add_over(name, size, base.map(|base| Arc::new(base) as Arc<dyn BaseImage>))
+    }
+
+    pub(crate) fn add_over(&self, name: &str, size: u64, base: Option<Arc<dyn BaseImage>>) -> Arc<Disk> {
         let dir = self.folder.path().join(format!("{}", self.exports.lock().unwrap().len()));
         std::fs::create_dir(&dir).unwrap();
         let disk = Arc::new(make_disk(&dir, size, base));
@@ -118,7 +122,7 @@ impl Exports for Shelf {
     }
 }
 
-pub(crate) fn make_disk(dir: &Path, size: u64, base: Option<Counting>) -> Disk {
+fn make_disk(dir: &Path, size: u64, base: Option<Arc<dyn BaseImage>>) -> Disk {
     let keys = DiskKeys::ephemeral().unwrap();
     let record = base.as_ref().map(|base| BaseRecord {
         path: "/counting".into(),
@@ -130,7 +134,6 @@ pub(crate) fn make_disk(dir: &Path, size: u64, base: Option<Counting>) -> Disk {
     let spec = Spec { base: record, ..Spec::new(uuid::Uuid::new_v4(), "vhds/disk", size) };
     let dir = Arc::new(RealDir::open(dir).unwrap());
     Disk::create(dir.clone(), &spec, keys.clone(), true, &Options::default()).unwrap();
-    let base = base.map(|base| Arc::new(base) as Arc<dyn BaseImage>);
     Disk::open(dir, Some(keys), base, Access::ReadWrite, true, Options::default()).unwrap()
 }
 

@@ -10,6 +10,7 @@ mod clients;
 mod house;
 mod raw;
 
+mod cold;
 mod fuzz;
 mod handshake;
 mod hostile;
