@@ -21,6 +21,8 @@ use crate::{Error, ErrorKind, PAGE, Result};
 
 /// Holds space for a checkpoint, so that a full file system can still turn its logs over.
 pub(crate) const RESERVE: &str = "reserve";
+/// Bytes of it at the least.
+const RESERVED: u64 = 1 << 16;
 /// Runs punched in one step, while flushes wait.
 const PUNCHES: usize = 64;
 /// Dead runs looked at to find those: what is not settled yet in one round is in the next.
@@ -35,13 +37,23 @@ impl Core {
             return Ok(false);
         }
         let mut progress = self.upkeep.lock();
-        self.write_checkpoint()?;
-        self.ready_next_log()?;
-        self.note_wear()?;
+        // What needs space must not keep back what gives it.
+        let prepare = || {
+            self.write_checkpoint()?;
+            self.ready_next_log()?;
+            self.note_wear()
+        };
+        let prepared = prepare();
         let scanning = self.look_for_dead(&mut progress)?;
         let punching = self.punch_some()?;
         let removing = self.remove_empty()?;
-        Ok(scanning || punching || removing)
+        let more = scanning || punching || removing;
+        match prepared {
+            Err(error) if error.kind() == ErrorKind::NoSpace && more => {}
+            Err(error) if error.kind() == ErrorKind::NoSpace => prepare()?,
+            prepared => prepared?,
+        }
+        Ok(more)
     }
 
     /// Writes the checkpoint that waits, then removes what it makes superfluous. The caller holds the upkeep lock: one
@@ -78,7 +90,7 @@ impl Core {
                 self.dir.remove(&name).map_err(failed)?;
             }
         }
-        let wanted = (2 * content.len() as u64).next_multiple_of(1 << 16);
+        let wanted = (2 * content.len() as u64).next_multiple_of(RESERVED);
         if let Err(error) = self.ensure_reserve(wanted) {
             tracing::warn!(path = %self.dir.path().display(), %error, "no space to reserve for the next checkpoint");
         }
@@ -105,6 +117,8 @@ impl Core {
         let mut committer = self.committer.lock();
         if committer.next_log.is_none() {
             committer.next_log = Some(self.preallocate_log()?);
+            // Also for the settings of the next opening, which begins with a new log, on a disk that is full by then.
+            let _ = self.ensure_reserve(RESERVED);
         }
         Ok(())
     }

@@ -1,9 +1,11 @@
 //! Every short sequence of steps on two pages, crashed at every call of its last step. (Earlier calls are those of the
 //! sequences it begins with.)
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use sealdisk::io::sim::{Dice, direct};
+use sealdisk::io::sim::{Dice, Mutant, direct, plant};
 
 use crate::check;
 use crate::rig::Rig;
@@ -56,30 +58,28 @@ fn try_sequence(rig: &Rig, steps: &[Step], number: u64) -> Result<(), String> {
     solo.verify().map(drop)
 }
 
-/// Tries all sequences of `len` steps.
-pub(crate) fn all(len: u32) {
-    let rig = Rig::sized(1, 2, Some(1));
-    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+/// Tries all sequences of `len` steps with `mutant` planted; the first that fails, and how.
+pub(crate) fn search(len: u32, mutant: Option<Mutant>) -> Option<String> {
+    let rig = Rig::sized(1, 2, Some(2));
+    let (next, found) = (AtomicUsize::new(0), Mutex::new(None));
     let count = STEPS.len().pow(len);
     let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    std::thread::scope(|scope| {
-        let worker = || {
-            while !stop.load(Ordering::Relaxed) {
-                let number = next.fetch_add(1, Ordering::Relaxed);
-                if number >= count {
-                    return Ok(());
-                }
-                let steps = sequence(number, len as usize);
-                if let Err(what) = direct(|| try_sequence(&rig, &steps, number as u64)) {
-                    stop.store(true, Ordering::Relaxed);
-                    return Err(format!("{steps:?}: {what}"));
-                }
+    let work = || {
+        plant(mutant);
+        loop {
+            let number = next.fetch_add(1, Ordering::Relaxed);
+            if number >= count {
+                return;
             }
-            Ok(())
-        };
-        let workers: Vec<_> = (0..workers).map(|_| scope.spawn(worker)).collect();
-        for worker in workers {
-            worker.join().expect("no worker panics").unwrap_or_else(|what: String| panic!("{what}"));
+            let steps = sequence(number, len as usize);
+            let tried = catch_unwind(AssertUnwindSafe(|| direct(|| try_sequence(&rig, &steps, number as u64))));
+            if let Err(what) = tried.unwrap_or_else(|_| Err("a panic".into())) {
+                // No more are drawn.
+                next.store(count, Ordering::Relaxed);
+                found.lock().expect("no panic while it is held").get_or_insert(format!("{steps:?}: {what}"));
+            }
         }
-    });
+    };
+    std::thread::scope(|scope| (0..workers).for_each(|_| drop(scope.spawn(work))));
+    found.into_inner().expect("no panic while it was held")
 }

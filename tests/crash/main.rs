@@ -5,6 +5,7 @@
 mod campaign;
 mod cells;
 mod check;
+mod damage;
 mod exhaustive;
 mod lines;
 mod mutants;
@@ -44,15 +45,21 @@ fn long_storm() {
     weather(Until::Images(100_000_000));
 }
 
+fn sequences(len: u32) {
+    if let Some(what) = exhaustive::search(len, None) {
+        panic!("{what}");
+    }
+}
+
 #[test]
 fn every_sequence_of_up_to_three_steps() {
-    (1..=3).for_each(exhaustive::all);
+    (1..=3).for_each(sequences);
 }
 
 #[test]
 #[ignore = "takes minutes"]
 fn every_sequence_of_four_steps() {
-    exhaustive::all(4);
+    sequences(4);
 }
 
 #[test]
@@ -75,4 +82,9 @@ fn every_call_fails_once_in_making_a_disk() {
 #[test]
 fn every_mutant_is_found() {
     mutants::hunt_all();
+}
+
+#[test]
+fn damage_is_told_and_never_taken_for_an_end() {
+    damage::search(None).unwrap_or_else(|what| panic!("{what}"));
 }

@@ -244,6 +244,7 @@ fn at_rest(ring: &Arc<Ring>, disk: &Arc<Disk>, dice: &mut Dice) {
         Err(what) => return ring.fail(what),
     };
     ring.note(oracle.check_read(begin, 0, &found.values));
+    ring.note(direct(|| check::check_pending(&ring.world, disk, &found)));
     let poisoned = ring.poisoned.load(Ordering::Relaxed);
     if dice.coin() && !ring.faulty {
         ring.note(direct(|| check::scrubbed(&ring.world, disk, &found, dice)));

@@ -72,6 +72,20 @@ impl Server {
         wait(&mut self.child, LIMIT).unwrap_or_else(|| panic!("sealdisk serve still runs {LIMIT:?} after SIGTERM"))
     }
 
+    /// SIGKILL while clients are attached; it is waited for when it goes out of scope.
+    pub(crate) fn signal_kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    /// SIGTERM while clients are attached.
+    pub(crate) fn signal_terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).expect("a running child can be signalled");
+    }
+
     /// SIGKILL: nothing is finished, flushed or closed.
     pub(crate) fn kill(mut self) {
         self.child.kill().expect("a running child can be killed");

@@ -72,6 +72,11 @@ impl SimDisk {
         self.world().has_untold_errors()
     }
 
+    /// Turns every bit of a stored sector of the file at `path`, counted from the root, as a failing device might.
+    pub fn damage(&self, path: &str, sector: usize) {
+        self.world().damage(path, sector);
+    }
+
     /// From now on every call fails: for the tasks that have not noticed yet that they are dead.
     pub fn switch_off(&self) {
         self.world().off = true;

@@ -256,6 +256,20 @@ impl World {
         self.nodes.iter().any(|node| matches!(&**node, Node::File(file) if file.reported < file.errors))
     }
 
+    pub(super) fn damage(&mut self, path: &str, sector: usize) {
+        let mut node = 0;
+        for name in path.split('/') {
+            node = self.names(node).get(name).unwrap_or_else(|| panic!("no file {path}"));
+        }
+        let seq = self.next_seq();
+        let content = &mut self.file_mut(node).content;
+        let mut bytes = [0; SECTOR];
+        let len = content.read(&mut bytes, (sector * SECTOR) as u64);
+        bytes.iter_mut().for_each(|byte| *byte = !*byte);
+        content.write(&bytes[..len], (sector * SECTOR) as u64, seq);
+        content.sync(seq);
+    }
+
     /// Every file a process can reach, in the order of their paths.
     pub(super) fn raw_files(&self) -> Vec<RawFile> {
         let mut files = Vec::new();

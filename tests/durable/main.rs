@@ -1,0 +1,12 @@
+//! The real program on a real file system: killed again and again under clients that note what was answered, on a full
+//! file system, and read while it is written.
+
+mod full;
+mod kill;
+mod torn;
+
+#[path = "../support/mod.rs"]
+mod support;
+
+#[path = "../cli/client.rs"]
+mod client;
