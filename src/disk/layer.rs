@@ -10,6 +10,8 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+// A count that nothing waits for: no point of the simulated scheduler.
+use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex as PlainMutex;
 
@@ -19,7 +21,7 @@ use super::transfer::{read_full, try_read_full, write_full};
 use crate::crypto::xts::XtsKey;
 use crate::io::File;
 use crate::io::mutant;
-use crate::io::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use crate::io::sync::atomic::{AtomicBool, Ordering};
 use crate::io::sync::{Mutex, RwLock};
 use crate::{Error, ErrorKind, PAGE, Result};
 
