@@ -26,6 +26,8 @@ pub enum LifeRequest {
     RollbackPreview { name: BlobName, snapshot: SnapshotName },
     /// [`DiskReport`]; `drops`: the later snapshots that are known to be dropped
     Rollback { name: BlobName, snapshot: SnapshotName, drops: Vec<String> },
+    /// Nothing: the metadata is as it should be
+    Verify { name: BlobName },
     /// [`DiskReport`]
     Clone { source: ViewName, name: BlobName },
 }
@@ -39,7 +41,7 @@ impl From<LifeRequest> for super::request::Request {
 impl LifeRequest {
     pub(super) fn hold(&self) -> Hold {
         match self {
-            Self::RollbackPreview { .. } => Hold::Shared,
+            Self::RollbackPreview { .. } | Self::Verify { .. } => Hold::Shared,
             _ => Hold::Exclusive,
         }
     }
@@ -57,6 +59,7 @@ impl LifeRequest {
                 registry.roll_back(&name, &snapshot, &drops)?;
                 serde_json::to_value(show(registry, &name)?)
             }
+            Self::Verify { name } => serde_json::to_value(registry.disk(&name)?.verify()?),
             Self::Clone { source, name } => {
                 registry.clone_disk(&source, &name)?;
                 serde_json::to_value(show(registry, &name)?)

@@ -109,7 +109,8 @@ impl Audit {
     }
 }
 
-fn read(session: &Session, name: &BlobName, layer: u32) -> Result<AuditPiece, Failure> {
+/// All of a layer.
+pub(super) fn read(session: &Session, name: &BlobName, layer: u32) -> Result<AuditPiece, Failure> {
     let mut all = AuditPiece { next: Some(0), ..AuditPiece::default() };
     while let Some(page) = all.next {
         let request = KeyRequest::Audit { name: name.clone(), layer, page };

@@ -46,6 +46,7 @@ mod table;
 mod time;
 mod unlock;
 mod uri;
+mod verify;
 mod vhd;
 
 pub use context::{Context, Outcome};
@@ -98,7 +99,7 @@ enum Verb {
     #[command(subcommand)]
     Snapshot(snapshot::SnapshotVerb),
     Rebase(rebase::Rebase),
-    Verify(rebase::Verify),
+    Verify(verify::Verify),
     Clone(clone::Clone),
     Reencrypt(reencrypt::Reencrypt),
     Audit(audit::Audit),

@@ -1,4 +1,4 @@
-//! `rebase` and `verify`: where a disk's base lies, and whether it is the one recorded.
+//! `rebase`: where a disk's base lies.
 
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
@@ -45,56 +45,24 @@ impl Rebase {
     }
 }
 
-/// Read the base image of a disk whole, and check that it is the one recorded
-///
-/// The first time its digest (SHA-256) is recorded; afterwards it is compared. A disk that is opened otherwise compares
-/// samples only.
-#[derive(Debug, Args)]
-#[command(after_help = "\
-Examples:
-  sealdisk verify disk1")]
-pub(super) struct Verify {
-    /// BLOB or CONTAINER/BLOB
-    name: BlobName,
-    #[command(flatten)]
-    key: KekOptions,
-}
-
-impl Verify {
-    pub(super) fn run(self, context: &Context) -> Outcome {
-        let recorded = recorded(context, &self.key, &self.name)?;
-        let first = recorded.files.iter().any(|file| file.sha256.is_none());
-        let found = with_bar(|progress| verify::verify(&recorded, progress))?;
-        let files: Vec<_> = found
-            .files
-            .iter()
-            .map(|file| serde_json::json!({ "path": file.path, "size_bytes": file.size, "sha256": file.sha256 }))
-            .collect();
-        let word = if first { "recorded" } else { "as recorded" };
-        if first {
-            record(context, &self.key, self.name, found.clone())?;
-        }
-        let lines = found
-            .files
-            .iter()
-            .map(|file| format!("{}  {} ({word})", file.sha256.as_deref().unwrap_or_default(), file.path.display()));
-        context.show(&files, lines.collect::<Vec<_>>().join("\n"))
-    }
-}
-
-fn recorded(context: &Context, key: &KekOptions, name: &BlobName) -> Result<BaseRecord, Failure> {
+pub(super) fn recorded(context: &Context, key: &KekOptions, name: &BlobName) -> Result<BaseRecord, Failure> {
     let record: Option<BaseRecord> = context.ask(key, Request::Base { name: name.clone() }, &[])?;
     let over_none = || Error::new(ErrorKind::InvalidInput, format!("the disk \"{name}\" lies over no image"));
     Ok(record.ok_or_else(over_none)?)
 }
 
-fn record(context: &Context, key: &KekOptions, name: BlobName, base: BaseRecord) -> Result<DiskReport, Failure> {
+pub(super) fn record(
+    context: &Context,
+    key: &KekOptions,
+    name: BlobName,
+    base: BaseRecord,
+) -> Result<DiskReport, Failure> {
     let files = base::open_files(&base)?;
     let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
     context.ask(key, Request::Rebase { name, base }, &files)
 }
 
-fn with_bar<T>(work: impl FnOnce(&mut verify::Progress<'_>) -> crate::Result<T>) -> crate::Result<T> {
+pub(super) fn with_bar<T>(work: impl FnOnce(&mut verify::Progress<'_>) -> crate::Result<T>) -> crate::Result<T> {
     let bar = progress::bytes(0, "reading");
     let done = work(&mut |done, total| {
         bar.set_length(total);

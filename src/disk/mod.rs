@@ -14,7 +14,7 @@
 //! | `upkeep` | punching, checkpoints, removing layers, in steps |
 //! | `create`, `open` | making; opening and recovering |
 //! | `rekey` | going over to another account key |
-//! | `audit` | what is really stored, against what is said to be |
+//! | `audit`, `verify` | what is really stored, against what is said to be; layers, and metadata |
 //! | `wear` | how much was encrypted under each data key |
 //! | `revoke` | taking the keys back, and giving them again |
 //! | `report`, `diff` | runs, usage, layers; what changed between snapshots |
@@ -51,6 +51,7 @@ mod state;
 mod sweep;
 mod transfer;
 mod upkeep;
+mod verify;
 mod wear;
 
 #[cfg(all(test, not(feature = "sim")))]
@@ -477,6 +478,12 @@ impl Disk {
     /// Takes the keys again and serves. [`ErrorKind::Corrupt`]: they do not unwrap this disk's data keys.
     pub fn readmit(&self, keys: DiskKeys) -> Result<()> {
         self.core.readmit(keys)
+    }
+
+    /// Reads settings, keys, checkpoint and logs again, checks every checksum and MAC, and compares the state they give
+    /// with the live one. [`ErrorKind::Corrupt`] says what differs. Changes nothing.
+    pub fn verify(&self) -> Result<()> {
+        self.core.verify()
     }
 
     /// Looks at what layer `layer` really stores, a piece from page `page` on.

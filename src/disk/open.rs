@@ -111,7 +111,7 @@ pub(crate) fn open(
 }
 
 /// The numbered files of a disk's directory.
-struct Names {
+pub(crate) struct Names {
     all: Vec<String>,
     /// Ascending.
     logs: Vec<u64>,
@@ -119,7 +119,7 @@ struct Names {
 }
 
 impl Names {
-    fn of(all: Vec<String>) -> Self {
+    pub(crate) fn of(all: Vec<String>) -> Self {
         let numbered = |prefix: &str| {
             let mut numbers: Vec<u64> = all
                 .iter()
@@ -212,15 +212,15 @@ pub(crate) fn find_slot<'a>(slot_keys: &'a [SlotKey], keys: &DiskKeys, layer: u3
         .ok_or_else(|| Error::new(ErrorKind::Corrupt, "no wrapped key for this layer in the disk's keys"))
 }
 
-struct Recovered {
-    state: State,
+pub(crate) struct Recovered {
+    pub(crate) state: State,
     /// What the next log must chain to.
     chain: Chain,
     next_epoch: u64,
 }
 
 /// The newest checkpoint and the chain of logs from it on.
-fn recover(
+pub(crate) fn recover(
     dir: &dyn Dir,
     names: &Names,
     settings: &DiskSettings,

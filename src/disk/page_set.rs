@@ -233,6 +233,17 @@ impl PageSet {
         self.combine(other, self.parts.len().min(other.parts.len()), |a, b| a & b, |a, b| a && b);
     }
 
+    /// Whether both hold the same pages, in whatever form.
+    #[must_use]
+    pub(crate) fn same(&self, other: &PageSet) -> bool {
+        let less = |a: &PageSet, b: &PageSet| {
+            let mut rest = a.clone();
+            rest.subtract(b);
+            rest.is_empty()
+        };
+        less(self, other) && less(other, self)
+    }
+
     /// The part of the set inside `range`.
     #[must_use]
     pub(crate) fn clipped(&self, range: Range<u64>) -> PageSet {

@@ -390,3 +390,29 @@ fn what_is_encrypted_under_a_key_is_counted() {
     drop(disk);
     assert_eq!(sealed(&place.open(true)), noted);
 }
+
+#[test]
+fn verifying_an_open_disk_finds_what_was_changed_under_it() {
+    let place = Place::new(MIB, 0, true);
+    let disk = place.open(true);
+    disk.write(0, &[1; 4096], Durability::Volatile).unwrap();
+    disk.snapshot("one").unwrap();
+    disk.zero(512, 512, Durability::Volatile).unwrap();
+    disk.verify().unwrap();
+    let name = place.dir().list().unwrap().into_iter().rfind(|n| n.starts_with("log.") && n != "log.next").unwrap();
+    let path = place.folder.path().join(name);
+    let good = std::fs::read(&path).unwrap();
+    let mut bad = good.clone();
+    bad[4096 + 80] ^= 1;
+    std::fs::write(&path, &bad).unwrap();
+    assert_eq!(disk.verify().unwrap_err().kind(), ErrorKind::Corrupt);
+    // A torn end is no damage, but then the open disk knows more than what is stored.
+    bad[4096..].fill(0);
+    std::fs::write(&path, &bad).unwrap();
+    assert_eq!(disk.verify().unwrap_err().kind(), ErrorKind::Corrupt);
+    std::fs::write(&path, &good).unwrap();
+    disk.verify().unwrap();
+    disk.close().unwrap();
+    disk.verify().unwrap();
+    place.try_open(Access::ReadOnly, true).unwrap().verify().unwrap();
+}

@@ -109,8 +109,8 @@ fn a_base_that_moved_is_found_again_and_no_other_is_taken() {
     fs::write(&other, vec![8; MIB as usize]).expect("an image");
     account.create_over("disk", &base);
     let digest = crate::support::sha256(&base);
-    assert_eq!(account.json(&["verify", "disk"])[0]["sha256"], digest);
-    assert_eq!(account.json(&["verify", "disk"])[0]["sha256"], digest);
+    assert_eq!(account.json(&["verify", "disk", "--base"])["base"]["files"][0]["sha256"], digest);
+    assert_eq!(account.json(&["verify", "disk", "--base"])["base"]["files"][0]["sha256"], digest);
     fs::rename(&base, &moved).expect("moved");
     assert_eq!(kind(&account, &["show", "disk"]).as_deref(), Some("NotFound"));
     assert_eq!(kind(&account, &["rebase", "disk", "--base", &path(&other)]).as_deref(), Some("BaseChanged"));
@@ -120,7 +120,7 @@ fn a_base_that_moved_is_found_again_and_no_other_is_taken() {
     assert_eq!(report["base"]["path"], path(&moved.canonicalize().expect("a path")));
     assert_eq!(Client::attach(&server, "disk").read(0, 4), [7; 4]);
     assert!(server.terminate().success());
-    assert_eq!(account.json(&["verify", "disk"])[0]["sha256"], digest);
+    assert_eq!(account.json(&["verify", "disk", "--base"])["base"]["files"][0]["sha256"], digest);
     account.create("empty", MIB);
-    assert_eq!(kind(&account, &["verify", "empty"]).as_deref(), Some("InvalidInput"));
+    assert_eq!(kind(&account, &["verify", "empty", "--base"]).as_deref(), Some("InvalidInput"));
 }

@@ -181,7 +181,11 @@ fn in_namespace(script: &str) -> String {
 fn shell(account: &Path, home: &Path) -> String {
     let program = env!("CARGO_BIN_EXE_sealdisk");
     let words = ["env", "XDG_CONFIG_HOME=\"$H\"", program, "--account", "\"$A\""].join(" ");
-    format!("H='{}'; A='{}'; sealdisk() {{ {words} \"$@\"; }}; serving() {{ exec {words} serve; }};", home.display(), account.display())
+    format!(
+        "H='{}'; A='{}'; sealdisk() {{ {words} \"$@\"; }}; serving() {{ exec {words} serve; }};",
+        home.display(),
+        account.display()
+    )
 }
 
 #[test]
