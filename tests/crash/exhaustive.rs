@@ -58,6 +58,18 @@ fn try_sequence(rig: &Rig, steps: &[Step], number: u64) -> Result<(), String> {
     solo.verify().map(drop)
 }
 
+/// Tries one sequence with `mutant` planted, with other images each time; how it fails, if it does.
+pub(crate) fn repeat(steps: &[Step], mutant: Mutant) -> Option<String> {
+    let rig = Rig::sized(1, 2, Some(2));
+    plant(Some(mutant));
+    let found = (0..200).find_map(|seed| {
+        let tried = catch_unwind(AssertUnwindSafe(|| direct(|| try_sequence(&rig, steps, seed))));
+        tried.unwrap_or_else(|_| Err("a panic".into())).err().map(|what| format!("{steps:?}: {what}"))
+    });
+    plant(None);
+    found
+}
+
 /// Tries all sequences of `len` steps with `mutant` planted; the first that fails, and how.
 pub(crate) fn search(len: u32, mutant: Option<Mutant>) -> Option<String> {
     let rig = Rig::sized(1, 2, Some(2));

@@ -5,6 +5,7 @@ use std::time::Duration;
 use sealdisk::io::sim::Mutant;
 
 use crate::campaign::{Until, one, search};
+use crate::solo::Step;
 use crate::{damage, exhaustive, storm};
 
 /// For one mutant in the storm, before it is looked for otherwise.
@@ -12,7 +13,11 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Seeds that find the rare ones in the core as it is: tried first. A change of the core moves them; then they are
 /// looked for anew, with more patience (`SEALDISK_CRASH_PATIENCE`, in seconds).
-const KNOWN: &[(Mutant, u64)] = &[];
+const KNOWN: &[(Mutant, u64)] = &[
+    (Mutant::CheckpointBeforeItsBorder, 1515),
+    (Mutant::LayerRemovedEarly, 1145),
+    (Mutant::PendingLineNotLookedAt, 923),
+];
 
 /// Looks for one mutant and says what has shown it.
 fn hunt(mutant: Mutant) -> Option<String> {
@@ -25,6 +30,11 @@ fn hunt(mutant: Mutant) -> Option<String> {
         // A snapshot, a smaller disk and a rollback in a row: three steps of many.
         Mutant::LineWithoutItsLimit | Mutant::ShrinkKeepsBase => {
             return (2..=3).find_map(|len| exhaustive::search(len, Some(mutant)));
+        }
+        // A clean close with something dead, and what is dead written again.
+        Mutant::DeadThoughWrittenAgain => {
+            let steps = [Step::Write(0), Step::Flush, Step::Zero(0), Step::Reopen, Step::WriteFua(0)];
+            return exhaustive::repeat(&steps, mutant);
         }
         _ => {}
     }

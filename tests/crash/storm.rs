@@ -16,11 +16,22 @@ use crate::rig::Rig;
 
 mod on_lines;
 
+/// What the clients are at: some races need more of the same than chance gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mood {
+    All,
+    /// Durable overwrites and flushes, with syncs that fail.
+    Syncs,
+    /// Writes while the setting changes and old pages are re-encrypted.
+    Switches,
+}
+
 /// What the clients, the observer and the referee of one generation share.
 pub(super) struct Ring {
     rig: Rig,
     world: SimDisk,
     oracle: Arc<Oracle>,
+    mood: Mood,
     /// Whether requests may fail.
     faulty: bool,
     /// Chance in 1,000 of an image at a call.
@@ -125,10 +136,11 @@ fn one_generation(
     oracle: Arc<Oracle>,
     dice: &mut Dice,
 ) -> Result<(SimDisk, Arc<Oracle>), String> {
-    let faulty = dice.one_in(3);
+    let mood = [Mood::All, Mood::All, Mood::All, Mood::All, Mood::Syncs, Mood::Switches][dice.index(6)];
+    let faulty = mood == Mood::Syncs || dice.one_in(3);
     if faulty {
         world.set_capacity(dice.one_in(4).then(|| 40 + dice.below(30)));
-        world.set_faults(random_faults(dice));
+        world.set_faults(if mood == Mood::Syncs { failing_syncs() } else { random_faults(dice) });
     } else {
         world.set_faults(Faults { nuisance: [0, 20][dice.index(2)], ..Faults::default() });
     }
@@ -136,6 +148,7 @@ fn one_generation(
         rig: rig.clone(),
         world: world.clone(),
         oracle,
+        mood,
         faulty,
         rate: [100, 500, 1000][dice.index(3)],
         crash_at: dice.below(600),
@@ -172,6 +185,10 @@ fn one_generation(
     let left = left.unwrap_or_else(|| check::any_end(&world, dice));
     left.set_capacity(None);
     Ok((left, ring.oracle()))
+}
+
+fn failing_syncs() -> Faults {
+    Faults { random: vec![(Call::SyncData, Fault::Eio, 6000)], ..Faults::default() }
 }
 
 fn random_faults(dice: &mut Dice) -> Faults {
@@ -246,6 +263,17 @@ fn at_rest(ring: &Arc<Ring>, disk: &Arc<Disk>, dice: &mut Dice) {
     ring.note(oracle.check_read(begin, 0, &found.values));
     ring.note(direct(|| check::check_pending(&ring.world, disk, &found)));
     let poisoned = ring.poisoned.load(Ordering::Relaxed);
+    // Nobody else is there: what is read and then flushed stays, that of failed writes, too.
+    let begin = oracle.begin_flush();
+    match disk.flush() {
+        _ if ring.is_over() => return,
+        Ok(()) if poisoned => return ring.fail("a flush of a poisoned disk succeeded".into()),
+        Ok(()) => {
+            oracle.flushed(begin);
+            oracle.settle(&found);
+        }
+        Err(error) => ring.refused("a flush at rest", &error),
+    }
     if dice.coin() && !ring.faulty {
         ring.note(direct(|| check::scrubbed(&ring.world, disk, &found, dice)));
     }
@@ -281,7 +309,11 @@ fn request(ring: &Ring, disk: &Disk, dice: &mut Dice) {
     if ring.rig.woken.swap(false, Ordering::Relaxed) && dice.coin() {
         return maintain(ring, disk);
     }
-    let what = dice.below(100);
+    let what = match ring.mood {
+        Mood::All => dice.below(100),
+        Mood::Syncs => [0, 0, 60, 60, 48][dice.index(5)],
+        Mood::Switches => [0, 0, 77, 77, 99, 99, 60][dice.index(7)],
+    };
     if what >= 92 {
         return on_lines::request(ring, disk, dice);
     }
@@ -316,7 +348,7 @@ fn any_range(ring: &Ring, dice: &mut Dice) -> std::ops::Range<usize> {
 fn change(ring: &Ring, disk: &Disk, dice: &mut Dice, change: Change) {
     let cells = any_range(ring, dice);
     let (offset, len) = ((cells.start * CELL) as u64, cells.len() * CELL);
-    let fua = dice.one_in(4);
+    let fua = dice.one_in(if ring.mood == Mood::Syncs { 1 } else { 4 });
     let durability = if fua { Durability::Fua } else { Durability::Volatile };
     let (oracle, poisoned) = (ring.oracle(), ring.poisoned.load(Ordering::Relaxed));
     let request = oracle.begin(cells.clone(), change);

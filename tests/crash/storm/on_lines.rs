@@ -14,7 +14,8 @@ pub(super) fn request(ring: &Ring, disk: &Disk, dice: &mut Dice) {
     if ring.lining.swap(true, Ordering::Relaxed) {
         return;
     }
-    match dice.below(12) {
+    let what = if ring.mood == super::Mood::Switches { 11 } else { dice.below(12) };
+    match what {
         0..3 => snapshot(ring, disk),
         3..5 => look(ring, disk, dice),
         5 => erase(ring, disk, dice),
