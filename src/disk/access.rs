@@ -163,7 +163,12 @@ impl Core {
                 top.mark_dirty();
             }
             match stored {
-                Ok(()) => state.publish(top.id, pages, Mark::Held),
+                Ok(()) => {
+                    if let Err(error) = self.publish(&mut state, top.id, pages.clone(), Mark::Held) {
+                        state.write_failed(top.id, pages);
+                        return Err(error);
+                    }
+                }
                 Err(_) if mutant!(FailedWritePublished) => state.publish(top.id, pages, Mark::Held),
                 Err(error) => {
                     if !mutant!(FailedWriteNotDead) {
@@ -245,7 +250,7 @@ impl Core {
             Err(need) => return Ok(Attempt::First(need)),
         };
         let Some(_reserved) = self.reserve() else { return Ok(Attempt::First(Need::Room)) };
-        self.state.write().publish(top.id, first..pages.end, Mark::Zero);
+        self.publish(&mut self.state.write(), top.id, first..pages.end, Mark::Zero)?;
         Ok(Attempt::Done(Some(top)))
     }
 

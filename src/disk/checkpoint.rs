@@ -7,7 +7,7 @@
 //! All integers little-endian: magic `SDISKCKP`, version u32, compatible, read-only-compatible and incompatible feature
 //! bits u32 each, disk uuid, epoch u64, flags u32 (1 clean, 2 dead pages known), the 32 bytes that its log chains to
 //! (unless clean: then its own MAC), then size and base limit in pages u64
-//! each, next line id u32, lines u32 and the lines (see `log`), layers u32 and per layer its id u32 and three page sets
+//! each, next line id u32, batches contained u64, lines u32 and the lines (see `log`), layers u32 and per layer its id u32 and three page sets
 //! (see `page_set`): held, zero, dead. Last 36 bytes: MAC of all before it, CRC32C of all before itself.
 
 use std::path::Path;
@@ -55,6 +55,8 @@ pub(crate) struct Checkpoint {
     /// Pages of the base that are seen.
     pub(crate) base_limit: u64,
     pub(crate) next_line: u32,
+    /// Batches that it contains, over all openings.
+    pub(crate) generation: u64,
     /// What the log of its epoch follows; a clean one is followed by its own MAC.
     pub(crate) chain: Chain,
     pub(crate) lines: Vec<Line>,
@@ -82,6 +84,7 @@ impl Checkpoint {
         out.extend_from_slice(&self.size.to_le_bytes());
         out.extend_from_slice(&self.base_limit.to_le_bytes());
         out.extend_from_slice(&self.next_line.to_le_bytes());
+        out.extend_from_slice(&self.generation.to_le_bytes());
         out.extend_from_slice(&(self.lines.len() as u32).to_le_bytes());
         for line in &self.lines {
             line.encode(&mut out);
@@ -151,6 +154,7 @@ impl Checkpoint {
             return Err(corrupt("has an impossible size"));
         }
         let next_line = take_u32(input).ok_or_else(short)?;
+        let generation = take_u64(input).ok_or_else(short)?;
         let mut lines = Vec::new();
         for _ in 0..take_u32(input).ok_or_else(short)? {
             let line = Line::decode(input).ok_or_else(short)?;
@@ -171,6 +175,6 @@ impl Checkpoint {
             layers.push(Presence { layer, held, zero, dead });
         }
         let (clean, dead_known) = (flags & CLEAN != 0, flags & DEAD_KNOWN != 0);
-        Ok(Self { clean, dead_known, size, base_limit, next_line, chain, lines, layers })
+        Ok(Self { clean, dead_known, size, base_limit, next_line, generation, chain, lines, layers })
     }
 }

@@ -31,6 +31,8 @@ pub(crate) const OPS_ROOM: usize = 4096;
 struct Taken {
     layers: Vec<Arc<Layer>>,
     pending: Arc<Pending>,
+    /// The number of its batch.
+    generation: u64,
     /// Pages punched, by layer, before the sync of this round.
     punched: Vec<(u32, u64)>,
 }
@@ -146,7 +148,7 @@ impl Core {
                 .log
                 .as_mut()
                 .ok_or_else(|| self.log_error("is not begun", std::io::Error::other("no log")))?;
-            log.append(&taken.pending.batch(), &keys)
+            log.append(&taken.pending.batch(taken.generation), &keys)
                 .and_then(|()| if mutant!(LogNotSynced) { Ok(()) } else { log.file.sync_data() })
                 .map_err(|error| self.log_error("cannot be written", error))?;
         }
@@ -161,6 +163,7 @@ impl Core {
             }
         }
         if let Some(mut border) = border {
+            border.generation = taken.generation;
             border.chain = self.switch_log(committer, &keys)?;
             let epoch = committer.log.as_ref().map_or(0, |log| log.epoch);
             committer.due = Some(Due { epoch, state: border });
@@ -181,8 +184,9 @@ impl Core {
         let punched = state.entries.iter().filter(|entry| entry.punched > 0).map(|e| (e.layer.id, e.punched)).collect();
         let pending = Arc::new(std::mem::take(&mut state.pending));
         state.taken += 1;
+        state.generation += u64::from(!pending.is_empty());
         state.in_flight = (!mutant!(BatchInFlightForgotten)).then(|| Arc::clone(&pending));
-        Taken { layers, pending, punched }
+        Taken { layers, pending, punched, generation: state.generation }
     }
 
     fn log_error(&self, what: &str, error: std::io::Error) -> Error {

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::checkpoint::Checkpoint;
+use super::extent_map::Mark;
 use super::key_slots::KeySlots;
 use super::layer::Layer;
-use super::log::{Chain, Log};
+use super::log::{Chain, Extent, Log};
 use super::poison::Poison;
 use super::range_lock::RangeLock;
 use super::settings::DiskSettings;
@@ -182,8 +183,26 @@ impl Core {
         }
         let promised = self.reserved.fetch_add(extents, Ordering::SeqCst) + extents;
         let reserved = Reserved(self, extents);
-        let room = self.state.read().pending.count() + promised <= self.options.pending_extents;
+        let state = self.state.read();
+        let room = state.pending.count() + promised <= self.options.pending_extents
+            && state.recent.as_ref().is_none_or(|recent| promised as u64 <= recent.left(state.generation));
+        drop(state);
         room.then_some(reserved)
+    }
+
+    /// Publishes a change of presence that is going to be answered before it is durable: noted first, so that it
+    /// outlives the process. The caller reserved room.
+    pub(crate) fn publish(&self, state: &mut State, top: u32, pages: Range<u64>, mark: Mark) -> Result<()> {
+        let tag = state.generation;
+        if let Some(recent) = &mut state.recent {
+            let extent = Extent { pages: pages.clone(), layer: top, mark };
+            recent.append(&extent, tag, &self.keys()?).map_err(|error| {
+                // Later ones would be believed without it.
+                self.poison.set(Error::io("a change cannot be noted", error).at_path(self.dir.path()))
+            })?;
+        }
+        state.publish(top, pages, mark);
+        Ok(())
     }
 
     /// Whole pages that cover the bytes.

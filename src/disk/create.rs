@@ -67,6 +67,7 @@ pub(crate) fn create(dir: &dyn Dir, spec: &Spec, keys: &DiskKeys, encryption: bo
         size: pages,
         base_limit: base_size / PAGE as u64,
         next_line: 1,
+        generation: 0,
         chain: Default::default(),
         lines: Vec::new(),
         layers: vec![Presence { layer: FIRST, held, zero: PageSet::new(), dead: PageSet::new() }],

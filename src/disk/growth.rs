@@ -9,8 +9,10 @@ use std::sync::Arc;
 use super::core::{Core, Growth};
 use super::key_slots::SlotKey;
 use super::layer::Layer;
+use super::recent::{self, Recent};
 use super::settings::{DiskSettings, Kind, LayerRecord, StoreError};
 use super::state::{Entry, State};
+use crate::crypto::keyring::DiskKeys;
 use crate::io::Open;
 use crate::io::mutant;
 use crate::{Error, PAGE, Result};
@@ -38,10 +40,30 @@ impl Core {
         let log = self.begin_log(&mut committer, &chain, &keys)?;
         growth.settings.epoch = log.epoch;
         self.store_settings(&mut growth)?;
+        self.begin_recent(log.epoch, &keys);
         committer.log = Some(log);
         drop(committer);
         self.gate.write().armed = true;
         Ok(())
+    }
+
+    /// Begins noting changes for the case that the process dies. Where that cannot be, only what is flushed outlives it.
+    pub(crate) fn begin_recent(&self, epoch: u64, keys: &DiskKeys) {
+        let Some(boot) = &self.options.boot else { return };
+        let name = recent::file_name(epoch);
+        let begun = self.dir.open(&name, Open::New).and_then(|file| {
+            Recent::begin(file, self.options.recent_bytes, self.uuid, boot, epoch, keys)
+                .inspect_err(|_| drop(self.dir.remove(&name)))
+        });
+        match begun {
+            Ok(recent) => {
+                self.poison.guard(recent.file());
+                self.state.write().recent = Some(recent);
+            }
+            Err(error) => {
+                tracing::warn!(path = %self.dir.path().display(), %error, "a killed server would lose unflushed writes");
+            }
+        }
     }
 
     /// Puts a new layer on top, of the kind that the setting asks for. Does nothing if there is a top by now.

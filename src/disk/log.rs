@@ -18,7 +18,8 @@
 //! | 24 | extents u32, other records u32 |
 //! | 32 | MAC over the chain and the batch with MAC and CRC as zeros, 32 bytes |
 //! | 64 | CRC32C of the batch with this field as zero, u32; 4 zero bytes |
-//! | 72 | extents: start u64, pages u64, layer u32, mark u32 (1 held, 2 zero) |
+//! | 72 | number of the batch over all openings u64 |
+//! | 80 | extents: start u64, pages u64, layer u32, mark u32 (1 held, 2 zero) |
 //! | | other records: kind u32, length u32, body |
 //!
 //! Invariant 6: a batch is valid when epoch, sequence, CRC and MAC fit, and batch s+1 is written only after s is
@@ -45,7 +46,7 @@ const MAGIC: &[u8; 8] = b"SDISKLOG";
 const BATCH_MAGIC: u32 = u32::from_le_bytes(*b"SBAT");
 const VERSION: u32 = 0;
 const HEADER: usize = 116;
-const BATCH_HEADER: usize = 72;
+const BATCH_HEADER: usize = 80;
 pub(crate) const EXTENT: usize = 24;
 const HEADER_PURPOSE: &[u8] = b"sealdisk log header";
 const BATCH_PURPOSE: &[u8] = b"sealdisk log batch";
@@ -100,6 +101,8 @@ pub(crate) enum Op {
 /// What one round makes durable at once: extents first, then the others in order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Batch {
+    /// Its number, over all openings; a closing batch has none: 0.
+    pub(crate) generation: u64,
     pub(crate) extents: Vec<Extent>,
     pub(crate) ops: Vec<Op>,
 }
@@ -201,6 +204,7 @@ impl Batch {
             op.encode(&mut out);
         }
         let len = out.len() as u32;
+        out[72..80].copy_from_slice(&self.generation.to_le_bytes());
         out[..4].copy_from_slice(&BATCH_MAGIC.to_le_bytes());
         out[4..8].copy_from_slice(&len.to_le_bytes());
         out[8..16].copy_from_slice(&epoch.to_le_bytes());
@@ -216,6 +220,7 @@ impl Batch {
     }
 
     fn decode(raw: &RawBatch<'_>) -> Option<Self> {
+        let generation = take_u64(&mut raw.bytes.get(72..)?)?;
         let mut input = raw.bytes.get(BATCH_HEADER..)?;
         let mut extents = Vec::with_capacity((raw.extents as usize).min(input.len() / EXTENT));
         for _ in 0..raw.extents {
@@ -235,7 +240,7 @@ impl Batch {
             let (kind, len) = (take_u32(&mut input)?, take_u32(&mut input)? as usize);
             ops.push(Op::decode(kind, input.split_off(..len)?)?);
         }
-        input.is_empty().then_some(Batch { extents, ops })
+        input.is_empty().then_some(Batch { generation, extents, ops })
     }
 }
 
@@ -332,7 +337,7 @@ impl Log {
     }
 
     pub(crate) fn closing(epoch: u64) -> Batch {
-        Batch { extents: Vec::new(), ops: vec![Op::NextLog { epoch }] }
+        Batch { generation: 0, extents: Vec::new(), ops: vec![Op::NextLog { epoch }] }
     }
 }
 

@@ -19,7 +19,7 @@
 //! | `revoke` | taking the keys back, and giving them again |
 //! | `report`, `diff` | runs, usage, layers; what changed between snapshots |
 //! | `state` | presence, lines, what is pending; no I/O |
-//! | `layer`, `log`, `checkpoint`, `settings`, `key_slots` | a file on disk each |
+//! | `layer`, `log`, `recent`, `checkpoint`, `settings`, `key_slots` | a file on disk each |
 //! | `page_set`, `extent_map`, `range_lock`, `transfer`, `poison` | small tools |
 //!
 //! The core spawns nothing, reads no clock, and knows no NBD. The invariants, numbered 1 to 9, stand where they are
@@ -42,6 +42,7 @@ mod open;
 mod page_set;
 mod poison;
 mod range_lock;
+mod recent;
 mod rekey;
 mod report;
 mod resize;
@@ -150,6 +151,10 @@ pub struct Options {
     pub log_bytes: u64,
     /// Extents not yet durable after which a writer commits them itself.
     pub pending_extents: usize,
+    /// Bytes of records of recent changes (see `recent`).
+    pub recent_bytes: u64,
+    /// What tells this boot of the kernel from any other; `None`: a killed process loses what was not flushed.
+    pub boot: Option<[u8; 16]>,
     /// Seconds since the epoch, for records of when a layer was made.
     pub clock: fn() -> u64,
     /// Called, with no lock held, when [`Disk::maintain`] has something to do.
@@ -182,6 +187,8 @@ impl Default for Options {
             stripe_pages: 2048,
             log_bytes: 4 << 20,
             pending_extents: 16 << 10,
+            recent_bytes: 8 << 20,
+            boot: boot_id(),
             clock: || std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
             wake: Arc::new(|| {}),
         }
@@ -192,6 +199,15 @@ impl Default for Options {
 /// What is encrypted there cannot be read again, with whatever key. Asked for again after a crash it finishes.
 pub fn erase_keys(dir: &dyn Dir) -> Result<()> {
     key_slots::KeySlots::destroy(dir)
+}
+
+/// The kernel's own name of this boot. The simulator's kernels have none unless the test gives them one.
+fn boot_id() -> Option<[u8; 16]> {
+    if cfg!(feature = "sim") {
+        return None;
+    }
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Uuid::parse_str(text.trim()).ok().map(Uuid::into_bytes)
 }
 
 impl Options {

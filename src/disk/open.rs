@@ -7,13 +7,16 @@
 
 use std::sync::Arc;
 
+use uuid::Uuid;
+
 use super::checkpoint::{self, Checkpoint};
 use super::core::{Committer, Core, Gate, Growth, Progress, Rounds};
 use super::key_slots::{self, KeySlots, SlotKey};
 use super::layer::Layer;
-use super::log::{self, Chain, Op, Replay};
+use super::log::{self, Batch, Chain, Op, Replay};
 use super::poison::Poison;
 use super::range_lock::RangeLock;
+use super::recent;
 use super::settings::{self, DiskSettings, Kind, LayerRecord};
 use super::state::{Entry, Pending, State};
 use super::transfer::read_file;
@@ -25,7 +28,7 @@ use crate::crypto::xts::XtsKey;
 use crate::io::mutant;
 use crate::io::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use crate::io::sync::{Condvar, Mutex, RwLock};
-use crate::io::{Dir, Open};
+use crate::io::{Dir, File, Open};
 use crate::{Error, ErrorKind, PAGE, Result};
 
 /// Bytes of the largest disk.
@@ -60,7 +63,9 @@ pub(crate) fn open(
     let how = if access == Access::ReadWrite { Open::ReadWrite } else { Open::Read };
     let (mut slots, slot_keys) = KeySlots::open(&*dir, settings.uuid, how)?;
     let layers = open_layers(&*layers_dir, &settings, &slot_keys, keys.as_ref(), how)?;
-    let Recovered { mut state, chain, next_epoch } = recover(&*dir, &names, &settings, layers, keys.as_ref())?;
+    // Nothing was noted since a clean close.
+    let boot = options.boot.filter(|_| !clean);
+    let Recovered { mut state, chain, next_epoch } = recover(&*dir, &names, &settings, layers, keys.as_ref(), boot)?;
     if let Some(base) = &base
         && base.size() / (PAGE as u64) < state.base_limit
     {
@@ -83,7 +88,8 @@ pub(crate) fn open(
         top.resize(state.size, &poison)?;
     }
     state.dead_known &= clean;
-    Ok(Core {
+    let noted = !state.pending.is_empty();
+    let core = Core {
         uuid: settings.uuid,
         footer: settings.footer,
         keys: RwLock::new(keys),
@@ -107,7 +113,22 @@ pub(crate) fn open(
         dir,
         layers_dir,
         options,
-    })
+    };
+    if access == Access::ReadWrite {
+        if noted {
+            core.arm()?;
+            core.flush()?;
+        }
+        // What they noted is in the log now, or was never to be believed.
+        let gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
+        for &epoch in &names.recent {
+            core.dir
+                .remove(&recent::file_name(epoch))
+                .or_else(|e| if gone(&e) { Ok(()) } else { Err(e) })
+                .map_err(|e| Error::io("the disk cannot be opened", e).at_path(core.dir.path()))?;
+        }
+    }
+    Ok(core)
 }
 
 /// The numbered files of a disk's directory.
@@ -116,6 +137,7 @@ pub(crate) struct Names {
     /// Ascending.
     logs: Vec<u64>,
     checkpoints: Vec<u64>,
+    recent: Vec<u64>,
 }
 
 impl Names {
@@ -129,7 +151,8 @@ impl Names {
             numbers.sort_unstable();
             numbers
         };
-        Self { logs: numbered("log."), checkpoints: numbered("checkpoint."), all }
+        let (logs, checkpoints, recent) = (numbered("log."), numbered("checkpoint."), numbered(recent::PREFIX));
+        Self { logs, checkpoints, recent, all }
     }
 
     /// Whether the disk was closed and nothing was changed since.
@@ -226,6 +249,7 @@ pub(crate) fn recover(
     settings: &DiskSettings,
     entries: Vec<Entry>,
     keys: Option<&DiskKeys>,
+    boot: Option<[u8; 16]>,
 ) -> Result<Recovered> {
     let corrupt = |name: &str, what: &str| Error::new(ErrorKind::Corrupt, what).at_path(dir.path().join(name));
     let load = |name: &str, limit| {
@@ -251,6 +275,8 @@ pub(crate) fn recover(
         next_line: start.next_line,
         pending: Pending::default(),
         in_flight: None,
+        recent: None,
+        generation: start.generation,
         taken: 1,
         durable: 1,
         dead_known: start.dead_known,
@@ -275,6 +301,7 @@ pub(crate) fn recover(
         }
         chain = end;
         for batch in &batches {
+            state.generation = state.generation.max(batch.generation);
             state.apply(batch).map_err(|what| corrupt(&name, what))?;
             needed.extend(batch.ops.iter().filter_map(|op| match op {
                 Op::NextLog { epoch } => Some(*epoch),
@@ -285,8 +312,11 @@ pub(crate) fn recover(
     if let Some(missing) = needed.iter().find(|&epoch| !names.logs.contains(epoch)) {
         return Err(corrupt(&log::file_name(*missing), "a log is missing"));
     }
+    if let (Some(boot), Some(keys)) = (boot, keys) {
+        take_recent(dir, names, &mut state, &boot, settings.uuid, keys)?;
+    }
     state.settle_dead();
-    // All of it is durable.
+    // All of it is durable, or pending.
     state.entries.iter_mut().for_each(|entry| entry.left_after = 0);
     for entry in &state.entries {
         let pages = entry.layer.pages()?;
@@ -295,8 +325,43 @@ pub(crate) fn recover(
             return Err(corrupt(&format!("{LAYERS}/{name}"), "the layer is shorter than what it holds"));
         }
     }
-    let next_epoch = names.logs.last().map_or(0, |&log| log + 1).max(newest);
+    let taken = names.logs.iter().chain(&names.recent).max();
+    let next_epoch = taken.map_or(0, |&number| number + 1).max(newest);
     Ok(Recovered { state, chain, next_epoch })
+}
+
+/// Takes what was answered and is in no durable batch, if only the process died: the layers were synced since. It stays
+/// pending, so that nothing is punched on the strength of it.
+fn take_recent(
+    dir: &dyn Dir,
+    names: &Names,
+    state: &mut State,
+    boot: &[u8; 16],
+    uuid: Uuid,
+    keys: &DiskKeys,
+) -> Result<()> {
+    let durable = state.generation;
+    for &epoch in &names.recent {
+        let name = recent::file_name(epoch);
+        let read = |file: Arc<dyn File>| recent::read(&*file, uuid, boot, epoch, durable, keys);
+        let (mut extents, highest) = dir
+            .open(&name, Open::Read)
+            .and_then(read)
+            .map_err(|error| Error::io("cannot be read", error).at_path(dir.path().join(&name)))?;
+        // What a growth that is not durable made room for goes with it.
+        extents.iter_mut().for_each(|extent| extent.pages.end = extent.pages.end.min(state.size));
+        extents.retain(|extent| !extent.pages.is_empty() && state.index_of(extent.layer).is_some());
+        if extents.is_empty() {
+            continue;
+        }
+        for extent in &extents {
+            state.pending.extents.entry(extent.layer).or_default().assign(extent.pages.clone(), extent.mark);
+        }
+        let batch = Batch { generation: 0, extents, ops: Vec::new() };
+        state.apply(&batch).map_err(|what| Error::new(ErrorKind::Corrupt, what).at_path(dir.path().join(&name)))?;
+        state.generation = state.generation.max(highest + 1);
+    }
+    Ok(())
 }
 
 /// Finishes the removal of layers that a durable rollback emptied, keys and all.

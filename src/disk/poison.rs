@@ -3,15 +3,20 @@
 //! Invariant 8: nothing is retried, because after a failed fsync the kernel may call lost pages clean, and a second
 //! fsync that succeeds would say nothing about them.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
-use crate::io::mutant;
+use parking_lot::Mutex;
+
+use super::recent;
+use crate::io::{File, mutant};
 use crate::{Error, ErrorKind, Result};
 
 #[derive(Debug, Default)]
 pub(crate) struct Poison {
     /// What failed first.
     cause: OnceLock<String>,
+    /// The files of recent changes: what they say of is maybe lost once the mark is set.
+    recent: Mutex<Vec<Arc<dyn File>>>,
 }
 
 impl Poison {
@@ -30,9 +35,15 @@ impl Poison {
         self.cause.get().is_some()
     }
 
+    /// Takes the file that is worthless once the mark is set.
+    pub(crate) fn guard(&self, recent: Arc<dyn File>) {
+        self.recent.lock().push(recent);
+    }
+
     /// Sets the mark and gives the error back.
     pub(crate) fn set(&self, error: Error) -> Error {
         if !mutant!(FailureForgotten) && self.cause.set(error.to_string()).is_ok() {
+            self.recent.lock().iter().for_each(|recent| recent::void(&**recent));
             tracing::error!(%error, "storing failed: the disk takes no more changes");
         }
         error

@@ -33,6 +33,9 @@ impl Core {
             *in_force = Some(keys);
             drop(in_force);
             self.store_settings(&mut growth)?;
+            // What was noted under the old key until now is durable with the next round.
+            let epoch = self.committer.lock().next_epoch;
+            self.begin_recent(epoch, &self.keys()?);
         }
         // A round under way still uses the old keys; this one begins after it.
         self.committer.lock().turn_over = true;

@@ -15,6 +15,7 @@ use super::extent_map::{ExtentMap, Mark};
 use super::layer::Layer;
 use super::log::{Batch, Extent, Line, Op};
 use super::page_set::PageSet;
+use super::recent::Recent;
 use crate::io::mutant;
 use crate::{Error, ErrorKind};
 
@@ -82,13 +83,13 @@ impl Pending {
             || self.extents.values().any(|map| map.intersects(pages.clone()))
     }
 
-    pub(crate) fn batch(&self) -> Batch {
+    pub(crate) fn batch(&self, generation: u64) -> Batch {
         let extents = self
             .extents
             .iter()
             .flat_map(|(&layer, map)| map.iter().map(move |(pages, mark)| Extent { pages, layer, mark }))
             .collect();
-        Batch { extents, ops: self.ops.clone() }
+        Batch { generation, extents, ops: self.ops.clone() }
     }
 }
 
@@ -145,6 +146,10 @@ pub(crate) struct State {
     pub(crate) pending: Pending,
     /// What the round under way is making durable.
     pub(crate) in_flight: Option<Arc<Pending>>,
+    /// Where changes are noted for the case that the process dies; `None`: nowhere.
+    pub(crate) recent: Option<Recent>,
+    /// Batches taken, over all openings.
+    pub(crate) generation: u64,
     /// Rounds that took what was pending, and how many of them are durable, counted from 1: recovery was the first.
     pub(crate) taken: u64,
     pub(crate) durable: u64,
@@ -404,6 +409,7 @@ impl State {
             size: self.size,
             base_limit: self.base_limit,
             next_line: self.next_line,
+            generation: self.generation,
             chain: Default::default(),
             lines: self.lines.clone(),
             layers,

@@ -123,7 +123,7 @@ impl Core {
                         at = run.end;
                         if done.is_err() {
                         } else if kind == BaseRun::Zero {
-                            self.state.write().publish(top.id, run, Mark::Zero);
+                            done = self.publish(&mut self.state.write(), top.id, run, Mark::Zero);
                         } else {
                             let read = |first, bytes: &mut [u8]| base.read_at(first * PAGE as u64, bytes);
                             done = self.take_up(&top, run, read);
@@ -143,11 +143,9 @@ impl Core {
         let written = top.write(pages.start, &bytes);
         let mut state = self.state.write();
         top.mark_dirty();
-        match written {
-            Ok(()) => state.publish(top.id, pages, Mark::Held),
-            Err(_) => state.write_failed(top.id, pages),
-        }
         written
+            .and_then(|()| self.publish(&mut state, top.id, pages.clone(), Mark::Held))
+            .inspect_err(|_| state.write_failed(top.id, pages))
     }
 
     /// Lets go of a base that nothing reads any more, the live disk or a snapshot. `false`: something does.

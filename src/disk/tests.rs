@@ -416,3 +416,69 @@ fn verifying_an_open_disk_finds_what_was_changed_under_it() {
     disk.verify().unwrap();
     place.try_open(Access::ReadOnly, true).unwrap().verify().unwrap();
 }
+
+#[test]
+fn what_was_answered_outlives_the_process_but_not_the_kernel() {
+    let place = Place::new(MIB, MIB / 2, true);
+    let options = |boot: u8| Options {
+        log_bytes: 128 << 10,
+        pending_extents: 256,
+        // Two regions of 8 records.
+        recent_bytes: 1024,
+        boot: Some([boot; 16]),
+        ..Options::default()
+    };
+    let open_as = |boot, access| {
+        let base = Some(Arc::new(Pattern(place.base)) as Arc<dyn BaseImage>);
+        Disk::open(place.dir(), Some(place.keys.clone()), base, access, true, options(boot)).unwrap()
+    };
+    let open = |boot| open_as(boot, Access::ReadWrite);
+    let page = |byte: u8| vec![byte; PAGE];
+    let disk = open(1);
+    disk.write(0, &page(1), Durability::Volatile).unwrap();
+    disk.flush().unwrap();
+    // More than a region holds, so that rounds must make room; in place, elsewhere, and cleared.
+    for step in 0..40u8 {
+        disk.write(u64::from(step) * 1024, &page(step + 1), Durability::Volatile).unwrap();
+    }
+    disk.zero(512, 512, Durability::Volatile).unwrap();
+    disk.set_encryption(false);
+    disk.write(2048, &page(99), Durability::Volatile).unwrap();
+    drop(disk);
+    let check = |disk: &Disk| {
+        assert_eq!(read(disk, 0, 1024), [page(1), page(0)].concat());
+        assert_eq!(read(disk, 2048, 512), page(99));
+        for step in 3..40u8 {
+            assert_eq!(read(disk, u64::from(step) * 1024, 512), page(step + 1), "{step}");
+        }
+    };
+    // Killed again and again, once while it was only looked at.
+    check(&open_as(1, Access::ReadOnly));
+    for _ in 0..3 {
+        check(&open(1));
+    }
+    let disk = open(1);
+    disk.write(1024, &page(7), Durability::Fua).unwrap();
+    disk.write(900 * 512, &page(8), Durability::Volatile).unwrap();
+    drop(disk);
+    let disk = open(2);
+    check(&disk);
+    assert_eq!(read(&disk, 1024, 512), page(7));
+    assert_eq!(read(&disk, 900 * 512, 512), base_or_zero(900), "another kernel: pages and notes may be torn apart");
+    drop(disk);
+    assert!(!place.dir().list().unwrap().contains(&"recent.1".to_string()));
+}
+
+fn base_or_zero(page: u64) -> [u8; PAGE] {
+    if page < MIB / 1024 { base_page(page) } else { [0; PAGE] }
+}
+
+#[test]
+fn nothing_noted_is_believed_once_a_sync_failed() {
+    let place = Place::new(MIB, 0, true);
+    let disk = place.open(true);
+    disk.write(0, &[1; 512], Durability::Volatile).unwrap();
+    disk.core.poison.set(Error::new(ErrorKind::Io, "as if a sync had failed"));
+    drop(disk);
+    assert_eq!(read(&place.open(true), 0, 512), vec![0; 512]);
+}

@@ -12,6 +12,7 @@ use super::checkpoint;
 use super::core::{Core, Due, Progress};
 use super::layer::Layer;
 use super::log;
+use super::recent;
 use super::settings::DiskSettings;
 use super::transfer::write_new;
 use crate::io::Open;
@@ -303,6 +304,10 @@ impl Core {
         self.opened_clean.store(true, Ordering::SeqCst);
         // Only space held ready; it is made again when needed.
         for name in [log::NEXT, RESERVE] {
+            let _ = self.dir.remove(name);
+        }
+        self.state.write().recent = None;
+        for name in self.dir.list().unwrap_or_default().iter().filter(|name| name.starts_with(recent::PREFIX)) {
             let _ = self.dir.remove(name);
         }
         Ok(())

@@ -37,7 +37,7 @@ impl Core {
             );
             let state = self.state.read();
             let entries = state.entries.iter().map(|entry| Entry::new(entry.layer.clone())).collect();
-            let stored = recover(&*self.dir, &names, &settings, entries, Some(&keys))?.state;
+            let stored = recover(&*self.dir, &names, &settings, entries, Some(&keys), None)?.state;
             return match difference(&state, &stored) {
                 None => Ok(()),
                 Some(what) => differs(format!("checkpoint and logs do not give the state of the open disk: {what}")),

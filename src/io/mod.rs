@@ -51,6 +51,8 @@ pub trait File: Send + Sync + fmt::Debug {
     fn next_data(&self, offset: u64) -> io::Result<Option<(u64, u64)>>;
     /// Asks the kernel to read the range into its cache.
     fn read_ahead(&self, offset: u64, len: u64) -> io::Result<()>;
+    /// What tells the file from any other of this machine: device and inode.
+    fn identity(&self) -> io::Result<(u64, u64)>;
     /// Drops clean cached content, so that what is read next comes from the device.
     fn drop_cache(&self) -> io::Result<()>;
 }

@@ -146,6 +146,12 @@ impl File for RealFile {
         Ok(rustix::fs::fadvise(&self.0, offset, std::num::NonZeroU64::new(len), Advice::WillNeed)?)
     }
 
+    fn identity(&self) -> io::Result<(u64, u64)> {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = self.0.metadata()?;
+        Ok((metadata.dev(), metadata.ino()))
+    }
+
     fn drop_cache(&self) -> io::Result<()> {
         Ok(rustix::fs::fadvise(&self.0, 0, None, Advice::DontNeed)?)
     }

@@ -35,14 +35,17 @@ fn sigterm_loses_nothing_that_was_acknowledged() {
 }
 
 #[test]
-fn kill_loses_nothing_that_was_flushed() {
+fn kill_loses_nothing_that_was_acknowledged() {
     let (account, mut model) = account_with_disk();
-    for _ in 0..5 {
+    for round in 0..6 {
         let server = account.serve();
         let mut client = Client::attach(&server, DISK);
         model.check_reads(&mut client);
         model.scatter(&mut client, 30);
-        client.flush();
+        if round % 3 == 1 {
+            client.flush();
+            model.scatter(&mut client, 10);
+        }
         server.kill();
     }
     // Read twice: opening after a kill is itself no change.

@@ -449,6 +449,10 @@ impl File for SimFile {
         plain(fault)
     }
 
+    fn identity(&self) -> io::Result<(u64, u64)> {
+        Ok((0, self.node as u64))
+    }
+
     fn drop_cache(&self) -> io::Result<()> {
         let (mut world, fault) = self.begin(Call::DropCache, 0, 0)?;
         plain(fault)?;
