@@ -60,18 +60,19 @@ fn mixed_reads_writes_and_trims_verify() {
     stdout_of(&mut job(&server, &folder, 4 * MIB, &["--rw=randtrimwrite", "--bs=4k", "--iodepth=1", "--do_verify=1"]));
 }
 
-/// Kills the server under writers that note what was answered, and checks all of that after a restart. The pages were
-/// there before, flushed, so that each write is stored at the moment it is answered.
-#[test]
-fn what_was_answered_is_there_after_a_kill() {
+/// Kills the server under writers that note what was answered, and checks all of that after a restart: no flush was
+/// asked for, but the machine goes on, and with it what the server handed to the kernel.
+fn kill_under_writers(filled: bool) {
     let account = Account::new();
     account.create(NAME, 256 * MIB);
     let folder = account.scratch("");
     let part = 64 * MIB;
     let server = account.serve();
-    let mut fill = program("qemu-io");
-    fill.args((0..8).flat_map(|n| ["-c".to_owned(), format!("write -P 0x99 {}M 32M", n * 32)]));
-    stdout_of(fill.args(["-c", "flush", "-f", "raw", &server.uri(NAME)]));
+    if filled {
+        let mut fill = program("qemu-io");
+        fill.args((0..8).flat_map(|n| ["-c".to_owned(), format!("write -P 0x99 {}M 32M", n * 32)]));
+        stdout_of(fill.args(["-c", "flush", "-f", "raw", &server.uri(NAME)]));
+    }
     let writes = ["--rw=randwrite", "--bsrange=512-4k", "--iodepth=1"];
     let killed: Output = thread::scope(|scope| {
         let mut fio = job(&server, &folder, part, &[&writes[..], &["--do_verify=0", "--verify_state_save=1"]].concat());
@@ -91,4 +92,14 @@ fn what_was_answered_is_there_after_a_kill() {
     let report: serde_json::Value = serde_json::from_str(&report).unwrap_or_else(|error| panic!("{error}: {report}"));
     let verified = report["jobs"][0]["read"]["total_ios"].as_u64().expect("a number");
     assert!(verified > 100, "only {verified} writes were verified");
+}
+
+#[test]
+fn what_was_answered_is_there_after_a_kill() {
+    kill_under_writers(true);
+}
+
+#[test]
+fn what_was_answered_on_new_pages_is_there_after_a_kill() {
+    kill_under_writers(false);
 }
