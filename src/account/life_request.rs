@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+#[cfg(doc)]
+use super::diff::DiffPart;
 use super::failure::Failure;
 use super::lock::Hold;
 use super::name::BlobName;
@@ -28,6 +30,8 @@ pub enum LifeRequest {
     Rollback { name: BlobName, snapshot: SnapshotName, drops: Vec<String> },
     /// Nothing: the metadata is as it should be
     Verify { name: BlobName },
+    /// [`DiffPart`] from page `start` on
+    Diff { name: BlobName, from: SnapshotName, to: Option<SnapshotName>, start: u64 },
     /// [`DiskReport`]
     Clone { source: ViewName, name: BlobName },
 }
@@ -41,7 +45,7 @@ impl From<LifeRequest> for super::request::Request {
 impl LifeRequest {
     pub(super) fn hold(&self) -> Hold {
         match self {
-            Self::RollbackPreview { .. } | Self::Verify { .. } => Hold::Shared,
+            Self::RollbackPreview { .. } | Self::Diff { .. } | Self::Verify { .. } => Hold::Shared,
             _ => Hold::Exclusive,
         }
     }
@@ -60,6 +64,9 @@ impl LifeRequest {
                 serde_json::to_value(show(registry, &name)?)
             }
             Self::Verify { name } => serde_json::to_value(registry.disk(&name)?.verify()?),
+            Self::Diff { name, from, to, start } => {
+                serde_json::to_value(registry.diff(&name, &from, to.as_ref(), start)?)
+            }
             Self::Clone { source, name } => {
                 registry.clone_disk(&source, &name)?;
                 serde_json::to_value(show(registry, &name)?)

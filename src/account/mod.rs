@@ -13,6 +13,7 @@
 pub mod audit;
 mod clones;
 pub mod control;
+pub mod diff;
 pub mod exports;
 pub mod failure;
 pub mod key_life;

@@ -217,15 +217,6 @@ impl Registry {
         self.shared.open_disk(&entry, self.wake(), base)
     }
 
-    /// A disk that a copy is made into.
-    pub(super) fn unfinished_disk(&self, name: &BlobName) -> Result<Arc<Disk>> {
-        let entry = self.shared.entry(name)?;
-        if !entry.unfinished.load(Ordering::SeqCst) {
-            return Err(Error::new(ErrorKind::AlreadyExists, format!("there is already a disk \"{name}\"")));
-        }
-        self.shared.open_disk(&entry, self.wake(), None)
-    }
-
     /// Asks the maintenance thread to look at a disk.
     pub fn nudge(&self, uuid: Uuid) {
         if let Some(wake) = self.wake() {

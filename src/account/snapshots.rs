@@ -198,7 +198,7 @@ pub(super) fn with_alone<T>(entry: &Entry, body: impl FnOnce(&Disk) -> Result<T>
     }
 }
 
-fn find(disk: &Disk, snapshot: &SnapshotName) -> Result<Line> {
+pub(super) fn find(disk: &Disk, snapshot: &SnapshotName) -> Result<Line> {
     let missing = || Error::new(ErrorKind::NotFound, format!("there is no snapshot \"{snapshot}\""));
     disk.snapshots().into_iter().find(|line| line.name == snapshot.as_str()).ok_or_else(missing).map_err(hint_snapshots)
 }

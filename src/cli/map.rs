@@ -1,9 +1,15 @@
 //! `map`: how each page of a disk is stored.
 
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
+
 use clap::Args;
 
 use super::context::{Context, Outcome};
+use super::map_svg;
 use super::table::Table;
+use crate::Error;
 use crate::account::name::BlobName;
 use crate::account::report::{MapPart, MapRun};
 use crate::account::request::Request;
@@ -17,10 +23,14 @@ use crate::crypto::kek::KekOptions;
 #[command(after_help = "\
 Examples:
   sealdisk map disk1
+  sealdisk map disk1 --svg disk1.svg
   sealdisk map disk1 --json")]
 pub(super) struct Map {
     /// BLOB or CONTAINER/BLOB
     name: BlobName,
+    /// Draw it into this new file, each state in its colour, per key
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     #[command(flatten)]
     key: KekOptions,
 }
@@ -41,6 +51,12 @@ impl Map {
             }
             Ok(runs)
         })?;
+        if let Some(path) = &self.svg {
+            let failed = |error| Error::io("the picture cannot be written", error).at_path(path);
+            let mut file = File::create_new(path).map_err(failed)?;
+            file.write_all(map_svg::draw(&self.name.to_string(), &runs).as_bytes()).map_err(failed)?;
+            return context.show(&serde_json::json!({ "svg": path }), format_args!("drew {}", path.display()));
+        }
         let mut table = Table::new(&["START", "PAGES", "STATE", "LAYER", "KEY"], &[true, true, false, true, false]);
         if !context.json {
             for run in &runs {

@@ -21,6 +21,7 @@ mod clone;
 pub mod context;
 mod create;
 mod delete;
+mod diff;
 mod encryption;
 mod generate;
 mod init;
@@ -29,6 +30,7 @@ mod limits;
 mod list;
 mod log;
 mod map;
+mod map_svg;
 mod progress;
 mod quickstart;
 mod rebase;
@@ -101,6 +103,7 @@ enum Verb {
     Rebase(rebase::Rebase),
     Verify(verify::Verify),
     Clone(clone::Clone),
+    Diff(diff::Diff),
     Reencrypt(reencrypt::Reencrypt),
     Audit(audit::Audit),
     Generate(generate::Generate),
@@ -130,6 +133,7 @@ impl Verb {
             Self::Rebase(verb) => verb.run(context),
             Self::Verify(verb) => verb.run(context),
             Self::Clone(verb) => verb.run(context),
+            Self::Diff(verb) => verb.run(context),
             Self::Reencrypt(verb) => verb.run(context),
             Self::Audit(verb) => verb.run(context),
             Self::Generate(verb) => verb.run(context),
