@@ -5,3 +5,4 @@ mod support;
 
 mod clones;
 mod load;
+mod model;
