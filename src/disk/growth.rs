@@ -87,7 +87,7 @@ impl Core {
         let mut gate = self.gate.write();
         self.state.write().entries.push(Entry::new(Arc::clone(&layer)));
         // The setting may have changed meanwhile: then this layer stays empty, and upkeep takes it away.
-        if gate.encryption == (kind == Kind::Xts) || mutant!(SwitchMissed) || mutant!(PlainWhereEncryptedFails) {
+        if gate.encryption == (kind == Kind::Xts) || mutant!(PlainWhereEncryptedFails) {
             gate.top = Some(layer);
         }
         Ok(())

@@ -79,7 +79,9 @@ impl Core {
             let limit = if mutant!(ShrinkKeepsBase) { u64::MAX } else { new - u64::from(self.footer) };
             let base_limit = state.base_limit.min(limit);
             let cut = if self.footer { last.min(old - 1) } else { new.min(old) };
-            state.publish(top.id, cut..old.max(new), Mark::Zero);
+            if !mutant!(ShrinkKeepsBase) {
+                state.publish(top.id, cut..old.max(new), Mark::Zero);
+            }
             if self.footer {
                 state.publish(top.id, last..new, Mark::Held);
             }

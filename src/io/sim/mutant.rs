@@ -88,14 +88,12 @@ pub enum Mutant {
     SettingsNameNotSynced,
     /// A short write counts as a whole one.
     ShortIsWhole,
-    /// A shrink does not cut the base limit.
+    /// A shrink neither cuts the base limit nor notes as zero what it cuts off.
     ShrinkKeepsBase,
     /// Re-encryption goes on after encryption was turned off.
     SweptAfterSwitch,
     /// Re-encryption takes no range lock.
     SweptWithoutLock,
-    /// A layer made while the setting changes goes on top whatever its kind.
-    SwitchMissed,
     /// Two syncs of one file may run at once.
     SyncsNotSerialised,
     /// A file is renamed into its place before its content is durable.
@@ -152,7 +150,6 @@ impl Mutant {
         Self::ShrinkKeepsBase,
         Self::SweptAfterSwitch,
         Self::SweptWithoutLock,
-        Self::SwitchMissed,
         Self::SyncsNotSerialised,
         Self::TemporaryNotSynced,
         Self::WaitsUnderRangeLock,

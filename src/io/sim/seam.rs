@@ -143,7 +143,7 @@ const WHOLE: usize = 256;
 
 fn first_part(len: usize, dice: &mut Dice) -> usize {
     let part = dice.index(len + 1);
-    if len > WHOLE { part / WHOLE * WHOLE } else { part }
+    if len >= WHOLE { part / WHOLE * WHOLE } else { part }
 }
 
 fn eio() -> io::Error {
