@@ -192,6 +192,8 @@ pub(crate) fn open(rig: &Rig, image: &SimDisk, encryption: bool) -> Result<Disk,
         let untold = image.has_untold_errors();
         match rig.open(image, encryption, Access::ReadWrite) {
             Ok(disk) => return Ok(disk),
+            // Taking over what a killed process had answered needs a log of its own, and so space.
+            Err(error) if rig.boots && error.kind() == ErrorKind::NoSpace => image.set_capacity(None),
             Err(error) if untold && error.kind() == ErrorKind::Io => {}
             Err(error) => return Err(format!("recovering: {error:?}\n{}", image.trace())),
         }

@@ -17,7 +17,7 @@ mod solo;
 mod storm;
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use campaign::Until;
 use sealdisk::io::sim::Fault;
@@ -36,7 +36,7 @@ fn weather(until: Until) {
 
 #[test]
 fn storm() {
-    weather(Until::Elapsed(Duration::from_secs(20)));
+    weather(Until::Seeds(2000));
 }
 
 #[test]

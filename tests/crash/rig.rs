@@ -70,6 +70,8 @@ pub(crate) struct Rig {
     keys: DiskKeys,
     base: Option<Arc<SimBase>>,
     options: Options,
+    /// The kernel has a name for each boot.
+    pub(crate) boots: bool,
     /// [`Disk::maintain`] has something to do.
     pub(crate) woken: Arc<AtomicBool>,
 }
@@ -84,6 +86,7 @@ impl Rig {
         rig.options.stripe_pages = [1, 2, 8][dice.index(3)];
         rig.options.log_bytes = [40, 48, 64][dice.index(3)] << 10;
         rig.options.pending_extents = [8, 12, 40][dice.index(3)];
+        rig.boots = dice.coin() && std::env::var_os("SEALDISK_CRASH_BOOTS").is_some();
         rig
     }
 
@@ -98,9 +101,11 @@ impl Rig {
             pending_extents: 12,
             clock: || 1_700_000_000,
             wake: Arc::new(move || wake.store(true, Ordering::Relaxed)),
+            recent_bytes: 32 << 10,
+            boot: None,
         };
         let base = base_pages.map(|pages| Arc::new(SimBase { pages }));
-        Self { pages, most_pages: pages + 6, keys: DiskKeys::for_simulation(seed), base, options, woken }
+        Self { pages, most_pages: pages + 6, keys: DiskKeys::for_simulation(seed), base, options, boots: false, woken }
     }
 
     pub(crate) fn bytes(&self) -> u64 {
@@ -127,7 +132,9 @@ impl Rig {
     pub(crate) fn open(&self, world: &SimDisk, encryption: bool, access: Access) -> Result<Disk> {
         let dir = Self::home(world).map_err(|error| sealdisk::Error::io("opening the directory", error))?;
         let base = self.base.clone().map(|base| base as Arc<dyn BaseImage>);
-        Disk::open(dir, Some(self.keys.clone()), base, access, encryption, self.options.clone())
+        let mut options = self.options.clone();
+        options.boot = self.boots.then(|| world.boot());
+        Disk::open(dir, Some(self.keys.clone()), base, access, encryption, options)
     }
 
     /// A new disk and what it holds.

@@ -66,6 +66,12 @@ impl SimDisk {
         Self::over(self.world().after_kill(dice))
     }
 
+    /// The kernel's name of the boot it is in: another one after a power cut, the same after a kill.
+    #[must_use]
+    pub fn boot(&self) -> [u8; 16] {
+        u128::from(self.world().boot).to_le_bytes()
+    }
+
     /// Whether a failed sync or write-back waits to be told to whoever syncs that file next.
     #[must_use]
     pub fn has_untold_errors(&self) -> bool {

@@ -59,6 +59,8 @@ pub(super) struct World {
     pub(super) fired: Vec<Fired>,
     /// Blocks of the file system in all.
     pub(super) capacity: Option<u64>,
+    /// Power cuts so far.
+    pub(super) boot: u64,
     /// After this no call succeeds.
     pub(super) off: bool,
     /// The calls made, for people, where asked for.
@@ -75,6 +77,7 @@ impl World {
             faults: Faults::default(),
             fired: Vec::new(),
             capacity: None,
+            boot: 0,
             off: false,
             trace: None,
         }
@@ -204,7 +207,7 @@ impl World {
                 Node::Gone => Arc::clone(node),
             });
         }
-        self.restarted(nodes, dice)
+        Self { boot: self.boot + 1, ..self.restarted(nodes, dice) }
     }
 
     /// The disk after the death of the process: all is as it looked, and what was volatile still is. Errors that no one
@@ -230,6 +233,7 @@ impl World {
             faults: Faults::default(),
             fired: Vec::new(),
             capacity: self.capacity,
+            boot: self.boot,
             off: false,
             trace: None,
         };
