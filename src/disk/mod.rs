@@ -55,9 +55,11 @@ mod upkeep;
 mod verify;
 mod wear;
 
-#[cfg(all(test, not(feature = "sim")))]
+#[cfg(test)]
+#[cfg(not(feature = "sim"))]
 mod life_tests;
-#[cfg(all(test, not(feature = "sim")))]
+#[cfg(test)]
+#[cfg(not(feature = "sim"))]
 mod tests;
 
 use std::fmt;

@@ -58,7 +58,8 @@ impl RangeLock {
     }
 }
 
-#[cfg(all(test, not(feature = "sim")))]
+#[cfg(test)]
+#[cfg(not(feature = "sim"))]
 mod tests {
     use super::*;
 

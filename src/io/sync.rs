@@ -15,7 +15,6 @@ mod imp {
         pub fn new() -> Self {
             Self::default()
         }
-        #[must_use]
         pub fn wait<'a, T>(&self, mut guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
             self.0.wait(&mut guard);
             guard
