@@ -3,6 +3,8 @@
 //!
 //! Run with `cargo bench --bench disk`. It works in a temporary folder (`TMPDIR`), about 2 GiB of it.
 
+#![allow(clippy::unwrap_used, reason = "a bench may panic")]
+
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;

@@ -3,6 +3,8 @@
 //! Files lie in the temporary directory and are read from the page cache, filled in the same way for each, so that what
 //! differs is our work: how large the pieces are in which a file came into the cache alone makes a factor of two.
 
+#![allow(clippy::unwrap_used, reason = "a bench may panic")]
+
 use std::fs;
 use std::hint::black_box;
 use std::os::unix::fs::FileExt;

@@ -9,6 +9,8 @@
 //!
 //! CPU time of the thread, not wall time, so that a busy machine does not change the ratios.
 
+#![allow(clippy::unwrap_used, reason = "a bench may panic")]
+
 use std::hint::black_box;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! The hardened process, in a process of its own as it cannot be undone.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::io::Write;
 use std::os::fd::AsRawFd;
 

@@ -1,5 +1,7 @@
 //! The cipher against independent implementations: every backend of this machine, whole runs, both directions.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use aes::Aes256;
 use aes::cipher::KeyInit;
 use openssl::symm::{Cipher, Crypter, Mode};

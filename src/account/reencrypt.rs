@@ -48,7 +48,8 @@ impl Sweep {
     /// How long a piece of `bytes` has to take for the rate.
     #[must_use]
     pub fn pace(&self, bytes: u64) -> Duration {
-        let seconds = |rate: u64| Duration::from_secs_f64(bytes as f64 / rate.max(1) as f64);
+        let seconds =
+            |rate: u64| Duration::try_from_secs_f64(bytes as f64 / rate.max(1) as f64).unwrap_or(Duration::MAX);
         self.rate.map_or(Duration::ZERO, seconds).min(Duration::from_secs(60))
     }
 

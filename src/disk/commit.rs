@@ -103,7 +103,7 @@ impl Core {
                 drop(committer);
                 let state = self.state.read();
                 due || short
-                    || self.wear_due(&state)
+                    || self.wear_due(&state, super::wear::NOTE_PAGES)
                     || !state.dead_known
                     || state.entries.iter().any(|entry| !entry.dead.is_empty())
             }

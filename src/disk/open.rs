@@ -54,10 +54,13 @@ pub(crate) fn open(
     let names = Names::of(dir.list().map_err(at)?);
     let clean = names.is_clean(&*dir);
     if !clean && !mutant!(OpenedUnsynced) {
+        let noted = recent::open_all(&*dir, &names.recent);
+        let blocks = recent::withdraw(&noted);
         sync_all(&*dir, &*layers_dir, &names).map_err(|error| {
             Error::io("what was written before cannot be made durable, so the disk is not opened", error)
                 .at_path(dir.path())
         })?;
+        recent::restore(&noted, &blocks);
     }
     let mut settings = DiskSettings::load(&*dir, keys.as_ref())?;
     let how = if access == Access::ReadWrite { Open::ReadWrite } else { Open::Read };

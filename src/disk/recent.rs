@@ -27,7 +27,7 @@ use super::extent_map::Mark;
 use super::log::{BLOCK, Extent, take_u32, take_u64};
 use super::transfer::{read_full, write_full};
 use crate::crypto::keyring::DiskKeys;
-use crate::io::File;
+use crate::io::{Dir, File, Open};
 
 const MAGIC: &[u8; 8] = b"SDISKRCT";
 const HEADER: usize = 72;
@@ -125,6 +125,30 @@ impl Recent {
 /// Makes a file worthless, as far as it can be written at all.
 pub(crate) fn void(file: &dyn File) {
     let _ = write_full(file, &[0; BLOCK], 0);
+}
+
+/// The files of these numbers, for [`withdraw`].
+pub(crate) fn open_all(dir: &dyn Dir, numbers: &[u64]) -> Vec<Arc<dyn File>> {
+    numbers.iter().filter_map(|&number| dir.open(&file_name(number), Open::ReadWrite).ok()).collect()
+}
+
+/// Makes the files worthless until [`restore`], and gives their first blocks. For the time of a sync whose failure is told
+/// once only: whoever comes after it must not believe them.
+pub(crate) fn withdraw(files: &[Arc<dyn File>]) -> Vec<Vec<u8>> {
+    let take = |file: &Arc<dyn File>| {
+        let mut block = vec![0; BLOCK];
+        let read = read_full(&**file, &mut block, 0);
+        void(&**file);
+        if read.is_ok() { block } else { Vec::new() }
+    };
+    files.iter().map(take).collect()
+}
+
+/// Makes the files what they were before [`withdraw`].
+pub(crate) fn restore(files: &[Arc<dyn File>], blocks: &[Vec<u8>]) {
+    for (file, block) in files.iter().zip(blocks) {
+        let _ = write_full(&**file, block, 0);
+    }
 }
 
 /// What no batch contains of which `durable` are durable, in the order it was answered, with the highest tag. Empty

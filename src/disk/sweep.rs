@@ -88,10 +88,10 @@ impl Core {
         let lock = (!mutant!(SweptWithoutLock)).then(|| self.ranges.exclusive(start..start + step));
         let gate = self.gate.read();
         self.check_open(&gate)?;
-        if !gate.encryption && !mutant!(SweptAfterSwitch) {
+        if !gate.encryption {
             return Err(paused());
         }
-        if !mutant!(SweptAfterSwitch) && gate.top.as_ref().is_none_or(|now| now.id != top.id || now.kind != Kind::Xts) {
+        if gate.top.as_ref().is_none_or(|now| now.id != top.id || now.kind != Kind::Xts) {
             return Ok(Swept::Next(start));
         }
         let segments = {

@@ -15,6 +15,7 @@ use super::log;
 use super::recent;
 use super::settings::DiskSettings;
 use super::transfer::write_new;
+use super::wear::NOTE_PAGES;
 use crate::io::Open;
 use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
@@ -42,7 +43,7 @@ impl Core {
         let prepare = || {
             self.write_checkpoint()?;
             self.ready_next_log()?;
-            self.note_wear()
+            self.note_wear(NOTE_PAGES)
         };
         let prepared = prepare();
         let scanning = self.look_for_dead(&mut progress)?;
@@ -283,6 +284,9 @@ impl Core {
             return Ok(());
         }
         let _upkeep = (!mutant!(ClosedWhilePunching)).then(|| self.upkeep.lock());
+        if let Err(error) = self.note_wear(1) {
+            tracing::warn!(path = %self.dir.path().display(), %error, "the use of the data keys is not noted");
+        }
         // A punch between the flush and the turn would be neither durable nor known to the checkpoint.
         let _turn = loop {
             self.flush()?;

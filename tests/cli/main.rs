@@ -1,5 +1,7 @@
 //! The program as its users see it: verbs, answers, the switch, what a server leaves behind, what is refused.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

@@ -2,6 +2,8 @@
 //!
 //! A failure names its seed. To repeat one: `SEALDISK_CRASH_SEED=N cargo test --features sim --test crash storm`.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod campaign;
 mod cells;
 mod check;

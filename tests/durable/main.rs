@@ -1,6 +1,8 @@
 //! The real program on a real file system: killed again and again under clients that note what was answered, on a full
 //! file system, and read while it is written.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod full;
 mod kill;
 mod torn;

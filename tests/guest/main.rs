@@ -3,6 +3,8 @@
 //! The image is made by the script `image` beside this file, once, from Debian's packages. QEMU emulates the processor
 //! (tcg), so that the tests need neither KVM nor root.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

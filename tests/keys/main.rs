@@ -1,6 +1,8 @@
 //! Keys as their owner meets them: where they come from, how they change while disks are in use, and what is left when
 //! they are gone.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

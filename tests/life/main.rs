@@ -1,5 +1,7 @@
 //! The life of a disk from end to end: clones, differences, live verbs under a verifying load.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

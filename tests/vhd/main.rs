@@ -1,5 +1,7 @@
 //! The VHD wing from outside: disks generated from the specification, and judges that share no code with it.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 #[path = "../support/mod.rs"]
 mod support;
 

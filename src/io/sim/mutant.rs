@@ -90,8 +90,6 @@ pub enum Mutant {
     ShortIsWhole,
     /// A shrink neither cuts the base limit nor notes as zero what it cuts off.
     ShrinkKeepsBase,
-    /// Re-encryption goes on after encryption was turned off.
-    SweptAfterSwitch,
     /// Re-encryption takes no range lock.
     SweptWithoutLock,
     /// Two syncs of one file may run at once.
@@ -148,7 +146,6 @@ impl Mutant {
         Self::SettingsNameNotSynced,
         Self::ShortIsWhole,
         Self::ShrinkKeepsBase,
-        Self::SweptAfterSwitch,
         Self::SweptWithoutLock,
         Self::SyncsNotSerialised,
         Self::TemporaryNotSynced,
