@@ -227,6 +227,30 @@ impl Layer {
             .map_err(|error| self.io("cannot read a layer", first_page, error))
     }
 
+    /// The runs of `pages` in which something is stored that this layer can have written.
+    pub(crate) fn stored_runs(&self, pages: Range<u64>) -> Result<Vec<Range<u64>>> {
+        const STEP: u64 = 2048;
+        let mut runs: Vec<Range<u64>> = Vec::new();
+        let mut at = pages.start;
+        while let Some(data) = self.next_data(at)?.filter(|data| data.start < pages.end) {
+            let part = data.start.max(at)..data.end.min(pages.end).min(data.start.max(at) + STEP);
+            at = part.end;
+            let mut bytes = vec![0; (part.end - part.start) as usize * PAGE];
+            self.read_stored(part.start, &mut bytes)?;
+            for (page, number) in bytes.chunks(PAGE).zip(part) {
+                // Ciphertext is never all zeros.
+                if self.kind == Kind::Xts && page.iter().all(|&byte| byte == 0) {
+                    continue;
+                }
+                match runs.last_mut() {
+                    Some(run) if run.end == number => run.end += 1,
+                    _ => runs.push(number..number + 1),
+                }
+            }
+        }
+        Ok(runs)
+    }
+
     /// The next run of whole pages at or after `page` in which something may be stored.
     pub(crate) fn next_data(&self, page: u64) -> Result<Option<Range<u64>>> {
         let run = self

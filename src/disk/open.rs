@@ -11,9 +11,10 @@ use uuid::Uuid;
 
 use super::checkpoint::{self, Checkpoint};
 use super::core::{Committer, Core, Gate, Growth, Progress, Rounds};
+use super::extent_map::Mark;
 use super::key_slots::{self, KeySlots, SlotKey};
 use super::layer::Layer;
-use super::log::{self, Batch, Chain, Op, Replay};
+use super::log::{self, Batch, Chain, Extent, Op, Replay};
 use super::poison::Poison;
 use super::range_lock::RangeLock;
 use super::recent;
@@ -334,7 +335,8 @@ pub(crate) fn recover(
 }
 
 /// Takes what was answered and is in no durable batch, if only the process died: the layers were synced since. It stays
-/// pending, so that nothing is punched on the strength of it.
+/// pending, so that nothing is punched on the strength of it. Pages that are not there are left out: their write-back
+/// failed, and the process died before it could say so.
 fn take_recent(
     dir: &dyn Dir,
     names: &Names,
@@ -353,7 +355,20 @@ fn take_recent(
             .map_err(|error| Error::io("cannot be read", error).at_path(dir.path().join(&name)))?;
         // What a growth that is not durable made room for goes with it.
         extents.iter_mut().for_each(|extent| extent.pages.end = extent.pages.end.min(state.size));
-        extents.retain(|extent| !extent.pages.is_empty() && state.index_of(extent.layer).is_some());
+        extents.retain(|extent| !extent.pages.is_empty());
+        let mut there = Vec::new();
+        for extent in extents {
+            // A layer that is not there was emptied or removed since.
+            let Some(index) = state.index_of(extent.layer) else { continue };
+            if extent.mark == Mark::Zero {
+                there.push(extent);
+                continue;
+            }
+            let layer = &state.entries[index].layer;
+            let stored = layer.stored_runs(extent.pages.start..extent.pages.end.min(layer.pages()?))?;
+            there.extend(stored.into_iter().map(|pages| Extent { pages, ..extent.clone() }));
+        }
+        let extents = there;
         if extents.is_empty() {
             continue;
         }

@@ -10,5 +10,6 @@ mod torn;
 #[path = "../support/mod.rs"]
 mod support;
 
+#[allow(dead_code, reason = "other tests use the rest of it")]
 #[path = "../cli/client.rs"]
 mod client;
