@@ -55,12 +55,21 @@ fn hunt(mutant: Mutant) -> Option<String> {
     Some(told((seed, what)))
 }
 
+/// Those that [`hunt`] has a search of their own for.
+pub(crate) fn hunt_directed() {
+    hunt_each(&[Mutant::DamageIsTheEnd, Mutant::LineWithoutItsLimit, Mutant::DeadThoughWrittenAgain]);
+}
+
 /// Looks for all of them and says how each was found.
 pub(crate) fn hunt_all() {
     let only = std::env::var("SEALDISK_CRASH_MUTANTS").ok();
     let wanted = |mutant: &&Mutant| only.as_ref().is_none_or(|only| only.contains(&format!("{mutant:?}")));
+    hunt_each(&Mutant::ALL.iter().copied().filter(|mutant| wanted(&mutant)).collect::<Vec<_>>());
+}
+
+fn hunt_each(mutants: &[Mutant]) {
     let mut alive = Vec::new();
-    for mutant in Mutant::ALL.iter().filter(wanted) {
+    for mutant in mutants {
         match hunt(*mutant) {
             Some(how) => eprintln!("{mutant:?}: {how}"),
             None => {
