@@ -105,7 +105,12 @@ impl<'a> Plain<'a> {
             let little_endian = &f[28..32] == b"tap\0" && number(&f, 32, 4) == 1 && kind != 2;
             let size = number(&f, 48, 8);
             let fits = kind == 2 || size <= 2040 << 30;
-            number(&f, 12, 2) == 1 && (2..=4).contains(&kind) && size > 0 && size % 512 == 0 && fits && !little_endian
+            number(&f, 12, 2) == 1
+                && (2..=4).contains(&kind)
+                && size > 0
+                && size.is_multiple_of(512)
+                && fits
+                && !little_endian
         });
         if !sound && recover {
             footer = valid(0);
