@@ -3,6 +3,7 @@
 //! `docs/nbd.md` lists what the protocol demands and which of these tests shows it.
 
 #![allow(clippy::unwrap_used, reason = "in a test, that is how something unexpected fails it")]
+#![allow(clippy::duplicate_mod, reason = "two fuzz harnesses share a file")]
 
 mod activation;
 mod child;
