@@ -70,7 +70,8 @@ impl Registry {
         }
         let what =
             format!("the disk \"{}\" is a clone in the {GENERATIONS}th generation, the last there can be", entry.name);
-        Err(Error::new(ErrorKind::LimitExceeded, what).hint("a full copy begins anew: --full"))
+        Err(Error::new(ErrorKind::LimitExceeded, what)
+            .hint("copy it over NBD to a new disk (nbdcopy, qemu-img convert): that one begins anew"))
     }
 
     /// Deletes a disk that clones read from, from sight. [`ErrorKind::InUse`] while it is attached.

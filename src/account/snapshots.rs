@@ -159,7 +159,7 @@ impl Registry {
         let name = lines.iter().find(|line| line.id == parent.line).map_or("?", |line| &line.name);
         let what = format!("the snapshot \"{name}\" cannot be {fate}: the disk \"{clone}\" is a clone of it");
         Err(Error::new(ErrorKind::InUse, what)
-            .hint("delete the clone first, or make it stand alone: a full copy of it"))
+            .hint("delete the clone first, or copy it over NBD to a new disk and delete it then"))
     }
 }
 
