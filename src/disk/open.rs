@@ -63,7 +63,7 @@ pub(crate) fn open(
         })?;
         recent::restore(&noted, &blocks);
     }
-    let mut settings = DiskSettings::load(&*dir, keys.as_ref())?;
+    let settings = DiskSettings::load(&*dir, keys.as_ref())?;
     let how = if access == Access::ReadWrite { Open::ReadWrite } else { Open::Read };
     let (mut slots, slot_keys) = KeySlots::open(&*dir, settings.uuid, how)?;
     let layers = open_layers(&*layers_dir, &settings, &slot_keys, keys.as_ref(), how)?;
@@ -77,8 +77,9 @@ pub(crate) fn open(
         return Err(Error::new(ErrorKind::BaseChanged, what).at_path(dir.path()));
     }
     let poison = Poison::default();
-    let top = if let (Access::ReadWrite, Some(keys)) = (access, &keys) {
-        forget_emptied(&*dir, &mut settings, &mut slots, &state, keys)?;
+    let top = if access == Access::ReadWrite {
+        // Keys of layers that an earlier end left without an entry in the table.
+        slots.erase_unless(|layer| settings.layers.iter().any(|known| known.id == layer))?;
         // A clean mark that is seen may be not durable yet, and then what it makes superfluous must stay.
         layers_dir.sync().and_then(|()| dir.sync()).map_err(at)?;
         clean_up(&*dir, &*layers_dir, &names, &settings).map_err(at)?;
@@ -380,29 +381,6 @@ fn take_recent(
         state.generation = state.generation.max(highest + 1);
     }
     Ok(())
-}
-
-/// Finishes the removal of layers that a durable rollback emptied, keys and all.
-fn forget_emptied(
-    dir: &dyn Dir,
-    settings: &mut DiskSettings,
-    slots: &mut KeySlots,
-    state: &State,
-    keys: &DiskKeys,
-) -> Result<()> {
-    let emptied = |layer: &LayerRecord| state.index_of(layer.id).is_none();
-    if settings.layers.iter().any(emptied) {
-        let mut next = settings.clone();
-        next.layers.retain(|layer| !emptied(layer));
-        match next.store(dir, keys).map_err(settings::StoreError::into_error) {
-            // A full disk must open, so that its clients can give space back; this can wait for the next time.
-            Err(error) if error.kind() == ErrorKind::NoSpace => return Ok(()),
-            stored => stored?,
-        }
-        *settings = next;
-    }
-    // Also those of layers that an earlier end left without an entry in the table.
-    slots.erase_unless(|layer| settings.layers.iter().any(|known| known.id == layer))
 }
 
 /// Removes what earlier ends left behind. Nothing names it.

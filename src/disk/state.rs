@@ -31,11 +31,21 @@ pub(crate) struct Entry {
     pub(crate) punched: u64,
     /// The round after which the live view last left a page of it: until the next one is durable, it is needed.
     pub(crate) left_after: u64,
+    /// A rollback emptied it for ever: found so while recovering.
+    pub(crate) emptied: bool,
 }
 
 impl Entry {
     pub(crate) fn new(layer: Arc<Layer>) -> Self {
-        Self { layer, held: PageSet::new(), zero: PageSet::new(), dead: PageSet::new(), punched: 0, left_after: 0 }
+        Self {
+            layer,
+            held: PageSet::new(),
+            zero: PageSet::new(),
+            dead: PageSet::new(),
+            punched: 0,
+            left_after: 0,
+            emptied: false,
+        }
     }
 
     /// The live view leaves `pages` of this layer.
@@ -320,7 +330,7 @@ impl State {
             if extent.pages.end > PAGES_LIMIT {
                 return Err("extent past the end of the blob");
             }
-            let Some(entry) = self.entry_mut(extent.layer) else { continue };
+            let Some(entry) = self.entry_mut(extent.layer).filter(|entry| !entry.emptied) else { continue };
             // A clean checkpoint's dead pages may have been written again since.
             if !mutant!(DeadThoughWrittenAgain) {
                 entry.dead.remove(extent.pages.clone());
@@ -343,7 +353,13 @@ impl State {
                     return Err("impossible size");
                 }
                 Op::Resize { size, base_limit } => (self.size, self.base_limit) = (*size, *base_limit),
-                Op::LayerEmptied(layer) => self.entries.retain(|entry| entry.layer.id != *layer),
+                // It stays in the stack until upkeep removes it: what is left in its file is to be scrubbed like any other.
+                Op::LayerEmptied(layer) => {
+                    if let Some(entry) = self.entry_mut(*layer) {
+                        entry.empty();
+                        entry.emptied = true;
+                    }
+                }
                 Op::NextLog { .. } => {}
             }
         }
