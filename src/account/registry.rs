@@ -171,6 +171,12 @@ impl Registry {
     pub fn set_encryption(&self, on: bool) -> Result<()> {
         let mut settings = self.shared.settings.write();
         let keys = self.shared.require_keys()?;
+        for entry in self.shared.all_entries() {
+            match &*entry.state.lock() {
+                State::Open(disk) if settings.encryption() != on && !disk.read_only() => disk.check_room()?,
+                _ => {}
+            }
+        }
         let mut next = settings.clone();
         next.set_encryption(on);
         next.store(&*self.shared.account, &keys)?;

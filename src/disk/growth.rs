@@ -66,6 +66,21 @@ impl Core {
         }
     }
 
+    /// Refuses what will want a new layer while the file system is nearly full, so that what is left serves the logs, and
+    /// trim, which gives space back, works to the end.
+    pub(crate) fn check_room(&self) -> Result<()> {
+        let low_water = 4 * self.options.log_bytes;
+        let free = self
+            .dir
+            .free_bytes()
+            .map_err(|error| Error::io("the free space cannot be asked for", error).at_path(self.dir.path()))?;
+        if free < low_water {
+            let what = format!("the file system has {free} bytes left, {low_water} are kept for what gives space back");
+            return Err(Error::new(crate::ErrorKind::NoSpace, what).at_path(self.dir.path()));
+        }
+        Ok(())
+    }
+
     /// Puts a new layer on top, of the kind that the setting asks for. Does nothing if there is a top by now.
     pub(crate) fn make_layer(&self) -> Result<()> {
         let mut growth = self.growth.lock();

@@ -31,6 +31,7 @@ impl Core {
                 .hint("1 to 255 bytes without '/' and '@'"));
         }
         self.check_writable()?;
+        self.check_room()?;
         self.arm()?;
         let line = {
             let _growth = self.growth.lock();

@@ -471,6 +471,12 @@ impl Disk {
         self.core.sweep_remaining(include_base)
     }
 
+    /// [`ErrorKind::NoSpace`] while the file system is too full for what wants a new layer: to be asked before the switch
+    /// is turned.
+    pub fn check_room(&self) -> Result<()> {
+        self.core.check_room()
+    }
+
     /// How new writes are stored from now on; the caller has made the account's setting durable. Waits for the
     /// changes in flight and touches nothing stored.
     pub fn set_encryption(&self, on: bool) {

@@ -32,6 +32,7 @@ impl Core {
     /// Seals every layer there is: the next change is stored under a fresh key. Durable when this returns.
     pub(crate) fn rotate_key(&self) -> Result<()> {
         self.check_writable()?;
+        self.check_room()?;
         let mut growth = self.growth.lock();
         growth.settings.sealed_below = growth.settings.next_layer;
         self.store_settings(&mut growth)?;
