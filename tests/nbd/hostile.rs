@@ -346,8 +346,13 @@ fn floods(battery: &mut Battery<'_>) {
         let mut bytes = Vec::new();
         for cookie in 0..2000 {
             let flush = Request { flags: 0, command: command::FLUSH, cookie, offset: 0, length: 0 };
-            let trim =
-                Request { flags: cflag::FUA, command: command::TRIM, offset: cookie * 4096, length: 4096, ..flush };
+            let trim = Request {
+                flags: cflag::FUA,
+                command: command::TRIM,
+                offset: 16 * MIB + cookie * 4096,
+                length: 4096,
+                ..flush
+            };
             bytes.extend([flush.emit(client.style), trim.emit(client.style)].concat());
         }
         client.shout(&bytes);
