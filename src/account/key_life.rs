@@ -19,6 +19,7 @@ use super::registry::{Entry, Keys, Registry, State};
 use crate::crypto::kek::{Kek, SourceRecord};
 use crate::crypto::keyring::KeyRing;
 use crate::disk::{self, Access, Disk, Options};
+use crate::io::Dir;
 use crate::{Error, ErrorKind, Result};
 
 /// How long what was written may take to become durable when the keys are revoked.
@@ -223,17 +224,25 @@ impl Registry {
         let_go(self.open_disks(), false);
         settings.erase_account_keys(&*self.shared.account)?;
         drop(settings);
+        let mut outcome = Ok(());
+        // One that fails keeps none of the others.
+        let mut erase = |dir: Result<Arc<dyn Dir>>| {
+            if let Err(error) = dir.and_then(|dir| disk::erase_keys(&*dir)) {
+                tracing::error!(%error, "the data keys of a disk cannot be erased");
+                outcome = std::mem::replace(&mut outcome, Ok(())).and(Err(error));
+            }
+        };
         for entry in self.entries() {
             *entry.state.lock() = State::Closed;
-            disk::erase_keys(&*self.shared.dir_of(&entry)?)?;
+            erase(self.shared.dir_of(&entry));
         }
         // What cannot be read as a disk may still have keys.
         for (folder, _) in self.damaged() {
             if let Ok(dir) = self.shared.folder.subdir(folder) {
-                disk::erase_keys(&*dir)?;
+                erase(Ok(dir));
             }
         }
-        Ok(())
+        outcome
     }
 
     /// Writes the 64 bytes of the data key of a layer to `file`, durably.

@@ -62,15 +62,28 @@ impl Settings {
 
     /// Destroys the wrapped account keys: overwritten where they lie, synced, read back, and then gone from the file.
     /// No KEK is needed. Asked for again after a crash it finishes.
+    ///
+    /// Where the file is as this program writes it, only the keys are overwritten, so that a crash leaves an account. Of
+    /// one that is damaged nobody knows where in it a key may lie: all of it goes.
     pub fn erase_account_keys(&mut self, dir: &dyn Dir) -> Result<()> {
-        let text = whole::read(dir, FILE, LIMIT)?;
-        let mut gone = String::from_utf8_lossy(&text).into_owned();
-        for key in &self.body.account_key {
-            gone = gone.replace(&hex::encode(key.wrapped), &hex::encode(WrappedAccountKey::from([0; 40])));
+        match whole::read(dir, FILE, LIMIT).ok().and_then(|content| Self::without_keys(dir, content)) {
+            Some(text) => whole::overwrite(dir, FILE, text.as_bytes())?,
+            None => whole::erase(dir, FILE)?,
         }
-        whole::overwrite(dir, FILE, gone.as_bytes())?;
         self.body.account_key.clear();
         self.write(dir, None)
+    }
+
+    /// The same text with zeros for the wrapped keys; `None`: it cannot be told where they all are.
+    fn without_keys(dir: &dyn Dir, content: Vec<u8>) -> Option<String> {
+        const NOTHING: WrappedAccountKey = [0; 40];
+        let parse = |text: &str| Self::parse(dir.path().join(FILE), text.as_bytes().to_vec()).ok();
+        let mut text = String::from_utf8(content).ok()?;
+        for key in parse(&text)?.body.account_key {
+            text = text.replace(&hex::encode(key.wrapped), &hex::encode(NOTHING));
+        }
+        let all_gone = parse(&text)?.body.account_key.iter().all(|key| key.wrapped == NOTHING);
+        all_gone.then_some(text)
     }
 
     fn put_keys(&mut self, ring: &KeyRing, kek: &Kek, source: SourceRecord) -> Result<()> {
@@ -233,8 +246,36 @@ mod tests {
         assert!(Settings::load(&account.dir).unwrap().unlock_revoked(&kek(1)).is_err());
     }
 
+    /// Cut off, too long, no text, or with the key spelled otherwise: nothing of the old content stays where it lay.
     #[test]
-    fn erasing_a_revoked_or_damaged_account_needs_no_kek_and_can_be_repeated() {
+    fn a_damaged_file_is_overwritten_whole() {
+        let damages: [fn(String) -> Vec<u8>; 4] = [
+            |text| text.as_bytes()[..text.len() / 2].to_vec(),
+            |text| text.into_bytes().repeat(200),
+            |text| [&[0xFF], text.as_bytes()].concat(),
+            |text| {
+                let (head, tail) = text.split_once("wrapped = \"").unwrap();
+                let (key, tail) = tail.split_once('"').unwrap();
+                format!("{head}wrapped = \"{}\"{tail}", key.to_uppercase()).into_bytes()
+            },
+        ];
+        for damage in damages {
+            let account = account();
+            let path = account.temporary.path().join(FILE);
+            let damaged = damage(account.text());
+            fs::write(&path, &damaged).unwrap();
+            let linked = account.temporary.path().join("linked");
+            fs::hard_link(&path, &linked).unwrap();
+            let mut settings = Settings::load(&account.dir).unwrap_or_else(|_| Settings::unreadable(&account.dir));
+            settings.erase_account_keys(&account.dir).unwrap();
+            assert_eq!(fs::read(linked).unwrap(), vec![0; damaged.len()]);
+            assert!(Settings::load(&account.dir).unwrap().erased());
+            assert_eq!(account.open(1).unwrap_err().kind(), ErrorKind::Revoked);
+        }
+    }
+
+    #[test]
+    fn erasing_a_revoked_or_erased_account_needs_no_kek_and_can_be_repeated() {
         let mut account = account();
         account.settings.set_revoked(&account.dir, &account.ring, true).unwrap();
         for _ in 0..2 {

@@ -39,6 +39,22 @@ impl Session {
         }
     }
 
+    /// Reaches the account in `dir` to destroy all its keys: none is needed, and account.toml may be damaged.
+    pub fn open_to_erase(dir: &Path) -> Result<Self> {
+        let lock = match reach(dir, Hold::Exclusive)? {
+            Reached::Free(lock) => lock,
+            Reached::Served(client) => return Ok(Self::There(client)),
+        };
+        let account = RealDir::open(dir).map_err(|e| Error::io("cannot open the account", e).at_path(dir))?;
+        Settings::settle(&account)?;
+        let settings = match Settings::load(&account) {
+            Err(error) if settings::is_damage(&error) => Settings::unreadable(&account),
+            loaded => loaded?,
+        };
+        let locked = Error::new(ErrorKind::WrongKey, "the keys of this account are to be erased").into();
+        Ok(Self::Here(Registry::open(dir, lock, settings, Keys::Locked(locked))?))
+    }
+
     /// The answer to `request`, whose documentation names its type. `files` belong to the request.
     pub fn call<T: DeserializeOwned>(
         &self,

@@ -147,8 +147,26 @@ impl Settings {
         Self::parse(path.clone(), content).map_err(|error| error.at_path(path))
     }
 
+    /// Stands for a file that cannot be read, for the one verb that can go on then: destroying all keys. What it stores
+    /// says of the account only that it is erased.
+    #[must_use]
+    pub fn unreadable(dir: &dyn Dir) -> Self {
+        let source = SourceRecord::Credential { name: "unknown".to_owned() };
+        let kek = KekTable { version: 0, check: KeyCheck::default(), source };
+        let body = Body {
+            version: VERSION,
+            account: Uuid::nil(),
+            created: now(),
+            encryption: Switch::On,
+            revoked: true,
+            account_key: Vec::new(),
+            kek,
+        };
+        Self { path: dir.path().join(FILE), body, read: None }
+    }
+
     /// Everything before the last `[seal]` is the body; what follows has one form only.
-    fn parse(path: PathBuf, content: Vec<u8>) -> Result<Self> {
+    pub(super) fn parse(path: PathBuf, content: Vec<u8>) -> Result<Self> {
         let corrupt = |what: String| Error::new(ErrorKind::Corrupt, what);
         let content = String::from_utf8(content).map_err(|_| corrupt("is no text".into()))?;
         let (text, seal) = content.rsplit_once(SEAL).ok_or_else(|| corrupt("has no [seal]: it is cut off".into()))?;
@@ -178,20 +196,34 @@ impl Settings {
     /// The account keys. [`ErrorKind::WrongKey`] when the KEK is another one, [`ErrorKind::Revoked`] when the keys are
     /// revoked or erased, [`ErrorKind::Corrupt`] when the file is not as this program left it.
     pub fn unlock(&self, kek: &Kek) -> Result<KeyRing> {
+        self.check_not_erased()?;
+        self.check_not_revoked()?;
+        self.unlock_revoked(kek)
+    }
+
+    /// [`ErrorKind::Revoked`] for keys that are revoked.
+    pub fn check_not_revoked(&self) -> Result<()> {
         if self.body.revoked {
             return Err(Error::new(ErrorKind::Revoked, "the keys of this account are revoked")
                 .at_path(&self.path)
                 .hint("`sealdisk key restore` with the key-encryption key brings them back"));
         }
-        self.unlock_revoked(kek)
+        Ok(())
+    }
+
+    /// [`ErrorKind::Revoked`] for keys that are erased, whatever key is at hand.
+    pub fn check_not_erased(&self) -> Result<()> {
+        if self.erased() {
+            return Err(Error::new(ErrorKind::Revoked, "the keys of this account are erased: no key opens it again")
+                .at_path(&self.path));
+        }
+        Ok(())
     }
 
     /// [`Settings::unlock`] for the one verb that may open what is revoked.
     pub fn unlock_revoked(&self, kek: &Kek) -> Result<KeyRing> {
-        let Some((current, retiring)) = self.body.account_key.split_first() else {
-            return Err(Error::new(ErrorKind::Revoked, "the keys of this account are erased: no key opens it again")
-                .at_path(&self.path));
-        };
+        self.check_not_erased()?;
+        let (current, retiring) = self.body.account_key.split_first().expect("checked: not erased");
         if !kek.fits(self.body.account, &self.body.kek.check) {
             return Err(Error::new(ErrorKind::WrongKey, "this key-encryption key is not the one of this account")
                 .at_path(&self.path)
@@ -283,6 +315,12 @@ impl Settings {
     pub fn account_key_ids(&self) -> impl Iterator<Item = Uuid> {
         self.body.account_key.iter().map(|key| key.id)
     }
+}
+
+/// Whether this is why account.toml cannot be read: what is in it, not the way to it.
+#[must_use]
+pub fn is_damage(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported)
 }
 
 /// Seconds since the epoch.

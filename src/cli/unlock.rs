@@ -16,7 +16,9 @@ pub(super) fn unlock(options: &KekOptions, need: KeyNeed, settings: &Settings) -
         let error = Error::new(ErrorKind::WrongKey, "the account is locked: its key is made from a passphrase");
         return Ok(Keys::Locked(error.hint("--passphrase asks for it").into()));
     }
-    let keys = options.obtain(settings.kek_source()).and_then(|kek| settings.unlock(&kek));
+    // Nobody is asked for a key that would be of no use.
+    let useful = settings.check_not_erased().and_then(|()| settings.check_not_revoked());
+    let keys = useful.and_then(|()| settings.unlock(&options.obtain(settings.kek_source())?));
     match keys {
         Ok(keys) => Ok(Keys::Unlocked(keys)),
         // Damage is never passed over, only a key that is not at hand.

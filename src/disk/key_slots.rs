@@ -128,11 +128,10 @@ impl KeySlots {
     pub(crate) fn destroy(dir: &dyn Dir) -> Result<()> {
         let path = dir.path().join(FILE);
         let io = |error| Error::io("cannot be erased", error).at_path(&path);
-        let size = match dir.open(FILE, Open::Read) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return dir.sync().map_err(io),
-            file => file.and_then(|file| file.size()).map_err(io)?,
-        };
-        whole::overwrite(dir, FILE, &vec![0; usize::try_from(size).map_err(std::io::Error::other).map_err(io)?])?;
+        match whole::erase(dir, FILE) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return dir.sync().map_err(io),
+            done => done?,
+        }
         dir.remove(FILE).and_then(|()| dir.sync()).map_err(io)
     }
 

@@ -14,6 +14,9 @@ use std::io;
 use super::{Dir, File, Open};
 use crate::{Error, ErrorKind, Result};
 
+/// Bytes of a large file that are overwritten in one piece.
+const PIECE: u64 = 1 << 20;
+
 /// Reads all of `name`; [`ErrorKind::Corrupt`] when it is longer than `limit` bytes.
 pub fn read(dir: &dyn Dir, name: &str, limit: usize) -> Result<Vec<u8>> {
     let failed = |source| Error::io("cannot be read", source).at_path(dir.path().join(name));
@@ -84,11 +87,19 @@ pub fn overwrite(dir: &dyn Dir, name: &str, content: &[u8]) -> Result<()> {
     if file.size().map_err(failed)? != content.len() as u64 {
         return Err(failed(io::ErrorKind::InvalidInput.into()));
     }
-    write_all(&*file, content).and_then(|()| file.sync_data()).and_then(|()| file.drop_cache()).map_err(failed)?;
+    write_all(&*file, content, 0).and_then(|()| file.sync_data()).and_then(|()| file.drop_cache()).map_err(failed)?;
     if read(dir, name, content.len())? != content {
         return Err(failed(io::Error::other("something else is read back")));
     }
     Ok(())
+}
+
+/// Overwrites all of `name` with zeros where it lies, whatever its length, and checks by reading it back. Not atomic
+/// either; asked for again after a crash it finishes.
+pub fn erase(dir: &dyn Dir, name: &str) -> Result<()> {
+    let failed = |source| Error::io("cannot be overwritten", source).at_path(dir.path().join(name));
+    let file = dir.open(name, Open::ReadWrite).map_err(failed)?;
+    wipe(&*file).and_then(|()| file.drop_cache()).and_then(|()| check_wiped(&*file)).map_err(failed)
 }
 
 fn temporary(name: &str) -> String {
@@ -97,9 +108,31 @@ fn temporary(name: &str) -> String {
 
 /// Overwrites all of `file` with zeros, durably.
 fn wipe(file: &dyn File) -> io::Result<()> {
-    let zeros = vec![0; usize::try_from(file.size()?).map_err(io::Error::other)?];
-    write_all(file, &zeros)?;
+    let size = file.size()?;
+    let zeros = vec![0; PIECE.min(size) as usize];
+    for at in (0..size).step_by(PIECE as usize) {
+        write_all(file, &zeros[..(size - at).min(PIECE) as usize], at)?;
+    }
     file.sync_data()
+}
+
+fn check_wiped(file: &dyn File) -> io::Result<()> {
+    let size = file.size()?;
+    let mut bytes = vec![0; PIECE.min(size) as usize];
+    let mut at = 0;
+    while at < size {
+        let wanted = (size - at).min(PIECE) as usize;
+        match file.read_at(&mut bytes[..wanted], at) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) if bytes[..n].iter().any(|&byte| byte != 0) => {
+                return Err(io::Error::other("something else is read back"));
+            }
+            Ok(n) => at += n as u64,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 fn write_new(dir: &dyn Dir, name: &str, content: &[u8]) -> io::Result<()> {
@@ -111,14 +144,14 @@ fn write_new(dir: &dyn Dir, name: &str, content: &[u8]) -> io::Result<()> {
         }
         other => other?,
     };
-    write_all(&*file, content)?;
+    write_all(&*file, content, 0)?;
     file.sync_data()
 }
 
-fn write_all(file: &dyn File, content: &[u8]) -> io::Result<()> {
+fn write_all(file: &dyn File, content: &[u8], at: u64) -> io::Result<()> {
     let mut done = 0;
     while done < content.len() {
-        match file.write_at(&content[done..], done as u64) {
+        match file.write_at(&content[done..], at + done as u64) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => done += n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -184,6 +217,27 @@ mod tests {
         file.read_at(&mut bytes, 0).unwrap();
         assert_eq!(&bytes, b"******");
         assert_eq!(overwrite(&dir, "x", b"longer than it was").unwrap_err().kind(), ErrorKind::Io);
+    }
+
+    #[test]
+    fn erasing_leaves_zeros_of_any_length() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dir = RealDir::open(temporary.path()).unwrap();
+        for len in [0, 1, PIECE as usize, PIECE as usize + 513] {
+            std::fs::write(temporary.path().join("x"), vec![7; len]).unwrap();
+            let file = dir.open("x", Open::Read).unwrap();
+            erase(&dir, "x").unwrap();
+            let mut bytes = vec![1; len];
+            std::os::unix::fs::FileExt::read_exact_at(
+                &std::fs::File::open(temporary.path().join("x")).unwrap(),
+                &mut bytes,
+                0,
+            )
+            .unwrap();
+            assert!(bytes.iter().all(|&byte| byte == 0));
+            assert_eq!(file.size().unwrap(), len as u64);
+        }
+        assert_eq!(erase(&dir, "y").unwrap_err().kind(), ErrorKind::NotFound);
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::client::Client;
-use crate::support::{Account, MIB, stderr_of_failure};
+use crate::support::{Account, MIB, stderr_of_failure, stdout_of};
+use crate::thief::Thief;
 
 /// The wrapped data key in the first slot of a disk (docs/format.md), whichever of its two copies.
 fn wrapped_data_key(account: &Account, uuid: &str) -> Vec<u8> {
@@ -49,32 +50,117 @@ fn a_disk_is_beyond_reading_and_the_others_are_not() {
     account.sealdisk(&["show", "kept"]);
 }
 
-/// Also with the KEK, and with a copy of account.toml from before.
+const SECRET: &[u8] = b"what nobody is to read again";
+
+/// Two disks with three data keys, and a few pages under each.
+fn account_with_data() -> Account {
+    let account = Account::new();
+    for name in ["a", "b"] {
+        account.create(name, MIB);
+    }
+    let server = account.serve();
+    for (at, name) in [(0, "a"), (0, "b"), (4096, "b")] {
+        let mut client = Client::attach(&server, name).expect("attached");
+        client.write(at, &SECRET.repeat(20)[..512]).expect("written");
+        client.flush().expect("flushed");
+        account.sealdisk(&["key", "rotate-data", "a"]);
+        if at == 0 && name == "b" {
+            account.sealdisk(&["key", "rotate-data", "b"]);
+        }
+    }
+    assert!(server.terminate().success());
+    account
+}
+
+const KEYS: [&str; 4] = ["a, layer 1", "account key", "b, layer 1", "b, layer 2"];
+
+/// Over every file of the account, also with the KEK and all that was known before, and with an old account.toml.
 #[test]
 fn an_account_is_beyond_reading() {
-    let account = Account::new();
-    account.create("disk", MIB);
-    let disk = uuid(&account, "disk");
-    let settings = fs::read_to_string(account.dir().join("account.toml")).expect("account.toml");
-    let field = |name: &str| {
-        let rest = settings.split(&format!("{name} = \"")).nth(1).expect("a field");
-        rest.split('"').next().expect("its end").to_owned()
-    };
-    let needles = [field("wrapped").into_bytes(), wrapped_data_key(&account, &disk)];
-    for needle in &needles {
-        assert!(!account.files_with(needle).is_empty(), "the search finds what is there");
-    }
-    account.sealdisk(&["key", "erase", "--whole-account", "--yes-erase", &field("account")]);
-    for needle in &needles {
-        assert_eq!(account.files_with(needle), Vec::<PathBuf>::new());
-    }
-    for verb in [&["serve"][..], &["key", "restore"], &["create", "b", "--size", "1M"]] {
+    let account = account_with_data();
+    let thief = Thief::new(&account, &["a", "b"]);
+    assert_eq!(thief.finds(&account.dir()), KEYS, "the search finds what is there");
+    let path = account.dir().join("account.toml");
+    let settings = fs::read_to_string(&path).expect("account.toml");
+    let id = settings.split("account = \"").nth(1).and_then(|rest| rest.split('"').next()).expect("an id");
+
+    let refused = stderr_of_failure(account.command().args(["key", "erase", "--account"]));
+    assert!(refused.contains(&format!("--yes-erase {id}")), "{refused}");
+    account.sealdisk(&["key", "erase", "--account", "--yes-erase", id]);
+    assert_eq!(thief.finds(&account.dir()), Vec::<String>::new());
+    assert_eq!(account.files_with(SECRET), Vec::<PathBuf>::new());
+    for verb in [&["serve"][..], &["key", "restore"], &["create", "c", "--size", "1M"], &["scrub", "a", "--wait"]] {
         let refused = stderr_of_failure(account.command().args(verb));
         assert!(refused.contains("erased"), "{verb:?}: {refused}");
     }
-    fs::write(account.dir().join("account.toml"), &settings).expect("an old copy put back");
-    let refused = stderr_of_failure(account.command().args(["scrub", "disk", "--wait"]));
-    assert!(refused.contains("wrapped data keys are gone"), "{refused}");
+
+    fs::write(&path, &settings).expect("an old copy put back");
+    assert_eq!(thief.finds(&account.dir()), ["account key"]);
+    for disk in ["a", "b"] {
+        let refused = stderr_of_failure(account.command().args(["scrub", disk, "--wait"]));
+        assert!(refused.contains("wrapped data keys are gone"), "{refused}");
+    }
+}
+
+/// Nothing says any more where in it a key may lie, or whose account it is: the directory is named instead.
+#[test]
+fn an_account_whose_settings_are_damaged_is_erased_all_the_same() {
+    for served in [false, true] {
+        let account = account_with_data();
+        let thief = Thief::new(&account, &["a", "b"]);
+        let server = served.then(|| account.serve());
+        let path = account.dir().join("account.toml");
+        let mut damaged = fs::read(&path).expect("account.toml");
+        damaged[3] = 0xFF;
+        fs::write(&path, &damaged).expect("damaged");
+        assert_eq!(thief.finds(&account.dir()), KEYS, "the wrapped key is still in it");
+        if !served {
+            let refused = stderr_of_failure(account.command().args(["scrub", "a", "--wait"]));
+            assert!(refused.contains("account.toml"), "{refused}");
+        }
+
+        let dir = account.dir().canonicalize().expect("a path");
+        let dir = dir.to_str().expect("UTF-8");
+        let refused = stderr_of_failure(account.command().args(["key", "erase", "--account"]));
+        assert!(refused.contains("WARNING") && refused.contains(&format!("--yes-erase {dir}")), "{refused}");
+        stderr_of_failure(account.command().args(["key", "erase", "--account", "--yes-erase", "account"]));
+        assert_eq!(fs::read(&path).expect("account.toml"), damaged, "nothing was done");
+        account.sealdisk(&["key", "erase", "--account", "--yes-erase", dir]);
+        assert_eq!(thief.finds(&account.dir()), Vec::<String>::new());
+        drop(server);
+        let refused = stderr_of_failure(account.command().arg("serve"));
+        assert!(refused.contains("erased"), "{refused}");
+    }
+}
+
+/// `--account` means every key where it stands alone, and the account's directory where it has a value.
+#[test]
+fn which_keys_are_meant_is_never_guessed() {
+    let account = Account::new();
+    for name in ["a", "b"] {
+        account.create(name, MIB);
+    }
+    let dir = account.dir();
+    let dir = dir.to_str().expect("UTF-8");
+    let bare = |arguments: &[&str]| {
+        let mut command = account.command();
+        let mut bare = std::process::Command::new(command.get_program());
+        bare.current_dir(account.scratch("")).env_remove("SEALDISK_ACCOUNT").args(arguments);
+        command.args(arguments);
+        (command, bare)
+    };
+    for arguments in [&["key", "erase", "--account", dir][..], &["key", "erase"], &["key", "erase", "a", "--account"]] {
+        let refused = stderr_of_failure(&mut bare(arguments).0);
+        assert!(refused.contains("error:") && !refused.contains("destroyed\n"), "{arguments:?}: {refused}");
+    }
+    stdout_of(&mut bare(&["key", "erase", "a", "--yes-erase", "a", "--account", dir]).1);
+    account.sealdisk(&["show", "b"]);
+    let settings = fs::read_to_string(account.dir().join("account.toml")).expect("account.toml");
+    let id = settings.split("account = \"").nth(1).and_then(|rest| rest.split('"').next()).expect("an id");
+    let (_, mut by_environment) = bare(&["key", "erase", "--yes-erase", id, "--account"]);
+    stdout_of(by_environment.env("SEALDISK_ACCOUNT", dir));
+    let refused = stderr_of_failure(account.command().args(["scrub", "b", "--wait"]));
+    assert!(refused.contains("erased"), "{refused}");
 }
 
 #[test]

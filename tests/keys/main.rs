@@ -16,3 +16,4 @@ mod revoke;
 mod rotate;
 mod sources;
 mod tamper;
+mod thief;

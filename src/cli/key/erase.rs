@@ -1,12 +1,15 @@
 //! `key erase`: keys destroyed, and with them what they encrypt.
 
 use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::account::failure::Failure;
 use crate::account::key_request::KeyRequest;
 use crate::account::name::BlobName;
-use crate::account::settings::Settings;
+use crate::account::session::Session;
+use crate::account::settings::{self, Settings};
 use crate::cli::context::{Context, Outcome};
 use crate::crypto::kek::KekOptions;
 use crate::io::real::RealDir;
@@ -22,31 +25,82 @@ use crate::{Error, ErrorKind, Result};
 Examples:
   sealdisk key erase disk1
   sealdisk key erase disk1 --yes-erase disk1
-  sealdisk key erase --whole-account")]
+  sealdisk key erase --account
+  sealdisk --account /srv/disks key erase --account --yes-erase 9d2c0f5e-...")]
 pub(in crate::cli) struct Erase {
     /// The disk whose data keys are destroyed
-    #[arg(required_unless_present = "whole_account")]
+    #[arg(required_unless_present = "all")]
     name: Option<BlobName>,
-    /// Every key of the account
-    #[arg(long, conflicts_with = "name")]
-    whole_account: bool,
+    /// Every key of the account; with a value, the account directory as everywhere
+    ///
+    /// An account whose account.toml is damaged can be erased too: all of that file goes then, and the directory is the
+    /// name to confirm.
+    #[arg(id = "all", long = "account", value_name = "DIR")]
+    account: Option<Option<PathBuf>>,
     /// Do not ask; NAME is the disk's, or the account's id, once more
     #[arg(long, value_name = "NAME")]
     yes_erase: Option<String>,
+    /// Stands for the option of all verbs, which would clash with the one above.
+    #[arg(id = "account", long = "account-directory", hide = true)]
+    _elsewhere: Option<PathBuf>,
 }
 
 impl Erase {
-    pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
-        let path = &context.account;
-        let dir = RealDir::open(path).map_err(|error| Error::io("cannot open the account", error).at_path(path))?;
-        let target = match &self.name {
-            Some(name) => name.to_string(),
-            None => Settings::load(&dir)?.account().to_string(),
-        };
-        confirm(&target, self.yes_erase.as_deref())?;
-        // Erasing needs no key: an account whose key is lost can be erased too.
-        let () = context.ask(&KekOptions::default(), KeyRequest::Erase { name: self.name }.into(), &[])?;
-        context.show(&serde_json::json!({ "erased": target }), format_args!("the keys of {target} are destroyed"))
+    pub(in crate::cli) fn run(mut self, context: &Context) -> Outcome {
+        let mut context = context.clone();
+        let all = matches!(self.account, Some(None));
+        if let Some(Some(dir)) = self.account.take() {
+            context.account = dir;
+        }
+        match (self.name, all) {
+            (Some(name), false) => {
+                let target = name.to_string();
+                confirm(&target, self.yes_erase.as_deref())?;
+                // No key is needed: what is encrypted under a key that is lost can be erased too.
+                let () = context.ask(&KekOptions::default(), KeyRequest::Erase { name: Some(name) }.into(), &[])?;
+                done(&context, &target)
+            }
+            (None, true) => {
+                let target = account_name(&context)?;
+                confirm(&target, self.yes_erase.as_deref())?;
+                let session = Session::open_to_erase(&context.account)?;
+                let erased: Result<(), Failure> = session.call(KeyRequest::Erase { name: None }.into(), &[]);
+                let closed = session.close();
+                erased?;
+                closed?;
+                done(&context, &target)
+            }
+            (name, _) => {
+                let what =
+                    if name.is_some() { "both a disk and --account" } else { "neither a disk nor --account alone" };
+                Err(Error::new(ErrorKind::InvalidInput, format!("{what}: which keys are to be destroyed?"))
+                    .hint("`key erase NAME` those of a disk, `key erase --account` every one of the account")
+                    .into())
+            }
+        }
+    }
+}
+
+fn done(context: &Context, target: &str) -> Outcome {
+    context.show(&serde_json::json!({ "erased": target }), format_args!("the keys of {target} are destroyed"))
+}
+
+/// What has to be typed to destroy all keys: the account's id; where that cannot be read, its directory.
+fn account_name(context: &Context) -> Result<String> {
+    let path = &context.account;
+    let open = |error| Error::io("cannot open the account", error).at_path(path);
+    match Settings::load(&RealDir::open(path).map_err(open)?) {
+        Ok(settings) => Ok(settings.account().to_string()),
+        Err(error) if settings::is_damage(&error) => {
+            let full = path.canonicalize().map_err(open)?.display().to_string();
+            context.note(format_args!("WARNING: {error}"));
+            context.note(
+                "WARNING: so nothing says which account this is. Every key below this directory will be destroyed, and \
+                 account.toml with all that is in it: it cannot be repaired any more.",
+            );
+            Ok(full)
+        }
+        Err(error) => Err(error),
     }
 }
 

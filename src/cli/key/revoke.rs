@@ -69,7 +69,9 @@ impl Restore {
     pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
         let path = &context.account;
         let dir = RealDir::open(path).map_err(|error| Error::io("cannot open the account", error).at_path(path))?;
-        let kek = self.key.obtain(Settings::load(&dir)?.kek_source())?;
+        let settings = Settings::load(&dir)?;
+        settings.check_not_erased()?;
+        let kek = self.key.obtain(settings.kek_source())?;
         // The account is opened without its keys: the request brings what restores them.
         let session = Session::open(path, Hold::Exclusive, &|_| {
             Ok(Keys::Locked(Error::new(ErrorKind::Revoked, "the keys of this account are revoked").into()))

@@ -41,6 +41,10 @@ pub(in crate::cli) struct RotateKek {
 
 impl RotateKek {
     pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
+        // No new key is made for an account that takes none.
+        let settings = Settings::load(&account(context)?)?;
+        settings.check_not_erased()?;
+        settings.check_not_revoked()?;
         let (kek, source) = new_kek(context, &self.new)?;
         let old = KekOptions::from(self.old);
         let session = Session::open(&context.account, Hold::Exclusive, &|settings| {
