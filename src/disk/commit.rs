@@ -183,6 +183,7 @@ impl Core {
             .collect();
         let punched = state.entries.iter().filter(|entry| entry.punched > 0).map(|e| (e.layer.id, e.punched)).collect();
         let pending = Arc::new(std::mem::take(&mut state.pending));
+        self.round_asked.store(false, Ordering::SeqCst);
         state.taken += 1;
         state.generation += u64::from(!pending.is_empty());
         state.in_flight = (!mutant!(BatchInFlightForgotten)).then(|| Arc::clone(&pending));

@@ -104,6 +104,8 @@ pub(crate) struct Core {
     pub(crate) pages: AtomicU64,
     /// Extents that changes under way may add to the pending ones.
     pub(crate) reserved: AtomicUsize,
+    /// A round was asked for before one is needed, and has not begun yet.
+    pub(crate) round_asked: AtomicBool,
     /// The log has no room for more than what is pending, and no next one could be made.
     pub(crate) log_full: AtomicBool,
     /// The owner took the keys back: nothing is served, plain layers and base neither.
@@ -186,8 +188,18 @@ impl Core {
         let state = self.state.read();
         let room = state.pending.count() + promised <= self.options.pending_extents
             && state.recent.as_ref().is_none_or(|recent| promised as u64 <= recent.left(state.generation));
+        let early = self.half_full(&state);
         drop(state);
+        if early && !self.round_asked.swap(true, Ordering::SeqCst) {
+            (self.options.wake)();
+        }
         room.then_some(reserved)
+    }
+
+    /// Whether a round should come soon, so that changes of presence need not wait for one.
+    pub(crate) fn half_full(&self, state: &State) -> bool {
+        state.pending.count() > self.options.pending_extents / 2
+            || state.recent.as_ref().is_some_and(|recent| recent.half_full(state.generation))
     }
 
     /// Publishes a change of presence that is going to be answered before it is durable: noted first, so that it

@@ -151,7 +151,7 @@ pub struct Options {
     pub stripe_pages: u64,
     /// Bytes of a log file.
     pub log_bytes: u64,
-    /// Extents not yet durable after which a writer commits them itself.
+    /// Extents not yet durable after which a writer commits them itself; from half of them on, upkeep does.
     pub pending_extents: usize,
     /// Bytes of records of recent changes (see `recent`).
     pub recent_bytes: u64,
@@ -159,7 +159,7 @@ pub struct Options {
     pub boot: Option<[u8; 16]>,
     /// Seconds since the epoch, for records of when a layer was made.
     pub clock: fn() -> u64,
-    /// Called, with no lock held, when [`Disk::maintain`] has something to do.
+    /// Called when [`Disk::maintain`] has something to do. It must not call the disk: locks may be held.
     pub wake: Arc<dyn Fn() + Send + Sync>,
 }
 
@@ -188,7 +188,7 @@ impl Default for Options {
             stripes: 256,
             stripe_pages: 2048,
             log_bytes: 4 << 20,
-            pending_extents: 16 << 10,
+            pending_extents: 32 << 10,
             recent_bytes: 8 << 20,
             boot: boot_id(),
             clock: || std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),

@@ -110,6 +110,7 @@ pub(crate) fn open(
         turn: Condvar::new(),
         poison,
         reserved: AtomicUsize::new(0),
+        round_asked: AtomicBool::new(false),
         log_full: AtomicBool::new(false),
         opened_clean: AtomicBool::new(clean),
         revoked: AtomicBool::new(false),

@@ -93,6 +93,10 @@ impl Recent {
         self.room - if self.tag == tag { self.used } else { 0 }
     }
 
+    pub(crate) fn half_full(&self, tag: u64) -> bool {
+        self.left(tag) < self.room / 2
+    }
+
     /// Adds a record. Room was reserved.
     pub(crate) fn append(&mut self, extent: &Extent, tag: u64, keys: &DiskKeys) -> io::Result<()> {
         if self.tag != tag {

@@ -38,6 +38,10 @@ impl Core {
         if self.check_writable().is_err() || self.gate.read().closed {
             return Ok(false);
         }
+        let early = self.half_full(&self.state.read());
+        if early {
+            self.flush()?;
+        }
         let mut progress = self.upkeep.lock();
         // What needs space must not keep back what gives it.
         let prepare = || {
