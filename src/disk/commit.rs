@@ -103,7 +103,7 @@ impl Core {
                 drop(committer);
                 let state = self.state.read();
                 due || short
-                    || self.wear_due(&state, super::wear::NOTE_PAGES)
+                    || self.wear_due(&state, self.options.note_pages())
                     || !state.dead_known
                     || state.entries.iter().any(|entry| !entry.dead.is_empty())
             }

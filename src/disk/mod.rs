@@ -155,6 +155,8 @@ pub struct Options {
     pub pending_extents: usize,
     /// Bytes of records of recent changes (see `recent`).
     pub recent_bytes: u64,
+    /// AES blocks under one data key that are not to be passed; from half of it on the log warns (see `wear`).
+    pub key_blocks: u64,
     /// What tells this boot of the kernel from any other; `None`: a killed process loses what was not flushed.
     pub boot: Option<[u8; 16]>,
     /// Seconds since the epoch, for records of when a layer was made.
@@ -190,6 +192,7 @@ impl Default for Options {
             log_bytes: 4 << 20,
             pending_extents: 32 << 10,
             recent_bytes: 8 << 20,
+            key_blocks: wear::LIMIT,
             boot: boot_id(),
             clock: || std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
             wake: Arc::new(|| {}),

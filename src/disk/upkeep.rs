@@ -15,7 +15,6 @@ use super::log;
 use super::recent;
 use super::settings::DiskSettings;
 use super::transfer::write_new;
-use super::wear::NOTE_PAGES;
 use crate::io::Open;
 use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
@@ -47,7 +46,7 @@ impl Core {
         let prepare = || {
             self.write_checkpoint()?;
             self.ready_next_log()?;
-            self.note_wear(NOTE_PAGES)
+            self.note_wear(self.options.note_pages())
         };
         let prepared = prepare();
         let scanning = self.look_for_dead(&mut progress)?;

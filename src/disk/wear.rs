@@ -6,15 +6,23 @@
 //! Counted in memory with every write and noted in disk.toml every 8 GiB, by upkeep, and when the disk is closed. A crash
 //! forgets what was not noted: a count of years does not depend on it, and steady-state writes cost no sync for it.
 
+use super::Options;
 use super::core::Core;
 use super::settings::Kind;
 use super::state::State;
 use crate::{PAGE, Result};
 
-/// Pages after which the count is noted: 8 GiB.
-pub(crate) const NOTE_PAGES: u64 = 1 << 24;
+/// Pages after which the count is noted, at the most: 8 GiB.
+const NOTE_PAGES: u64 = 1 << 24;
 /// Blocks under one key that are not to be passed.
-const LIMIT: u64 = 1 << 44;
+pub(crate) const LIMIT: u64 = 1 << 44;
+
+impl Options {
+    /// Pages after which the count is noted: often enough for the warning to come in time.
+    pub(crate) fn note_pages(&self) -> u64 {
+        NOTE_PAGES.min(self.key_blocks / blocks(16)).max(1)
+    }
+}
 
 /// AES blocks in so many pages.
 pub(crate) fn blocks(pages: u64) -> u64 {
@@ -39,19 +47,105 @@ impl Core {
         let mut noted = Vec::new();
         for record in growth.settings.layers.iter_mut().filter(|record| record.kind == Kind::Xts) {
             let Some(layer) = layers.iter().find(|layer| layer.id == record.id) else { continue };
-            record.sealed_pages = layer.sealed();
-            noted.push((layer, record.sealed_pages));
+            if layer.wear_unnoted() > 0 {
+                record.sealed_pages = layer.sealed();
+                noted.push((layer, record.sealed_pages));
+            }
         }
         self.store_settings(&mut growth)?;
         for (layer, pages) in noted {
             layer.wear_noted(pages);
-            if blocks(pages) >= LIMIT / 2 {
+            if blocks(pages) >= self.options.key_blocks / 2 {
                 tracing::warn!(
                     path = %self.dir.path().display(), layer = layer.id, blocks = blocks(pages),
-                    "a data key nears 2^44 blocks: `sealdisk key rotate-data` takes a new one"
+                    limit = self.options.key_blocks,
+                    "much was encrypted under one data key: `sealdisk key rotate-data` takes a new one"
                 );
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(feature = "sim"))]
+mod tests {
+    use std::io;
+    use std::sync::Arc;
+
+    use parking_lot::Mutex;
+    use tracing::subscriber::with_default;
+
+    use super::*;
+    use crate::disk::tests::Place;
+    use crate::disk::{Access, Disk, Durability};
+
+    /// What the log says, in memory.
+    #[derive(Clone, Default)]
+    struct Log(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Log {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    impl Log {
+        /// Does `work` and gives the warnings that it led to.
+        fn of(work: impl FnOnce()) -> String {
+            let log = Self::default();
+            let writer = log.clone();
+            let subscriber = tracing_subscriber::fmt()
+                .with_max_level(tracing::Level::WARN)
+                .with_ansi(false)
+                .with_writer(move || writer.clone())
+                .finish();
+            with_default(subscriber, work);
+            let text = log.0.lock().clone();
+            String::from_utf8(text).unwrap()
+        }
+    }
+
+    #[test]
+    fn the_limit_is_that_of_the_standard() {
+        let options = Options::default();
+        assert_eq!((options.key_blocks, options.note_pages()), (1 << 44, 1 << 24));
+        assert_eq!(blocks(1 << 24), 1 << 29);
+    }
+
+    /// The key may encrypt 128 pages: noted every 8, warned of from 64 on, and no more once there is a new one.
+    #[test]
+    fn a_key_that_encrypted_much_is_warned_of_until_it_is_replaced() {
+        let place = Place::new(1 << 20, 0, true);
+        let open = || {
+            let options = Options { key_blocks: blocks(128), ..Options::default() };
+            Disk::open(place.dir(), Some(place.keys.clone()), None, Access::ReadWrite, true, options).unwrap()
+        };
+        let disk = open();
+        let write = |disk: &Disk, pages: usize| {
+            disk.write(0, &vec![7; pages * PAGE], Durability::Fua).unwrap();
+            while disk.maintain().unwrap() {}
+        };
+        assert_eq!(Log::of(|| write(&disk, 7)), "");
+        assert_eq!(disk.settings().layers[0].sealed_pages, 0, "not worth a sync yet");
+        // Over the same pages again and again: that counts too.
+        assert_eq!(Log::of(|| (0..5).for_each(|_| write(&disk, 8))), "");
+        assert!(disk.settings().layers[0].sealed_pages > 0);
+        let log = Log::of(|| write(&disk, 20));
+        assert!(log.contains("key rotate-data") && log.contains("layer=1"), "{log}");
+        disk.close().unwrap();
+
+        // A restart does not forget it.
+        let disk = open();
+        let log = Log::of(|| write(&disk, 8));
+        assert!(log.contains("key rotate-data"), "{log}");
+        disk.rotate_key().unwrap();
+        assert_eq!(Log::of(|| write(&disk, 32)), "");
+        let log = Log::of(|| (0..2).for_each(|_| write(&disk, 32)));
+        assert!(log.contains("layer=2") && !log.contains("layer=1"), "{log}");
     }
 }

@@ -103,6 +103,7 @@ impl Rig {
             wake: Arc::new(move || wake.store(true, Ordering::Relaxed)),
             recent_bytes: 32 << 10,
             boot: None,
+            ..Options::default()
         };
         let base = base_pages.map(|pages| Arc::new(SimBase { pages }));
         Self { pages, most_pages: pages + 6, keys: DiskKeys::for_simulation(seed), base, options, boots: false, woken }
