@@ -57,9 +57,13 @@ impl Sweep {
     fn advance(&self, disk: &Disk, mut page: u64) -> Result<Reencrypted> {
         let started = Instant::now();
         let mut stored = 0;
+        // Nothing was found since page 0.
+        let mut whole = page == 0;
         loop {
             match disk.sweep(page, self.include_base)? {
-                Swept::Next(next) => page = next,
+                Swept::Next(next) => (page, whole) = (next, false),
+                // Left behind: written in plaintext while this was paused, or sealed by a rotation.
+                Swept::End if !whole && disk.sweep_remaining(self.include_base) > 0 => (page, whole) = (0, true),
                 Swept::End => return self.finish(disk),
             }
             stored += STEP_BYTES;

@@ -1,11 +1,14 @@
 //! What was stored before, brought under the current key.
 
-use std::fs;
+use std::fs::{self, File};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process};
+
 use crate::client::Client;
-use crate::support::{Account, MIB, stderr_of_failure};
+use crate::support::{Account, MIB, Server, program, stderr_of_failure, stdout_of};
 
 /// Sixteen bytes that say which page they are in, repeated.
 fn page(number: u64) -> Vec<u8> {
@@ -73,6 +76,121 @@ fn plain_pages_old_keys_and_the_base_come_under_the_current_key_while_clients_wr
             client.read(range.start * 512, (range.end - range.start) as usize * 512).expect("read"),
             pages(range)
         );
+    }
+}
+
+/// A disk with 8 MiB in plaintext, encryption on again, and a client.
+fn plain_disk(account: &Account, server: &Server) -> Client {
+    account.create("disk", 8 * MIB);
+    account.sealdisk(&["encryption", "off"]);
+    let mut client = Client::attach(server, "disk").expect("attached");
+    for part in 0..8 {
+        client.write(part * MIB, &pages(part * 2048..(part + 1) * 2048)).expect("in plaintext");
+    }
+    client.flush().expect("flushed");
+    account.sealdisk(&["encryption", "on"]);
+    client
+}
+
+fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Whoever does it, a verb that waits or the server: switched off it pauses, and nothing more is encrypted or decrypted;
+/// switched on it goes on by itself, with what was written in plaintext meanwhile too.
+#[test]
+fn it_pauses_while_encryption_is_off_and_goes_on_when_it_is_on() {
+    for detached in [false, true] {
+        let account = Account::new();
+        let server = account.serve();
+        let mut client = plain_disk(&account, &server);
+        let said = account.scratch("said");
+        let mut verb = account.command();
+        verb.args(["reencrypt", "disk", "--rate", "4M"]).args(detached.then_some("--detach"));
+        verb.stdout(Stdio::null()).stderr(File::create(&said).expect("a file"));
+        let mut verb = verb.spawn().expect("the program starts");
+        wait_for("a part is encrypted", || account.usage("disk").encrypted > MIB);
+        account.sealdisk(&["encryption", "off"]);
+        let before = account.usage("disk");
+        assert!(before.plain > MIB, "it was not done before: {before:?}");
+        // Behind where it is, and ahead.
+        for at in [0, 8 * MIB - 4096] {
+            client.write(at, &[9; 4096]).expect("in plaintext again");
+        }
+        if !detached {
+            let is_said = || fs::read_to_string(&said).expect("what it says").contains("paused: encryption is off");
+            wait_for("it says that it pauses", is_said);
+        }
+        std::thread::sleep(Duration::from_millis(1500));
+        let paused = account.usage("disk");
+        assert_eq!((paused.encrypted, paused.plain), (before.encrypted - 4096, before.plain + 4096));
+        account.sealdisk(&["encryption", "on"]);
+        if detached {
+            wait_for("it is done", || account.usage("disk").plain == 0);
+            assert!(verb.wait().expect("it ended long ago").success());
+        } else {
+            assert!(verb.wait().expect("it ends").success());
+        }
+        assert_eq!(account.usage("disk").plain, 0);
+        assert_eq!(client.read(0, 4096).expect("read"), [9; 4096]);
+        assert_eq!(client.read(4096, 4 * MIB as usize).expect("read"), pages(8..8 + 4 * 2048));
+    }
+}
+
+/// Without a server the verb has the disk open itself.
+#[test]
+fn ctrl_c_leaves_what_was_done_and_the_next_one_does_the_rest() {
+    for served in [true, false] {
+        let account = Account::new();
+        let server = account.serve();
+        drop(plain_disk(&account, &server));
+        let server = served.then_some(server);
+        let mut slow =
+            account.command().args(["reencrypt", "disk", "--rate", "4M"]).spawn().expect("the program starts");
+        let started = Instant::now();
+        if served {
+            wait_for("a part is encrypted", || account.usage("disk").encrypted > MIB);
+        } else {
+            // It holds the account.
+            std::thread::sleep(Duration::from_millis(1500));
+        }
+        kill_process(Pid::from_child(&slow), Signal::INT).expect("it runs");
+        assert!(!slow.wait().expect("it ends").success());
+        let took = started.elapsed();
+        let done = account.usage("disk").encrypted;
+        assert!(done > 0 && done < 7 * MIB, "{done}");
+        // One step more may be under way.
+        assert!(
+            done as f64 <= took.as_secs_f64() * 4e6 * 1.05 + 2e6,
+            "{done} bytes in {took:?} are faster than the rate"
+        );
+        println!("{done} bytes in {took:?} at 4M a second, ended by Ctrl-C");
+
+        // A terminal is shown exactly what is left, and how far it is.
+        let words = "reencrypt disk --rate 8M";
+        let mut seen = program("script");
+        seen.args([
+            "-qec",
+            &format!("{} --account {} {words}", env!("CARGO_BIN_EXE_sealdisk"), account.dir().display()),
+        ]);
+        let shown = stdout_of(seen.arg("/dev/null").env("XDG_CONFIG_HOME", account.scratch("config")));
+        let left = (8 * MIB + 512 - done) as f64 / MIB as f64;
+        let totals: Vec<f64> = shown
+            .split(" of ")
+            .skip(1)
+            .filter_map(|rest| rest.split_once(" MiB").and_then(|(number, _)| number.trim().parse().ok()))
+            .collect();
+        assert!(!totals.is_empty(), "no bar: {shown}");
+        assert!(totals.iter().all(|total| *total <= left + 0.01 && *total > 0.0), "{left}: {totals:?}");
+        assert!(shown.contains("everything is under the current key"), "{shown}");
+        assert_eq!(account.usage("disk").plain, 0);
+        let server = server.unwrap_or_else(|| account.serve());
+        let mut client = Client::attach(&server, "disk").expect("attached");
+        assert_eq!(client.read(0, 8 * MIB as usize).expect("read"), pages(0..8 * 2048));
     }
 }
 
