@@ -113,6 +113,13 @@ impl Error {
         self.0.offset
     }
 
+    /// Whether the system lacked permission.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        let source = self.0.source.as_ref().and_then(|source| source.downcast_ref::<io::Error>());
+        source.is_some_and(|source| source.kind() == io::ErrorKind::PermissionDenied)
+    }
+
     /// What to do about it, when there is something.
     #[must_use]
     pub fn hint_text(&self) -> Option<&str> {

@@ -12,6 +12,7 @@
 //! | [`crypto`] | XTS over runs of pages, the key hierarchy, sources of the key-encryption key |
 //! | [`io`] | the file seam over real files, and `sync`, the locks and waiting of the core |
 //! | [`nbd`] | the NBD front end: wire types, handshake, transmission |
+//! | [`confine`] | a server gives up what it does not need: landlock, seccomp |
 //! | [`cli`] | the command line, one file a verb |
 //!
 //! A front end holds a [`disk::Disk`]; the core knows no front end.
@@ -19,6 +20,7 @@
 pub mod account;
 pub mod base;
 pub mod cli;
+pub mod confine;
 pub mod crypto;
 pub mod disk;
 pub mod error;

@@ -11,6 +11,7 @@
 //! A verb opens a [`session`], which takes the lock or finds the server that has it, and puts a [`request`] to it.
 
 pub mod audit;
+mod bases;
 mod clones;
 pub mod control;
 pub mod diff;

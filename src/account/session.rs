@@ -2,11 +2,12 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
+use super::bases;
 use super::control::client::Client;
 use super::failure::Failure;
 use super::lock::{self, AccountLock, Hold};
@@ -23,6 +24,10 @@ const STEP: Duration = Duration::from_millis(20);
 /// Gives the account's keys. Not asked where a server has them already.
 pub type Unlock<'a> = dyn Fn(&Settings) -> Result<Keys> + 'a;
 
+/// Hears which image files the disks lie over, once everything else of a server's start is read and before its first
+/// thread.
+pub type Ready<'a> = dyn Fn(Vec<PathBuf>) -> Result<()> + 'a;
+
 /// An account to which requests can be put.
 #[derive(Debug)]
 pub enum Session {
@@ -34,7 +39,7 @@ impl Session {
     /// Reaches the account in `dir`.
     pub fn open(dir: &Path, hold: Hold, unlock: &Unlock<'_>) -> Result<Self> {
         match reach(dir, hold)? {
-            Reached::Free(lock) => Ok(Self::Here(open(dir, lock, unlock)?)),
+            Reached::Free(lock) => Ok(Self::Here(open(dir, lock, unlock, None)?)),
             Reached::Served(client) => Ok(Self::There(client)),
         }
     }
@@ -84,9 +89,9 @@ impl Session {
 
 /// Opens the account in `dir` for a server, which holds it until it ends. [`ErrorKind::InUse`] at once if there is a
 /// server already.
-pub fn open_to_serve(dir: &Path, unlock: &Unlock<'_>) -> Result<Registry> {
+pub fn open_to_serve(dir: &Path, unlock: &Unlock<'_>, ready: &Ready<'_>) -> Result<Registry> {
     match reach(dir, Hold::Exclusive)? {
-        Reached::Free(lock) => open(dir, lock, unlock),
+        Reached::Free(lock) => open(dir, lock, unlock, Some(ready)),
         Reached::Served(_) => {
             let by = lock::holder(dir).map_or_else(String::new, |holder| format!(" by process {}", holder.pid));
             Err(Error::new(ErrorKind::InUse, format!("the account is already being served{by}"))
@@ -96,7 +101,7 @@ pub fn open_to_serve(dir: &Path, unlock: &Unlock<'_>) -> Result<Registry> {
     }
 }
 
-fn open(dir: &Path, lock: AccountLock, unlock: &Unlock<'_>) -> Result<Registry> {
+fn open(dir: &Path, lock: AccountLock, unlock: &Unlock<'_>, ready: Option<&Ready<'_>>) -> Result<Registry> {
     let account = RealDir::open(dir).map_err(|e| Error::io("cannot open the account", e).at_path(dir))?;
     if lock.hold() == Hold::Exclusive {
         // What a killed process left may look durable and not be.
@@ -104,6 +109,10 @@ fn open(dir: &Path, lock: AccountLock, unlock: &Unlock<'_>) -> Result<Registry> 
     }
     let settings = Settings::load(&account)?;
     let keys = unlock(&settings)?;
+    if let Some(ready) = ready {
+        crate::disk::remember_boot();
+        ready(bases::recorded(&account, &keys)?)?;
+    }
     Registry::open(dir, lock, settings, keys)
 }
 

@@ -32,8 +32,14 @@ impl HostFile {
         Self::from_fd(fd, path)
     }
 
-    /// `path` is for messages.
+    /// Takes a descriptor that somebody else opened. [`ErrorKind::InvalidInput`] for anything but a regular file that can
+    /// be read in pieces of any size. `path` is for messages.
     pub(crate) fn from_fd(fd: OwnedFd, path: &Path) -> Result<Self> {
+        let failed = |errno: Errno| Error::io("cannot examine the image", errno.into()).at_path(path);
+        let flags = rustix::fs::fcntl_getfl(&fd).map_err(failed)?;
+        if flags.intersects(OFlags::PATH | OFlags::DIRECT) || flags.intersection(OFlags::RWMODE) == OFlags::WRONLY {
+            return Err(Error::new(ErrorKind::InvalidInput, "not opened for reading").at_path(path));
+        }
         let file = fs::File::from(fd);
         let metadata = file.metadata().map_err(|e| Error::io("cannot examine the image", e).at_path(path))?;
         if !metadata.is_file() {
@@ -141,5 +147,28 @@ impl Source for HostFile {
             }
         }
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, openat};
+
+    #[test]
+    fn only_what_can_be_read_is_taken_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("image");
+        fs::write(&path, [7; 1024]).unwrap();
+        let open = |path: &Path, flags| openat(CWD, path, flags, Mode::empty()).unwrap();
+        for flags in [OFlags::RDONLY, OFlags::RDWR] {
+            let mut buf = [0; 3];
+            HostFile::from_fd(open(&path, flags), &path).unwrap().read_at(1021, &mut buf).unwrap();
+            assert_eq!(buf, [7; 3]);
+        }
+        let refused = [open(&path, OFlags::PATH), open(&path, OFlags::WRONLY), open(dir.path(), OFlags::RDONLY)];
+        for fd in refused.into_iter().chain([io::pipe().unwrap().0.into(), io::pipe().unwrap().1.into()]) {
+            assert_eq!(HostFile::from_fd(fd, &path).unwrap_err().kind(), ErrorKind::InvalidInput);
+        }
     }
 }

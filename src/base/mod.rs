@@ -116,6 +116,10 @@ pub fn open_files(record: &BaseRecord) -> Result<Vec<OwnedFd>> {
             let gone = Error::new(ErrorKind::NotFound, "the base image is gone").at_path(&identity.path);
             Err(gone.hint("`rebase` names its new place"))
         }
+        // Most often not the file's mode but a server's confinement, which knows only what was there at its start.
+        Err(error) if error.is_denied() => {
+            Err(error.hint("if a confined server says so: `sealdisk rebase NAME --base IMAGE` hands the image to it"))
+        }
         Err(error) => Err(error),
     };
     record.files.iter().map(open).collect()

@@ -73,9 +73,9 @@ impl Quickstart {
                 context.note(format_args!("made the disk {}", report.name));
             }
         }
-        let registry = serve::open(context, &self.key)?;
         let plan = Plan { listen: vec![loopback()], ..Plan::default() };
-        let service = Service::start(context, registry, plan)?;
+        let opened = serve::open(context, &self.key, &plan)?;
+        let service = Service::start(context, opened, plan)?;
         let guide = Guide::new(context, &name, &service.reachable);
         context.show(&guide, &guide)?;
         Ok(service.run()?)

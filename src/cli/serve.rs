@@ -1,5 +1,6 @@
 //! `serve`: the account's disks over NBD.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
@@ -7,13 +8,14 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::confine::ConfineOptions;
 use super::context::{Context, Outcome};
 use super::limits::LimitOptions;
 use super::log::LogOptions;
-use super::service::{Plan, Reachable, Service};
+use super::notify::Manager;
+use super::service::{Opened, Plan, Reachable, Service};
 use super::unlock;
 use crate::account::name::BlobName;
-use crate::account::registry::Registry;
 use crate::account::request::KeyNeed;
 use crate::account::session;
 use crate::crypto::kek::KekOptions;
@@ -49,6 +51,8 @@ pub(super) struct Serve {
     tls: TlsOptions,
     #[command(flatten)]
     limits: LimitOptions,
+    #[command(flatten)]
+    confine: ConfineOptions,
     #[command(flatten)]
     key: KekOptions,
     #[command(flatten)]
@@ -93,31 +97,43 @@ impl Serve {
         let mut config = Config { read_only: self.read_only, ..Config::default() };
         self.tls.apply(&mut config)?;
         self.limits.apply(&mut config);
-        let registry = open(context, &self.key)?;
         let only: BTreeSet<_> = self.names.into_iter().collect();
-        let names = registry.names();
-        if let Some(missing) = only.iter().find(|name| !names.iter().any(|(there, _)| there == *name)) {
-            return Err(Error::new(ErrorKind::NotFound, format!("there is no disk \"{missing}\""))
-                .hint("`sealdisk list` shows the disks")
-                .into());
-        }
         let plan = Plan {
             only: (!only.is_empty()).then_some(only),
             read_only: self.read_only,
             socket: self.socket,
             control: self.control,
             listen: self.listen,
+            confine: self.confine.confine,
             config,
         };
-        let service = Service::start(context, registry, plan)?;
+        let opened = open(context, &self.key, &plan)?;
+        let names = opened.registry.names();
+        let missing = plan.only.iter().flatten().find(|name| !names.iter().any(|(there, _)| there == *name));
+        if let Some(missing) = missing {
+            return Err(Error::new(ErrorKind::NotFound, format!("there is no disk \"{missing}\""))
+                .hint("`sealdisk list` shows the disks")
+                .into());
+        }
+        let service = Service::start(context, opened, plan)?;
         context.show(&service.reachable, Text(&service.reachable))?;
         Ok(service.run()?)
     }
 }
 
-/// Opens the account for a server.
-pub(super) fn open(context: &Context, key: &KekOptions) -> Result<Registry> {
-    session::open_to_serve(&context.account, &|settings| unlock::unlock(key, KeyNeed::Required, settings))
+/// Opens the account for a server, and confines this process to what the plan needs.
+pub(super) fn open(context: &Context, key: &KekOptions, plan: &Plan) -> Result<Opened> {
+    let manager = Manager::from_env();
+    let confined = Cell::default();
+    let registry = session::open_to_serve(
+        &context.account,
+        &|settings| unlock::unlock(key, KeyNeed::Required, settings),
+        &|images| {
+            confined.set(plan.confine(&context.account, images)?);
+            Ok(())
+        },
+    )?;
+    Ok(Opened { registry, confined: confined.get(), manager })
 }
 
 struct Text<'a>(&'a Reachable);

@@ -14,11 +14,13 @@ use tokio::sync::oneshot;
 
 use super::activation::Handed;
 use super::context::Context;
+use super::notify::Manager;
 use super::uri;
 use crate::account::control::server::ControlServer;
 use crate::account::exports::Served;
 use crate::account::name::BlobName;
 use crate::account::registry::Registry;
+use crate::confine::{Confinement, Mode};
 use crate::nbd::{Config, Exports, Server};
 use crate::{Error, Result};
 
@@ -40,7 +42,16 @@ pub(super) struct Plan {
     /// The control socket, if not the one in the account directory.
     pub(super) control: Option<PathBuf>,
     pub(super) listen: Vec<SocketAddr>,
+    pub(super) confine: Mode,
     pub(super) config: Config,
+}
+
+/// An account opened for a server, in a process whose files are those of the account.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub(super) registry: Registry,
+    pub(super) confined: Confinement,
+    pub(super) manager: Manager,
 }
 
 /// Where a server can be reached.
@@ -50,6 +61,7 @@ pub(super) struct Reachable {
     pub(super) control: PathBuf,
     pub(super) listen: Vec<SocketAddr>,
     pub(super) exports: Vec<Reached>,
+    pub(super) confined: Confinement,
 }
 
 /// An export and its URI on the unix socket.
@@ -63,6 +75,7 @@ pub(super) struct Reached {
 #[derive(Debug)]
 pub(super) struct Service {
     registry: Arc<Registry>,
+    manager: Manager,
     control: ControlServer,
     server: Server,
     runtime: Runtime,
@@ -71,8 +84,9 @@ pub(super) struct Service {
 }
 
 impl Service {
-    /// Binds the sockets for the account of `context`, which `registry` holds.
-    pub(super) fn start(context: &Context, registry: Registry, plan: Plan) -> Result<Self> {
+    /// Binds the sockets for the account of `context`, and then lets go of the system calls that this took.
+    pub(super) fn start(context: &Context, opened: Opened, plan: Plan) -> Result<Self> {
+        let Opened { registry, confined, manager } = opened;
         raise_descriptor_limit();
         let account = absolute(&context.account)?;
         let handed = Handed::take()?;
@@ -105,14 +119,16 @@ impl Service {
             .enable_all()
             .build()
             .map_err(|e| Error::io("cannot start threads", e))?;
-        let reachable = Reachable { socket, control, listen, exports };
-        Ok(Self { registry, control: control_server, server, runtime, signals, reachable })
+        let confined = confined.calls(plan.confine)?;
+        report(plan.confine, confined);
+        let reachable = Reachable { socket, control, listen, exports, confined };
+        Ok(Self { registry, manager, control: control_server, server, runtime, signals, reachable })
     }
 
     /// Serves until a signal comes; then accepts no more, finishes what is in flight, flushes and closes every disk.
     /// A second signal ends the process at once, as a crash would.
     pub(super) fn run(self) -> Result<()> {
-        let Self { registry, control, server, runtime, mut signals, reachable: _ } = self;
+        let Self { registry, manager, control, server, runtime, mut signals, reachable: _ } = self;
         let (stop, stopped) = oneshot::channel();
         let handle = signals.handle();
         let waiter = std::thread::Builder::new().name("signals".into()).spawn(move || {
@@ -129,17 +145,25 @@ impl Service {
             }
         });
         let waiter = waiter.map_err(|e| Error::io("cannot start a thread", e))?;
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Ready]);
+        manager.ready();
         let served = runtime.block_on(server.run_until(async {
             let _ = stopped.await;
         }));
-        let _ = sd_notify::notify(&[sd_notify::NotifyState::Stopping]);
+        manager.stopping();
         control.stop();
         let closed = registry.close();
         runtime.shutdown_background();
         handle.close();
         let _ = waiter.join();
         served.and(closed)
+    }
+}
+
+fn report(mode: Mode, confined: Confinement) {
+    match mode {
+        Mode::Off => tracing::warn!("not confined, as --confine off asks"),
+        _ if confined.is_partial() => tracing::warn!("this kernel confines in part: {confined}"),
+        _ => tracing::info!("confined: {confined}"),
     }
 }
 

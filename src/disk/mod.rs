@@ -63,7 +63,7 @@ mod life_tests;
 mod tests;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use uuid::Uuid;
 
@@ -208,11 +208,20 @@ pub fn erase_keys(dir: &dyn Dir) -> Result<()> {
 
 /// The kernel's own name of this boot. The simulator's kernels have none unless the test gives them one.
 fn boot_id() -> Option<[u8; 16]> {
+    /// Read once: a confined process no longer can.
+    static BOOT: OnceLock<Option<[u8; 16]>> = OnceLock::new();
     if cfg!(feature = "sim") {
         return None;
     }
-    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Uuid::parse_str(text.trim()).ok().map(Uuid::into_bytes)
+    *BOOT.get_or_init(|| {
+        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        Uuid::parse_str(text.trim()).ok().map(Uuid::into_bytes)
+    })
+}
+
+/// Reads what disks need to know of the system outside the account: to be called before the process is confined.
+pub fn remember_boot() {
+    boot_id();
 }
 
 impl Options {

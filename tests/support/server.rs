@@ -57,6 +57,11 @@ impl Server {
         &self.socket
     }
 
+    /// What the server has said so far, on standard output and in its log; that of the account's earlier servers too.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(&self.log).expect("the log file")
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

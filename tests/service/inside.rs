@@ -1,0 +1,168 @@
+//! What a confined process can still do, tried from inside it. The process is this test binary, told by its environment
+//! to confine itself as a server does.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use memmap2::MmapMut;
+use rustix::net::{AddressFamily, SocketType};
+use rustix::process::{PidfdFlags, Signal};
+use rustix::thread::UnshareFlags;
+use sealdisk::confine::{Confinement, Mode, Needs};
+use tempfile::TempDir;
+
+use crate::support::stdout_of;
+
+const PLACE: &str = "SEALDISK_TEST_CONFINED_PLACE";
+
+/// Goes through everything when told to by the environment; otherwise there is nothing to test here.
+#[test]
+fn try_when_told_to() {
+    let Some(place) = std::env::var_os(PLACE).map(PathBuf::from) else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (open, port) = (File::open(place.join("outside")).unwrap(), listener.local_addr().unwrap().port());
+    // A thread from before landlock is not bound by it; by the filter of system calls it is.
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (done, made) = std::sync::mpsc::channel::<()>();
+    let missing = place.join("missing");
+    let earlier = std::thread::spawn(move || {
+        wait.recv().unwrap();
+        fs::write(missing, "no image yet").unwrap();
+        done.send(()).unwrap();
+        wait.recv().unwrap();
+        denied("a socket of an earlier thread", UdpSocket::bind("127.0.0.1:0"));
+    });
+
+    let needs = Needs {
+        account: place.join("account"),
+        images: vec![place.join("image"), place.join("missing")],
+        socket_folders: vec![place.join("sockets")],
+        ports: vec![0],
+    };
+    let confined = Confinement::files(Mode::Require, &needs).unwrap();
+    go.send(()).unwrap();
+    made.recv().unwrap();
+    files(&place);
+    // A server binds what it was told to, and connects to nobody.
+    drop(TcpListener::bind("127.0.0.1:0").unwrap());
+    denied("connecting before the filter", TcpStream::connect(("127.0.0.1", port)));
+    let socket = place.join("sockets/s");
+    let unix = UnixListener::bind(&socket).unwrap();
+    let client = UnixStream::connect(&socket).unwrap();
+
+    let confined = confined.calls(Mode::Require).unwrap();
+    println!("\n{confined:?}");
+    files(&place);
+    calls(&place, port);
+    go.send(()).unwrap();
+    earlier.join().unwrap();
+
+    // What a server lives from goes on.
+    std::thread::Builder::new().name("later".into()).spawn(|| ()).unwrap().join().unwrap();
+    let (mut client, mut accepted) = (client, unix.accept().unwrap().0);
+    client.write_all(b"to the server").unwrap();
+    accepted.write_all(b"and back").unwrap();
+    let mut answer = [0; 8];
+    client.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"and back");
+    fs::remove_file(&socket).unwrap();
+    drop((open, listener));
+    println!("all tried");
+}
+
+/// Not permitted, whichever way the kernel says so.
+fn denied<T>(what: &str, result: io::Result<T>) {
+    let error = result.err().unwrap_or_else(|| panic!("{what} is possible"));
+    let refused = matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::Unsupported);
+    assert!(refused, "{what}: {error:?}");
+}
+
+/// `EPERM` and nothing else: the answer of a filter that means it.
+fn refused<T>(what: &str, result: rustix::io::Result<T>) {
+    assert_eq!(result.err(), Some(rustix::io::Errno::PERM), "{what}");
+}
+
+fn files(place: &Path) {
+    for outside in ["outside", "missing", "keys/kek", "sockets/plain"] {
+        denied(outside, File::open(place.join(outside)));
+    }
+    denied("/etc/passwd", File::open("/etc/passwd"));
+    denied("a file of the process", File::open("/proc/self/environ"));
+    denied("a device", File::open("/dev/null"));
+    denied("writing an image", File::options().write(true).open(place.join("image")));
+    denied("cutting an image off", File::options().write(true).truncate(true).open(place.join("image")));
+    denied("a new file outside", File::create(place.join("new")));
+    denied("a new file beside the sockets", File::create(place.join("sockets/new")));
+    denied("the list of a folder outside", fs::read_dir(place));
+    denied("removing a file outside", fs::remove_file(place.join("outside")));
+    denied("a link out of the account", std::os::unix::fs::symlink("/etc/passwd", place.join("account/link")));
+    let escape = fs::rename(place.join("account/old"), place.join("escaped"));
+    assert!(escape.is_err(), "a file leaves the account");
+    // Through a symbolic link and the parent folder it is the same file.
+    denied("a link that was there", File::open(place.join("account/way-out")));
+    denied("the parent folder", File::open(place.join("account/../outside")));
+
+    fs::read_dir(place.join("account")).unwrap();
+    let (old, new) = (place.join("account/old"), place.join("account/sub/new"));
+    fs::create_dir(place.join("account/sub")).unwrap();
+    File::create_new(&new).unwrap().write_all(b"new").unwrap();
+    fs::rename(&new, place.join("account/sub/renamed")).unwrap();
+    File::options().write(true).truncate(true).open(&old).unwrap().write_all(b"old").unwrap();
+    fs::remove_dir_all(place.join("account/sub")).unwrap();
+    let mut text = String::new();
+    File::open(place.join("image")).unwrap().read_to_string(&mut text).unwrap();
+    assert_eq!(text, "an image");
+}
+
+fn calls(place: &Path, port: u16) {
+    denied("a program", Command::new("/bin/true").spawn());
+    denied("becoming a program", Err::<(), _>(Command::new("/bin/true").exec()));
+    denied("a TCP client", TcpStream::connect(("127.0.0.1", port)));
+    denied("a TCP server", TcpListener::bind("127.0.0.1:0"));
+    denied("another unix server", UnixListener::bind(place.join("account/sock")));
+    denied("a unix client", UnixStream::connect(place.join("sockets/s")));
+    for family in [AddressFamily::UNIX, AddressFamily::INET, AddressFamily::INET6, AddressFamily::NETLINK] {
+        refused("a socket", rustix::net::socket(family, SocketType::STREAM, None));
+    }
+    let this = rustix::process::getpid();
+    refused("a signal", rustix::process::kill_process(this, Signal::USR1));
+    refused("a signal to the parent", rustix::process::test_kill_process(rustix::process::getppid().unwrap()));
+    #[allow(deprecated, reason = "its successor is unsafe, for effects that a refusal does not have")]
+    let namespaces = rustix::thread::unshare(UnshareFlags::NEWUSER);
+    refused("other namespaces", namespaces);
+    let pidfd = rustix::process::pidfd_open(this, PidfdFlags::empty());
+    assert_eq!(pidfd.err(), Some(rustix::io::Errno::NOSYS), "a process by descriptor");
+    let page = MmapMut::map_anon(4096).unwrap();
+    denied("executable memory", page.make_exec());
+}
+
+#[test]
+fn nothing_outside_is_in_reach() {
+    let place = TempDir::new().unwrap();
+    let at = |name: &str| place.path().join(name);
+    for folder in ["account", "sockets", "keys"] {
+        fs::create_dir(at(folder)).unwrap();
+    }
+    for (file, text) in [
+        ("outside", "outside"),
+        ("image", "an image"),
+        ("keys/kek", "secret"),
+        ("account/old", "to be changed"),
+        ("sockets/plain", "of another program"),
+    ] {
+        fs::write(at(file), text).unwrap();
+    }
+    std::os::unix::fs::symlink(at("outside"), at("account/way-out")).unwrap();
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "inside::try_when_told_to", "--nocapture"]).env(PLACE, place.path());
+    let said = stdout_of(&mut command);
+    assert!(said.contains("all tried") && said.contains("seccomp: true"), "{said}");
+    assert_eq!(fs::read_to_string(at("outside")).unwrap(), "outside");
+    assert_eq!(fs::read_to_string(at("image")).unwrap(), "an image");
+    assert_eq!(fs::read_to_string(at("account/old")).unwrap(), "old");
+}
