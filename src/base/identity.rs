@@ -28,6 +28,7 @@ const SAMPLE: u64 = 4 << 10;
 
 /// What a disk's settings record of its base: where it lies and what tells it from any other image.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct BaseRecord {
     /// Absolute.
     pub path: PathBuf,
@@ -43,6 +44,7 @@ pub struct BaseRecord {
 
 /// What tells one file of a base image from any other.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct FileIdentity {
     /// Absolute.
     pub path: PathBuf,

@@ -30,8 +30,9 @@ const SEAL: usize = 36;
 const FLAGS: usize = 48;
 /// Presence of 512 TiB, all mixed, is larger than this; nothing that fits into memory is.
 pub(crate) const SIZE_LIMIT: u64 = 16 << 30;
-/// Pages of the largest blob: 64 PiB, far above what file systems hold, far below where byte offsets overflow.
-pub(crate) const PAGES_LIMIT: u64 = 1 << 47;
+/// Pages of the largest blob: 2 PiB, above what anybody serves, and few enough that a word for each 2 GiB of it is no
+/// burden (see `page_set`), whoever wrote the number.
+pub(crate) const PAGES_LIMIT: u64 = 1 << 42;
 
 pub(crate) fn file_name(epoch: u64) -> String {
     format!("checkpoint.{epoch}")
@@ -124,7 +125,7 @@ impl Checkpoint {
             return Err(corrupt("fails its MAC"));
         }
         let mut input = body;
-        let checkpoint = Self::parse(&mut input, epoch, uuid, &corrupt)?;
+        let checkpoint = Self::parse(&mut input, epoch, uuid, path)?;
         if !input.is_empty() {
             return Err(corrupt("has bytes behind its end"));
         }
@@ -132,7 +133,8 @@ impl Checkpoint {
         Ok((checkpoint, chain))
     }
 
-    fn parse(input: &mut &[u8], epoch: u64, uuid: Uuid, corrupt: &dyn Fn(&str) -> Error) -> Result<Self> {
+    fn parse(input: &mut &[u8], epoch: u64, uuid: Uuid, path: &Path) -> Result<Self> {
+        let corrupt = |what: &str| Error::new(ErrorKind::Corrupt, format!("checkpoint {what}")).at_path(path);
         let short = || corrupt("is truncated");
         if input.split_off(..8) != Some(MAGIC) {
             return Err(corrupt("has a wrong magic"));
@@ -140,7 +142,11 @@ impl Checkpoint {
         let words: Vec<u32> = (0..4).map_while(|_| take_u32(input)).collect();
         match words[..] {
             [VERSION, _, _, 0] => {}
-            [_, _, _, _] => return Err(corrupt("has an unknown version or feature")),
+            [_, _, _, _] => {
+                return Err(
+                    Error::new(ErrorKind::Unsupported, "checkpoint has an unknown version or feature").at_path(path)
+                );
+            }
             _ => return Err(short()),
         }
         if input.split_off(..16) != Some(uuid.as_bytes()) || take_u64(input) != Some(epoch) {
@@ -158,7 +164,7 @@ impl Checkpoint {
         let mut lines = Vec::new();
         for _ in 0..take_u32(input).ok_or_else(short)? {
             let line = Line::decode(input).ok_or_else(short)?;
-            if line.size > PAGES_LIMIT || line.base_limit > line.size {
+            if !line.is_possible() {
                 return Err(corrupt("has an impossible line"));
             }
             lines.push(line);
@@ -172,6 +178,9 @@ impl Checkpoint {
             // Lines may see pages past the end of the disk as it is now, and a shrink leaves zero marks there.
             let mut set = || PageSet::decode(input, PAGES_LIMIT).map_err(|error| corrupt(error.what()));
             let (held, zero, dead) = (set()?, set()?, set()?);
+            if !held.is_disjoint(&zero) || !held.is_disjoint(&dead) {
+                return Err(corrupt("has a page in two states in one layer"));
+            }
             layers.push(Presence { layer, held, zero, dead });
         }
         let (clean, dead_known) = (flags & CLEAN != 0, flags & DEAD_KNOWN != 0);

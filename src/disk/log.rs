@@ -32,6 +32,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::checkpoint::PAGES_LIMIT;
 use super::extent_map::Mark;
 use super::transfer::write_full;
 use crate::crypto::keyring::DiskKeys;
@@ -162,6 +163,11 @@ impl Line {
         }
         out.extend_from_slice(&(self.name.len() as u32).to_le_bytes());
         out.extend_from_slice(self.name.as_bytes());
+    }
+
+    /// Whether any disk can have it.
+    pub(crate) fn is_possible(&self) -> bool {
+        self.size > 0 && self.size <= PAGES_LIMIT && self.base_limit <= self.size
     }
 
     pub(crate) fn decode(input: &mut &[u8]) -> Option<Self> {

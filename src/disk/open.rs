@@ -32,8 +32,8 @@ use crate::io::sync::{Condvar, Mutex, RwLock};
 use crate::io::{Dir, File, Open};
 use crate::{Error, ErrorKind, PAGE, Result};
 
-/// Bytes of the largest disk.
-pub(crate) const SIZE_LIMIT: u64 = 1 << 55;
+/// Bytes of the largest disk: 1 PiB.
+pub(crate) const SIZE_LIMIT: u64 = 1 << 50;
 pub(crate) const LAYERS: &str = "layers";
 /// Far above any log that was ever configured.
 const LOG_LIMIT: u64 = 1 << 30;

@@ -233,6 +233,16 @@ impl PageSet {
         self.combine(other, self.parts.len().min(other.parts.len()), |a, b| a & b, |a, b| a && b);
     }
 
+    #[must_use]
+    pub(crate) fn is_disjoint(&self, other: &PageSet) -> bool {
+        self.parts.iter().zip(&other.parts).all(|parts| match parts {
+            (Part::Empty, _) | (_, Part::Empty) => true,
+            (Part::Full, Part::Full) => false,
+            (Part::Full, Part::Mixed(bits)) | (Part::Mixed(bits), Part::Full) => bits.is_empty(),
+            (Part::Mixed(a), Part::Mixed(b)) => a.is_disjoint(b),
+        })
+    }
+
     /// Whether both hold the same pages, in whatever form.
     #[must_use]
     pub(crate) fn same(&self, other: &PageSet) -> bool {
@@ -294,7 +304,8 @@ impl PageSet {
         if count as u64 > limit.div_ceil(PART) {
             return Err(bad("more parts than the blob has"));
         }
-        let mut parts = Vec::with_capacity(count);
+        // Each takes a byte at the least, so that no count makes the memory of more.
+        let mut parts = Vec::with_capacity(count.min(input.len()));
         for _ in 0..count {
             let [tag] = *input.split_off_first_chunk_or(bad)?;
             parts.push(match tag {
@@ -384,6 +395,7 @@ mod tests {
             prop_assert_eq!(with(PageSet::union_with), &ma | &mb);
             prop_assert_eq!(with(PageSet::subtract), &ma - &mb);
             prop_assert_eq!(with(PageSet::intersect_with), &ma & &mb);
+            prop_assert_eq!(sa.is_disjoint(&sb), ma.is_disjoint(&mb));
         }
     }
 

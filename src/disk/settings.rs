@@ -2,7 +2,7 @@
 //!
 //! Replaced atomically: written under a temporary name, synced, renamed, directory synced. The file is TOML with a
 //! last section `[seal]` that carries a CRC32C of all before it, and a MAC of the same bytes under the account key that
-//! it names. Size and base limit are not here: they change in one batch with pages, so they live in the log.
+//! it names. A field that is not known is refused, never dropped by the next replacement. Size and base limit are not here: they change in one batch with pages, so they live in the log.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -32,6 +32,7 @@ pub enum Kind {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LayerRecord {
     pub id: u32,
     pub kind: Kind,
@@ -48,6 +49,7 @@ fn is_zero(number: &u64) -> bool {
 
 /// The snapshot of another disk of the account that a clone reads from what it does not hold itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Parent {
     pub disk: Uuid,
     /// [`super::Line::id`]; a name may come to mean another snapshot, an id never does.
@@ -60,6 +62,7 @@ pub struct Parent {
 
 /// The content of `disk.toml`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct DiskSettings {
     version: u32,
     pub uuid: Uuid,
@@ -95,6 +98,7 @@ pub struct DiskSettings {
 
 /// A copy into a disk that has not ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Unfinished {
     /// What tells the source from others.
     pub source: String,
@@ -152,13 +156,15 @@ impl DiskSettings {
                     .hint("restore the account directory from a backup"));
             }
         }
-        let settings: Self = toml::from_str(body)
-            .map_err(|error| corrupt(&format!("does not parse: {}", error.message().replace('\n', " "))))?;
-        if settings.version != VERSION {
-            return Err(Error::new(ErrorKind::Unsupported, format!("format version {}", settings.version))
+        // Before the fields, which another version may have others of.
+        let version = toml::from_str::<toml::Table>(body).ok().and_then(|table| table.get("version")?.as_integer());
+        if let Some(version) = version.filter(|&version| version != i64::from(VERSION)) {
+            return Err(Error::new(ErrorKind::Unsupported, format!("format version {version}"))
                 .at_path(&path)
                 .hint("open it with the version of sealdisk that wrote it"));
         }
+        let settings: Self = toml::from_str(body)
+            .map_err(|error| corrupt(&format!("does not parse: {}", error.message().replace('\n', " "))))?;
         let ordered = settings.layers.windows(2).all(|pair| pair[0].id < pair[1].id);
         if !ordered || settings.layers.last().is_some_and(|layer| layer.id >= settings.next_layer) {
             return Err(corrupt("has a layer table out of order"));

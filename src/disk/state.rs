@@ -344,6 +344,7 @@ impl State {
         }
         for op in &batch.ops {
             match op {
+                Op::LineAdded(line) if !line.is_possible() => return Err("impossible line"),
                 Op::LineAdded(line) => {
                     self.next_line = self.next_line.max(line.id.saturating_add(1));
                     self.lines.push(line.clone());
