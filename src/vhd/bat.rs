@@ -1,6 +1,6 @@
 //! The block allocation table: where in the file each block of a dynamic or differencing disk lies.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use super::header::Header;
 use super::meta::{Metadata, Notice};
@@ -8,9 +8,14 @@ use super::source::Source;
 use super::{Fault, SECTOR, Warning};
 use crate::{Error, Result};
 
-/// The most entries in all tables of a chain: what the worst of tables costs stays at a tenth of a second and 40 MiB.
-/// 2040 GiB in blocks of 512 KiB, the smallest that any implementation is known to make, need just fewer.
+/// The most entries in all tables of a chain, which bounds memory at 40 MiB. 2040 GiB in blocks of 512 KiB, the smallest
+/// that any implementation is known to make, need just fewer.
 pub const MAX_ENTRIES: u64 = 4 << 20;
+
+/// The most blocks of a file that do not lie in it in ascending order, for they must be sorted, which is what costs most
+/// of all that a hostile table can ask for. 2040 GiB in blocks of 2 MiB, as every implementation has by default, need
+/// just fewer.
+const MAX_UNORDERED: u64 = 1 << 20;
 
 /// Bytes of the table read at a time, so that a bad entry is found before the rest is read.
 const CHUNK: usize = 64 << 10;
@@ -61,7 +66,7 @@ impl Bat {
         if !checker.ascending {
             overlaps(&entries, &checker, &mut fault)?;
         }
-        Ok((Self { entries }, checker.gap()))
+        Ok((Self { entries }, checker.gap(meta.end())))
     }
 
     #[must_use]
@@ -94,55 +99,54 @@ impl Bat {
     }
 }
 
-/// Checks entries one by one.
+/// Checks entries one by one. Positions are in sectors but where they are said to be in bytes: a block begins on a sector,
+/// so nothing is lost by rounding what it must not touch outwards.
 struct Checker {
+    /// Byte of the file at which the table begins.
     table: u64,
-    /// Bytes of a block with its bitmap.
+    /// Sectors of a block with its bitmap.
     stride: u64,
+    /// Where blocks must end.
     end: u64,
-    structures: Vec<(&'static str, std::ops::Range<u64>)>,
+    /// Blocks that there is room for.
+    room: u64,
+    /// In bytes.
+    structures: Vec<(&'static str, Range<u64>)>,
+    forbidden: Forbidden,
     /// End of the last block seen.
     last: u64,
     /// Each block so far lies behind the one before, so none can overlap.
     ascending: bool,
     used: u64,
-    /// The first byte that nothing lies behind.
+    /// The first sector that nothing lies behind.
     content_end: u64,
 }
 
 impl Checker {
     fn new(meta: &Metadata, header: &Header) -> Self {
         let structures = meta.structures();
-        let content_end = structures.iter().map(|(_, range)| range.end.next_multiple_of(SECTOR)).max().unwrap_or(0);
+        let (stride, end) = ((header.block_size() + header.bitmap_size()) / SECTOR, meta.end() / SECTOR);
         Self {
             table: header.table_offset(),
-            stride: header.block_size() + header.bitmap_size(),
-            end: meta.end(),
+            stride,
+            end,
+            room: end / stride,
+            forbidden: Forbidden::new(&structures),
+            content_end: structures.iter().map(|(_, range)| range.end.div_ceil(SECTOR)).max().unwrap_or(0),
             structures,
             last: 0,
             ascending: true,
             used: 0,
-            content_end,
         }
     }
 
+    #[inline]
     fn entry(&mut self, index: u64, entry: u32) -> Result<()> {
-        let at = self.table + index * 4;
-        let start = u64::from(entry) * SECTOR;
+        let start = u64::from(entry);
         let end = start + self.stride;
-        if end > self.end {
-            let what = format!("block {index} (sector {entry:#x}, up to byte {end}) reaches past {}", self.end);
-            return Err(Fault::BlockOutOfFile.at(at, what));
-        }
-        if let Some((name, range)) = self.structures.iter().find(|(_, s)| start < s.end && s.start < end) {
-            let what = format!("block {index} (sector {entry:#x}) lies on the {name} at {}", range.start);
-            return Err(Fault::MetadataOverlap.at(at, what));
-        }
         self.used += 1;
-        // Without this, a small file with a large table of equal entries would cost more than its size is worth.
-        if self.used * self.stride > self.end {
-            let what = format!("block {index} is one more than the file has room for: blocks overlap");
-            return Err(Fault::BlockOverlap.at(at, what));
+        if end > self.end || self.used > self.room || self.forbidden.touches(entry, end) {
+            self.refuse(index, entry)?;
         }
         self.ascending &= start >= self.last;
         self.last = end;
@@ -150,25 +154,90 @@ impl Checker {
         Ok(())
     }
 
-    fn gap(&self) -> Option<Notice> {
-        let gap = self.end.checked_sub(self.content_end).filter(|&gap| gap > 0)?;
-        let what = format!("{gap} bytes between the last block and the footer belong to nothing");
-        Some(Notice::new(Warning::TrailingGap, self.content_end, what))
+    /// What is wrong with an entry, if anything is.
+    #[cold]
+    fn refuse(&mut self, index: u64, entry: u32) -> Result<()> {
+        let at = self.table + index * 4;
+        let (start, end) = (u64::from(entry) * SECTOR, (u64::from(entry) + self.stride) * SECTOR);
+        let fault = if end > self.end * SECTOR {
+            let what =
+                format!("block {index} (sector {entry:#x}, up to byte {end}) reaches past {}", self.end * SECTOR);
+            Fault::BlockOutOfFile.at(at, what)
+        } else if let Some((name, range)) = self.structures.iter().find(|(_, s)| start < s.end && s.start < end) {
+            let what = format!("block {index} (sector {entry:#x}) lies on the {name} at {}", range.start);
+            Fault::MetadataOverlap.at(at, what)
+        } else if self.used > self.room {
+            // Without this, a small file with a large table of equal entries would cost more than its size is worth.
+            let what = format!("block {index} is one more than the file has room for: blocks overlap");
+            Fault::BlockOverlap.at(at, what)
+        } else {
+            return Ok(());
+        };
+        // What lies elsewhere takes no room.
+        self.used -= 1;
+        Err(fault)
     }
+
+    fn gap(&self, end: u64) -> Option<Notice> {
+        let content_end = self.content_end * SECTOR;
+        let gap = end.checked_sub(content_end).filter(|&gap| gap > 0)?;
+        let what = format!("{gap} bytes between the last block and the footer belong to nothing");
+        Some(Notice::new(Warning::TrailingGap, content_end, what))
+    }
+}
+
+/// Where structures lie, in a form that is compared without a branch: tables have millions of entries.
+struct Forbidden {
+    starts: [u32; Self::PLACES],
+    ends: [u32; Self::PLACES],
+}
+
+impl Forbidden {
+    /// Footer copy, header, table, eight locators; more makes whole registers.
+    const PLACES: usize = 12;
+
+    fn new(structures: &[(&'static str, Range<u64>)]) -> Self {
+        debug_assert!(structures.len() <= Self::PLACES);
+        let mut forbidden = Self { starts: [u32::MAX; Self::PLACES], ends: [0; Self::PLACES] };
+        for (n, (_, range)) in structures.iter().take(Self::PLACES).enumerate() {
+            forbidden.starts[n] = clamp(range.start / SECTOR);
+            forbidden.ends[n] = clamp(range.end.div_ceil(SECTOR));
+        }
+        forbidden
+    }
+
+    /// Whether a block from sector `start` to `end` may touch a structure; never wrongly `false`.
+    #[inline]
+    fn touches(&self, start: u32, end: u64) -> bool {
+        // Past 2 TiB, where sectors need more bits, another look is needed.
+        let clamped = clamp(end);
+        let mut any = clamped == u32::MAX;
+        for (from, to) in self.starts.iter().zip(&self.ends) {
+            any |= (start < *to) & (*from < clamped);
+        }
+        any
+    }
+}
+
+fn clamp(sector: u64) -> u32 {
+    u32::try_from(sector).unwrap_or(u32::MAX)
 }
 
 /// Looks for blocks that share bytes, in O(n log n).
 fn overlaps(entries: &[u32], checker: &Checker, fault: &mut dyn FnMut(Error) -> Result<()>) -> Result<()> {
-    let mut order: Vec<u32> = entries.iter().copied().filter(|&entry| entry != UNUSED).collect();
+    if checker.used > MAX_UNORDERED {
+        let what = format!("more than {MAX_UNORDERED} blocks that do not lie in ascending order");
+        return Err(Fault::LimitExceeded.at(checker.table, what));
+    }
+    let places = entries.iter().enumerate().filter(|&(_, &entry)| entry != UNUSED);
+    let mut order: Vec<u64> = places.map(|(index, &entry)| u64::from(entry) << 32 | index as u64).collect();
     order.sort_unstable();
     for pair in order.windows(2) {
-        if u64::from(pair[1] - pair[0]) * SECTOR >= checker.stride {
-            continue;
+        let (before, block, index) = (pair[0] >> 32, pair[1] >> 32, pair[1] & 0xFFFF_FFFF);
+        if block - before < checker.stride {
+            let what = format!("block {index} (sector {block:#x}) lies on the block at sector {before:#x}");
+            fault(Fault::BlockOverlap.at(checker.table + index * 4, what))?;
         }
-        // Found by value: where in the table it stands is only worth looking for now.
-        let index = entries.iter().rposition(|&entry| entry == pair[1]).unwrap_or(0) as u64;
-        let what = format!("block {index} (sector {:#x}) lies on the block at sector {:#x}", pair[1], pair[0]);
-        fault(Fault::BlockOverlap.at(checker.table + index * 4, what))?;
     }
     Ok(())
 }

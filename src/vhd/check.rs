@@ -68,17 +68,25 @@ fn hidden_data(image: &Image, file: &HostFile, progress: &mut dyn FnMut(u64, u64
     let mut buf = vec![0; 64 << 10];
     let mut first = None;
     let mut bytes = 0;
+    // Holes are passed over: a file that takes no space may have terabytes of them.
+    let mut data = 0..0;
     for block in 0..bat.len() {
-        image.clear_runs(block, &mut |mut at, mut len| {
-            while len > 0 {
-                let part = &mut buf[..len.min(64 << 10) as usize];
+        image.clear_runs(block, &mut |mut at, len| {
+            let stop = at + len;
+            while at < stop {
+                if !data.contains(&at) {
+                    let Some((start, end)) = file.next_data(at)? else { break };
+                    data = start..end;
+                    at = at.max(start);
+                    continue;
+                }
+                let part = &mut buf[..(stop.min(data.end) - at).min(64 << 10) as usize];
                 file.read_at(at, part)?;
                 if !is_zero(part) {
                     first = first.or(Some(at));
                     bytes += part.len();
                 }
                 at += part.len() as u64;
-                len -= part.len() as u64;
             }
             Ok(())
         })?;

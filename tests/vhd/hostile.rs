@@ -1,13 +1,16 @@
 //! Files that must be refused, each with the name of what is wrong.
 
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use sealdisk::ErrorKind;
 use sealdisk::vhd::source::Source;
 use sealdisk::vhd::{Fault, OpenOptions, check, open, open_sources};
 
-use crate::build::{Held, Parent, Sparse, beside, fixed, footer, put, seal_footer, seal_header, utf16le};
+use crate::build::{Held, Parent, Sparse, beside, fixed, footer, mix, put, seal_footer, seal_header, utf16le};
 
 /// A file, what it is refused for, and why it is here.
 struct Case {
@@ -223,6 +226,96 @@ fn each_is_refused_for_what_is_wrong() {
         };
         assert_eq!(first, Some(ErrorKind::Vhd(case.fault)), "{} by check", case.name);
     }
+}
+
+/// What a refusal costs at most: [`what_it_costs`] of any file.
+const GOAL: Duration = Duration::from_millis(50);
+
+/// The time to refuse the file at `path`, by the clock of the thread and the least of some, so that what else the machine
+/// does counts little.
+fn what_it_costs(path: &Path) -> Duration {
+    let run = |_| {
+        let start = thread_time();
+        open(path, &OpenOptions::default()).unwrap_err();
+        thread_time() - start
+    };
+    (0..3).map(run).min().unwrap()
+}
+
+fn thread_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// What it takes to sort as many numbers as there are entries in the largest table that is sorted: unoptimised builds
+/// and slow machines have more time.
+fn yardstick() -> Duration {
+    let mut numbers: Vec<u64> = (0..1 << 20).map(mix).collect();
+    let start = thread_time();
+    numbers.sort_unstable();
+    thread_time() - start
+}
+
+/// A disk of `blocks` blocks of 4 KiB with all that a header can hold, at the sectors that `place` gives: it has the
+/// number of each block and the first sector behind the structures. The file is as long as the blocks need, and takes
+/// next to no space.
+fn large(path: &Path, blocks: u64, place: impl Fn(u64, u64) -> u64) {
+    let locators = (0..8).map(|_| (*b"W2ru", vec![0x41; 64 << 10])).collect();
+    let parent = Parent { locators, ..beside(7, "p.vhd") };
+    let spec = Sparse { size: blocks * 4096, block: 4096, held: Held::None, parent: Some(parent), ..Sparse::default() };
+    let mut image = spec.build();
+    let footer = image.split_off(image.len() - 512);
+    let first = (image.len() / 512) as u64;
+    let mut end = 0;
+    for (n, entry) in (0..blocks).zip(image[AT_TABLE..].chunks_exact_mut(4)) {
+        let at = place(n, first);
+        end = end.max(at + 9);
+        entry.copy_from_slice(&(at as u32).to_be_bytes());
+    }
+    let file = File::create(path).unwrap();
+    file.write_all_at(&image, 0).unwrap();
+    file.write_all_at(&footer, end * 512).unwrap();
+}
+
+/// The files that cost most: with the largest tables that are read and sorted, and nothing wrong up to the end.
+#[test]
+fn the_costliest_are_refused_in_time() {
+    const MOST: u64 = 4 << 20;
+    const MOST_UNORDERED: u64 = 1 << 20;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("costly.vhd");
+    // A permutation of 0..2^bits.
+    let shuffled = |n: u64, count: u64| (n.wrapping_mul(0x9E37_79B1) ^ 0x5_5555) % count;
+    let mut worst = (Duration::ZERO, "");
+    let mut attempt = |name, fault, blocks, place: &dyn Fn(u64, u64) -> u64| {
+        large(&path, blocks, place);
+        assert_eq!(fault_of(&path), Some(fault), "{name}");
+        let took = what_it_costs(&path);
+        println!("{name}: {:.1} ms", took.as_secs_f64() * 1e3);
+        worst = worst.max((took, name));
+    };
+    attempt("in order, the last on the header", Fault::MetadataOverlap, MOST, &|n, first| {
+        if n == MOST - 1 { 1 } else { first + n * 9 }
+    });
+    attempt("in order, and no parent", Fault::ParentNotFound, MOST, &|n, first| first + n * 9);
+    attempt("in no order, far apart, two on each other", Fault::BlockOverlap, MOST_UNORDERED, &|n, first| {
+        let at = shuffled(n, MOST_UNORDERED) * 4000 + mix(n) % 3000;
+        first + if n == MOST_UNORDERED - 1 { shuffled(0, MOST_UNORDERED) * 4000 + mix(0) % 3000 + 8 } else { at }
+    });
+    attempt("in no order, and more than are sorted", Fault::LimitExceeded, MOST, &|n, first| {
+        first + 9 * shuffled(n, MOST)
+    });
+    // Locators that are wrong at their end.
+    let locators = (0..8).map(|_| (*b"W2ku", [vec![0x41; (64 << 10) - 2], vec![0x07, 0x00]].concat())).collect();
+    let parent = Parent { locators, ..beside(7, "p.vhd") };
+    fs::write(&path, Sparse { parent: Some(parent), ..small() }.build()).unwrap();
+    worst = worst.max((what_it_costs(&path), "locators"));
+    for case in cases() {
+        fs::write(&path, &case.file).unwrap();
+        worst = worst.max((what_it_costs(&path), case.name));
+    }
+    println!("the costliest: {:.1} ms ({}); the goal is {GOAL:?}", worst.0.as_secs_f64() * 1e3, worst.1);
+    assert!(worst.0 < (GOAL * 5).max(yardstick() * 3), "{worst:?}");
 }
 
 /// No prefix of a disk and no single wrong byte of its metadata makes anything but an error or a disk that can be read.
