@@ -13,10 +13,10 @@ use sealdisk::vhd::{Fault, OpenOptions, check, open, open_sources};
 use crate::build::{Held, Parent, Sparse, beside, fixed, footer, mix, put, seal_footer, seal_header, utf16le};
 
 /// A file, what it is refused for, and why it is here.
-struct Case {
-    name: &'static str,
-    file: Vec<u8>,
-    fault: Fault,
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    pub(crate) file: Vec<u8>,
+    pub(crate) fault: Fault,
 }
 
 const AT_HEADER: usize = 512;
@@ -59,7 +59,7 @@ fn fixed_with(change: impl Fn(&mut [u8])) -> Vec<u8> {
     file
 }
 
-fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     let mut case = |name, fault, file| cases.push(Case { name, file, fault });
     file_cases(&mut case);

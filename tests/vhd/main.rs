@@ -9,6 +9,7 @@ mod build;
 mod corpus;
 mod hostile;
 mod judges;
+mod named;
 mod nbd_base;
 mod parents;
 mod pieces;

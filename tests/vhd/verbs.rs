@@ -1,5 +1,6 @@
 //! The verbs of `vhd`, as a user and a program see them.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
@@ -8,6 +9,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 
 use crate::build::{Sparse, beside, fixed, put, seal_footer, seal_header, sector};
+use crate::named::variants;
 
 fn sealdisk(dir: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_sealdisk")).args(args).current_dir(dir).output().unwrap()
@@ -330,6 +332,16 @@ fn azure_check_names_the_cause_and_its_command_mends_it() {
     write("damaged.vhd", &damaged);
     let dynamic = Sparse { size: 20 << 20, ..Sparse::default() }.build();
     write("cut.vhd", &dynamic[..dynamic.len() - 512]);
+    let changed = |change: &dyn Fn(&mut [u8])| {
+        let mut file = good.clone();
+        let footer = &mut file[20 << 20..];
+        change(footer);
+        seal_footer(footer);
+        file
+    };
+    write("offset.vhd", &changed(&|footer| put(footer, 16, &0xFFFF_FFFFu64.to_be_bytes())));
+    write("saved.vhd", &changed(&|footer| footer[84] = 1));
+    let mut seen = BTreeSet::new();
     for (name, cause) in [
         ("raw.vhd", "Raw"),
         ("vhdx.vhd", "Vhdx"),
@@ -344,7 +356,10 @@ fn azure_check_names_the_cause_and_its_command_mends_it() {
         ("short.vhd", "FooterShort"),
         ("damaged.vhd", "FooterDamaged"),
         ("cut.vhd", "FooterMissing"),
+        ("offset.vhd", "DataOffset"),
+        ("saved.vhd", "SavedState"),
     ] {
+        seen.insert(cause.to_owned());
         let (ok, document) = vhd(dir, &["azure-check", name]);
         assert!(!ok, "{name}");
         assert_eq!(document["error"]["kind"], cause, "{name}: {document}");
@@ -355,6 +370,16 @@ fn azure_check_names_the_cause_and_its_command_mends_it() {
         let mended = if dir.join(&copy).exists() { copy } else { name.to_owned() };
         assert_eq!(done(dir, &["azure-check", &mended])["ok"], true, "{name}: {fix}");
     }
+    // One cause has no such command: what is missing is nowhere.
+    write("half.vhd", &good[10 << 20..]);
+    let (_, document) = vhd(dir, &["azure-check", "half.vhd"]);
+    let problem = &document["problems"][0];
+    assert_eq!(
+        (&document["error"]["kind"], &problem["fix"]),
+        (&"Truncated".into(), &"copy the file again: content is missing".into())
+    );
+    seen.insert("Truncated".to_owned());
+    assert_eq!(seen, variants(include_str!("../../src/vhd/azure.rs"), "Cause"));
     let text = sealdisk(dir, &["vhd", "azure-check", "raw.vhd"]);
     let lines = String::from_utf8(text.stderr).unwrap();
     assert!(lines.lines().count() == 2 && lines.contains("hint: sealdisk vhd convert"), "{lines}");

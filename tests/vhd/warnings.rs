@@ -27,10 +27,8 @@ fn warnings_of(path: &Path, options: &OpenOptions) -> Vec<Warning> {
     notices.iter().map(|notice| notice.warning).collect()
 }
 
-#[test]
-fn each_warning_for_its_reason_alone() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("odd.vhd");
+/// Files that are odd in one way, and what is said about them.
+pub(crate) fn cases() -> Vec<(&'static str, Vec<u8>, Option<Warning>)> {
     let gap = |mut file: Vec<u8>| {
         let at = file.len() - 512;
         file.splice(at..at, vec![0; 1536]);
@@ -43,7 +41,7 @@ fn each_warning_for_its_reason_alone() {
     let mut differ = small().build();
     differ[200] = 1;
     seal_footer(&mut differ[..512]);
-    for (name, file, expected) in [
+    vec![
         ("nothing", small().build(), None),
         ("nothing, fixed", fixed_with(|_| {}), None),
         ("features 0", fixed_with(|f| put(f, 8, &[0; 4])), Some(Warning::ReservedFeatureBitClear)),
@@ -62,7 +60,14 @@ fn each_warning_for_its_reason_alone() {
         ("creator too", fixed_with(|f| put(f, 28, &[0xFF; 12])), None),
         ("original size too", fixed_with(|f| put(f, 40, &[0; 8])), None),
         ("reserved bytes too", fixed_with(|f| put(f, 300, b"something")), None),
-    ] {
+    ]
+}
+
+#[test]
+fn each_warning_for_its_reason_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("odd.vhd");
+    for (name, file, expected) in cases() {
         std::fs::write(&path, file).unwrap();
         let expected: Vec<_> = expected.into_iter().collect();
         assert_eq!(warnings_of(&path, &OpenOptions::default()), expected, "{name}");
