@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -93,8 +93,22 @@ impl Dir for RealDir {
     }
 }
 
+/// An open file of the system.
 #[derive(Debug)]
-struct RealFile(fs::File);
+pub struct RealFile(fs::File);
+
+impl RealFile {
+    #[must_use]
+    pub fn new(file: fs::File) -> Self {
+        Self(file)
+    }
+}
+
+impl AsFd for RealFile {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
 
 impl File for RealFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {

@@ -148,10 +148,11 @@ fn write_new(dir: &dyn Dir, name: &str, content: &[u8]) -> io::Result<()> {
     file.sync_data()
 }
 
-fn write_all(file: &dyn File, content: &[u8], at: u64) -> io::Result<()> {
+/// Writes all of `content` at byte `offset`.
+pub fn write_all(file: &dyn File, content: &[u8], offset: u64) -> io::Result<()> {
     let mut done = 0;
     while done < content.len() {
-        match file.write_at(&content[done..], at + done as u64) {
+        match file.write_at(&content[done..], offset + done as u64) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(n) => done += n,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

@@ -15,7 +15,7 @@ use super::{DiskType, Fault, Warning, open};
 use crate::base::file::HostFile;
 use crate::{ErrorKind, Result};
 
-/// Bytes before the end of a file in which a footer that is not last is looked for.
+/// Bytes before the end of a file's data in which a footer that is not last is looked for.
 const SEARCH: u64 = 1 << 20;
 const MIB: u64 = 1 << 20;
 
@@ -107,14 +107,19 @@ fn without_footer(file: &HostFile, fixes: &Fixes) -> Result<Problem> {
     Ok(Problem::new(Cause::Raw, what, fixes.convert("--from raw ")))
 }
 
-/// A valid footer of a fixed disk near the end, and the bytes behind it. Only one that lies right behind its disk counts:
-/// a disk may hold disks.
+/// A valid footer of a fixed disk near the end of the data, and the bytes behind it. Only one that lies right behind its
+/// disk counts: a disk may hold disks.
 fn early_footer(file: &HostFile) -> Result<Option<(u64, u64)>> {
     let size = file.size();
-    let from = size.saturating_sub(SEARCH) / 512 * 512;
-    let mut tail = vec![0; (size - from) as usize];
+    // Where a disk was made larger and the power went, the rest of the file is one hole.
+    let mut end = 0;
+    while let Some((_, next)) = file.next_data(end)? {
+        end = next.min(size);
+    }
+    let from = end.saturating_sub(SEARCH) / 512 * 512;
+    let mut tail = vec![0; (end - from) as usize];
     file.read_at(from, &mut tail)?;
-    for n in (0..tail.len().saturating_sub(FOOTER)).step_by(512).rev() {
+    for n in (0..(tail.len() + 1).saturating_sub(FOOTER)).step_by(512).rev() {
         let Ok(bytes) = <&[u8; FOOTER]>::try_from(&tail[n..n + FOOTER]) else { continue };
         let at = from + n as u64;
         if Footer::parse(bytes).is_ok_and(|footer| footer.is_fixed() && footer.size() == at) {

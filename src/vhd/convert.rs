@@ -1,10 +1,9 @@
 //! Copying an image into another format: sparse, and read back and compared before it gets its name.
 
-use std::fs::File;
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustix::fs::Advice;
 use uuid::Uuid;
 
 use super::output::Output;
@@ -12,6 +11,8 @@ use super::write::{self, SparseWriter};
 use super::{DEFAULT_BLOCK, Fault, open};
 use crate::base::file::HostFile;
 use crate::base::{self, Format, Plain};
+use crate::io::File;
+use crate::io::real::RealFile;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes read at a time; a whole number of default blocks.
@@ -85,7 +86,7 @@ pub fn convert(
     let stored = match options.target {
         Target::Raw => {
             write::check_size(size)?;
-            file.set_len(size).map_err(|e| at_output(Error::io("cannot size the file", e)))?;
+            file.set_size(size).map_err(|e| at_output(Error::io("cannot size the file", e)))?;
             let stored = copy(&source, PIECE, &mut on_copy, &mut |at, data| put_flat(file, at, data))
                 .and_then(|stored| write::sync(file).map(|()| stored));
             stored.map_err(at_output)?
@@ -143,7 +144,7 @@ fn copy(
 }
 
 /// Writes what is not zero; the file already has its length.
-fn put_flat(file: &File, at: u64, data: &[u8]) -> Result<u64> {
+fn put_flat(file: &dyn File, at: u64, data: &[u8]) -> Result<u64> {
     let mut stored = 0;
     for (n, part) in data.chunks(GRAIN).enumerate() {
         if !is_zero(part) {
@@ -157,7 +158,7 @@ fn put_flat(file: &File, at: u64, data: &[u8]) -> Result<u64> {
 /// Opens what was written as any reader would, and compares it with the source, from the device.
 fn verify(
     source: &Plain,
-    file: &File,
+    file: &RealFile,
     path: &Path,
     target: Target,
     size: u64,
@@ -165,8 +166,8 @@ fn verify(
 ) -> Result<()> {
     let fail = |e| Error::io("cannot read back the file", e).at_path(path);
     // A hint; what was synced can be dropped from the cache.
-    let _ = rustix::fs::fadvise(file, 0, None, Advice::DontNeed);
-    let written = HostFile::from_fd(file.try_clone().map_err(fail)?.into(), path)?;
+    let _ = file.drop_cache();
+    let written = HostFile::from_fd(file.as_fd().try_clone_to_owned().map_err(fail)?, path)?;
     let written = match target {
         Target::Raw => Plain::raw(written)?,
         Target::Fixed | Target::Dynamic { .. } => Plain::vhd(open::open_files(vec![Arc::new(written)], false)?),

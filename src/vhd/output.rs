@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use crate::io::real::RealFile;
 use crate::{Error, ErrorKind, Result};
 
 /// See the module documentation.
 #[derive(Debug)]
 pub struct Output {
-    file: File,
+    file: RealFile,
     target: PathBuf,
     folder: File,
     /// The hidden name, where the file has one.
@@ -47,11 +48,11 @@ impl Output {
             }
             Err(errno) => return Err(fail("cannot create the file", errno)),
         };
-        Ok(Self { file: fd.into(), target: target.to_owned(), folder, hidden })
+        Ok(Self { file: RealFile::new(fd.into()), target: target.to_owned(), folder, hidden })
     }
 
     #[must_use]
-    pub fn file(&self) -> &File {
+    pub fn file(&self) -> &RealFile {
         &self.file
     }
 

@@ -1,7 +1,7 @@
 //! Repairing what is written twice or can be computed: the footer, its copy, and the checksums. Nothing else is changed,
 //! and nothing at all unless the disk is sound with what would be written.
 
-use std::fs::File;
+use std::fs;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +13,8 @@ use super::meta::{Metadata, Trailing, read_footer, read_header_bytes};
 use super::source::Source;
 use super::{Fault, Footer, MAX_ENTRIES, SECTOR, open, write};
 use crate::base::file::HostFile;
+use crate::io::File;
+use crate::io::real::RealFile;
 use crate::{Error, ErrorKind, Result};
 
 /// One thing to write.
@@ -33,13 +35,18 @@ pub fn repair(path: &Path, dry_run: bool) -> Result<Vec<Repair>> {
     if dry_run || repairs.is_empty() {
         return Ok(repairs);
     }
-    let file = File::options().write(true).open(path);
+    let file = fs::File::options().write(true).open(path);
     let file = file.map_err(|e| Error::io("cannot open the disk for writing", e).at_path(path))?;
-    for repair in &repairs {
-        write::write_all(&file, &repair.bytes, repair.offset).map_err(at_path)?;
-    }
-    write::sync(&file).map_err(at_path)?;
+    apply(&RealFile::new(file), &repairs).map_err(at_path)?;
     Ok(repairs)
+}
+
+/// Writes what [`repair`] found for the disk in `file`.
+pub fn apply(file: &dyn File, repairs: &[Repair]) -> Result<()> {
+    for repair in repairs {
+        write::write_all(file, &repair.bytes, repair.offset)?;
+    }
+    write::sync(file)
 }
 
 fn plan(source: &Arc<HostFile>) -> Result<Vec<Repair>> {

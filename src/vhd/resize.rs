@@ -4,13 +4,15 @@
 //! write behind the end of a file makes it longer in the same step. Then what is no longer needed goes: the old footer's
 //! page when the disk grows, the bytes behind the new footer when it shrinks.
 
-use std::fs::File;
+use std::fs;
 use std::path::Path;
 
 use super::meta::Metadata;
 use super::write::{check_size, sync, write_all};
-use super::{DiskType, FOOTER, open};
+use super::{DiskType, FOOTER, Footer, open};
 use crate::base::file::HostFile;
+use crate::io::File;
+use crate::io::real::RealFile;
 use crate::{Error, ErrorKind, Result};
 
 /// Gives the fixed disk at `path` `size` bytes; answers how many it had. `shrink`: fewer are allowed, what lies behind
@@ -24,13 +26,19 @@ pub fn resize(path: &Path, size: u64, shrink: bool) -> Result<u64> {
     if size == old {
         return Ok(old);
     }
-    let file = File::options().read(true).write(true).open(path);
+    let file = fs::File::options().read(true).write(true).open(path);
     let file = file.map_err(|e| Error::io("cannot open the disk for writing", e).at_path(path))?;
-    let mut footer = meta.footer().clone();
+    move_footer(&RealFile::new(file), meta.footer(), size).map_err(at_path)?;
+    Ok(old)
+}
+
+/// Gives the disk in `file`, a fixed one that ends in `footer`, another `size` in bytes.
+pub fn move_footer(file: &dyn File, footer: &Footer, size: u64) -> Result<()> {
+    let old = footer.size();
+    let mut footer = footer.clone();
     footer.set_size(size);
     let footer = footer.to_bytes();
-    if size > old { grow(&file, old, size, &footer) } else { cut(&file, size, &footer) }.map_err(at_path)?;
-    Ok(old)
+    if size > old { grow(file, old, size, &footer) } else { cut(file, size, &footer) }
 }
 
 fn allowed(meta: &Metadata, size: u64, shrink: bool) -> Result<()> {
@@ -53,12 +61,12 @@ fn allowed(meta: &Metadata, size: u64, shrink: bool) -> Result<()> {
     Ok(())
 }
 
-fn grow(file: &File, old: u64, size: u64, footer: &[u8; FOOTER]) -> Result<()> {
-    let length = file.metadata().map_err(|e| Error::io("cannot examine the disk", e))?.len();
+fn grow(file: &dyn File, old: u64, size: u64, footer: &[u8; FOOTER]) -> Result<()> {
+    let length = file.size().map_err(|e| Error::io("cannot examine the disk", e))?;
     // 1. The new footer, which becomes the end of the file.
     if let Err(error) = write_all(file, footer, size).and_then(|()| sync(file)) {
         // As it was: a file that is longer without a footer at its end would be no disk.
-        let _ = file.set_len(length);
+        let _ = file.set_size(length);
         return Err(error);
     }
     // 2. The old footer lies in the disk now, where zeros belong.
@@ -66,11 +74,11 @@ fn grow(file: &File, old: u64, size: u64, footer: &[u8; FOOTER]) -> Result<()> {
     sync(file)
 }
 
-fn cut(file: &File, size: u64, footer: &[u8; FOOTER]) -> Result<()> {
+fn cut(file: &dyn File, size: u64, footer: &[u8; FOOTER]) -> Result<()> {
     // 1. The new footer, over content that is cut off; the old one still ends the file.
     write_all(file, footer, size)?;
     sync(file)?;
     // 2. The new footer becomes the end of the file.
-    file.set_len(size + FOOTER as u64).map_err(|e| Error::io("cannot cut the file", e))?;
+    file.set_size(size + FOOTER as u64).map_err(|e| Error::io("cannot cut the file", e))?;
     sync(file)
 }

@@ -4,14 +4,13 @@
 //! sees the name sees a whole disk. Layout of a dynamic or differencing disk: footer copy at 0, header at 512, table at
 //! 1,536, parent locators, then the blocks, the data of each on a 4 KiB border, then the footer.
 
-use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
 
 use uuid::Uuid;
 
 use super::header::{HEADER, Header};
 use super::{DiskType, FOOTER, Fault, Footer, MAX_SPARSE_SIZE, SECTOR, bitmap, locator};
+use crate::io::{File, whole};
 use crate::{Error, ErrorKind, Result};
 
 const HEADER_AT: u64 = FOOTER as u64;
@@ -32,7 +31,7 @@ pub struct Parent {
 }
 
 /// Makes the empty `file` a fixed disk of `size` bytes of zeros, sparse, and syncs it.
-pub fn fixed(file: &File, size: u64, unique_id: Uuid, unix_seconds: u64) -> Result<()> {
+pub fn fixed(file: &dyn File, size: u64, unique_id: Uuid, unix_seconds: u64) -> Result<()> {
     check_size(size)?;
     write_all(file, &Footer::fixed(size, unique_id, unix_seconds).to_bytes(), size)?;
     sync(file)
@@ -50,7 +49,7 @@ pub fn check_size(size: u64) -> Result<()> {
 /// A new dynamic or differencing disk, block by block.
 #[derive(Debug)]
 pub struct SparseWriter<'a> {
-    file: &'a File,
+    file: &'a dyn File,
     footer: Footer,
     header: Header,
     entries: Vec<u32>,
@@ -63,7 +62,7 @@ pub struct SparseWriter<'a> {
 impl<'a> SparseWriter<'a> {
     /// `file` is empty. `block_size`: bytes, a power of two from 4 KiB to 256 MiB. With a `parent`: differencing.
     pub fn new(
-        file: &'a File,
+        file: &'a dyn File,
         size: u64,
         block_size: u64,
         unique_id: Uuid,
@@ -131,7 +130,7 @@ impl<'a> SparseWriter<'a> {
 }
 
 /// Writes the locators behind the table; gives the end of them.
-fn write_parent(file: &File, header: &mut Header, parent: &Parent, mut end: u64) -> Result<u64> {
+fn write_parent(file: &dyn File, header: &mut Header, parent: &Parent, mut end: u64) -> Result<u64> {
     let name = parent.absolute.rsplit('/').next().unwrap_or_default();
     header.set_parent(parent.unique_id, parent.modified, name);
     let relative = format!(".\\{}", parent.relative.replace('/', "\\"));
@@ -146,8 +145,8 @@ fn write_parent(file: &File, header: &mut Header, parent: &Parent, mut end: u64)
     Ok(end)
 }
 
-pub(super) fn write_all(file: &File, bytes: &[u8], offset: u64) -> Result<()> {
-    file.write_all_at(bytes, offset).map_err(|e| match e.kind() {
+pub(super) fn write_all(file: &dyn File, bytes: &[u8], offset: u64) -> Result<()> {
+    whole::write_all(file, bytes, offset).map_err(|e| match e.kind() {
         io::ErrorKind::FileTooLarge => {
             Error::new(ErrorKind::NoSpace, "too large for the file system").at_offset(offset)
         }
@@ -155,6 +154,6 @@ pub(super) fn write_all(file: &File, bytes: &[u8], offset: u64) -> Result<()> {
     })
 }
 
-pub(super) fn sync(file: &File) -> Result<()> {
-    file.sync_all().map_err(|e| Error::io("cannot sync the file", e))
+pub(super) fn sync(file: &dyn File) -> Result<()> {
+    file.sync_data().map_err(|e| Error::io("cannot sync the file", e))
 }

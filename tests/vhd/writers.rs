@@ -120,3 +120,36 @@ proptest! {
         prop_assert!(fs::read(raw).unwrap() == content);
     }
 }
+
+/// Killed at any moment, `convert` leaves the whole disk or nothing.
+#[test]
+fn a_killed_convert_leaves_nothing_half_made() {
+    let dir = tempfile::tempdir().unwrap();
+    let content: Vec<u8> = (0..32 << 11).flat_map(|n| sector(9, n)).collect();
+    fs::write(dir.path().join("in.raw"), &content).unwrap();
+    let out = dir.path().join("out.vhd");
+    let mut cut_short = 0;
+    for (round, to) in ["dynamic", "fixed", "raw"].into_iter().cycle().take(18).enumerate() {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_sealdisk"));
+        command.args(["vhd", "convert", "in.raw", "out.vhd", "--from", "raw", "--to", to, "--json"]);
+        let null = std::process::Stdio::null;
+        let mut child = command.current_dir(dir.path()).stdout(null()).stderr(null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(mix(round as u64) % 200));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        match fs::read(&out) {
+            Err(_) => cut_short += 1,
+            Ok(file) if to == "raw" => assert!(file == content),
+            Ok(file) => {
+                let chain = open_sources(vec![Arc::new(file)], false).unwrap();
+                let mut shown = vec![0; content.len()];
+                chain.read(0, &mut shown, true).unwrap();
+                assert!(chain.images()[0].notices().is_empty() && shown == content, "{to}");
+            }
+        }
+        let _ = fs::remove_file(&out);
+        let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["in.raw"]);
+    }
+    assert!(cut_short > 0);
+}
