@@ -97,6 +97,8 @@ fn blocks(c: &mut Criterion) {
     });
     group.finish();
 
+    snapshots(c);
+
     let mut group = c.benchmark_group("first writes");
     group.bench_function("4k random into a fresh disk", |b| {
         b.iter_batched_ref(
@@ -113,6 +115,33 @@ fn blocks(c: &mut Criterion) {
             BatchSize::PerIteration,
         );
     });
+    group.finish();
+}
+
+/// What 200 snapshots cost a reader, beside a disk without: nothing written between them, or 20 blocks after each.
+fn snapshots(c: &mut Criterion) {
+    const SIZE: u64 = 64 << 20;
+    let mut group = c.benchmark_group("4k random read, 64 MiB");
+    for (name, snapshots, writes) in
+        [("no snapshots", 0, 0), ("200, nothing written between", 200, 0), ("200, 20 blocks after each", 200, 20)]
+    {
+        let (_place, disk) = filled(SIZE, true);
+        let mut rng = ChaCha8Rng::seed_from_u64(4);
+        for number in 0..snapshots {
+            disk.snapshot(&format!("s{number}")).unwrap();
+            for _ in 0..writes {
+                disk.write(block(&mut rng, SIZE), &[7; BLOCK], Durability::Volatile).unwrap();
+            }
+        }
+        let middle = (snapshots > 0).then(|| disk.at_snapshot("s100").unwrap());
+        let mut buf = [0; BLOCK];
+        for (of, view) in [("disk", Some(&disk)), ("snapshot 100", middle.as_ref())] {
+            let Some(view) = view else { continue };
+            group.bench_function(format!("{name}, of the {of}"), |b| {
+                b.iter(|| view.read(block(&mut rng, SIZE), &mut buf).unwrap());
+            });
+        }
+    }
     group.finish();
 }
 

@@ -7,19 +7,15 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use super::Durability;
 use super::core::{Core, Gate};
 use super::extent_map::Mark;
 use super::layer::Layer;
-use super::state::{Segment, Source, View};
+use super::resolve::{Segments, Source, View};
 use crate::base::BaseImage;
 use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, PAGE, Result};
-
-type Segments = SmallVec<[Segment; 4]>;
 
 /// How an attempt at a change ended.
 enum Attempt {
@@ -49,11 +45,7 @@ impl Core {
         let state = self.state.read();
         let view = view.unwrap_or_else(|| state.live());
         state.check_view(view)?;
-        if let Some(layer) = state.top_holder(view, &pages) {
-            let source = Source::Layer(Arc::clone(layer));
-            return Ok(SmallVec::from_iter([Segment { pages, source, depth: 1 }]));
-        }
-        Ok(SmallVec::from_vec(state.segments(view, pages, usize::MAX)))
+        Ok(state.look_up(view, pages))
     }
 
     /// Fills `buf` with whole pages; the caller holds their range lock.

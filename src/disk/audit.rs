@@ -45,7 +45,7 @@ impl Core {
             let held = {
                 let state = self.state.read();
                 let Some(index) = state.index_of(id) else { return Ok(found) };
-                state.entries[index].held.next_run(at..u64::MAX).map(|run| run.start)
+                state.entries[index].held().next_run(at..u64::MAX).map(|run| run.start)
             };
             let Some(start) = stored.into_iter().chain(held).min().filter(|&start| start < pages) else {
                 return Ok(found);
@@ -56,7 +56,7 @@ impl Core {
             layer.read_stored(start, &mut bytes)?;
             let state = self.state.read();
             let Some(index) = state.index_of(id) else { return Ok(found) };
-            let held = state.entries[index].held.clipped(start..end);
+            let held = state.entries[index].held().clipped(start..end);
             for (page, number) in bytes.chunks(PAGE).zip(start..) {
                 let empty = page.iter().all(|&byte| byte == 0);
                 if !held.contains_all(number..number + 1) {

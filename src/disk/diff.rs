@@ -10,7 +10,8 @@ use std::ops::Range;
 
 use super::core::Core;
 use super::page_set::PageSet;
-use super::state::{State, View};
+use super::resolve::{Source, View};
+use super::state::State;
 use crate::{Error, ErrorKind, Result};
 
 /// A run of pages that changed.
@@ -29,8 +30,8 @@ impl State {
     fn changed(&self, from: View, to: View, footer: u64) -> PageSet {
         let mut changed = PageSet::new();
         for entry in self.entries.iter().filter(|entry| entry.layer.id > from.sees && entry.layer.id <= to.sees) {
-            changed.union_with(&entry.held);
-            changed.union_with(&entry.zero);
+            changed.union_with(entry.held());
+            changed.union_with(entry.zero());
         }
         let (was, now) = (from.size - footer, to.size - footer);
         if was < now {
@@ -47,9 +48,8 @@ impl Core {
     pub(crate) fn changed_since(&self, from: u32, to: Option<u32>) -> Result<Vec<Change>> {
         let state = self.state.read();
         let view = |id: u32| {
-            let line = state.lines.iter().find(|line| line.id == id);
-            let line = line.ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such snapshot"))?;
-            Ok(View { line: Some(line.id), sees: line.sees, size: line.size, base_limit: line.base_limit })
+            let line = state.line(id);
+            line.map(View::from).ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such snapshot"))
         };
         let (from, to) = (view(from)?, to.map_or_else(|| Ok(state.live()), view)?);
         if to.line < from.line && to.line.is_some() {
@@ -66,7 +66,7 @@ impl Core {
         };
         for run in changed.runs(0..u64::MAX) {
             state.resolve(to, run, &mut |segment| {
-                push(segment.pages, matches!(segment.source, super::state::Source::Zero(_)));
+                push(segment.pages, matches!(segment.source, Source::Zero(_)));
                 true
             });
         }

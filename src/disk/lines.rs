@@ -7,7 +7,8 @@
 
 use super::core::Core;
 use super::log::{Line, NAME_LIMIT, Op};
-use super::state::{State, View};
+use super::resolve::View;
+use super::state::State;
 use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, Result};
@@ -107,14 +108,7 @@ impl Core {
                 state.entries.iter().map(|entry| entry.layer.id).filter(|&id| id > line.sees).collect();
             let above = if mutant!(RollbackKeepsLayer) { above[..above.len().min(1)].to_vec() } else { above };
             for id in above {
-                // What was pending for it means nothing any more.
-                state.pending.extents.remove(&id);
-                state.pending.ops.push(Op::LayerEmptied(id));
-                let taken = state.taken;
-                if let Some(entry) = state.entry_mut(id) {
-                    entry.empty();
-                    entry.left_after = taken;
-                }
+                state.empty_layer(id);
             }
             let base_limit = if mutant!(LineWithoutItsLimit) { state.base_limit } else { line.base_limit };
             (state.size, state.base_limit) = (line.size, base_limit);
@@ -137,6 +131,6 @@ impl Core {
             .iter()
             .find(|line| which(line))
             .ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such snapshot"))?;
-        Ok(View { line: Some(line.id), sees: line.sees, size: line.size, base_limit: line.base_limit })
+        Ok(View::from(line))
     }
 }

@@ -18,7 +18,8 @@
 //! | `wear` | how much was encrypted under each data key |
 //! | `revoke` | taking the keys back, and giving them again |
 //! | `report`, `diff` | runs, usage, layers; what changed between snapshots |
-//! | `state` | presence, lines, what is pending; no I/O |
+//! | `state`, `pending` | presence, lines, what is pending; no I/O |
+//! | `resolve`, `view_cache` | which layer answers for a page; what is kept of the answers |
 //! | `layer`, `log`, `recent`, `checkpoint`, `settings`, `key_slots` | a file on disk each |
 //! | `page_set`, `extent_map`, `range_lock`, `transfer`, `poison` | small tools |
 //!
@@ -40,12 +41,14 @@ mod lines;
 mod log;
 mod open;
 mod page_set;
+mod pending;
 mod poison;
 mod range_lock;
 mod recent;
 mod rekey;
 mod report;
 mod resize;
+mod resolve;
 mod revoke;
 mod settings;
 mod state;
@@ -53,6 +56,7 @@ mod sweep;
 mod transfer;
 mod upkeep;
 mod verify;
+mod view_cache;
 mod wear;
 
 #[cfg(test)]
@@ -72,8 +76,8 @@ use self::core::Core;
 pub use self::diff::Change;
 pub use self::log::Line;
 pub use self::report::LayerUsage;
+use self::resolve::View;
 pub use self::settings::{DiskSettings, Kind, LayerRecord, Parent, Unfinished};
-use self::state::View;
 pub use self::sweep::Swept;
 use crate::base::{BaseImage, BaseRecord};
 use crate::crypto::keyring::DiskKeys;

@@ -15,13 +15,15 @@ use super::extent_map::Mark;
 use super::key_slots::{self, KeySlots, SlotKey};
 use super::layer::Layer;
 use super::log::{self, Batch, Chain, Extent, Op, Replay};
+use super::pending::Pending;
 use super::poison::Poison;
 use super::range_lock::RangeLock;
 use super::recent;
 use super::settings::{self, DiskSettings, Kind, LayerRecord};
-use super::state::{Entry, Pending, State};
+use super::state::{Entry, State};
 use super::transfer::read_file;
 use super::upkeep::RESERVE;
+use super::view_cache::ViewCache;
 use super::{Access, Options};
 use crate::base::BaseImage;
 use crate::crypto::keyring::DiskKeys;
@@ -286,11 +288,12 @@ pub(crate) fn recover(
         taken: 1,
         durable: 1,
         dead_known: start.dead_known,
+        views: ViewCache::default(),
     };
     for presence in start.layers {
         // A layer that is not in the table any more was empty when it was removed.
         if let Some(entry) = state.entry_mut(presence.layer) {
-            (entry.held, entry.zero, entry.dead) = (presence.held, presence.zero, presence.dead);
+            entry.load(presence);
         }
     }
     for &epoch in names.logs.iter().filter(|&&epoch| epoch >= newest) {
@@ -326,7 +329,7 @@ pub(crate) fn recover(
     state.entries.iter_mut().for_each(|entry| entry.left_after = 0);
     for entry in &state.entries {
         let pages = entry.layer.pages()?;
-        if entry.held.intersects(pages..u64::MAX) {
+        if entry.held().intersects(pages..u64::MAX) {
             let name = DiskSettings::layer_file(entry.layer.id, entry.layer.kind);
             return Err(corrupt(&format!("{LAYERS}/{name}"), "the layer is shorter than what it holds"));
         }

@@ -6,8 +6,9 @@ use uuid::Uuid;
 
 use super::core::Core;
 use super::page_set::PageSet;
+use super::resolve::{Source, View};
 use super::settings::{DiskSettings, Kind};
-use super::state::{Source, State, View};
+use super::state::State;
 use super::{PageState, Run, Usage};
 use crate::base::BaseRun;
 use crate::{PAGE, Result};
@@ -133,7 +134,7 @@ impl Core {
             created: entry.layer.created,
             account_key: account_key.filter(|_| entry.layer.kind == Kind::Xts),
             live: bytes(live),
-            held: bytes(entry.held.len()),
+            held: bytes(entry.held().len()),
             dead: bytes(entry.dead.len() + entry.punched),
             sealed_blocks: super::wear::blocks(entry.layer.sealed()),
         };
@@ -150,11 +151,11 @@ fn live_pages(state: &State) -> (PageSet, Vec<u64>) {
     let mut covered = PageSet::new();
     let mut live = Vec::new();
     for entry in state.entries.iter().rev() {
-        let mut own = entry.held.clone();
+        let mut own = entry.held().clone();
         own.subtract(&covered);
         live.push(own.clipped(0..state.size).len());
-        covered.union_with(&entry.held);
-        covered.union_with(&entry.zero);
+        covered.union_with(entry.held());
+        covered.union_with(entry.zero());
     }
     live.reverse();
     (covered, live)

@@ -6,25 +6,25 @@
 //! page of a lower layer, it goes from that layer's presence to its dead set at once, whatever is durable, so that no
 //! stale plaintext is missed.
 
-use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::checkpoint::{Checkpoint, PAGES_LIMIT, Presence};
-use super::extent_map::{ExtentMap, Mark};
+use super::extent_map::Mark;
 use super::layer::Layer;
-use super::log::{Batch, Extent, Line, Op};
+use super::log::{Batch, Line, Op};
 use super::page_set::PageSet;
+use super::pending::Pending;
 use super::recent::Recent;
+use super::view_cache::{Holder, ViewCache};
 use crate::io::mutant;
-use crate::{Error, ErrorKind};
 
 /// A layer in the stack, and what it holds. `held` and `zero` are disjoint; `dead` is disjoint from `held`.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) layer: Arc<Layer>,
-    pub(crate) held: PageSet,
-    pub(crate) zero: PageSet,
+    held: PageSet,
+    zero: PageSet,
     /// Bytes are left there, or may be, that nothing reads any more.
     pub(crate) dead: PageSet,
     /// Pages punched since the layer was last synced: still pending.
@@ -48,6 +48,19 @@ impl Entry {
         }
     }
 
+    pub(crate) fn held(&self) -> &PageSet {
+        &self.held
+    }
+
+    pub(crate) fn zero(&self) -> &PageSet {
+        &self.zero
+    }
+
+    /// What a checkpoint says of it.
+    pub(crate) fn load(&mut self, presence: Presence) {
+        (self.held, self.zero, self.dead) = (presence.held, presence.zero, presence.dead);
+    }
+
     /// The live view leaves `pages` of this layer.
     fn leave(&mut self, pages: &Range<u64>) {
         if self.held.intersects(pages.clone()) {
@@ -59,7 +72,7 @@ impl Entry {
     }
 
     /// Everything that it held is dead.
-    pub(crate) fn empty(&mut self) {
+    fn empty(&mut self) {
         let held = std::mem::take(&mut self.held);
         self.dead.union_with(&held);
         self.zero = PageSet::new();
@@ -68,80 +81,6 @@ impl Entry {
     pub(crate) fn holds_nothing(&self) -> bool {
         self.held.is_empty() && self.zero.is_empty()
     }
-}
-
-/// Changes not durable yet.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Pending {
-    pub(crate) extents: BTreeMap<u32, ExtentMap>,
-    pub(crate) ops: Vec<Op>,
-}
-
-impl Pending {
-    pub(crate) fn is_empty(&self) -> bool {
-        self.extents.is_empty() && self.ops.is_empty()
-    }
-
-    /// Number of extent records it will take.
-    pub(crate) fn count(&self) -> usize {
-        self.extents.values().map(ExtentMap::len).sum()
-    }
-
-    /// Whether the durable state of any page of `pages` may differ from the live one.
-    fn touches(&self, pages: &Range<u64>) -> bool {
-        (!self.ops.is_empty() && !mutant!(PendingLineNotLookedAt))
-            || self.extents.values().any(|map| map.intersects(pages.clone()))
-    }
-
-    pub(crate) fn batch(&self, generation: u64) -> Batch {
-        let extents = self
-            .extents
-            .iter()
-            .flat_map(|(&layer, map)| map.iter().map(move |(pages, mark)| Extent { pages, layer, mark }))
-            .collect();
-        Batch { generation, extents, ops: self.ops.clone() }
-    }
-}
-
-/// Where a run of pages is read from.
-#[derive(Debug, Clone)]
-pub(crate) enum Source {
-    Layer(Arc<Layer>),
-    /// Zeros; the layer that says so, if any.
-    Zero(Option<u32>),
-    Base,
-}
-
-impl Source {
-    fn same(&self, other: &Source) -> bool {
-        match (self, other) {
-            (Source::Layer(a), Source::Layer(b)) => a.id == b.id,
-            (Source::Zero(a), Source::Zero(b)) => a == b,
-            (Source::Base, Source::Base) => true,
-            _ => false,
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Segment {
-    pub(crate) pages: Range<u64>,
-    pub(crate) source: Source,
-    /// Layers between the top and the one that answers: 1 is the top; 0 for what no layer holds.
-    pub(crate) depth: u32,
-}
-
-/// Which part of the stack is looked at: the live disk, or what a line sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct View {
-    /// The line it is of; `None`: the live disk.
-    pub(crate) line: Option<u32>,
-    /// The highest layer id seen.
-    pub(crate) sees: u32,
-    /// Pages of the blob.
-    pub(crate) size: u64,
-    /// Pages of the base that are seen.
-    pub(crate) base_limit: u64,
 }
 
 #[derive(Debug)]
@@ -165,13 +104,11 @@ pub(crate) struct State {
     pub(crate) durable: u64,
     /// Whether the dead sets are complete; not so after an unclean end until all layers were looked through.
     pub(crate) dead_known: bool,
+    /// What is kept of answers to reads: everything here that changes one tells it.
+    pub(crate) views: ViewCache,
 }
 
 impl State {
-    pub(crate) fn live(&self) -> View {
-        View { line: None, sees: u32::MAX, size: self.size, base_limit: self.base_limit }
-    }
-
     pub(crate) fn index_of(&self, layer: u32) -> Option<usize> {
         self.entries.binary_search_by_key(&layer, |entry| entry.layer.id).ok()
     }
@@ -180,109 +117,19 @@ impl State {
         self.index_of(layer).map(|index| &mut self.entries[index])
     }
 
+    pub(crate) fn line(&self, id: u32) -> Option<&Line> {
+        // They are drawn in the order of their ids.
+        self.lines.binary_search_by_key(&id, |line| line.id).ok().map(|index| &self.lines[index])
+    }
+
     /// The highest layer id that any line sees; layers above it are in nobody's view but the live one.
     pub(crate) fn highest_seen(&self) -> u32 {
         self.lines.iter().map(|line| line.sees).max().unwrap_or(0)
     }
 
-    /// Visits the runs of `pages` in order; stops when `visit` answers `false`. Neighbours may be of equal source.
-    pub(crate) fn resolve(&self, view: View, pages: Range<u64>, visit: &mut dyn FnMut(Segment) -> bool) -> bool {
-        let seen = self.entries.partition_point(|entry| entry.layer.id <= view.sees);
-        self.resolve_below(seen, seen, view.base_limit, pages, visit)
-    }
-
-    fn resolve_below(
-        &self,
-        below: usize,
-        seen: usize,
-        base_limit: u64,
-        pages: Range<u64>,
-        visit: &mut dyn FnMut(Segment) -> bool,
-    ) -> bool {
-        if pages.is_empty() {
-            return true;
-        }
-        if below == 0 {
-            let border = base_limit.clamp(pages.start, pages.end);
-            let base = Segment { pages: pages.start..border, source: Source::Base, depth: 0 };
-            let zero = Segment { pages: border..pages.end, source: Source::Zero(None), depth: 0 };
-            return [base, zero].into_iter().all(|segment| segment.pages.is_empty() || visit(segment));
-        }
-        let entry = &self.entries[below - 1];
-        let depth = (seen - below + 1) as u32;
-        let mut at = pages.start;
-        let mut next_held = entry.held.next_run(pages.clone());
-        let mut next_zero = entry.zero.next_run(pages.clone());
-        loop {
-            let take_held = match (&next_held, &next_zero) {
-                (None, None) => return self.resolve_below(below - 1, seen, base_limit, at..pages.end, visit),
-                (Some(held), Some(zero)) => held.start < zero.start,
-                (held, _) => held.is_some(),
-            };
-            let (run, source) = if take_held {
-                let run = next_held.take().unwrap_or(at..at);
-                next_held = entry.held.next_run(run.end..pages.end);
-                (run, Source::Layer(Arc::clone(&entry.layer)))
-            } else {
-                let run = next_zero.take().unwrap_or(at..at);
-                next_zero = entry.zero.next_run(run.end..pages.end);
-                (run, Source::Zero(Some(entry.layer.id)))
-            };
-            if !self.resolve_below(below - 1, seen, base_limit, at..run.start, visit) {
-                return false;
-            }
-            at = run.end;
-            if !visit(Segment { pages: run, source, depth }) {
-                return false;
-            }
-        }
-    }
-
-    /// The runs of `pages`, neighbours of equal source merged, at most `limit` of them.
-    pub(crate) fn segments(&self, view: View, pages: Range<u64>, limit: usize) -> Vec<Segment> {
-        let mut found: Vec<Segment> = Vec::new();
-        self.resolve(view, pages, &mut |segment| {
-            let room = found.len() < limit;
-            match found.last_mut() {
-                Some(last) if last.source.same(&segment.source) => last.pages.end = segment.pages.end,
-                _ if room => found.push(segment),
-                _ => return false,
-            }
-            true
-        });
-        found
-    }
-
-    /// The layer that holds all of `pages` in the live view, if it is the topmost one.
-    pub(crate) fn top_holder(&self, view: View, pages: &Range<u64>) -> Option<&Arc<Layer>> {
-        let entry = self.entries.iter().rev().find(|entry| entry.layer.id <= view.sees)?;
-        entry.held.contains_all(pages.clone()).then_some(&entry.layer)
-    }
-
     /// Whether `layer` holds all of `pages`.
     pub(crate) fn holds(&self, layer: u32, pages: &Range<u64>) -> bool {
         self.index_of(layer).is_some_and(|index| self.entries[index].held.contains_all(pages.clone()))
-    }
-
-    /// Pages that only a line sees die with it: a view of it must not be read any more.
-    pub(crate) fn check_view(&self, view: View) -> Result<(), Error> {
-        if view.line.is_some_and(|id| !self.lines.iter().any(|line| line.id == id)) {
-            return Err(Error::new(ErrorKind::NotFound, "the snapshot was deleted"));
-        }
-        Ok(())
-    }
-
-    /// The first page of `pages` that does not read as zeros because nothing is stored for it.
-    pub(crate) fn first_stored(&self, pages: Range<u64>) -> Option<u64> {
-        let mut first = None;
-        self.resolve(self.live(), pages, &mut |segment| match segment.source {
-            Source::Zero(_) => true,
-            _ => {
-                first = Some(segment.pages.start);
-                false
-            }
-        });
-        first
     }
 
     /// Publishes a change of presence in the top layer: presence, what died of it, and the delta, all at once.
@@ -303,7 +150,21 @@ impl State {
                 entry.zero.insert(pages.clone());
             }
         }
+        self.views.publish(pages.clone(), if mark == Mark::Held { Holder::Held(top) } else { Holder::Zero(top) });
         self.pending.extents.entry(top).or_default().assign(pages, mark);
+    }
+
+    /// A rollback empties `layer`, for good.
+    pub(crate) fn empty_layer(&mut self, layer: u32) {
+        // What was pending for it means nothing any more.
+        self.pending.extents.remove(&layer);
+        self.pending.ops.push(Op::LayerEmptied(layer));
+        let taken = self.taken;
+        if let Some(entry) = self.entry_mut(layer) {
+            entry.empty();
+            entry.left_after = taken;
+        }
+        self.views.clear();
     }
 
     /// A write of `pages` to the top layer failed: what it left on pages the layer does not hold is dead.
@@ -326,6 +187,7 @@ impl State {
 
     /// Applies a durable batch while recovering. Extents of layers that `known` denies belong to removed ones.
     pub(crate) fn apply(&mut self, batch: &Batch) -> Result<(), &'static str> {
+        self.views.clear();
         for extent in &batch.extents {
             if extent.pages.end > PAGES_LIMIT {
                 return Err("extent past the end of the blob");
@@ -367,7 +229,7 @@ impl State {
         Ok(())
     }
 
-    /// Moves every page that a higher layer covers, with no line between, to its layer's dead set.
+    /// Moves every page that a higher layer covers, with no line between, to its layer's dead set. No view saw it there.
     pub(crate) fn settle_dead(&mut self) {
         let mut borders: Vec<u32> = self.lines.iter().map(|line| line.sees).collect();
         borders.sort_unstable();

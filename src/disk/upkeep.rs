@@ -179,7 +179,7 @@ impl Core {
                 return Ok(true);
             };
             let mut at = run.start;
-            for held in state.entries[index].held.runs(run.clone()) {
+            for held in state.entries[index].held().runs(run.clone()) {
                 unheld.push(at..held.start);
                 at = held.end;
             }

@@ -57,7 +57,7 @@ fn difference(live: &State, stored: &State) -> Option<String> {
         None => !entry.holds_nothing(),
         Some(index) => {
             let other = &stored.entries[index];
-            !entry.held.same(&other.held) || !entry.zero.same(&other.zero)
+            !entry.held().same(other.held()) || !entry.zero().same(other.zero())
         }
     };
     live.entries.iter().find(differs).map(|entry| format!("layer {} holds other pages", entry.layer.id))

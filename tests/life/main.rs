@@ -8,3 +8,4 @@ mod support;
 mod clones;
 mod load;
 mod model;
+mod snapshot_reads;
