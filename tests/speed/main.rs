@@ -76,7 +76,7 @@ fn instructions(account: &Account, load: Load) -> u64 {
     command
         .arg(serve.get_program())
         .args(serve.get_args())
-        .args(["serve", "--log-level", "warn", "--socket"])
+        .args(["serve", "--log-level", "warn", "--confine", "off", "--socket"])
         .arg(&socket);
     for (name, value) in serve.get_envs() {
         match value {
