@@ -7,4 +7,7 @@ mod support;
 
 mod confined;
 mod inside;
+mod machine;
 mod manager;
+mod operate;
+mod units;
