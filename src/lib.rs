@@ -13,6 +13,7 @@
 //! | [`io`] | the file seam over real files, and `sync`, the locks and waiting of the core |
 //! | [`nbd`] | the NBD front end: wire types, handshake, transmission |
 //! | [`confine`] | a server gives up what it does not need: landlock, seccomp |
+//! | [`metrics`] | what a running server tells Prometheus |
 //! | [`cli`] | the command line, one file a verb |
 //!
 //! A front end holds a [`disk::Disk`]; the core knows no front end.
@@ -25,6 +26,7 @@ pub mod crypto;
 pub mod disk;
 pub mod error;
 pub mod io;
+pub mod metrics;
 pub mod nbd;
 pub mod vhd;
 

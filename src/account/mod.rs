@@ -35,3 +35,4 @@ pub mod settings;
 mod snapshot_image;
 pub mod snapshots;
 pub mod view_name;
+pub mod watch;

@@ -5,6 +5,8 @@
 //! - The encryption setting is a gate: opening a disk holds it shared from reading the setting until the disk is among
 //!   the open ones, and changing the setting holds it exclusively. So no disk is missed by a change, and the order is
 //!   always: account.toml durable, every open disk told, then the answer.
+//! - A disk that nobody uses stays open for the next who asks, but no more than so many do: those longest unused are
+//!   closed. So an account of thousands of disks takes the memory and descriptors of those in use.
 //! - Locks are taken in this order: `changing`, the gate, a disk's own state (a clone's before that of what it is a clone
 //!   of), the table of disks, the keys.
 
@@ -12,8 +14,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
@@ -22,12 +24,13 @@ use super::failure::Failure;
 use super::lock::{AccountLock, Hold, Holder};
 use super::maintenance::{Maintenance, Wake};
 use super::name::BlobName;
+use super::report::ServerLimits;
 use super::settings::Settings;
 use super::snapshot_image::SnapshotImage;
 use super::snapshots::Attached;
 use crate::base::{self, BaseImage};
 use crate::crypto::keyring::{DiskKeys, KeyRing};
-use crate::disk::{Access, Disk, DiskSettings, Options, Parent};
+use crate::disk::{Access, Disk, DiskSettings, Options, Parent, Vitals};
 use crate::io::Dir;
 use crate::io::real::RealDir;
 use crate::{Error, ErrorKind, Result};
@@ -36,6 +39,10 @@ use crate::{Error, ErrorKind, Result};
 pub const DISKS: &str = "disks";
 /// Prefix of the folder of a disk that is being made.
 pub(super) const NEW: &str = ".new-";
+/// Disks that stay open in a verb's own process though nobody uses them.
+const IDLE_FOR_VERBS: usize = 16;
+/// The same in a server, where its descriptors allow it.
+pub const IDLE_DISKS: usize = 64;
 /// Prefix of the folder of a disk that is being removed.
 pub(super) const GONE: &str = ".gone-";
 
@@ -64,6 +71,10 @@ pub(super) struct Shared {
     /// Deleted disks that clones still read from: without a name, and kept until the last clone is gone.
     pub(super) hidden: RwLock<Vec<Arc<Entry>>>,
     damaged: Vec<(String, Failure)>,
+    /// Counts up with every use of a disk.
+    uses: AtomicU64,
+    idle_disks: AtomicUsize,
+    pub(super) server: OnceLock<ServerLimits>,
 }
 
 /// A disk of the account.
@@ -76,6 +87,8 @@ pub(super) struct Entry {
     pub(super) unfinished: AtomicBool,
     pub(super) state: Mutex<State>,
     pub(super) attached: Mutex<Vec<Attached>>,
+    /// When it was last asked for, in [`Shared::uses`].
+    pub(super) used: AtomicU64,
 }
 
 impl Entry {
@@ -87,7 +100,27 @@ impl Entry {
             unfinished: AtomicBool::new(false),
             state: Mutex::new(state),
             attached: Mutex::default(),
+            used: AtomicU64::new(0),
         }
+    }
+
+    /// Closes the disk if it is open and nobody uses it.
+    fn close_idle(&self) {
+        let Some(mut state) = self.state.try_lock() else { return };
+        let State::Open(disk) = &*state else { return };
+        if !state.is_idle() {
+            return;
+        }
+        if let Err(error) = disk.close() {
+            if disk.try_vitals().is_none_or(|vitals| vitals.poisoned) {
+                // It stays, so that nobody is told that what was lost is stored.
+                tracing::error!(disk = %self.name, %error, "an idle disk cannot be closed");
+                return;
+            }
+            // What was written is stored; the next to open it goes through the log.
+            tracing::warn!(disk = %self.name, %error, "an idle disk was closed without a clean mark");
+        }
+        *state = State::Closed;
     }
 }
 
@@ -96,6 +129,19 @@ pub(super) enum State {
     Open(Arc<Disk>),
     /// Deleted: whoever still holds the entry must not open it again.
     Gone,
+}
+
+impl State {
+    /// Whether it is open, with nobody using it and nothing left to do: no client, no snapshot or clone that is read, no
+    /// re-encryption, nothing to scrub. A disk on which storing failed is not: what it knows must not be forgotten.
+    fn is_idle(&self) -> bool {
+        let Self::Open(disk) = self else { return false };
+        let unused = Arc::strong_count(disk) == 1 && Arc::weak_count(disk) == 0 && disk.is_alone();
+        let settled = |vitals: Vitals| {
+            !vitals.poisoned && !vitals.revoked && (disk.read_only() || vitals.usage.pending_scrub == Some(0))
+        };
+        unused && disk.try_vitals().is_some_and(settled)
+    }
 }
 
 impl Registry {
@@ -118,6 +164,9 @@ impl Registry {
             disks: RwLock::new(disks),
             hidden: RwLock::new(hidden),
             damaged,
+            uses: AtomicU64::new(0),
+            idle_disks: AtomicUsize::new(IDLE_FOR_VERBS),
+            server: OnceLock::new(),
         });
         let maintenance = exclusive.then(|| {
             let of_thread = Arc::downgrade(&shared);
@@ -144,6 +193,12 @@ impl Registry {
     #[must_use]
     pub fn key_source(&self) -> String {
         self.shared.settings.read().kek_source().to_string()
+    }
+
+    /// Takes the limits that its server works within.
+    pub fn set_server(&self, limits: ServerLimits) {
+        self.shared.idle_disks.store(limits.idle_disks, Ordering::Relaxed);
+        let _ = self.shared.server.set(limits);
     }
 
     /// Counts the key-encryption keys that the account has had.
@@ -324,7 +379,22 @@ impl Shared {
         wake: Option<Wake>,
         base: Option<Arc<dyn BaseImage>>,
     ) -> Result<Arc<Disk>> {
-        self.open_under(&self.settings.read(), entry, wake, base)
+        entry.used.store(self.uses.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
+        let was_open = matches!(&*entry.state.lock(), State::Open(_));
+        let disk = self.open_under(&self.settings.read(), entry, wake, base)?;
+        if !was_open {
+            self.close_idle();
+        }
+        Ok(disk)
+    }
+
+    /// Closes those longest unused of the disks that nobody uses, where there are too many.
+    fn close_idle(&self) {
+        let idle = |entry: &Arc<Entry>| entry.state.try_lock().is_some_and(|state| state.is_idle());
+        let mut idle: Vec<_> = self.all_entries().into_iter().filter(idle).collect();
+        idle.sort_by_key(|entry| entry.used.load(Ordering::Relaxed));
+        let excess = idle.len().saturating_sub(self.idle_disks.load(Ordering::Relaxed));
+        idle[..excess].iter().for_each(|entry| entry.close_idle());
     }
 
     /// Opens a disk, and first the one that it is a clone of, under the account's setting `account`.

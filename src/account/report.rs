@@ -71,7 +71,24 @@ pub struct Status {
     /// Why the keys could not be unlocked; `None`: they are, and all that is shown was authenticated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locked: Option<Failure>,
+    /// The limits of the server; `None`: the account is not served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<ServerLimits>,
     pub disks: Vec<DiskStatus>,
+}
+
+/// The limits that a server works within, as they are in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerLimits {
+    /// `None`: there is no limit.
+    pub descriptors: Option<u64>,
+    pub connections: usize,
+    /// Disks that stay open though nobody uses them.
+    pub idle_disks: usize,
+    /// Buffers of all connections together.
+    pub buffer_bytes: usize,
+    /// Threads that wait for the disk.
+    pub disk_threads: usize,
 }
 
 /// A disk in [`Status`].

@@ -208,6 +208,7 @@ fn status(registry: &Registry) -> Status {
         kek_version: registry.kek_version(),
         revoked: registry.revoked(),
         locked: registry.locked(),
+        server: registry.shared.server.get().copied(),
         disks: disks.chain(damaged).collect(),
     }
 }

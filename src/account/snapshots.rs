@@ -187,7 +187,11 @@ pub(super) fn with_alone<T>(entry: &Entry, body: impl FnOnce(&Disk) -> Result<T>
         match &*state {
             State::Open(disk) if Arc::strong_count(disk) == 1 => return body(disk),
             State::Open(_) => {}
-            State::Closed | State::Gone => return Err(no_disk(&entry.name)),
+            State::Closed => {
+                let what = format!("the disk \"{}\" was closed meanwhile", entry.name);
+                return Err(Error::new(ErrorKind::InUse, what).hint("ask again"));
+            }
+            State::Gone => return Err(no_disk(&entry.name)),
         }
         drop(state);
         if Instant::now() >= deadline {

@@ -24,6 +24,7 @@ mod create;
 mod delete;
 mod diff;
 mod encryption;
+mod fit;
 mod generate;
 mod init;
 mod key;

@@ -19,6 +19,7 @@ use crate::account::name::BlobName;
 use crate::account::request::KeyNeed;
 use crate::account::session;
 use crate::crypto::kek::KekOptions;
+use crate::metrics::MetricsServer;
 use crate::nbd::{Config, Tls, TlsFiles};
 use crate::{Error, ErrorKind, Result};
 
@@ -31,7 +32,8 @@ use crate::{Error, ErrorKind, Result};
 Examples:
   sealdisk serve
   sealdisk serve disk1 --read-only --socket /run/user/1000/disk1.sock
-  sealdisk serve --listen 127.0.0.1:10809")]
+  sealdisk serve --listen 127.0.0.1:10809
+  sealdisk serve --metrics 127.0.0.1:9434")]
 pub(super) struct Serve {
     /// The disks to serve, instead of all
     names: Vec<BlobName>,
@@ -44,6 +46,12 @@ pub(super) struct Serve {
     /// Listen on a TCP address too; without TLS only a loopback one
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<SocketAddr>,
+    /// Serve metrics for Prometheus at http://ADDR:PORT/metrics
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics: Option<SocketAddr>,
+    /// Let the metrics be reachable from other machines: they name the disks and say how they are used
+    #[arg(long, requires = "metrics")]
+    insecure_metrics: bool,
     /// Let no client write
     #[arg(long)]
     read_only: bool,
@@ -97,6 +105,8 @@ impl Serve {
         let mut config = Config { read_only: self.read_only, ..Config::default() };
         self.tls.apply(&mut config)?;
         self.limits.apply(&mut config);
+        // Before the server is confined: it opens files that lie outside the account.
+        let metrics = self.metrics.map(|addr| MetricsServer::bind(addr, self.insecure_metrics)).transpose()?;
         let only: BTreeSet<_> = self.names.into_iter().collect();
         let plan = Plan {
             only: (!only.is_empty()).then_some(only),
@@ -105,6 +115,7 @@ impl Serve {
             control: self.control,
             listen: self.listen,
             confine: self.confine.confine,
+            metrics,
             config,
         };
         let opened = open(context, &self.key, &plan)?;
@@ -144,6 +155,9 @@ impl fmt::Display for Text<'_> {
         write!(f, "serving on {}", at.socket.display())?;
         for addr in &at.listen {
             write!(f, "\nserving on {addr}")?;
+        }
+        if let Some(url) = &at.metrics {
+            write!(f, "\nmetrics at {url}")?;
         }
         for export in &at.exports {
             write!(f, "\n{}  {}", export.name, export.uri)?;

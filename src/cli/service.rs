@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::activation::Handed;
 use super::context::Context;
+use super::fit::fit;
 use super::notify::Manager;
 use super::uri;
 use crate::account::control::server::ControlServer;
@@ -21,6 +22,7 @@ use crate::account::exports::Served;
 use crate::account::name::BlobName;
 use crate::account::registry::Registry;
 use crate::confine::{Confinement, Mode};
+use crate::metrics::{MetricsServer, Source};
 use crate::nbd::{Config, Exports, Server};
 use crate::{Error, Result};
 
@@ -43,6 +45,8 @@ pub(super) struct Plan {
     pub(super) control: Option<PathBuf>,
     pub(super) listen: Vec<SocketAddr>,
     pub(super) confine: Mode,
+    /// A bound endpoint for metrics.
+    pub(super) metrics: Option<MetricsServer>,
     pub(super) config: Config,
 }
 
@@ -60,6 +64,8 @@ pub(super) struct Reachable {
     pub(super) socket: PathBuf,
     pub(super) control: PathBuf,
     pub(super) listen: Vec<SocketAddr>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) metrics: Option<String>,
     pub(super) exports: Vec<Reached>,
     pub(super) confined: Confinement,
 }
@@ -78,6 +84,7 @@ pub(super) struct Service {
     manager: Manager,
     control: ControlServer,
     server: Server,
+    metrics: Option<MetricsServer>,
     runtime: Runtime,
     signals: Signals,
     pub(super) reachable: Reachable,
@@ -87,7 +94,17 @@ impl Service {
     /// Binds the sockets for the account of `context`, and then lets go of the system calls that this took.
     pub(super) fn start(context: &Context, opened: Opened, plan: Plan) -> Result<Self> {
         let Opened { registry, confined, manager } = opened;
-        raise_descriptor_limit();
+        let mut config = plan.config;
+        let limits = fit(raise_descriptor_limit(), &mut config)?;
+        tracing::info!(
+            descriptors = limits.descriptors,
+            connections = limits.connections,
+            idle_disks = limits.idle_disks,
+            buffer_bytes = limits.buffer_bytes,
+            disk_threads = limits.disk_threads,
+            "limits"
+        );
+        registry.set_server(limits);
         let account = absolute(&context.account)?;
         let handed = Handed::take()?;
         // A socket of the service manager takes the place of our own, unless one is asked for.
@@ -103,7 +120,7 @@ impl Service {
         let names = served.list().into_iter().map(|export| export.name);
         let exports = names.map(|name| Reached { uri: uri::unix(&name, &socket), name }).collect();
 
-        let mut server = Server::new(served, plan.config)?;
+        let mut server = Server::new(served, config)?;
         if handed.path.as_ref() != Some(&socket) {
             server.listen_unix(&socket)?;
         }
@@ -121,14 +138,19 @@ impl Service {
             .map_err(|e| Error::io("cannot start threads", e))?;
         let confined = confined.calls(plan.confine)?;
         report(plan.confine, confined);
-        let reachable = Reachable { socket, control, listen, exports, confined };
-        Ok(Self { registry, manager, control: control_server, server, runtime, signals, reachable })
+        let url = plan.metrics.as_ref().map(|metrics| format!("http://{}/metrics", metrics.addr()));
+        let reachable = Reachable { socket, control, listen, metrics: url, exports, confined };
+        let metrics = plan.metrics;
+        Ok(Self { registry, manager, control: control_server, server, metrics, runtime, signals, reachable })
     }
 
     /// Serves until a signal comes; then accepts no more, finishes what is in flight, flushes and closes every disk.
     /// A second signal ends the process at once, as a crash would.
     pub(super) fn run(self) -> Result<()> {
-        let Self { registry, manager, control, server, runtime, mut signals, reachable: _ } = self;
+        let Self { registry, manager, control, server, mut metrics, runtime, mut signals, reachable: _ } = self;
+        if let Some(metrics) = &mut metrics {
+            metrics.start(Source { registry: Arc::clone(&registry), stats: server.stats() })?;
+        }
         let (stop, stopped) = oneshot::channel();
         let handle = signals.handle();
         let waiter = std::thread::Builder::new().name("signals".into()).spawn(move || {
@@ -151,6 +173,7 @@ impl Service {
         }));
         manager.stopping();
         control.stop();
+        drop(metrics);
         let closed = registry.close();
         runtime.shutdown_background();
         handle.close();
@@ -171,8 +194,9 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|e| Error::io("no absolute path", e).at_path(path))
 }
 
-/// Every open disk and client takes descriptors. Where the limit cannot be raised it stays as it is.
-fn raise_descriptor_limit() {
+/// Every open disk and client takes descriptors. The limit in force, raised where it can be; `None`: there is none.
+fn raise_descriptor_limit() -> Option<u64> {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    rustix::process::getrlimit(Resource::Nofile).current
 }

@@ -50,6 +50,17 @@ impl fmt::Display for Text<'_> {
         writeln!(f, "encryption  {}", account.encryption.name())?;
         let revoked = if account.revoked { ", revoked" } else { "" };
         writeln!(f, "key         {} (version {}{revoked})", account.key_source, account.kek_version)?;
+        if let Some(server) = &account.server {
+            let buffers = size::human(server.buffer_bytes as u64);
+            writeln!(
+                f,
+                "server      {} connections, {} idle disks, {buffers} of buffers, {} disk threads, {} descriptors",
+                server.connections,
+                server.idle_disks,
+                server.disk_threads,
+                server.descriptors.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string()),
+            )?;
+        }
         write!(f, "disks       {}", account.disks.len())?;
         if account.disks.is_empty() {
             return Ok(());

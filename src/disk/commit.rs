@@ -99,6 +99,7 @@ impl Core {
         let mut committer = self.committer.lock();
         match self.commit(&mut committer) {
             Ok(()) => {
+                self.costs.round();
                 let short = committer.log.is_some() && committer.next_log.is_none();
                 let due = committer.due.is_some();
                 drop(committer);
@@ -142,7 +143,7 @@ impl Core {
             if mutant!(DataNotSynced) || (mutant!(OneLayerSynced) && layer.id != taken.layers[0].id) {
                 continue;
             }
-            layer.sync(&self.poison)?;
+            self.timed(|| layer.sync(&self.poison))?;
         }
         if !taken.pending.is_empty() {
             let log = committer
@@ -150,7 +151,7 @@ impl Core {
                 .as_mut()
                 .ok_or_else(|| self.log_error("is not begun", std::io::Error::other("no log")))?;
             log.append(&taken.pending.batch(taken.generation), &keys)
-                .and_then(|()| if mutant!(LogNotSynced) { Ok(()) } else { log.file.sync_data() })
+                .and_then(|()| if mutant!(LogNotSynced) { Ok(()) } else { self.timed(|| log.file.sync_data()) })
                 .map_err(|error| self.log_error("cannot be written", error))?;
         }
         {

@@ -17,6 +17,7 @@ use super::poison::Poison;
 use super::range_lock::RangeLock;
 use super::settings::DiskSettings;
 use super::state::State;
+use super::vitals::Costs;
 use super::{Access, Options};
 use crate::base::BaseImage;
 use crate::crypto::keyring::DiskKeys;
@@ -100,6 +101,7 @@ pub(crate) struct Core {
     pub(crate) committer: Mutex<Committer>,
     pub(crate) state: RwLock<State>,
     pub(crate) poison: Poison,
+    pub(crate) costs: Costs,
     /// Pages of the blob, as in `state`.
     pub(crate) pages: AtomicU64,
     /// Extents that changes under way may add to the pending ones.

@@ -18,6 +18,7 @@
 //! | `wear` | how much was encrypted under each data key |
 //! | `revoke` | taking the keys back, and giving them again |
 //! | `report`, `diff` | runs, usage, layers; what changed between snapshots |
+//! | `vitals` | the same for whoever watches the server, and what rounds cost |
 //! | `state`, `pending` | presence, lines, what is pending; no I/O |
 //! | `resolve`, `view_cache` | which layer answers for a page; what is kept of the answers |
 //! | `layer`, `log`, `recent`, `checkpoint`, `settings`, `key_slots` | a file on disk each |
@@ -57,6 +58,7 @@ mod transfer;
 mod upkeep;
 mod verify;
 mod view_cache;
+mod vitals;
 mod wear;
 
 #[cfg(test)]
@@ -68,6 +70,7 @@ mod tests;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -79,6 +82,7 @@ pub use self::report::LayerUsage;
 use self::resolve::View;
 pub use self::settings::{DiskSettings, Kind, LayerRecord, Parent, Unfinished};
 pub use self::sweep::Swept;
+pub use self::vitals::Vitals;
 use crate::base::{BaseImage, BaseRecord};
 use crate::crypto::keyring::DiskKeys;
 use crate::crypto::secret::SecretBytes;
@@ -165,6 +169,8 @@ pub struct Options {
     pub boot: Option<[u8; 16]>,
     /// Seconds since the epoch, for records of when a layer was made.
     pub clock: fn() -> u64,
+    /// Time since some moment, to tell what syncs cost.
+    pub ticks: fn() -> Duration,
     /// Called when [`Disk::maintain`] has something to do. It must not call the disk: locks may be held.
     pub wake: Arc<dyn Fn() + Send + Sync>,
 }
@@ -199,9 +205,15 @@ impl Default for Options {
             key_blocks: wear::LIMIT,
             boot: boot_id(),
             clock: || std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
+            ticks,
             wake: Arc::new(|| {}),
         }
     }
+}
+
+fn ticks() -> Duration {
+    static START: OnceLock<Instant> = OnceLock::new();
+    START.get_or_init(Instant::now).elapsed()
 }
 
 /// Destroys the wrapped data keys of the closed disk in `dir`: overwritten where they lie, synced, read back, unlinked.
@@ -290,6 +302,20 @@ impl Disk {
 
     pub fn read_only(&self) -> bool {
         self.core.access == Access::ReadOnly || self.view.is_some()
+    }
+
+    pub fn uuid(&self) -> Uuid {
+        self.core.uuid
+    }
+
+    /// Whether nobody else looks at the disk, through a snapshot neither.
+    pub fn is_alone(&self) -> bool {
+        Arc::strong_count(&self.core) == 1
+    }
+
+    /// Numbers for whoever watches the server. `None`: it would wait; ask again.
+    pub fn try_vitals(&self) -> Option<Vitals> {
+        self.core.try_vitals()
     }
 
     /// A copy of the disk's settings as they are now.

@@ -24,6 +24,7 @@ use super::state::{Entry, State};
 use super::transfer::read_file;
 use super::upkeep::RESERVE;
 use super::view_cache::ViewCache;
+use super::vitals::Costs;
 use super::{Access, Options};
 use crate::base::BaseImage;
 use crate::crypto::keyring::DiskKeys;
@@ -111,6 +112,7 @@ pub(crate) fn open(
         rounds: Mutex::new(Rounds::default()),
         turn: Condvar::new(),
         poison,
+        costs: Costs::default(),
         reserved: AtomicUsize::new(0),
         round_asked: AtomicBool::new(false),
         log_full: AtomicBool::new(false),

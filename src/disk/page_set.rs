@@ -182,6 +182,21 @@ impl PageSet {
             .sum()
     }
 
+    /// Bytes of memory it takes.
+    #[must_use]
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        let of = |part: &Part| match part {
+            Part::Mixed(bits) => {
+                let containers = bits.statistics();
+                containers.n_bytes_array_containers
+                    + containers.n_bytes_run_containers
+                    + containers.n_bytes_bitset_containers
+            }
+            _ => 0,
+        };
+        (self.parts.len() * size_of::<Part>()) as u64 + self.parts.iter().map(of).sum::<u64>()
+    }
+
     #[must_use]
     pub(crate) fn is_empty(&self) -> bool {
         self.parts.iter().all(|part| matches!(part, Part::Empty))

@@ -108,17 +108,24 @@ impl Core {
         Self::usage_of(&self.state.read())
     }
 
-    fn usage_of(state: &State) -> Usage {
+    /// Without snapshots no page is in two layers, so that counting suffices; else sets have to be made.
+    pub(crate) fn usage_of(state: &State) -> Usage {
         let mut usage =
             Usage { pending_scrub: state.pending_scrub().map(|pages| pages * PAGE as u64), ..Usage::default() };
-        let (covered, live) = live_pages(state);
+        let (covered, live) = match state.lines.is_empty() {
+            true => counted(state),
+            false => {
+                let (covered, live) = live_pages(state);
+                (covered.count(0..state.base_limit), live)
+            }
+        };
         for (entry, pages) in state.entries.iter().zip(live) {
             match entry.layer.kind {
                 Kind::Plain => usage.plain += pages * PAGE as u64,
                 Kind::Xts => usage.encrypted += pages * PAGE as u64,
             }
         }
-        usage.base = (state.base_limit - covered.count(0..state.base_limit)) * PAGE as u64;
+        usage.base = (state.base_limit - covered) * PAGE as u64;
         usage.zero = state.size * PAGE as u64 - usage.base - usage.plain - usage.encrypted;
         usage
     }
@@ -144,6 +151,20 @@ impl Core {
     pub(crate) fn settings(&self) -> DiskSettings {
         self.growth.lock().settings.clone()
     }
+}
+
+/// Where no page is in two layers: pages below the border of the base that some layer answers for, and per layer the pages
+/// that it holds in the live view.
+fn counted(state: &State) -> (u64, Vec<u64>) {
+    let base = 0..state.base_limit;
+    let covered =
+        state.entries.iter().map(|entry| entry.held().count(base.clone()) + entry.zero().count(base.clone())).sum();
+    let live: Vec<_> = state.entries.iter().map(|entry| entry.held().count(0..state.size)).collect();
+    debug_assert!({
+        let (all, each) = live_pages(state);
+        all.count(base) == covered && each == live
+    });
+    (covered, live)
 }
 
 /// All pages that some layer answers for, and per layer, bottom to top, the pages that it holds in the live view.

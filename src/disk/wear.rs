@@ -30,6 +30,11 @@ pub(crate) fn blocks(pages: u64) -> u64 {
 }
 
 impl Core {
+    /// Whether it is time for a new key, after so many pages.
+    pub(crate) fn is_worn(&self, pages: u64) -> bool {
+        blocks(pages) >= self.options.key_blocks / 2
+    }
+
     /// Whether `pages` were encrypted since it was last noted that it should be.
     pub(crate) fn wear_due(&self, state: &State, pages: u64) -> bool {
         state.entries.iter().any(|entry| entry.layer.wear_unnoted() >= pages)
@@ -55,7 +60,7 @@ impl Core {
         self.store_settings(&mut growth)?;
         for (layer, pages) in noted {
             layer.wear_noted(pages);
-            if blocks(pages) >= self.options.key_blocks / 2 {
+            if self.is_worn(pages) {
                 tracing::warn!(
                     path = %self.dir.path().display(), layer = layer.id, blocks = blocks(pages),
                     limit = self.options.key_blocks,

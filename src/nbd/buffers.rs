@@ -55,9 +55,13 @@ impl Buffers {
     }
 
     /// Bytes used beyond what is reserved.
-    #[cfg(test)]
-    fn used(&self) -> usize {
+    pub(super) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that may be used beyond what is reserved.
+    pub(super) fn limit(&self) -> usize {
+        self.shared
     }
 
     fn lease(&self, class: usize) -> Option<MmapMut> {

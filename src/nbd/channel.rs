@@ -41,6 +41,10 @@ impl Channel {
         Ok(Self { socket: Arc::new(socket), tls })
     }
 
+    pub(super) fn is_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
     /// The socket, for whoever has to cut the client off.
     pub(super) fn socket(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.socket)

@@ -20,12 +20,14 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use super::Config;
 use super::buffers::{Buffers, Share};
 use super::channel::Channel;
-use super::errno::Errno;
 use super::input::Input;
 use super::job::{Done, Job, Product, Tag, Work};
 use super::output::{CONTROL, Output, To};
 use super::read::{PIECE, Progress, ReadStream};
+use super::record::{Cause, Record};
 use super::session::Session;
+use super::tally::Command;
+use super::wire::transmission::Request;
 use super::workers::{Lane, Workers};
 use super::write::{Payload, Writing};
 use crate::Error;
@@ -63,6 +65,9 @@ pub(super) struct Connection {
     pub(super) next_write: u64,
     /// No more requests are taken: the client said goodbye, or is gone.
     pub(super) closing: bool,
+    /// When the last bytes were received. All complete requests are taken up before more is, so it is when any request
+    /// that is taken up had arrived.
+    arrived: Instant,
 }
 
 /// What stopped the parsing.
@@ -84,12 +89,12 @@ impl Connection {
         REST_AFTER.min(config.stall_timeout).min(config.idle_timeout.unwrap_or(REST_AFTER))
     }
 
-    pub(super) fn new(shared: Arc<Shared>, session: Session, channel: Channel) -> io::Result<Self> {
+    pub(super) fn new(shared: Arc<Shared>, session: Session, channel: Channel, record: Record) -> io::Result<Self> {
         let share = Share::new(&shared.buffers);
         Ok(Self {
             session: Arc::new(session),
             input: Input::new(Arc::clone(&share)),
-            output: Output::new(Arc::clone(&share)),
+            output: Output::new(Arc::clone(&share), record),
             share,
             channel,
             lane: Lane::new()?,
@@ -100,22 +105,24 @@ impl Connection {
             writes: HashMap::new(),
             next_write: 0,
             closing: false,
+            arrived: Instant::now(),
             shared,
         })
     }
 
     /// Serves the client until it leaves, breaks the protocol, or is cut off. All requests it has sent before leaving
     /// are carried out.
-    pub(super) fn run(mut self) -> io::Result<()> {
+    pub(super) fn run(mut self) {
         let end = self.serve();
         self.shared.workers.abandon(&self.lane);
         self.channel.close();
-        end
+        self.output.end(end.as_ref().err());
     }
 
     fn serve(&mut self) -> io::Result<()> {
         loop {
             let lack = self.work()?;
+            self.output.record.settle(self.in_flight());
             let blocked = !self.send()?;
             if self.closing && !blocked && self.in_flight() == 0 && self.finished.is_empty() && self.output.is_empty() {
                 return Ok(());
@@ -178,10 +185,8 @@ impl Connection {
     /// Answers a finished job; gives it back when the send buffer has no room for it.
     fn answer(&mut self, done: Done) -> Option<Done> {
         match (done.tag, done.result) {
-            (Tag::Whole { cookie, offset }, Ok(_)) => self.output.success(self.to(cookie, offset)),
-            (Tag::Whole { cookie, offset } | Tag::BlockStatus { cookie, offset, .. }, Err(error)) => {
-                self.fail(self.to(cookie, offset), &error);
-            }
+            (Tag::Whole(to), Ok(_)) => self.output.success(to),
+            (Tag::Whole(to) | Tag::BlockStatus { to, .. }, Err(error)) => self.fail(to, &error),
             (Tag::WritePiece { write }, result) => self.piece_written(write, result.err()),
             (Tag::Read(mut stream), result) => {
                 match result {
@@ -191,11 +196,10 @@ impl Connection {
                 }
                 self.streams.push_back(stream);
             }
-            (Tag::BlockStatus { cookie, offset, length, contexts, one }, Ok(product)) => {
+            (Tag::BlockStatus { to, length, contexts, one }, Ok(product)) => {
                 let Product::Runs(runs) = product else { unreachable!("a status job brings runs") };
-                let to = self.to(cookie, offset);
                 if !self.output.block_status(to, &runs, length, contexts, one) {
-                    let tag = Tag::BlockStatus { cookie, offset, length, contexts, one };
+                    let tag = Tag::BlockStatus { to, length, contexts, one };
                     return Some(Done { tag, result: Ok(Product::Runs(runs)) });
                 }
             }
@@ -269,13 +273,16 @@ impl Connection {
         self.shared.stopping.load(Ordering::Relaxed)
     }
 
-    pub(super) fn to(&self, cookie: u64, offset: u64) -> To {
-        To { style: self.session.style, cookie, offset }
+    #[inline]
+    pub(super) fn to(&self, request: &Request) -> To {
+        let &Request { command, cookie, offset, length, .. } = request;
+        let command = Command::of(command);
+        To { style: self.session.style, cookie, offset, length, command, arrived: self.arrived }
     }
 
     /// Answers with an error of the disk. Needs room, as all answers do.
     pub(super) fn fail(&mut self, to: To, error: &Error) {
-        self.output.failure(to, Errno::from(error.kind()), error.what(), None);
+        self.output.failure(to, Cause::Disk(error), None);
     }
 
     /// Whether a request of this connection is with the pool, so that waiting for it makes sense.
@@ -313,7 +320,10 @@ impl Connection {
         }
         match self.channel.receive(space, wait) {
             Ok(0) => self.closing = true,
-            Ok(received) => self.input.received(received),
+            Ok(received) => {
+                self.input.received(received);
+                self.arrived = Instant::now();
+            }
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(e) => return Err(e),
         }

@@ -6,6 +6,7 @@ use super::connection::{Connection, Lack};
 use super::errno::Errno;
 use super::job::{Tag, Work};
 use super::read::{Progress, ReadStream};
+use super::record::Cause;
 use super::request::{Op, Refusal, check, in_range, refuse};
 use super::wire::transmission::{HeaderStyle, Request};
 use crate::disk::Durability;
@@ -52,15 +53,15 @@ impl Connection {
         Ok(lack)
     }
 
-    fn refused(&mut self, request: &Request, Refusal { errno, why }: Refusal) -> Option<Lack> {
-        self.output.failure(self.to(request.cookie, request.offset), errno, why, None);
+    fn refused(&mut self, request: &Request, refusal: Refusal) -> Option<Lack> {
+        self.output.failure(self.to(request), Cause::Refused(refusal), None);
         None
     }
 
     #[inline]
     fn perform(&mut self, request: &Request, op: Op) -> io::Result<Option<Lack>> {
-        let &Request { cookie, offset, length, .. } = request;
-        let to = self.to(cookie, offset);
+        let &Request { offset, length, .. } = request;
+        let to = self.to(request);
         let durability = |fua| if fua { Durability::Fua } else { Durability::Volatile };
         let work = match op {
             Op::Read { whole } => {
@@ -93,15 +94,15 @@ impl Connection {
                 return Ok(None);
             }
         };
-        self.submit(work, Tag::Whole { cookie, offset });
+        self.submit(work, Tag::Whole(to));
         Ok(None)
     }
 
     fn block_status(&mut self, request: &Request, length: u64, contexts: super::context::Contexts, one: bool) {
-        let &Request { cookie, offset, .. } = request;
+        let (to, offset) = (self.to(request), request.offset);
         // Runs that differ in one context may be alike in another, so that one extent can take several.
         let limit = if one && contexts.len() == 1 { MAX_RUNS / 16 } else { MAX_RUNS };
-        self.submit(Work::Status { offset, length, limit }, Tag::BlockStatus { cookie, offset, length, contexts, one });
+        self.submit(Work::Status { offset, length, limit }, Tag::BlockStatus { to, length, contexts, one });
     }
 
     fn take_with_payload(&mut self, request: &Request, payload: u64, op: Result<Op, Refusal>) -> Option<Lack> {
@@ -126,9 +127,7 @@ impl Connection {
                 };
                 match verdict {
                     Ok(contexts) => self.block_status(request, length, contexts, one),
-                    Err(refusal) => {
-                        self.output.failure(self.to(request.cookie, request.offset), refusal.errno, refusal.why, None)
-                    }
+                    Err(refusal) => self.output.failure(self.to(request), Cause::Refused(refusal), None),
                 }
                 self.input.consume(total);
                 None

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::buffers::Lease;
 use super::context::Contexts;
+use super::output::To;
 use super::read::ReadStream;
 use super::session::Session;
 use crate::disk::{Disk, Durability, Run};
@@ -70,19 +71,14 @@ pub(super) enum Work {
 #[derive(Debug)]
 pub(super) enum Tag {
     /// The only one of a request without data in its reply.
-    Whole {
-        cookie: u64,
-        offset: u64,
-    },
+    Whole(To),
     /// A piece of a write, by the number the connection gave it.
-    WritePiece {
-        write: u64,
-    },
+    WritePiece { write: u64 },
     /// A piece of a read, which goes on from there.
     Read(ReadStream),
     BlockStatus {
-        cookie: u64,
-        offset: u64,
+        to: To,
+        /// Bytes asked about.
         length: u64,
         contexts: Contexts,
         one: bool,

@@ -18,7 +18,7 @@ const MAX_SOCKET_PATH: usize = 107;
 
 /// A bound socket on which clients arrive.
 #[derive(Debug)]
-pub(super) enum Listener {
+pub(crate) enum Listener {
     Unix(UnixListener),
     Tcp(TcpListener),
 }
@@ -72,7 +72,7 @@ pub(crate) fn unix(path: &Path) -> Result<(UnixListener, SocketFile)> {
 }
 
 /// Binds a TCP socket. Without `exposed`, only loopback addresses: NBD has no password, and plaintext no privacy.
-pub(super) fn tcp(addr: SocketAddr, exposed: bool) -> Result<(Listener, SocketAddr)> {
+pub(crate) fn tcp(addr: SocketAddr, exposed: bool) -> Result<(Listener, SocketAddr)> {
     refuse_exposed(addr, exposed)?;
     let failed = |e| Error::io(format!("cannot listen on {addr}"), e);
     let listener = TcpListener::bind(addr).map_err(failed)?;

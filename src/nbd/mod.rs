@@ -18,12 +18,16 @@ mod errno;
 mod handshake;
 mod input;
 mod job;
+mod limiter;
 pub(crate) mod listen;
 mod output;
 mod read;
+mod record;
 mod request;
 mod server;
 mod session;
+mod stats;
+mod tally;
 mod tls;
 pub mod wire;
 mod workers;
@@ -33,6 +37,8 @@ pub use config::Config;
 pub use context::encryption;
 pub use errno::Errno;
 pub use server::Server;
+pub use stats::{Snapshot, Stats};
+pub use tally::{BUCKETS, Command, CommandCounts, Counts, bucket_bound};
 pub use tls::{Tls, TlsFiles};
 
 /// An export as LIST and INFO show it.

@@ -1,10 +1,13 @@
 //! Replies on their way to the client: framed straight into one send buffer, sent in as few system calls as possible.
 
+use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::buffers::{LARGE, Lease, Share};
 use super::context::{Contexts, Extent};
-use super::errno::Errno;
+use super::record::{Cause, Record};
+use super::tally::Command;
 use super::wire::transmission::{Chunk, ChunkType, HeaderStyle, MAX_REPLY_LEN, put_simple_reply};
 use crate::disk::Run;
 
@@ -24,6 +27,10 @@ pub(super) struct To {
     pub(super) cookie: u64,
     /// Offset of the request.
     pub(super) offset: u64,
+    /// Length of the request.
+    pub(super) length: u64,
+    pub(super) command: Command,
+    pub(super) arrived: Instant,
 }
 
 impl To {
@@ -47,11 +54,17 @@ pub(super) struct Output {
     buffer: Option<Lease>,
     start: usize,
     end: usize,
+    pub(super) record: Record,
 }
 
 impl Output {
-    pub(super) fn new(share: Arc<Share>) -> Self {
-        Self { share, buffer: None, start: 0, end: 0 }
+    pub(super) fn new(share: Arc<Share>, record: Record) -> Self {
+        Self { share, buffer: None, start: 0, end: 0, record }
+    }
+
+    /// Ends the record of the connection; `error`: why the server ended it.
+    pub(super) fn end(self, error: Option<&io::Error>) {
+        self.record.end(error);
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -130,6 +143,7 @@ impl Output {
     /// Success, without data.
     #[inline]
     pub(super) fn success(&mut self, to: To) {
+        self.record.answered(to);
         self.end += match to.style {
             HeaderStyle::Extended => to.chunk(ChunkType::None, 0, true).put(to.style, self.next()),
             // Four bytes less than a structured one, and allowed beside them.
@@ -139,11 +153,14 @@ impl Output {
 
     /// Ends a reply in chunks whose last chunk is not marked.
     pub(super) fn finish(&mut self, to: To) {
+        self.record.answered(to);
         self.end += to.chunk(ChunkType::None, 0, true).put(to.style, self.next());
     }
 
     /// An error reply, or the error that ends a reply in chunks. `at`: the byte of the export it happened at.
-    pub(super) fn failure(&mut self, to: To, errno: Errno, why: &str, at: Option<u64>) {
+    pub(super) fn failure(&mut self, to: To, cause: Cause<'_>, at: Option<u64>) {
+        self.record.failed(to, cause);
+        let (errno, why) = (cause.errno(), cause.message());
         if to.style == HeaderStyle::Simple {
             self.end += put_simple_reply(self.next(), to.cookie, errno as u32);
             return;
@@ -211,6 +228,7 @@ impl Output {
             let done = index + 1 == contexts.len();
             self.extents(to, *id, &extents[..extents.len().min(most)], done);
         }
+        self.record.answered(to);
         true
     }
 

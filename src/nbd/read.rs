@@ -7,8 +7,8 @@
 use smallvec::SmallVec;
 
 use super::buffers::Lease;
-use super::errno::Errno;
 use super::output::{CONTROL, Output, To};
+use super::record::Cause;
 use super::wire::transmission::HeaderStyle;
 use crate::disk::{Disk, PageState, Run};
 use crate::{Error, PAGE, Result};
@@ -137,6 +137,7 @@ impl ReadStream {
                     }
                     output.hole(self.to, self.next, end - self.next, end == self.end);
                     if self.step(end) {
+                        output.record.answered(self.to);
                         return Progress::Done;
                     }
                     continue;
@@ -166,7 +167,10 @@ impl ReadStream {
                 (None, None) => disk.try_read(self.next, slot),
             };
             match read {
-                Ok(true) if self.frame(output, len) => return Progress::Done,
+                Ok(true) if self.frame(output, len) => {
+                    output.record.answered(self.to);
+                    return Progress::Done;
+                }
                 Ok(true) => {}
                 Ok(false) if self.whole && (len as u64) < self.remaining() => return Progress::Warm,
                 Ok(false) => return Progress::Cold { len },
@@ -210,7 +214,7 @@ impl ReadStream {
         }
         match &self.failure {
             Some(Failure { error, at }) => {
-                output.failure(self.to, Errno::from(error.kind()), error.what(), Some(*at));
+                output.failure(self.to, Cause::Disk(error), Some(*at));
             }
             // A read of no byte.
             None if self.to.style == HeaderStyle::Simple => output.success(self.to),

@@ -24,15 +24,15 @@ use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
-use super::buffers::Buffers;
 use super::channel::Channel;
 use super::connection::{Connection, Shared};
 use super::handshake::{Handshake, Outcome, Security};
 use super::listen::{self, Listener, SocketFile};
+use super::record::Record;
 use super::session::Session;
-use super::workers::Workers;
+use super::stats::Stats;
 use super::{Config, Exports};
 use crate::{Error, Result};
 
@@ -45,6 +45,7 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(50);
 pub struct Server {
     exports: Arc<dyn Exports>,
     config: Arc<Config>,
+    stats: Arc<Stats>,
     listeners: Vec<Listener>,
     files: Vec<SocketFile>,
 }
@@ -53,7 +54,14 @@ impl Server {
     /// [`crate::ErrorKind::InvalidInput`] when settings contradict each other.
     pub fn new(exports: Arc<dyn Exports>, config: Config) -> Result<Self> {
         config.check()?;
-        Ok(Self { exports, config: Arc::new(config), listeners: Vec::new(), files: Vec::new() })
+        let stats = Stats::new(&config);
+        Ok(Self { exports, config: Arc::new(config), stats, listeners: Vec::new(), files: Vec::new() })
+    }
+
+    /// What it counts, for whoever watches it.
+    #[must_use]
+    pub fn stats(&self) -> Arc<Stats> {
+        Arc::clone(&self.stats)
     }
 
     /// Listens on a unix socket that only this user may connect to (0600). A stale socket file is replaced, a live one
@@ -87,8 +95,8 @@ impl Server {
     /// [`Config::shutdown_grace`], finishes what is in flight, and returns when the last connection has ended. Flushing
     /// the disks is left to whoever owns them. Runs on a multi-threaded tokio runtime with time and I/O.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<()> {
-        let Self { exports, config, listeners, files } = self;
-        let hub = Arc::new(Hub::new(exports, config));
+        let Self { exports, config, stats, listeners, files } = self;
+        let hub = Arc::new(Hub::new(exports, config, stats));
         let mut accepting = JoinSet::new();
         for listener in listeners {
             let failed = |e| Error::io("cannot accept connections", e);
@@ -118,7 +126,11 @@ impl Server {
 async fn accept_unix(hub: Arc<Hub>, listener: UnixListener) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => hub.greet(stream, "a unix socket".into()),
+            Ok((stream, _)) => {
+                let peer =
+                    stream.peer_cred().map(|peer| format!("unix:uid={},pid={}", peer.uid(), peer.pid().unwrap_or(0)));
+                hub.greet(stream, peer.unwrap_or_else(|_| "unix".into()));
+            }
             Err(e) => hub.not_accepted(&e).await,
         }
     }
@@ -167,6 +179,7 @@ struct Ready {
 struct Hub {
     exports: Arc<dyn Exports>,
     shared: Arc<Shared>,
+    stats: Arc<Stats>,
     /// One for each client in transmission.
     places: Arc<Semaphore>,
     next_id: AtomicU64,
@@ -181,10 +194,10 @@ struct Hub {
 }
 
 impl Hub {
-    fn new(exports: Arc<dyn Exports>, config: Arc<Config>) -> Self {
+    fn new(exports: Arc<dyn Exports>, config: Arc<Config>, stats: Arc<Stats>) -> Self {
         let shared = Arc::new(Shared {
-            buffers: Buffers::new(&config),
-            workers: Workers::new(config.workers),
+            buffers: Arc::clone(&stats.buffers),
+            workers: Arc::clone(&stats.workers),
             stopping: Arc::new(AtomicBool::new(false)),
             config,
         });
@@ -192,6 +205,7 @@ impl Hub {
             exports,
             places: Arc::new(Semaphore::new(shared.config.max_connections)),
             shared,
+            stats,
             next_id: AtomicU64::new(0),
             handshakes: Mutex::default(),
             clients: Mutex::default(),
@@ -221,18 +235,29 @@ impl Hub {
         }
         let (sender, evicted) = oneshot::channel();
         self.handshakes.lock().insert(id, sender);
+        self.stats.handshakes.fetch_add(1, Ordering::Relaxed);
         self.alive.send_modify(|alive| *alive += 1);
         let guard = HandshakeGuard { hub: Arc::clone(self), id };
         tokio::spawn(async move {
             let hub = &guard.hub;
             let handshake = tokio::time::timeout(hub.shared.config.handshake_timeout, hub.negotiate(stream));
             let ended = tokio::select! {
-                ended = handshake => ended,
-                _ = evicted => return debug!(%peer, "the handshake was given up"),
+                ended = handshake => Some(ended),
+                _ = evicted => None,
             };
+            let ended = match ended {
+                Some(Ok(Ok(Some(ready)))) => return hub.start(id, ready, peer),
+                Some(ended) => ended,
+                None => {
+                    hub.stats.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+                    return debug!(%peer, "the handshake was given up");
+                }
+            };
+            if ended.is_err() || ended.as_ref().is_ok_and(Result::is_err) {
+                hub.stats.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+            }
             match ended {
-                Ok(Ok(Some(ready))) => hub.start(id, ready, peer),
-                Ok(Ok(None)) => debug!(%peer, "the client left during the handshake"),
+                Ok(Ok(_)) => debug!(%peer, "the client left during the handshake"),
                 Ok(Err(error)) => debug!(%peer, %error, "the handshake failed"),
                 Err(_) => debug!(%peer, "the handshake took too long"),
             }
@@ -244,6 +269,9 @@ impl Hub {
         let mut place = None;
         let mut admit = || {
             place = Arc::clone(&self.places).try_acquire_owned().ok();
+            if place.is_none() {
+                self.stats.connections_refused.fetch_add(1, Ordering::Relaxed);
+            }
             place.is_some()
         };
         let started = Handshake::start(&mut stream, &self.exports, config, &self.shared.stopping, &mut admit).await?;
@@ -289,12 +317,11 @@ impl Hub {
             return;
         }
         let serve = move || {
-            let _guard = guard;
-            let export = session.export.name.clone();
-            info!(%peer, %export, read_only = session.export.read_only, "attached");
-            match Connection::new(shared, session, channel).and_then(Connection::run) {
-                Ok(()) => info!(%peer, %export, "detached"),
-                Err(error) => info!(%peer, %export, %error, "cut off"),
+            let guard = guard;
+            let record = Record::begin(&guard.hub.stats, &session, &peer, channel.is_tls());
+            match Connection::new(shared, session, channel, record) {
+                Ok(connection) => connection.run(),
+                Err(error) => warn!(%peer, %error, "cannot serve a client"),
             }
         };
         if let Err(error) = std::thread::Builder::new().name("nbd-client".into()).stack_size(STACK).spawn(serve) {
@@ -338,6 +365,7 @@ struct HandshakeGuard {
 impl Drop for HandshakeGuard {
     fn drop(&mut self) {
         self.hub.handshakes.lock().remove(&self.id);
+        self.hub.stats.handshakes.fetch_sub(1, Ordering::Relaxed);
         self.hub.alive.send_modify(|alive| *alive -= 1);
     }
 }

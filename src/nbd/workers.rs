@@ -43,6 +43,17 @@ impl Workers {
         Arc::new(Self { state: Mutex::default(), work: Condvar::new(), max })
     }
 
+    /// Threads there are, and those of them that wait for the disk.
+    pub(super) fn threads(&self) -> (usize, usize) {
+        let state = self.state.lock();
+        (state.threads, state.threads.saturating_sub(state.idle))
+    }
+
+    /// Threads there may be.
+    pub(super) fn limit(&self) -> usize {
+        self.max
+    }
+
     /// Hands over a job; it comes back through `lane`. With no thread to be had it is done before this returns.
     pub(super) fn submit(self: &Arc<Self>, lane: &Arc<Lane>, job: Job) {
         let mut state = self.state.lock();

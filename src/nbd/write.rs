@@ -5,9 +5,9 @@
 //! that fails half-way, nor about one whose client leaves before its end.
 
 use super::connection::{Connection, Lack};
-use super::errno::Errno;
 use super::job::{Tag, Work};
 use super::output::To;
+use super::record::Cause;
 use super::request::Refusal;
 use super::wire::transmission::Request;
 use crate::disk::Durability;
@@ -57,15 +57,13 @@ impl Connection {
         let header = self.session.style.request_len();
         let len = request.length as usize;
         if self.input.unread().len() >= header + len {
-            let (lack, result) = self.write_from_input(header, len, request.offset, fua, |_| Tag::Whole {
-                cookie: request.cookie,
-                offset: request.offset,
-            });
+            let to = self.to(request);
+            let (lack, result) = self.write_from_input(header, len, request.offset, fua, |_| Tag::Whole(to));
             match result {
                 _ if lack.is_some() => return lack,
-                Ok(true) => self.output.success(self.to(request.cookie, request.offset)),
+                Ok(true) => self.output.success(to),
                 Ok(false) => {}
-                Err(error) => self.fail(self.to(request.cookie, request.offset), &error),
+                Err(error) => self.fail(to, &error),
             }
             self.input.consume(header + len);
             return None;
@@ -74,7 +72,7 @@ impl Connection {
         if header + len <= self.input.capacity() / 2 {
             return Some(Lack::Input);
         }
-        let to = self.to(request.cookie, request.offset);
+        let to = self.to(request);
         let writing = Writing { to, fua, outstanding: 0, failure: None };
         self.next_write += 1;
         let sink = Sink::Disk { write: self.next_write, writing };
@@ -86,7 +84,7 @@ impl Connection {
     /// Refuses a request whose payload has to be read first.
     pub(super) fn drain(&mut self, request: &Request, payload: u64, refusal: Refusal) -> Option<Lack> {
         self.input.consume(self.session.style.request_len());
-        let to = self.to(request.cookie, request.offset);
+        let to = self.to(request);
         self.payload = Some(Payload { to, offset: request.offset, remaining: payload, sink: Sink::Discard(refusal) });
         None
     }
@@ -156,7 +154,7 @@ impl Connection {
             }
         };
         match (payload.remaining, payload.sink) {
-            (0, Sink::Discard(Refusal { errno, why })) => self.output.failure(payload.to, errno, why, None),
+            (0, Sink::Discard(refusal)) => self.output.failure(payload.to, Cause::Refused(refusal), None),
             (0, Sink::Disk { writing, .. }) if writing.outstanding == 0 => self.written(writing),
             (0, Sink::Disk { write, writing }) => {
                 self.writes.insert(write, writing);
@@ -198,9 +196,9 @@ impl Connection {
     fn written(&mut self, writing: Writing) {
         let Writing { to, fua, failure, .. } = writing;
         match failure {
-            Some(error) => self.output.failure(to, Errno::from(error.kind()), error.what(), None),
+            Some(error) => self.fail(to, &error),
             // One round for all pieces.
-            None if fua => self.submit(Work::Flush, Tag::Whole { cookie: to.cookie, offset: to.offset }),
+            None if fua => self.submit(Work::Flush, Tag::Whole(to)),
             None => self.output.success(to),
         }
     }

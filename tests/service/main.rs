@@ -2,6 +2,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[allow(dead_code, reason = "a part of it is used here")]
+#[path = "../nbd/raw.rs"]
+mod raw;
+mod scrape;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -9,5 +13,6 @@ mod confined;
 mod inside;
 mod machine;
 mod manager;
+mod metrics;
 mod operate;
 mod units;

@@ -1,0 +1,87 @@
+//! What the registry says of its disks to whoever watches the server. It opens no disk, and waits for none: one that is
+//! stuck, or being opened, is said to be so.
+
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+use super::registry::{Keys, Registry, Shared, State};
+use crate::disk::Vitals;
+
+/// How long a lock that is held only for moments is waited for.
+const MOMENT: Duration = Duration::from_millis(100);
+/// How long a disk that is being changed is waited for.
+const PATIENCE: Duration = Duration::from_millis(10);
+
+/// A disk as it is now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Watched {
+    pub uuid: Uuid,
+    pub name: String,
+    pub condition: Condition,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Condition {
+    /// Nobody has asked for it yet, or not for a while.
+    Closed,
+    Open(Vitals),
+    /// Being opened or closed, or stuck.
+    Busy,
+}
+
+/// The account as it is now; what could not be looked at in time is `None`.
+#[derive(Debug, Clone, Default)]
+pub struct AccountVitals {
+    pub encryption: Option<bool>,
+    pub revoked: Option<bool>,
+    pub keys_held: Option<bool>,
+    /// Folders that cannot be read as disks.
+    pub damaged: usize,
+    /// Deleted disks that clones still read from are among them.
+    pub disks: Option<Vec<Watched>>,
+}
+
+impl Registry {
+    /// Looks at all disks until `deadline`; those it does not come to are [`Condition::Busy`].
+    #[must_use]
+    pub fn vitals(&self, deadline: Instant) -> AccountVitals {
+        let settings = self.shared.settings.try_read_for(MOMENT);
+        AccountVitals {
+            encryption: settings.as_ref().map(|settings| settings.encryption()),
+            revoked: settings.as_ref().map(|settings| settings.revoked()),
+            keys_held: self.shared.keys.try_read_for(MOMENT).map(|keys| matches!(&*keys, Keys::Unlocked(_))),
+            damaged: self.damaged().len(),
+            disks: self.shared.watch(deadline),
+        }
+    }
+}
+
+impl Shared {
+    fn watch(&self, deadline: Instant) -> Option<Vec<Watched>> {
+        let mut entries: Vec<_> = self.disks.try_read_for(MOMENT)?.values().cloned().collect();
+        entries.extend(self.hidden.try_read_for(MOMENT)?.iter().cloned());
+        let watched = entries.iter().filter_map(|entry| {
+            let until = deadline.min(Instant::now() + PATIENCE);
+            let condition = loop {
+                // The disk is looked at under the lock: with a handle of its own this would be one who has it attached.
+                match entry.state.try_lock().as_deref() {
+                    Some(State::Gone) => return None,
+                    Some(State::Closed) => break Condition::Closed,
+                    Some(State::Open(disk)) => {
+                        if let Some(vitals) = disk.try_vitals() {
+                            break Condition::Open(vitals);
+                        }
+                    }
+                    None => {}
+                }
+                if Instant::now() >= until {
+                    break Condition::Busy;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+            };
+            Some(Watched { uuid: entry.uuid, name: entry.name.to_string(), condition })
+        });
+        Some(watched.collect())
+    }
+}

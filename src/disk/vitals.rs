@@ -1,0 +1,77 @@
+//! What a disk says of its health to whoever watches it, without waiting for anybody.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use super::Usage;
+use super::core::Core;
+use super::settings::Kind;
+
+/// Numbers of a moment. Counts are since the disk was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Vitals {
+    /// Of the live view. What a clone reads from another disk counts as base.
+    pub usage: Usage,
+    /// Bytes of memory that say which pages each layer holds.
+    pub presence_bytes: u64,
+    pub layers: usize,
+    pub snapshots: usize,
+    /// Storing failed: the disk takes no changes until it is opened again.
+    pub poisoned: bool,
+    /// The keys were taken back.
+    pub revoked: bool,
+    /// Data keys that are due to be replaced: see `wear`.
+    pub worn_keys: usize,
+    /// Rounds of the committer, each of which answers every flush that waits.
+    pub rounds: u64,
+    /// Syncs of files in those rounds, and the time they took.
+    pub syncs: u64,
+    pub sync_time: Duration,
+}
+
+/// What rounds cost. Not among what the scheduler of the simulator watches: nothing depends on these numbers.
+#[derive(Debug, Default)]
+pub(crate) struct Costs {
+    rounds: AtomicU64,
+    syncs: AtomicU64,
+    sync_nanos: AtomicU64,
+}
+
+impl Costs {
+    pub(crate) fn round(&self) {
+        self.rounds.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Core {
+    /// Does a sync of a round and notes its cost.
+    pub(crate) fn timed<T>(&self, sync: impl FnOnce() -> T) -> T {
+        let began = (self.options.ticks)();
+        let done = sync();
+        let took = (self.options.ticks)().saturating_sub(began);
+        self.costs.syncs.fetch_add(1, Ordering::Relaxed);
+        self.costs.sync_nanos.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
+        done
+    }
+
+    /// `None`: the state is being changed; ask again.
+    pub(crate) fn try_vitals(&self) -> Option<Vitals> {
+        let state = self.state.try_read()?;
+        let presence = |entry: &super::state::Entry| {
+            entry.held().memory_bytes() + entry.zero().memory_bytes() + entry.dead.memory_bytes()
+        };
+        let worn = |entry: &&super::state::Entry| entry.layer.kind == Kind::Xts && self.is_worn(entry.layer.sealed());
+        Some(Vitals {
+            usage: Self::usage_of(&state),
+            presence_bytes: state.entries.iter().map(presence).sum(),
+            layers: state.entries.len(),
+            snapshots: state.lines.len(),
+            poisoned: self.poison.is_set(),
+            revoked: self.revoked.load(Ordering::SeqCst),
+            worn_keys: state.entries.iter().filter(worn).count(),
+            rounds: self.costs.rounds.load(Ordering::Relaxed),
+            syncs: self.costs.syncs.load(Ordering::Relaxed),
+            sync_time: Duration::from_nanos(self.costs.sync_nanos.load(Ordering::Relaxed)),
+        })
+    }
+}

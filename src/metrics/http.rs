@@ -1,0 +1,198 @@
+//! The endpoint: `GET /metrics` over HTTP/1, one request a connection.
+//!
+//! 1. Connections are bounded in number and time; the oldest makes room for a new one, so that clients which connect and
+//!    say nothing keep nobody out.
+//! 2. A look at the disks is shared by all who ask within a while, and that while grows with what a look costs: however
+//!    many ask, looking takes a sixth of one thread's time at most.
+//! 3. It all runs on one thread of its own, which no request of an NBD client waits for.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::header::{ALLOW, CONTENT_TYPE};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::Mutex;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle as Task;
+
+use super::families;
+use super::process::Process;
+use super::sample::{Sampler, Source};
+use crate::nbd::listen::{self, Listener};
+use crate::{Error, Result};
+
+/// Clients at once.
+const CONNECTIONS: usize = 16;
+/// From accept to the last byte of the answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Bytes of a request's head.
+const HEAD: usize = 16 << 10;
+/// How long a look serves at least.
+const FRESH: Duration = Duration::from_millis(100);
+/// How long it serves, in times of what it cost.
+const COST: u32 = 5;
+/// How long accepting pauses when the system has no descriptors left.
+const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(100);
+/// What the encoder writes.
+const TEXT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// A bound endpoint; it answers from [`MetricsServer::start`] on. Dropping it stops it.
+#[derive(Debug)]
+pub struct MetricsServer {
+    listener: Option<std::net::TcpListener>,
+    process: Option<Process>,
+    addr: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl MetricsServer {
+    /// Binds it. Other than loopback addresses are refused unless `exposed`: what it tells is no secret of the disks, but
+    /// names them.
+    pub fn bind(addr: SocketAddr, exposed: bool) -> Result<Self> {
+        let failed = |error| Error::io(format!("cannot serve metrics on {addr}"), error);
+        let (Listener::Tcp(listener), addr) = listen::tcp(addr, exposed)? else {
+            return Err(failed(io::ErrorKind::Unsupported.into()));
+        };
+        listener.set_nonblocking(true).map_err(failed)?;
+        let process = Process::open().map_err(failed)?;
+        Ok(Self { listener: Some(listener), process: Some(process), addr, stop: None, thread: None })
+    }
+
+    /// With the port that was chosen, if it was 0.
+    #[must_use]
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Answers from now on.
+    pub fn start(&mut self, source: Source) -> Result<()> {
+        let failed = |error| Error::io("cannot serve metrics", error);
+        let (Some(listener), Some(process)) = (self.listener.take(), self.process.take()) else { return Ok(()) };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let looks = Arc::new(Looks { latest: Mutex::new(Latest::new(Sampler::new(source, process))) });
+        let serve = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = accept(listener, looks) => {}
+                    _ = stopped => {}
+                }
+            });
+        };
+        self.thread = Some(std::thread::Builder::new().name("metrics".into()).spawn(serve).map_err(failed)?);
+        self.stop = Some(stop);
+        Ok(())
+    }
+}
+
+impl Drop for MetricsServer {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the metrics thread panicked");
+        }
+    }
+}
+
+async fn accept(listener: std::net::TcpListener, looks: Arc<Looks>) {
+    let listener = match TcpListener::from_std(listener) {
+        Ok(listener) => listener,
+        Err(error) => return tracing::error!(%error, "metrics cannot be served"),
+    };
+    let mut clients: VecDeque<Task<()>> = VecDeque::new();
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                clients.retain(|client| !client.is_finished());
+                if clients.len() >= CONNECTIONS
+                    && let Some(oldest) = clients.pop_front()
+                {
+                    oldest.abort();
+                }
+                clients.push_back(tokio::spawn(serve(stream, Arc::clone(&looks))));
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a client of the metrics cannot be accepted");
+                tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, looks: Arc<Looks>) {
+    let answer = service_fn(move |request| {
+        let looks = Arc::clone(&looks);
+        async move { Ok::<_, Infallible>(looks.answer(&request)) }
+    });
+    let connection = http1::Builder::new()
+        .keep_alive(false)
+        .max_buf_size(HEAD)
+        .timer(TokioTimer::new())
+        .header_read_timeout(PATIENCE)
+        .serve_connection(TokioIo::new(stream), answer);
+    match tokio::time::timeout(PATIENCE, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "a client of the metrics was let go"),
+        Err(_) => tracing::debug!("a client of the metrics took too long"),
+    }
+}
+
+#[derive(Debug)]
+struct Looks {
+    latest: Mutex<Latest>,
+}
+
+#[derive(Debug)]
+struct Latest {
+    sampler: Sampler,
+    text: Bytes,
+    taken: Option<Instant>,
+}
+
+impl Looks {
+    fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        let (status, kind, body) = match (request.method(), request.uri().path()) {
+            (&Method::GET | &Method::HEAD, "/metrics") => match self.latest.lock().text() {
+                Some(text) => (StatusCode::OK, TEXT, text),
+                None => (StatusCode::INTERNAL_SERVER_ERROR, "text/plain", "the metrics cannot be written\n".into()),
+            },
+            (&Method::GET | &Method::HEAD, _) => {
+                (StatusCode::NOT_FOUND, "text/plain", "there is only /metrics here\n".into())
+            }
+            _ => (StatusCode::METHOD_NOT_ALLOWED, "text/plain", "GET it\n".into()),
+        };
+        let response = Response::builder().status(status).header(CONTENT_TYPE, kind).header(ALLOW, "GET, HEAD");
+        // Only a header that does not parse could fail, and these are fixed.
+        response.body(Full::new(body)).unwrap_or_default()
+    }
+}
+
+impl Latest {
+    fn new(sampler: Sampler) -> Self {
+        Self { sampler, text: Bytes::new(), taken: None }
+    }
+
+    fn text(&mut self) -> Option<Bytes> {
+        let serves = (self.sampler.took() * COST).max(FRESH);
+        if self.taken.is_none_or(|taken| taken.elapsed() > serves) {
+            self.text = families::encode(self.sampler.sample()).ok()?.into();
+            self.taken = Some(Instant::now());
+        }
+        Some(self.text.clone())
+    }
+}

@@ -1,0 +1,19 @@
+//! Metrics of a running server, for Prometheus and whatever reads its format (OpenMetrics text 1.0).
+//!
+//! | file | its noun |
+//! |---|---|
+//! | `sample` | one look at everything |
+//! | `families` | the names, and what they mean: `docs/operate.md` has the same list |
+//! | `process` | memory, descriptors, time of the process |
+//! | `http` | the endpoint |
+//!
+//! Whoever scrapes is not trusted with the server's time: a look waits for no disk, is taken by one thread that does
+//! nothing else, and is shared by all who ask within a while.
+
+mod families;
+mod http;
+mod process;
+mod sample;
+
+pub use http::MetricsServer;
+pub use sample::Source;

@@ -1,0 +1,201 @@
+//! What a server counts of all its connections, for whoever watches it. Reading takes no lock that a request waits for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Instant;
+
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use super::Config;
+use super::buffers::Buffers;
+use super::limiter::Limiter;
+use super::tally::{Counts, Tally};
+use super::workers::Workers;
+
+/// Lines of the log that all clients together may cause at once, and then in a second: for failed requests, and for
+/// coming and going.
+const FAILURE_LINES: (u32, f64) = (50, 10.0);
+const COMING_LINES: (u32, f64) = (200, 20.0);
+
+/// See the module documentation.
+#[derive(Debug)]
+pub struct Stats {
+    state: Mutex<State>,
+    pub(super) buffers: Arc<Buffers>,
+    pub(super) workers: Arc<Workers>,
+    pub(super) handshakes: AtomicUsize,
+    /// Handshakes that ended without a client in transmission, and clients refused because there were too many.
+    pub(super) handshakes_failed: AtomicU64,
+    pub(super) connections_refused: AtomicU64,
+    pub(super) cut_off: AtomicU64,
+    pub(super) lines_suppressed: AtomicU64,
+    failures: Mutex<Limiter>,
+    coming: Mutex<Limiter>,
+    max_connections: usize,
+    budget: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    live: Vec<(Uuid, Arc<Tally>)>,
+    attached: u64,
+    ended: Counts,
+    ended_of: BTreeMap<Uuid, Counts>,
+}
+
+/// Numbers of a moment. Those called totals only grow.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Of all clients there were.
+    pub all: Counts,
+    /// By the disk they had attached; snapshots count with their disk.
+    pub disks: BTreeMap<Uuid, Counts>,
+    /// Clients in transmission now.
+    pub connections: usize,
+    pub connections_total: u64,
+    pub connections_refused_total: u64,
+    /// Clients whose connection the server ended: they broke the protocol, stalled, or were gone.
+    pub cut_off_total: u64,
+    /// Handshakes under way.
+    pub handshakes: usize,
+    pub handshakes_failed_total: u64,
+    /// Bytes of buffers in use beyond what is reserved for each connection, and how many may be.
+    pub buffer_bytes: usize,
+    pub buffer_limit: usize,
+    /// Threads that wait for the disk, those of them that do so now, and how many there may be.
+    pub disk_threads: usize,
+    pub disk_threads_busy: usize,
+    pub disk_threads_limit: usize,
+    pub connections_limit: usize,
+    /// Bytes of buffers of all connections together, what is reserved for each included.
+    pub budget: usize,
+    /// Lines left out of the log because clients caused too many.
+    pub lines_suppressed_total: u64,
+}
+
+impl Stats {
+    pub(super) fn new(config: &Config) -> Arc<Self> {
+        let now = Instant::now();
+        let limiter = |(burst, per_second)| Mutex::new(Limiter::new(burst, per_second, now));
+        Arc::new(Self {
+            state: Mutex::default(),
+            buffers: Buffers::new(config),
+            workers: Workers::new(config.workers),
+            handshakes: AtomicUsize::new(0),
+            handshakes_failed: AtomicU64::new(0),
+            connections_refused: AtomicU64::new(0),
+            cut_off: AtomicU64::new(0),
+            lines_suppressed: AtomicU64::new(0),
+            failures: limiter(FAILURE_LINES),
+            coming: limiter(COMING_LINES),
+            max_connections: config.max_connections,
+            budget: config.budget,
+        })
+    }
+
+    /// The numbers of a client that has attached `disk`, for [`Stats::end`] to take back.
+    pub(super) fn begin(&self, disk: Uuid) -> Arc<Tally> {
+        let tally = Arc::new(Tally::default());
+        let mut state = self.state.lock();
+        state.attached += 1;
+        state.live.push((disk, Arc::clone(&tally)));
+        tally
+    }
+
+    pub(super) fn end(&self, tally: &Arc<Tally>) {
+        tally.in_flight.set(0);
+        let mut state = self.state.lock();
+        if let Some(index) = state.live.iter().position(|(_, other)| Arc::ptr_eq(other, tally)) {
+            let (disk, tally) = state.live.swap_remove(index);
+            state.ended.add(&tally);
+            state.ended_of.entry(disk).or_default().add(&tally);
+        }
+    }
+
+    /// Whether a line about a failed request may be written now; how many were not since the last one.
+    pub(super) fn may_log_failure(&self, now: Instant) -> Option<u64> {
+        self.failures.lock().allow(now)
+    }
+
+    /// Whether a line about a client that comes or goes may be written now.
+    pub(super) fn may_log_coming(&self) -> bool {
+        let allowed = self.coming.lock().allow(Instant::now());
+        match allowed {
+            None => self.suppressed(),
+            Some(0) => {}
+            Some(suppressed) => tracing::info!(suppressed, "lines about clients that came or went were left out"),
+        }
+        allowed.is_some()
+    }
+
+    pub(super) fn suppressed(&self) {
+        self.lines_suppressed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Forgets what was counted of disks that are not there any more.
+    pub fn retain(&self, known: impl Fn(&Uuid) -> bool) {
+        self.state.lock().ended_of.retain(|disk, _| known(disk));
+    }
+
+    #[must_use]
+    pub fn read(&self) -> Snapshot {
+        let state = self.state.lock();
+        let (mut all, mut disks) = (state.ended, state.ended_of.clone());
+        for (disk, tally) in &state.live {
+            all.add(tally);
+            disks.entry(*disk).or_default().add(tally);
+        }
+        let (connections, connections_total) = (state.live.len(), state.attached);
+        drop(state);
+        let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        let (disk_threads, disk_threads_busy) = self.workers.threads();
+        Snapshot {
+            all,
+            disks,
+            connections,
+            connections_total,
+            connections_refused_total: count(&self.connections_refused),
+            cut_off_total: count(&self.cut_off),
+            handshakes: self.handshakes.load(Ordering::Relaxed),
+            handshakes_failed_total: count(&self.handshakes_failed),
+            buffer_bytes: self.buffers.used(),
+            buffer_limit: self.buffers.limit(),
+            disk_threads,
+            disk_threads_busy,
+            disk_threads_limit: self.workers.limit(),
+            connections_limit: self.max_connections,
+            budget: self.budget,
+            lines_suppressed_total: count(&self.lines_suppressed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::tally::Command;
+    use super::*;
+
+    #[test]
+    fn nothing_is_lost_when_a_client_leaves() {
+        let stats = Stats::new(&Config::default());
+        let (disk, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let (one, two) = (stats.begin(disk), stats.begin(other));
+        one.answered(Command::Write, Duration::ZERO, 5);
+        two.answered(Command::Write, Duration::ZERO, 2);
+        one.in_flight.set(3);
+        let before = stats.read();
+        assert_eq!((before.connections, before.all.in_flight, before.all.requests()), (2, 3, 7));
+        stats.end(&one);
+        stats.end(&one);
+        let after = stats.read();
+        assert_eq!((after.connections, after.connections_total, after.all.in_flight), (1, 2, 0));
+        assert_eq!((after.all.requests(), after.disks[&disk].requests(), after.disks[&other].requests()), (7, 5, 2));
+        stats.retain(|known| *known == other);
+        let left = stats.read();
+        assert_eq!((left.all.requests(), left.disks.len()), (7, 1));
+    }
+}

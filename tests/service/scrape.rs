@@ -1,0 +1,94 @@
+//! Metrics as a scraper sees them.
+
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::support::{Account, Server};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Longer than a look is shared.
+pub(crate) const FRESH: Duration = Duration::from_millis(150);
+
+/// A server with metrics, on a port of its own.
+pub(crate) fn serve(account: &Account, options: &[&str]) -> (Server, SocketAddr) {
+    let server = account.serve_with(&[&["--metrics", "127.0.0.1:0"], options].concat());
+    let began = Instant::now();
+    loop {
+        let log = std::fs::read_to_string(account.scratch("serve.log")).expect("a log");
+        let url = log.rmatches("metrics at http://").next().and_then(|_| log.rsplit_once("metrics at http://"));
+        if let Some(addr) = url.and_then(|(_, rest)| rest.split_once("/metrics")) {
+            return (server, addr.0.parse().expect("an address"));
+        }
+        assert!(began.elapsed() < PATIENCE, "no metrics: {log}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A request, and all that is answered.
+pub(crate) fn http(addr: SocketAddr, request: &str) -> String {
+    let mut stream = TcpStream::connect(addr).expect("the metrics are served");
+    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    stream.write_all(request.as_bytes()).expect("a request is taken");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
+}
+
+/// The text of the metrics.
+pub(crate) fn text(addr: SocketAddr) -> String {
+    let answer = http(addr, "GET /metrics HTTP/1.1\r\nhost: test\r\n\r\n");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer}"));
+    assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
+    assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");
+    body.to_owned()
+}
+
+/// Samples by series.
+#[derive(Debug)]
+pub(crate) struct Scrape(Vec<(String, f64)>);
+
+impl Scrape {
+    /// What is true now, not what was looked up for somebody else.
+    pub(crate) fn fresh(addr: SocketAddr) -> Self {
+        std::thread::sleep(FRESH);
+        Self::of(&text(addr))
+    }
+
+    pub(crate) fn of(text: &str) -> Self {
+        let samples = text.lines().filter(|line| !line.starts_with('#')).map(|line| {
+            let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line}"));
+            (series.to_owned(), value.parse().unwrap_or_else(|_| panic!("no value: {line}")))
+        });
+        Self(samples.collect())
+    }
+
+    /// Names of metrics, without labels.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|(series, _)| series.split('{').next().unwrap_or(series))
+    }
+
+    /// The value of one series.
+    pub(crate) fn get(&self, name: &str, labels: &[(&str, &str)]) -> Option<f64> {
+        let mut series = name.to_owned();
+        for (index, (label, value)) in labels.iter().enumerate() {
+            let _ = write!(series, "{}{label}=\"{value}\"", if index == 0 { '{' } else { ',' });
+        }
+        if !labels.is_empty() {
+            series.push('}');
+        }
+        self.0.iter().find(|(known, _)| *known == series).map(|(_, value)| *value)
+    }
+
+    pub(crate) fn value(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+        self.get(name, labels).unwrap_or_else(|| panic!("no {name} {labels:?}"))
+    }
+
+    /// All series of a metric together.
+    pub(crate) fn sum(&self, name: &str) -> f64 {
+        let prefix = format!("{name}{{");
+        let of = |(series, _): &&(String, f64)| *series == name || series.starts_with(&prefix);
+        self.0.iter().filter(of).map(|(_, value)| value).sum()
+    }
+}
