@@ -2,11 +2,14 @@
 //!
 //! Every secret lies in an anonymous mapping of its own: locked (not swapped), left out of core files, not inherited
 //! by children, overwritten with zeros before it is given back. A system that refuses to lock (RLIMIT_MEMLOCK) is
-//! tolerated with one warning: refusing to serve for it would help nobody.
+//! tolerated with one warning: refusing to serve for it would help nobody. (Simulated keys, under the feature `sim`, are
+//! no secrets and lie in ordinary memory: a simulated crash opens a disk in less time than the kernel takes to map one.)
 
 use std::fmt;
+#[cfg(not(feature = "sim"))]
 use std::sync::Once;
 
+#[cfg(not(feature = "sim"))]
 use memmap2::{Advice, MmapMut, MmapOptions};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
@@ -15,12 +18,22 @@ use crate::{Error, ErrorKind, Result};
 
 /// Bytes that are never printed, compared in constant time and zeroized on drop.
 pub struct SecretBytes {
+    #[cfg(not(feature = "sim"))]
     map: MmapMut,
+    #[cfg(feature = "sim")]
+    map: Vec<u8>,
     len: usize,
 }
 
 impl SecretBytes {
     /// `len` zero bytes.
+    #[cfg(feature = "sim")]
+    pub fn zeroed(len: usize) -> Result<Self> {
+        Ok(Self { map: vec![0; len], len })
+    }
+
+    /// `len` zero bytes.
+    #[cfg(not(feature = "sim"))]
     pub fn zeroed(len: usize) -> Result<Self> {
         let map = MmapOptions::new()
             .len(len.max(1))
@@ -190,6 +203,7 @@ mod tests {
     }
 
     /// The kernel itself says that the mapping is neither dumped nor inherited (proc(5), smaps: `dd`, `dc`).
+    #[cfg(not(feature = "sim"))]
     #[test]
     fn the_kernel_keeps_secrets_out_of_core_files() {
         let secret = SecretBytes::copy_of(b"x").unwrap();

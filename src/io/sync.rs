@@ -29,10 +29,11 @@ mod imp {
 mod imp {
     //! Each type is a plain lock behind a gate of the scheduler's. A thread in *direct* mode (see
     //! [`crate::io::sim::direct`]) passes by the gates: it works alone on a disk of its own, at full speed, and a lock
-    //! that it would have to wait for is a deadlock.
+    //! that it would have to wait for is a deadlock. A gate is made when it is first passed, so most of those of a disk
+    //! that lives for one crash image never are.
 
     use std::ops::{Deref, DerefMut};
-    use std::sync::{PoisonError, TryLockError};
+    use std::sync::{OnceLock, PoisonError, TryLockError};
 
     use shuttle::sync as gated;
 
@@ -80,7 +81,7 @@ mod imp {
 
     #[derive(Debug, Default)]
     pub struct Mutex<T> {
-        gate: gated::Mutex<()>,
+        gate: OnceLock<gated::Mutex<()>>,
         value: std::sync::Mutex<T>,
     }
 
@@ -94,11 +95,11 @@ mod imp {
 
     impl<T> Mutex<T> {
         pub fn new(value: T) -> Self {
-            Self { gate: gated::Mutex::new(()), value: std::sync::Mutex::new(value) }
+            Self { gate: OnceLock::new(), value: std::sync::Mutex::new(value) }
         }
 
         pub fn lock(&self) -> MutexGuard<'_, T> {
-            let gate = (!is_direct()).then(|| self.gate.lock().unwrap_or_else(PoisonError::into_inner));
+            let gate = (!is_direct()).then(|| self.gate().lock().unwrap_or_else(PoisonError::into_inner));
             self.behind(gate)
         }
 
@@ -107,7 +108,7 @@ mod imp {
                 let value = free(self.value.try_lock())?;
                 return Some(MutexGuard { value, gate: None, of: self });
             }
-            let gate = free(self.gate.try_lock())?;
+            let gate = free(self.gate().try_lock())?;
             Some(self.behind(Some(gate)))
         }
 
@@ -117,6 +118,10 @@ mod imp {
 
         pub fn get_mut(&mut self) -> &mut T {
             self.value.get_mut().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        fn gate(&self) -> &gated::Mutex<()> {
+            self.gate.get_or_init(|| gated::Mutex::new(()))
         }
 
         fn behind<'a>(&'a self, gate: Option<gated::MutexGuard<'a, ()>>) -> MutexGuard<'a, T> {
@@ -140,7 +145,7 @@ mod imp {
 
     #[derive(Debug, Default)]
     pub struct RwLock<T> {
-        gate: gated::RwLock<()>,
+        gate: OnceLock<gated::RwLock<()>>,
         value: std::sync::RwLock<T>,
     }
 
@@ -158,28 +163,32 @@ mod imp {
 
     impl<T> RwLock<T> {
         pub fn new(value: T) -> Self {
-            Self { gate: gated::RwLock::new(()), value: std::sync::RwLock::new(value) }
+            Self { gate: OnceLock::new(), value: std::sync::RwLock::new(value) }
+        }
+
+        fn gate(&self) -> &gated::RwLock<()> {
+            self.gate.get_or_init(|| gated::RwLock::new(()))
         }
 
         pub fn read(&self) -> RwLockReadGuard<'_, T> {
-            let _gate = (!is_direct()).then(|| self.gate.read().unwrap_or_else(PoisonError::into_inner));
+            let _gate = (!is_direct()).then(|| self.gate().read().unwrap_or_else(PoisonError::into_inner));
             let value = free(self.value.try_read()).expect("deadlock: held by the only one who could let it go");
             RwLockReadGuard { value, _gate }
         }
 
         pub fn write(&self) -> RwLockWriteGuard<'_, T> {
-            let _gate = (!is_direct()).then(|| self.gate.write().unwrap_or_else(PoisonError::into_inner));
+            let _gate = (!is_direct()).then(|| self.gate().write().unwrap_or_else(PoisonError::into_inner));
             let value = free(self.value.try_write()).expect("deadlock: held by the only one who could let it go");
             RwLockWriteGuard { value, _gate }
         }
 
         pub fn try_read(&self) -> Option<RwLockReadGuard<'_, T>> {
-            let _gate = if is_direct() { None } else { Some(free(self.gate.try_read())?) };
+            let _gate = if is_direct() { None } else { Some(free(self.gate().try_read())?) };
             Some(RwLockReadGuard { value: free(self.value.try_read())?, _gate })
         }
 
         pub fn try_write(&self) -> Option<RwLockWriteGuard<'_, T>> {
-            let _gate = if is_direct() { None } else { Some(free(self.gate.try_write())?) };
+            let _gate = if is_direct() { None } else { Some(free(self.gate().try_write())?) };
             Some(RwLockWriteGuard { value: free(self.value.try_write())?, _gate })
         }
 
@@ -213,23 +222,27 @@ mod imp {
     }
 
     #[derive(Debug, Default)]
-    pub struct Condvar(gated::Condvar);
+    pub struct Condvar(OnceLock<gated::Condvar>);
 
     impl Condvar {
         pub fn new() -> Self {
             Self::default()
         }
 
+        fn gated(&self) -> &gated::Condvar {
+            self.0.get_or_init(gated::Condvar::new)
+        }
+
         pub fn wait<'a, T>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
             let MutexGuard { value, gate, of } = guard;
             drop(value);
             let gate = gate.expect("deadlock: the only one there waits for another");
-            of.behind(Some(self.0.wait(gate).unwrap_or_else(PoisonError::into_inner)))
+            of.behind(Some(self.gated().wait(gate).unwrap_or_else(PoisonError::into_inner)))
         }
 
         pub fn notify_all(&self) {
             if !is_direct() {
-                self.0.notify_all();
+                self.gated().notify_all();
             }
         }
     }

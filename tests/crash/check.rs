@@ -1,10 +1,10 @@
 //! Recovers a crash image with the production core and holds it against the oracle.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use sealdisk::disk::{Access, Disk, PageState};
-use sealdisk::io::sim::{Dice, Fault, Faults, RawFile, SimDisk, Tear, direct};
+use sealdisk::io::sim::{Dice, Fault, Faults, SimDisk, Tear, direct};
 use sealdisk::{ErrorKind, PAGE};
 
 use crate::cells::{CELL, parse, shows_plaintext};
@@ -98,45 +98,57 @@ fn list_runs(disk: &Disk) -> Result<(Vec<Kinds>, Vec<Option<u32>>), String> {
     Ok((kinds, layers))
 }
 
-/// Layers as they are stored: number, whether encrypted, and the file.
-fn stored_layers(world: &SimDisk) -> Vec<(u32, bool, RawFile)> {
-    let layer = |file: RawFile| {
-        let name = file.path.strip_prefix("disk/layers/")?;
-        let (number, kind) = name.split_once('.')?;
-        Some((number.parse().ok()?, kind == "xts", file))
-    };
-    world.raw_files().into_iter().filter_map(layer).collect()
+/// Visits what is stored in layers: number, whether encrypted, page and bytes, in the cache or on the device.
+fn visit_layers(world: &SimDisk, mut visit: impl FnMut(u32, bool, usize, &[u8; PAGE])) {
+    world.visit_stored("disk/layers", &mut |name, page, stored| {
+        if let Some((number, kind)) = name.split_once('.')
+            && let Ok(number) = number.parse()
+        {
+            visit(number, kind == "xts", page, stored);
+        }
+    });
 }
 
 /// An encrypted layer never shows plaintext, a plain one never anything else, and a page that is said to be plain or
 /// encrypted lies in the layer that is said to hold it.
 fn check_stored(world: &SimDisk, content: &Content, bytes: &[u8]) -> Result<(), String> {
-    for (number, encrypted, file) in stored_layers(world) {
-        for (page, stored) in file.sectors {
-            if encrypted && (shows_plaintext(&stored[..]) || stored.starts_with(b"conectix")) {
-                return Err(format!("plaintext at page {page} of encrypted layer {number}"));
-            }
-            // A resize that did not happen leaves a footer where it was to be.
-            let expected =
-                stored.starts_with(b"conectix") || stored.chunks_exact(CELL).all(|cell| parse(cell).is_some());
-            if !encrypted && page < content.kinds.len() && !expected {
-                return Err(format!(
-                    "noise at page {page} of plain layer {number}: {:x?}",
-                    stored.chunks(16).map(|b| b[..9].to_vec()).collect::<Vec<_>>()
-                ));
-            }
-            if page >= content.pages() || content.layers[page] != Some(number) {
-                continue;
-            }
-            let expected = if encrypted { ENCRYPTED } else { PLAIN };
-            if content.kinds[page] != expected {
-                return Err(format!("page {page} is not stored as layer {number} is"));
-            }
-            let plain = &bytes[page * PAGE..(page + 1) * PAGE];
-            if content.kinds[page] == ENCRYPTED && stored[..] == *plain {
-                return Err(format!("page {page} lies in layer {number} as it reads"));
-            }
+    let mut found = Ok(());
+    visit_layers(world, |number, encrypted, page, stored| {
+        if found.is_ok() {
+            found = check_page(content, bytes, number, encrypted, page, stored);
         }
+    });
+    found
+}
+
+fn check_page(
+    content: &Content,
+    bytes: &[u8],
+    number: u32,
+    encrypted: bool,
+    page: usize,
+    stored: &[u8; PAGE],
+) -> Result<(), String> {
+    let footer = stored.starts_with(b"conectix");
+    if encrypted && (footer || shows_plaintext(stored)) {
+        return Err(format!("plaintext at page {page} of encrypted layer {number}"));
+    }
+    // A resize that did not happen leaves a footer where it was to be.
+    let expected = footer || stored.chunks_exact(CELL).all(|cell| parse(cell).is_some());
+    if !encrypted && page < content.kinds.len() && !expected {
+        let blocks: Vec<_> = stored.chunks(16).map(|block| &block[..9]).collect();
+        return Err(format!("noise at page {page} of plain layer {number}: {blocks:x?}"));
+    }
+    if page >= content.pages() || content.layers[page] != Some(number) {
+        return Ok(());
+    }
+    let expected = if encrypted { ENCRYPTED } else { PLAIN };
+    if content.kinds[page] != expected {
+        return Err(format!("page {page} is not stored as layer {number} is"));
+    }
+    let plain = &bytes[page * PAGE..(page + 1) * PAGE];
+    if content.kinds[page] == ENCRYPTED && stored[..] == *plain {
+        return Err(format!("page {page} lies in layer {number} as it reads"));
     }
     Ok(())
 }
@@ -144,15 +156,13 @@ fn check_stored(world: &SimDisk, content: &Content, bytes: &[u8]) -> Result<(), 
 /// Sectors that lie in a layer though neither the disk nor a snapshot reads them there, in the cache or on the device.
 fn dead_pages(world: &SimDisk, content: &Content) -> Vec<(u32, usize)> {
     let mut dead = Vec::new();
-    for (number, _, file) in stored_layers(world) {
-        for (page, _) in file.sectors {
-            let reads = |layers: &[Option<u32>]| layers.get(page).copied().flatten() == Some(number);
-            let is_read = reads(&content.layers) || content.lines.iter().any(|line| reads(&line.layers));
-            if !is_read && !dead.contains(&(number, page)) {
-                dead.push((number, page));
-            }
+    visit_layers(world, |number, _, page, _| {
+        let reads = |layers: &[Option<u32>]| layers.get(page).copied().flatten() == Some(number);
+        let is_read = reads(&content.layers) || content.lines.iter().any(|line| reads(&line.layers));
+        if !is_read && !dead.contains(&(number, page)) {
+            dead.push((number, page));
         }
-    }
+    });
     dead
 }
 
@@ -182,10 +192,15 @@ pub(crate) fn recover(rig: &Rig, image: &SimDisk, oracle: &Oracle, dice: &mut Di
     direct(|| recover_nested(rig, image, oracle, dice, 2))
 }
 
+/// Whether failures are to be told with the calls that led to them.
+pub(crate) fn is_traced() -> bool {
+    static TRACED: LazyLock<bool> = LazyLock::new(|| std::env::var_os("SEALDISK_CRASH_TRACE").is_some());
+    *TRACED
+}
+
 /// Opens a disk after a crash. While the kernel has a failed write-back to tell of, opening refuses, once for each file.
 pub(crate) fn open(rig: &Rig, image: &SimDisk, encryption: bool) -> Result<Disk, String> {
-    let traced = std::env::var_os("SEALDISK_CRASH_TRACE").is_some();
-    if traced {
+    if is_traced() {
         image.start_trace();
     }
     loop {

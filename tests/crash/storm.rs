@@ -162,7 +162,7 @@ fn one_generation(
         lining: AtomicBool::new(false),
         sized: RwLock::new(()),
     });
-    if std::env::var_os("SEALDISK_CRASH_TRACE").is_some() {
+    if check::is_traced() {
         world.start_trace();
     }
     let eye = Arc::downgrade(&ring);

@@ -21,7 +21,7 @@ pub(super) enum Slot {
 
 impl Slot {
     fn new(bytes: &[u8; SECTOR]) -> Self {
-        if bytes.iter().all(|byte| *byte == 0) { Self::Zero } else { Self::Data(Arc::new(*bytes)) }
+        if *bytes == [0; SECTOR] { Self::Zero } else { Self::Data(Arc::new(*bytes)) }
     }
 
     fn read(&self, at: usize, buf: &mut [u8]) {
@@ -48,8 +48,8 @@ impl Pending {
     /// What settles as one: a run of `unit` sectors, or the size.
     fn group(&self, unit: usize) -> usize {
         match self.change {
-            Change::Sector(index, _) => index / unit,
-            Change::Size(_) => usize::MAX,
+            Change::Sector(index, _) => 1 + index / unit,
+            Change::Size(_) => 0,
         }
     }
 }
@@ -130,6 +130,9 @@ impl Content {
 
     /// Zeros where `bytes` is `None`: up to the end of the sector.
     fn patch(&mut self, index: usize, at: usize, bytes: Option<&[u8]>, seq: u64) {
+        if let Some(whole) = bytes.and_then(|bytes| bytes.try_into().ok()) {
+            return self.change(Change::Sector(index, Slot::new(whole)), seq);
+        }
         let mut sector = [0; SECTOR];
         self.cached.slot(index).read(0, &mut sector);
         match bytes {
@@ -281,15 +284,25 @@ impl Content {
         Self { cached: durable.clone(), durable, pending: Vec::new(), lost: false }
     }
 
-    /// The device's version of the file, in the eyes of who reads the raw disk: every un-synced version, too.
-    pub(super) fn raw_versions(&self) -> Vec<(usize, Arc<[u8; SECTOR]>)> {
-        let stored = |(index, slot): (usize, &Slot)| match slot {
-            Slot::Data(bytes) => Some((index, Arc::clone(bytes))),
-            Slot::Hole | Slot::Zero => None,
-        };
-        let durable = self.durable.slots.iter().enumerate().filter_map(stored);
-        let cached = self.cached.slots.iter().enumerate().filter_map(stored);
-        durable.chain(cached).collect()
+    /// The sectors that are not zeros, in the eyes of who reads the raw device or the page cache: where the two differ,
+    /// one is visited twice.
+    pub(super) fn visit_stored(&self, visit: &mut dyn FnMut(usize, &[u8; SECTOR])) {
+        for (index, slot) in self.cached.slots.iter().enumerate() {
+            let durable = self.durable.slot(index);
+            if let Slot::Data(bytes) = slot {
+                visit(index, bytes);
+            }
+            match (slot, durable) {
+                (Slot::Data(cached), Slot::Data(durable)) if Arc::ptr_eq(cached, durable) => {}
+                (_, Slot::Data(durable)) => visit(index, durable),
+                _ => {}
+            }
+        }
+        for index in self.cached.slots.len()..self.durable.slots.len() {
+            if let Slot::Data(bytes) = self.durable.slot(index) {
+                visit(index, bytes);
+            }
+        }
     }
 }
 
@@ -303,20 +316,20 @@ fn settle(version: &mut Version, pending: &[Pending], keep: Keep, unit: usize, d
         }
         Keep::Any { whole } => {
             // Per group: how many of its changes there are, then how many of the first of them are kept.
-            let mut groups: Vec<(usize, u64)> = Vec::new();
+            let mut groups: Vec<u64> = Vec::new();
             for pending in pending {
                 let group = pending.group(unit);
-                match groups.iter_mut().find(|(of, _)| *of == group) {
-                    Some((_, count)) => *count += 1,
-                    None => groups.push((group, 1)),
+                if groups.len() <= group {
+                    groups.resize(group + 1, 0);
                 }
+                groups[group] += 1;
             }
-            for (_, count) in &mut groups {
+            for count in groups.iter_mut().filter(|count| **count > 0) {
                 *count = if dice.chance(whole) { *count } else { dice.below(*count + 1) };
             }
             for pending in pending {
-                let group = pending.group(unit);
-                if let Some((_, left)) = groups.iter_mut().find(|(of, left)| *of == group && *left > 0) {
+                let left = &mut groups[pending.group(unit)];
+                if *left > 0 {
                     *left -= 1;
                     version.apply(&pending.change);
                 }

@@ -131,6 +131,12 @@ impl SimDisk {
         self.world().raw_files()
     }
 
+    /// The sectors that are not zeros of the files in the directory at `path`, with file name and number: what
+    /// [`SimDisk::raw_files`] has copies of. `visit` must not use this disk.
+    pub fn visit_stored(&self, path: &str, visit: &mut dyn FnMut(&str, usize, &[u8; SECTOR])) {
+        self.world().visit_stored(path, visit);
+    }
+
     /// A call begins: others may run, the observer looks, the call is counted and its fault drawn.
     fn begin(&self, call: Call, what: impl Fn() -> String) -> io::Result<(MutexGuard<'_, World>, Option<Fault>)> {
         point();

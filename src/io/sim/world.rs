@@ -24,8 +24,8 @@ pub struct RawFile {
     pub path: String,
     /// Bytes.
     pub size: u64,
-    /// Each sector that is not zeros, by its number: durable and cached versions, so that one may be listed twice.
-    pub sectors: Vec<(usize, Arc<[u8; SECTOR]>)>,
+    /// Each sector that is not zeros, by its number: cached and durable versions, so that one may be listed twice.
+    pub sectors: Vec<(usize, [u8; SECTOR])>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -285,13 +285,29 @@ impl World {
                     todo.extend(names.iter().map(|(name, node)| (join(name), node)));
                 }
                 Node::File(file) => {
-                    let (size, sectors) = (file.content.size(), file.content.raw_versions());
-                    files.push(RawFile { path, size, sectors });
+                    let mut sectors = Vec::new();
+                    file.content.visit_stored(&mut |index, bytes| sectors.push((index, *bytes)));
+                    files.push(RawFile { path, size: file.content.size(), sectors });
                 }
                 Node::Gone => {}
             }
         }
         files.sort_by(|a, b| a.path.cmp(&b.path));
         files
+    }
+
+    /// The sectors of the files in the directory at `path`, as in [`RawFile::sectors`], file by file in the order of
+    /// their names. Nothing is copied.
+    pub(super) fn visit_stored(&self, path: &str, visit: &mut dyn FnMut(&str, usize, &[u8; SECTOR])) {
+        let down = |node: usize, name: &str| match &*self.nodes[node] {
+            Node::Dir(names) => names.get(name),
+            _ => None,
+        };
+        let Some(dir) = path.split('/').try_fold(0, down) else { return };
+        for (name, node) in self.names(dir).iter() {
+            if let Node::File(file) = &*self.nodes[node] {
+                file.content.visit_stored(&mut |index, bytes| visit(name, index, bytes));
+            }
+        }
     }
 }
