@@ -189,7 +189,7 @@ pub(crate) fn check_pending(world: &SimDisk, disk: &Disk, content: &Content) -> 
 
 /// Recovers `image` and checks it. Returns the recovered content.
 pub(crate) fn recover(rig: &Rig, image: &SimDisk, oracle: &Oracle, dice: &mut Dice) -> Result<Content, String> {
-    direct(|| recover_nested(rig, image, oracle, dice, 2))
+    direct(|| recover_nested(rig, image, oracle, dice, 2, true))
 }
 
 /// Whether failures are to be told with the calls that led to them.
@@ -215,22 +215,34 @@ pub(crate) fn open(rig: &Rig, image: &SimDisk, encryption: bool) -> Result<Disk,
     }
 }
 
-fn recover_nested(rig: &Rig, image: &SimDisk, oracle: &Oracle, dice: &mut Dice, depth: u32) -> Result<Content, String> {
+/// `noting`: no error can have made the notes of what was answered worthless.
+fn recover_nested(
+    rig: &Rig,
+    image: &SimDisk,
+    oracle: &Oracle,
+    dice: &mut Dice,
+    depth: u32,
+    mut noting: bool,
+) -> Result<Content, String> {
     IMAGES.fetch_add(1, Ordering::Relaxed);
     let encryption = oracle.encryption();
     let inside = if depth > 0 && dice.one_in(6) { Some(crash_inside(image, dice)) } else { None };
     if depth > 0 && dice.one_in(24) {
         fail_inside(rig, image, encryption, dice)?;
+        // A sync that failed makes the notes worthless.
+        noting = false;
     }
+    let kept = noting && oracle.is_kept_by(image.boot());
     let disk = open(rig, image, encryption)?;
     image.set_observer(None);
     // Opening must not need space; what comes may.
     image.set_capacity(None);
     let found = content(image, &disk)?;
-    oracle.check_recovered(&found)?;
+    oracle.check_ended(&found, kept)?;
     check_pending(image, &disk, &found)?;
     if let Some(inside) = inside.and_then(|inside| inside.lock().expect("one thread").take()) {
-        recover_nested(rig, &inside, oracle, dice, depth - 1)
+        // Notes are worthless while an opening syncs what they are of.
+        recover_nested(rig, &inside, oracle, dice, depth - 1, false)
             .map_err(|error| format!("{error} (crashed in recovery)"))?;
     }
     if dice.one_in(16) {

@@ -39,6 +39,8 @@ fn sequence(mut number: usize, len: usize) -> Vec<Step> {
 }
 
 fn try_sequence(rig: &Rig, steps: &[Step], number: u64) -> Result<(), String> {
+    // Every other sequence, whatever it begins with.
+    let rig = &rig.with_boots(Dice::new(number).coin());
     let mut solo = Solo::new(rig, number, number.is_multiple_of(2));
     let (last, before) = steps.split_last().expect("no sequence is empty");
     for step in before {

@@ -4,7 +4,8 @@
 //! answer. A write A is *superseded* by B when A was answered before B was asked for. Then:
 //! - a read may return any write that no successful write answered before the read began supersedes;
 //! - after a crash a cell may hold any write that no *durable* write supersedes: durable is what was answered before a
-//!   flush began that succeeded, and what was answered with FUA. Not answered or failed writes may have happened.
+//!   flush began that succeeded, and what was answered with FUA. Not answered or failed writes may have happened;
+//! - where the process was killed and the kernel with a name for its boot runs on, everything answered counts as durable.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -74,6 +75,8 @@ pub(crate) struct State {
     stored_as: Kinds,
     encryption: bool,
     requests: u64,
+    /// The boot of the kernel in which a kill loses nothing that was answered.
+    noting: Option<[u8; 16]>,
 }
 
 /// See the module documentation.
@@ -252,11 +255,27 @@ impl Oracle {
         let settled = Self::new(&values, &content.kinds, state.cells.len() / CELLS_A_PAGE, state.encryption);
         let settled = std::mem::take(&mut *settled.state());
         let lines = content.lines.iter().map(LineModel::settled).collect();
-        *state = State { now: state.now, requests: state.requests, lines, ..settled };
+        *state = State { now: state.now, requests: state.requests, noting: state.noting, lines, ..settled };
     }
 
-    /// Whether a recovered disk may hold this.
+    /// From now on a kill loses nothing that is answered, as long as the kernel is in `boot`. `None`: it may, because notes
+    /// cannot be kept, or what they are of may have been lost.
+    pub(crate) fn note_in(&self, boot: Option<[u8; 16]>) {
+        self.state().noting = boot;
+    }
+
+    /// Whether everything that was answered is in a disk that `boot` left.
+    pub(crate) fn is_kept_by(&self, boot: [u8; 16]) -> bool {
+        self.state().noting == Some(boot)
+    }
+
+    /// Whether a disk that was recovered after a power cut may hold this.
     pub(crate) fn check_recovered(&self, content: &Content) -> Result<(), String> {
+        self.check_ended(content, false)
+    }
+
+    /// Whether a recovered disk may hold this; with `kept`, it holds everything that was answered.
+    pub(crate) fn check_ended(&self, content: &Content, kept: bool) -> Result<(), String> {
         let state = self.state();
         if !state.pages.contains(&content.pages()) {
             return Err(format!("the disk has {} pages after the crash instead of {:?}", content.pages(), state.pages));
@@ -265,12 +284,13 @@ impl Oracle {
             let mut possible_kinds = 0;
             for cell in page * CELLS_A_PAGE..(page + 1) * CELLS_A_PAGE {
                 let history = &state.cells[cell];
-                let lost = |write: &Write| history.iter().any(|other| other.durable && write.superseded_by(other));
+                let lost = |write: &Write| history.iter().any(|other| (other.durable || kept) && write.superseded_by(other));
                 let possible = history.iter().filter(|write| !lost(write));
                 possible_kinds |= possible.clone().fold(0, |kinds, write| kinds | write.kinds);
                 if !possible.clone().any(|write| write.may_be(content.values[cell])) {
                     let value = show(content.values[cell]);
-                    return Err(format!("cell {cell} holds {value} after the crash; {}", listing(history)));
+                    let end = if kept { "kill" } else { "crash" };
+                    return Err(format!("cell {cell} holds {value} after the {end}; {}", listing(history)));
                 }
             }
             if stored & possible_kinds == 0 {
@@ -373,6 +393,21 @@ mod tests {
         assert!(!after(&oracle, value_of(second, 0)) && after(&oracle, value_of(third, 0)));
         assert!(!recovered(&oracle, None, ENCRYPTED));
         assert!(!recovered(&oracle, Some(value_of(third, 0)), PLAIN));
+    }
+
+    #[test]
+    fn a_kill_loses_nothing_that_was_answered() {
+        let oracle = oracle();
+        let first = oracle.begin(0..1, Change::Data);
+        oracle.end(first, 0..1, true, false);
+        let second = oracle.begin(0..1, Change::Data);
+        let holds = |value| {
+            let (values, kinds, layers) = (vec![Some(value), Some(0)], vec![ENCRYPTED], vec![None]);
+            oracle.check_ended(&Content { values, kinds, layers, lines: Vec::new() }, true).is_ok()
+        };
+        assert!(!holds(0) && holds(value_of(first, 0)) && holds(value_of(second, 0)));
+        oracle.end(second, 0..1, true, false);
+        assert!(!holds(value_of(first, 0)) && holds(value_of(second, 0)));
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl Rig {
         rig.options.stripe_pages = [1, 2, 8][dice.index(3)];
         rig.options.log_bytes = [40, 48, 64][dice.index(3)] << 10;
         rig.options.pending_extents = [8, 12, 40][dice.index(3)];
-        rig.boots = dice.coin() && std::env::var_os("SEALDISK_CRASH_BOOTS").is_some();
+        rig.boots = dice.coin();
         rig
     }
 
@@ -107,6 +107,11 @@ impl Rig {
         };
         let base = base_pages.map(|pages| Arc::new(SimBase { pages }));
         Self { pages, most_pages: pages + 6, keys: DiskKeys::for_simulation(seed), base, options, boots: false, woken }
+    }
+
+    /// The same, with or without a name for each boot.
+    pub(crate) fn with_boots(&self, boots: bool) -> Self {
+        Self { boots, ..self.clone() }
     }
 
     pub(crate) fn bytes(&self) -> u64 {

@@ -54,6 +54,7 @@ impl Solo {
     pub(crate) fn new(rig: &Rig, seed: u64, encryption: bool) -> Self {
         let (world, oracle) = rig.fresh(seed, encryption);
         let disk = rig.open(&world, encryption, Access::ReadWrite).expect("a new disk opens");
+        oracle.note_in(rig.boots.then(|| world.boot()));
         Self { rig: rig.clone(), world, oracle: Arc::new(oracle), disk: Some(disk), poisoned: false }
     }
 
@@ -203,6 +204,7 @@ impl Solo {
         let found = check::content(&self.world, &disk)?;
         self.oracle.check_recovered(&found)?;
         self.oracle.settle(&found);
+        self.oracle.note_in(self.rig.boots.then(|| self.world.boot()));
         (self.disk, self.poisoned) = (Some(disk), false);
         Ok(Ok(()))
     }

@@ -91,6 +91,7 @@ impl Ring {
             return;
         }
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
+        self.note_harm();
         let mut dice = lock(&self.dice).fork();
         if call == self.crash_at {
             *lock(&self.left) = Some(check::any_end(world, &mut dice));
@@ -100,6 +101,13 @@ impl Ring {
             if let Err(what) = check::recover(&self.rig, &image, &self.oracle(), &mut dice) {
                 self.fail(format!("an image at call {call}: {what}"));
             }
+        }
+    }
+
+    /// What a failed call was about may be lost, and the notes of it with it.
+    fn note_harm(&self) {
+        if self.faulty && self.world.was_harmed() {
+            self.oracle.note_in(None);
         }
     }
 
@@ -171,13 +179,17 @@ fn one_generation(
             ring.look(world);
         }
     })));
+    // Notes are worthless while an opening syncs what they are of, so an end in here may lose that.
+    let kept = ring.oracle.is_kept_by(world.boot());
+    ring.oracle.note_in(None);
     let opened = rig.open(&world, ring.oracle().encryption(), Access::ReadWrite);
     match opened {
-        Ok(disk) if !ring.is_over() => storm(&ring, disk, dice),
+        Ok(disk) if !ring.is_over() => storm(&ring, disk, dice, kept),
         Ok(_) => {}
         Err(error) => ring.refused("opening", &error),
     }
     world.set_observer(None);
+    ring.note_harm();
     if let Some(what) = lock(&ring.failure).take() {
         return Err(format!("{what}\nTHE RUN\n{}", world.trace()));
     }
@@ -213,7 +225,7 @@ fn random_faults(dice: &mut Dice) -> Faults {
 }
 
 /// The life of an open disk: recovered content taken over, clients, and an end in good order if no crash came before.
-fn storm(ring: &Arc<Ring>, disk: Disk, dice: &mut Dice) {
+fn storm(ring: &Arc<Ring>, disk: Disk, dice: &mut Dice, kept: bool) {
     let faults = ring.world.fired();
     let found = match direct(|| check::content(&ring.world, &disk)) {
         Ok(found) => found,
@@ -225,10 +237,13 @@ fn storm(ring: &Arc<Ring>, disk: Disk, dice: &mut Dice) {
         return;
     }
     let oracle = ring.oracle();
-    if let Err(what) = oracle.check_recovered(&found) {
+    if let Err(what) = oracle.check_ended(&found, kept && !ring.world.was_harmed()) {
         return ring.fail(what);
     }
     oracle.settle(&found);
+    // Without space no notes can be kept.
+    let noting = ring.rig.boots && ring.world.capacity().is_none() && !ring.world.was_harmed();
+    oracle.note_in(noting.then(|| ring.world.boot()));
     let disk = Arc::new(disk);
     let clients = (0..1 + dice.index(4)).map(|_| {
         let (ring, disk, mut dice) = (Arc::clone(ring), Arc::clone(&disk), dice.fork());

@@ -104,6 +104,12 @@ impl SimDisk {
         self.world().fired.clone()
     }
 
+    /// Whether anything happened that may have lost content: any fault but the harmless ones.
+    #[must_use]
+    pub fn was_harmed(&self) -> bool {
+        self.world().fired.iter().any(|fired| !matches!(fired.fault, Fault::Short | Fault::Eintr))
+    }
+
     /// Calls so far.
     #[must_use]
     pub fn calls(&self) -> u64 {
@@ -113,6 +119,11 @@ impl SimDisk {
     /// Blocks of 4,096 bytes in all; `None`: without end.
     pub fn set_capacity(&self, blocks: Option<u64>) {
         self.world().capacity = blocks;
+    }
+
+    #[must_use]
+    pub fn capacity(&self) -> Option<u64> {
+        self.world().capacity
     }
 
     /// Starts to note the calls for [`SimDisk::trace`].
