@@ -323,7 +323,7 @@ pub(crate) fn recover(
     if let Some(missing) = needed.iter().find(|&epoch| !names.logs.contains(epoch)) {
         return Err(corrupt(&log::file_name(*missing), "a log is missing"));
     }
-    if let (Some(boot), Some(keys)) = (boot, keys) {
+    if let (Some(boot), Some(keys)) = (boot.filter(|_| !mutant!(NotesForgotten)), keys) {
         take_recent(dir, names, &mut state, &boot, settings.uuid, keys)?;
     }
     state.settle_dead();

@@ -5,6 +5,7 @@
 //! encrypted one, checked inside the gate: a sweep never decrypts a disk whose encryption was turned off meanwhile.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::core::Core;
 use super::extent_map::Mark;
@@ -89,10 +90,11 @@ impl Core {
         let lock = (!mutant!(SweptWithoutLock)).then(|| self.ranges.exclusive(start..start + step));
         let gate = self.gate.read();
         self.check_open(&gate)?;
-        if !gate.encryption {
+        if !gate.encryption && !mutant!(SweptAfterSwitch) {
             return Err(paused());
         }
-        if gate.top.as_ref().is_none_or(|now| now.id != top.id || now.kind != Kind::Xts) {
+        let goes_on = |now: &Arc<Layer>| now.id == top.id && now.kind == Kind::Xts;
+        if !gate.top.as_ref().is_some_and(goes_on) && !mutant!(SweptAfterSwitch) {
             return Ok(Swept::Next(start));
         }
         let segments = {

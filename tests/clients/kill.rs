@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::{Account, MIB, program, run, stdout_of};
 
@@ -12,6 +12,8 @@ const NAME: &str = "disk";
 const PAGE: usize = 512;
 const CONNECTIONS: usize = 3;
 const PAGES: usize = 2000;
+/// The writers are under way by then.
+const LIMIT: Duration = Duration::from_secs(60);
 
 /// By page: the number last answered (0: none), and the number last sent.
 type Written = HashMap<usize, [u64; 2]>;
@@ -22,10 +24,15 @@ fn write_until_killed(account: &Account, round: u64) -> Written {
     let server = account.serve();
     let mut writers = Command::new("/usr/bin/python3"); // the one that Debian's python3-libnbd belongs to
     writers.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/writers.py"));
-    writers.args([server.uri(NAME), PAGES.to_string(), CONNECTIONS.to_string()]);
+    let mark = account.scratch("under-way");
+    let _ = fs::remove_file(&mark);
+    writers.args([server.uri(NAME), PAGES.to_string(), CONNECTIONS.to_string()]).arg(&mark);
     let output = thread::scope(|scope| {
         let writers = scope.spawn(move || run(&mut writers));
-        thread::sleep(Duration::from_millis(300));
+        let started = Instant::now();
+        while !mark.exists() && started.elapsed() < LIMIT && !writers.is_finished() {
+            thread::sleep(Duration::from_millis(5));
+        }
         account.sealdisk(&["encryption", "off"]);
         thread::sleep(Duration::from_millis(round * 37 % 150));
         account.sealdisk(&["encryption", "on"]);
@@ -36,12 +43,16 @@ fn write_until_killed(account: &Account, round: u64) -> Written {
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let number = |word: &str| word.parse::<u64>().expect("a number");
-    text.lines()
+    let written: Written = text
+        .lines()
         .map(|line| {
             let words: Vec<&str> = line.split(' ').collect();
             (number(words[0]) as usize, [number(words[1]), number(words[2])])
         })
-        .collect()
+        .collect();
+    let (pages, errors) = (written.len(), String::from_utf8_lossy(&output.stderr));
+    assert!(pages > 50, "round {round}: only {pages} pages were written: {errors}");
+    written
 }
 
 fn kill_again_and_again(rounds: u64) {
@@ -49,12 +60,13 @@ fn kill_again_and_again(rounds: u64) {
     account.create(NAME, 4 * MIB);
     let copy = account.scratch("copy.img");
     let mut before = vec![0; 4 * MIB as usize];
+    let mut checked = 0;
     for round in 0..rounds {
         let written = write_until_killed(&account, round);
-        assert!(written.len() > 50, "only {} pages were written", written.len());
         let server = account.serve();
         stdout_of(program("nbdcopy").arg(server.uri(NAME)).arg(&copy));
         let disk = fs::read(&copy).expect("a copy");
+        checked += written.len();
         for (page, [answered, sent]) in written {
             let [old, content] = [&before, &disk].map(|disk| &disk[page * PAGE..][..PAGE]);
             let full_of = |number: u64| number.to_le_bytes().repeat(PAGE / 8);
@@ -64,6 +76,7 @@ fn kill_again_and_again(rounds: u64) {
         }
         before = disk;
     }
+    eprintln!("{rounds} kills, {checked} written pages checked, none lost");
 }
 
 #[test]

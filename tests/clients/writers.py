@@ -1,10 +1,10 @@
 """Several connections that write numbered pages durably until the server goes away.
 
-usage: writers.py URI PAGES CONNECTIONS
+usage: writers.py URI PAGES CONNECTIONS MARK
 
 Each connection has PAGES pages of its own. A page holds its number, over and over. Every third write is followed by a
 flush, the others are sent with FUA. Prints a line a page: its index, the last number that was answered, and the last
-one that was sent.
+one that was sent. The file MARK is made once every connection has had some answers.
 """
 
 import random
@@ -15,6 +15,7 @@ import threading
 import nbd
 
 PAGE = 512
+SOME = 30
 
 
 def write(uri, first, pages, answered, sent):
@@ -34,11 +35,14 @@ def write(uri, first, pages, answered, sent):
                 client.pwrite(content, page * PAGE)
                 client.flush()
             answered[page] = number
+            if number == SOME:
+                under_way.wait()
     except nbd.Error as error:
         print(error, file=sys.stderr)
 
 
-uri, pages, connections = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+uri, pages, connections, mark = sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
+under_way = threading.Barrier(connections, lambda: open(mark, "w").close())
 answered, sent = {}, {}
 threads = [
     threading.Thread(target=write, args=(uri, number * pages, pages, answered, sent)) for number in range(connections)

@@ -14,6 +14,11 @@ use crate::scheduler::{self, Seeded};
 /// A seed, and what it has shown.
 pub(crate) type Finding = (u64, String);
 
+/// What runs a seed. The error says what went wrong.
+pub(crate) trait Execution: Fn(u64) -> Result<(), String> + Copy + Send + Sync + 'static {}
+
+impl<E: Fn(u64) -> Result<(), String> + Copy + Send + Sync + 'static> Execution for E {}
+
 /// When a campaign ends without a finding.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Until {
@@ -27,7 +32,7 @@ pub(crate) fn search(
     first: u64,
     until: Until,
     mutant: Option<Mutant>,
-    execution: fn(u64) -> Result<(), String>,
+    execution: impl Execution,
 ) -> (Option<Finding>, u64) {
     let next = AtomicU64::new(first);
     let stop = AtomicBool::new(false);
@@ -64,7 +69,7 @@ pub(crate) fn search(
 }
 
 /// One seed under the scheduler. Panics of the core, deadlocks and endless loops are findings, too.
-pub(crate) fn one(seed: u64, execution: fn(u64) -> Result<(), String>) -> Result<(), String> {
+pub(crate) fn one(seed: u64, execution: impl Execution) -> Result<(), String> {
     let mut config = Config::new();
     config.stack_size = 1 << 20;
     config.failure_persistence = FailurePersistence::None;

@@ -284,7 +284,8 @@ impl Oracle {
             let mut possible_kinds = 0;
             for cell in page * CELLS_A_PAGE..(page + 1) * CELLS_A_PAGE {
                 let history = &state.cells[cell];
-                let lost = |write: &Write| history.iter().any(|other| (other.durable || kept) && write.superseded_by(other));
+                let lost =
+                    |write: &Write| history.iter().any(|other| (other.durable || kept) && write.superseded_by(other));
                 let possible = history.iter().filter(|write| !lost(write));
                 possible_kinds |= possible.clone().fold(0, |kinds, write| kinds | write.kinds);
                 if !possible.clone().any(|write| write.may_be(content.values[cell])) {

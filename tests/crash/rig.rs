@@ -90,6 +90,14 @@ impl Rig {
         rig
     }
 
+    /// A disk of up to three pages, so that everybody meets everybody.
+    pub(crate) fn small(dice: &mut Dice) -> Self {
+        let pages = 1 + dice.index(3);
+        let base = dice.coin().then(|| 1 + dice.below(pages as u64));
+        let rig = Self::sized(dice.roll(), pages, base);
+        rig.with_boots(dice.coin())
+    }
+
     /// A disk of `pages` over a base of `base_pages`.
     pub(crate) fn sized(seed: u64, pages: usize, base_pages: Option<u64>) -> Self {
         let woken = Arc::new(AtomicBool::new(false));

@@ -18,13 +18,20 @@ mod on_lines;
 
 /// What the clients are at: some races need more of the same than chance gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Mood {
+pub(crate) enum Mood {
     All,
     /// Durable overwrites and flushes, with syncs that fail.
     Syncs,
     /// Writes while the setting changes and old pages are re-encrypted.
     Switches,
+    /// Reads while the setting changes and what was covered is punched.
+    Punches,
+    /// Snapshots come and go while what they let go of is punched.
+    Lines,
 }
+
+const MOODS: [Mood; 8] =
+    [Mood::All, Mood::All, Mood::All, Mood::All, Mood::Syncs, Mood::Switches, Mood::Punches, Mood::Lines];
 
 /// What the clients, the observer and the referee of one generation share.
 pub(super) struct Ring {
@@ -128,13 +135,24 @@ impl Ring {
 pub(crate) fn run(seed: u64) -> Result<(), String> {
     let mut dice = Dice::new(seed);
     let rig = Rig::random(&mut dice);
+    run_on(&rig, None, dice)
+}
+
+/// Runs one seed with several clients in one mood on a disk of few pages: for races that chance seldom meets elsewhere.
+pub(crate) fn run_crowded(seed: u64, mood: Mood) -> Result<(), String> {
+    let mut dice = Dice::new(seed);
+    let rig = Rig::small(&mut dice);
+    run_on(&rig, Some(mood), dice)
+}
+
+fn run_on(rig: &Rig, mood: Option<Mood>, mut dice: Dice) -> Result<(), String> {
     let (mut world, oracle) = rig.fresh(dice.roll(), dice.coin());
     let mut oracle = Arc::new(oracle);
     for generation in 0..1 + dice.index(3) {
         let told = |what| format!("generation {generation}: {what}");
-        (world, oracle) = one_generation(&rig, world, oracle, &mut dice).map_err(told)?;
+        (world, oracle) = one_generation(rig, world, oracle, mood, &mut dice).map_err(told)?;
     }
-    check::recover(&rig, &world, &oracle, &mut dice).map(drop)
+    check::recover(rig, &world, &oracle, &mut dice).map(drop)
 }
 
 /// Opens the disk, lets the clients at it, and returns what an end has left, with an oracle that knows what it may be.
@@ -142,10 +160,12 @@ fn one_generation(
     rig: &Rig,
     world: SimDisk,
     oracle: Arc<Oracle>,
+    mood: Option<Mood>,
     dice: &mut Dice,
 ) -> Result<(SimDisk, Arc<Oracle>), String> {
-    let mood = [Mood::All, Mood::All, Mood::All, Mood::All, Mood::Syncs, Mood::Switches][dice.index(6)];
-    let faulty = mood == Mood::Syncs || dice.one_in(3);
+    let crowded = mood.is_some();
+    let mood = mood.unwrap_or_else(|| MOODS[dice.index(MOODS.len())]);
+    let faulty = mood == Mood::Syncs || (!crowded && dice.one_in(3));
     if faulty {
         world.set_capacity(dice.one_in(4).then(|| 40 + dice.below(30)));
         world.set_faults(if mood == Mood::Syncs { failing_syncs() } else { random_faults(dice) });
@@ -276,6 +296,8 @@ fn at_rest(ring: &Arc<Ring>, disk: &Arc<Disk>, dice: &mut Dice) {
         Err(what) => return ring.fail(what),
     };
     ring.note(oracle.check_read(begin, 0, &found.values));
+    // Nothing is under way: it is what was answered, stored as was answered.
+    ring.note(oracle.check_ended(&found, true));
     ring.note(direct(|| check::check_pending(&ring.world, disk, &found)));
     let poisoned = ring.poisoned.load(Ordering::Relaxed);
     // Nobody else is there: what is read and then flushed stays, that of failed writes, too.
@@ -328,6 +350,8 @@ fn request(ring: &Ring, disk: &Disk, dice: &mut Dice) {
         Mood::All => dice.below(100),
         Mood::Syncs => [0, 0, 60, 60, 48][dice.index(5)],
         Mood::Switches => [0, 0, 77, 77, 99, 99, 60][dice.index(7)],
+        Mood::Punches => [0, 0, 48, 48, 48, 77, 60, 83, 89][dice.index(9)],
+        Mood::Lines => [0, 0, 99, 99, 60, 83, 83, 89][dice.index(8)],
     };
     if what >= 92 {
         return on_lines::request(ring, disk, dice);

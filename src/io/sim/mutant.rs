@@ -62,6 +62,10 @@ pub enum Mutant {
     LogNotSynced,
     /// A log is written over an old one, and its batches are not told from old ones.
     LogRecycled,
+    /// Opening after a kill does not take over what was answered since the last batch.
+    NotesForgotten,
+    /// Notes are believed after a power cut.
+    NotesOfAnotherBoot,
     /// A round syncs one of its dirty layers.
     OneLayerSynced,
     /// Opening after a crash syncs nothing.
@@ -90,6 +94,8 @@ pub enum Mutant {
     ShortIsWhole,
     /// A shrink neither cuts the base limit nor notes as zero what it cuts off.
     ShrinkKeepsBase,
+    /// Re-encryption goes on after encryption was turned off.
+    SweptAfterSwitch,
     /// Re-encryption takes no range lock.
     SweptWithoutLock,
     /// Two syncs of one file may run at once.
@@ -132,6 +138,8 @@ impl Mutant {
         Self::LogNameNotSynced,
         Self::LogNotSynced,
         Self::LogRecycled,
+        Self::NotesForgotten,
+        Self::NotesOfAnotherBoot,
         Self::OneLayerSynced,
         Self::OpenedUnsynced,
         Self::PendingLineNotLookedAt,
@@ -146,6 +154,7 @@ impl Mutant {
         Self::SettingsNameNotSynced,
         Self::ShortIsWhole,
         Self::ShrinkKeepsBase,
+        Self::SweptAfterSwitch,
         Self::SweptWithoutLock,
         Self::SyncsNotSerialised,
         Self::TemporaryNotSynced,

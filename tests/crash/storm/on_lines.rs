@@ -6,7 +6,7 @@ use sealdisk::disk::{Disk, Swept};
 use sealdisk::io::sim::Dice;
 use sealdisk::{ErrorKind, PAGE};
 
-use super::Ring;
+use super::{Mood, Ring};
 use crate::check;
 
 /// One of them, if no other is under way.
@@ -14,7 +14,11 @@ pub(super) fn request(ring: &Ring, disk: &Disk, dice: &mut Dice) {
     if ring.lining.swap(true, Ordering::Relaxed) {
         return;
     }
-    let what = if ring.mood == super::Mood::Switches { 11 } else { dice.below(12) };
+    let what = match ring.mood {
+        Mood::Switches => 11,
+        Mood::Lines => [0, 0, 3, 5, 5][dice.index(5)],
+        _ => dice.below(12),
+    };
     match what {
         0..3 => snapshot(ring, disk),
         3..5 => look(ring, disk, dice),
