@@ -1,10 +1,12 @@
-//! The image files that the disks of an account lie over.
+//! The image files that the disks of an account lie over, before and while it is served.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::registry::{DISKS, Keys};
+use super::registry::{DISKS, Entry, Keys};
+use crate::base::{self, BaseImage, BaseRecord};
 use crate::disk::DiskSettings;
 use crate::io::Dir;
 use crate::{Error, Result};
@@ -28,4 +30,12 @@ pub(super) fn recorded(account: &dyn Dir, keys: &Keys) -> Result<Vec<PathBuf>> {
     files.sort();
     files.dedup();
     Ok(files)
+}
+
+impl Entry {
+    /// Opens the base of a closed disk, from the files that were handed over where a verb has done so.
+    pub(super) fn reopen_base(&self, record: &BaseRecord) -> Result<Arc<dyn BaseImage>> {
+        let handed = self.handed.lock();
+        if handed.is_empty() { base::reopen(record) } else { base::reopen_files(record, base::share(&handed)?) }
+    }
 }

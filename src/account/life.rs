@@ -13,7 +13,7 @@ use super::clones::parent_of;
 use super::name::BlobName;
 use super::registry::{Entry, GONE, NEW, Registry, State, remove_folder};
 use super::snapshots::check_free;
-use crate::base::{BaseImage, BaseRecord};
+use crate::base::{BaseImage, BaseRecord, HandedImage};
 use crate::crypto::keyring::KeyRing;
 use crate::disk::{Disk, Options, Spec};
 use crate::io::Dir;
@@ -22,18 +22,19 @@ use crate::{Error, ErrorKind, PAGE, Result};
 /// How long `delete` waits for verbs that are looking at the disk.
 const DELETE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// A base image that is open, and what is recorded of it.
-pub(super) type OpenBase = (Arc<dyn BaseImage>, BaseRecord);
-
 impl Registry {
     /// Makes a disk of `size` bytes (over a base: at least the base's size, which is the default) and opens it.
-    pub fn create(&self, name: &BlobName, size: Option<u64>, base: Option<OpenBase>) -> Result<Arc<Disk>> {
-        let size = disk_size(size, base.as_ref().map(|(_, record)| record.size))?;
+    pub fn create(&self, name: &BlobName, size: Option<u64>, base: Option<HandedImage>) -> Result<Arc<Disk>> {
+        let size = disk_size(size, base.as_ref().map(|base| base.record.size))?;
         let _changing = self.shared.changing.lock();
         self.check_free(name)?;
-        let (image, record) = base.unzip();
-        let spec = Spec { base: record, ..Spec::new(Uuid::new_v4(), name.to_string(), size) };
-        self.publish(name, &spec, image)
+        let spec = Spec::new(Uuid::new_v4(), name.to_string(), size);
+        let Some(HandedImage { image, record, kept }) = base else { return self.publish(name, &spec, None) };
+        let made = self.publish(name, &Spec { base: Some(record), ..spec }, Some(image));
+        if let Ok(entry) = self.shared.entry(name) {
+            *entry.handed.lock() = kept;
+        }
+        made
     }
 
     /// Makes the disk of a specification and opens it, over `image` if it has a base. The caller holds `changing`.
@@ -110,6 +111,7 @@ impl Registry {
         let was = std::mem::replace(&mut *entry.state.lock(), State::Gone);
         let renamed = Entry { parent: disk.settings().parent, ..Entry::new(entry.uuid, to.clone(), was) };
         *renamed.attached.lock() = std::mem::take(&mut *entry.attached.lock());
+        *renamed.handed.lock() = std::mem::take(&mut *entry.handed.lock());
         let mut disks = self.shared.disks.write();
         disks.remove(name);
         disks.insert(to.clone(), Arc::new(renamed));
@@ -133,13 +135,15 @@ impl Registry {
     }
 
     /// Takes `base` for the base image of a disk: the same content, at another place or with more known about it.
-    pub fn rebase(&self, name: &BlobName, (image, record): OpenBase) -> Result<()> {
+    pub fn rebase(&self, name: &BlobName, HandedImage { image, record, kept }: HandedImage) -> Result<()> {
         let Some(recorded) = self.base(name)? else {
             return Err(Error::new(ErrorKind::InvalidInput, format!("the disk \"{name}\" lies over no image")));
         };
         recorded.check_same(&record)?;
         // A disk that could not be opened without its base can be now.
-        self.open_over(name, Some(image))?.set_base(record)
+        let disk = self.open_over(name, Some(image))?;
+        *self.shared.entry(name)?.handed.lock() = kept;
+        disk.set_base(record)
     }
 }
 
@@ -203,6 +207,13 @@ fn disk_size(asked: Option<u64>, base: Option<u64>) -> Result<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::account::lock::{AccountLock, Hold};
+    use crate::account::registry::{DISKS, Keys};
+    use crate::account::settings::Settings;
+    use crate::base;
+    use crate::crypto::kek::{Kek, SourceRecord};
+    use crate::crypto::secret::SecretKey;
+    use crate::io::real::RealDir;
 
     #[test]
     fn a_disk_is_at_least_its_base_and_whole_pages() {
@@ -214,5 +225,38 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
             assert!(error.hint_text().is_some());
         }
+    }
+
+    /// What a verb handed over is opened again after the disk was closed, though no path leads to it.
+    #[test]
+    fn a_base_out_of_reach_is_kept() {
+        let temporary = tempfile::tempdir().expect("dir");
+        let (folder, image) = (temporary.path().join("account"), temporary.path().join("image"));
+        std::fs::create_dir_all(folder.join(DISKS)).expect("folders");
+        std::fs::write(&image, vec![7; 64 << 10]).expect("an image");
+        let dir = RealDir::open(&folder).expect("opened");
+        let kek = Kek::new(SecretKey::filled(1));
+        let (settings, ring) =
+            Settings::create(&dir, Uuid::new_v4(), &kek, SourceRecord::Fd, true).expect("an account");
+        let lock = AccountLock::try_take(&folder, Hold::Exclusive).expect("a lock").expect("free");
+        let registry = Registry::open(&folder, lock, settings, Keys::Unlocked(ring)).expect("opened");
+
+        let (_, record) = base::open(&image, &base::OpenOptions::default()).expect("an image");
+        let hand = || HandedImage::take(record.clone(), base::open_files(&record).expect("opened")).expect("taken");
+        let name = |text: &str| text.parse::<BlobName>().expect("a name");
+        assert!(hand().kept.is_empty(), "it can be opened by its path");
+        let files = base::open_files(&record).expect("opened");
+        std::fs::remove_file(&image).expect("removed");
+        let handed = HandedImage::take(record, files).expect("taken");
+        assert_eq!(handed.kept.len(), 1);
+        drop(registry.create(&name("disk"), None, Some(handed)).expect("made"));
+        registry.rename(&name("disk"), &name("renamed")).expect("renamed");
+
+        registry.disk(&name("renamed")).expect("open").close().expect("closed");
+        *registry.shared.entry(&name("renamed")).expect("there").state.lock() = State::Closed;
+        let mut buf = [0; 512];
+        registry.disk(&name("renamed")).expect("opened again").read(1024, &mut buf).expect("read");
+        assert_eq!(buf, [7; 512]);
+        registry.close().expect("closed");
     }
 }

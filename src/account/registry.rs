@@ -13,6 +13,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -28,7 +29,7 @@ use super::report::ServerLimits;
 use super::settings::Settings;
 use super::snapshot_image::SnapshotImage;
 use super::snapshots::Attached;
-use crate::base::{self, BaseImage};
+use crate::base::BaseImage;
 use crate::crypto::keyring::{DiskKeys, KeyRing};
 use crate::disk::{Access, Disk, DiskSettings, Options, Parent, Vitals};
 use crate::io::Dir;
@@ -89,6 +90,8 @@ pub(super) struct Entry {
     pub(super) attached: Mutex<Vec<Attached>>,
     /// When it was last asked for, in [`Shared::uses`].
     pub(super) used: AtomicU64,
+    /// The files of its base, where a verb handed over what this process cannot open itself.
+    pub(super) handed: Mutex<Vec<OwnedFd>>,
 }
 
 impl Entry {
@@ -101,6 +104,7 @@ impl Entry {
             state: Mutex::new(state),
             attached: Mutex::default(),
             used: AtomicU64::new(0),
+            handed: Mutex::default(),
         }
     }
 
@@ -418,7 +422,7 @@ impl Shared {
         let (dir, settings, keys) = self.disk_settings(entry)?;
         let base = match (&settings.base, &settings.parent, base) {
             (Some(_), _, Some(open)) => Some(open),
-            (Some(record), _, None) => Some(base::reopen(record)?),
+            (Some(record), _, None) => Some(entry.reopen_base(record)?),
             // A disk is younger than what it is a clone of: going down ends, and takes the locks in one order.
             (None, Some(parent), _) => Some(self.open_parent(account, parent, wake.clone())?),
             (None, None, _) => None,

@@ -19,7 +19,7 @@ use super::report::{
     key_id,
 };
 use super::view_name::SnapshotName;
-use crate::base::{self, BaseRecord};
+use crate::base::{BaseRecord, HandedImage};
 use crate::disk::Kind;
 use crate::{Error, PAGE, Result};
 
@@ -134,10 +134,7 @@ impl Request {
                 json(serde_json::to_value(Switch::from(registry.encryption())))
             }
             Request::Create { name, size, base } => {
-                let base = match base {
-                    Some(record) => Some((base::reopen_files(&record, files)?, record)),
-                    None => None,
-                };
+                let base = base.map(|record| HandedImage::take(record, files)).transpose()?;
                 registry.create(&name, size, base)?;
                 json(serde_json::to_value(show(registry, &name)?))
             }
@@ -155,7 +152,7 @@ impl Request {
                 json(serde_json::to_value(show(registry, &name)?))
             }
             Request::Rebase { name, base } => {
-                registry.rebase(&name, (base::reopen_files(&base, files)?, base))?;
+                registry.rebase(&name, HandedImage::take(base, files)?)?;
                 json(serde_json::to_value(show(registry, &name)?))
             }
             Request::Base { name } => json(serde_json::to_value(registry.base(&name)?)),

@@ -108,6 +108,30 @@ pub fn reopen(record: &BaseRecord) -> Result<Arc<dyn BaseImage>> {
     reopen_files(record, open_files(record)?)
 }
 
+/// An image that somebody else opened, with what is recorded of it.
+#[derive(Debug)]
+pub struct HandedImage {
+    pub image: Arc<dyn BaseImage>,
+    pub record: BaseRecord,
+    /// Its files once more, where this process could not open them itself: to open the image again later.
+    pub kept: Vec<OwnedFd>,
+}
+
+impl HandedImage {
+    /// Takes it over, as [`reopen_files`].
+    pub fn take(record: BaseRecord, files: Vec<OwnedFd>) -> Result<Self> {
+        let out_of_reach = record.files.iter().any(|file| HostFile::open(&file.path).is_err());
+        let kept = if out_of_reach { share(&files)? } else { Vec::new() };
+        Ok(Self { image: reopen_files(&record, files)?, record, kept })
+    }
+}
+
+/// Descriptors of the same files.
+pub(crate) fn share(files: &[OwnedFd]) -> Result<Vec<OwnedFd>> {
+    let clone = |file: &OwnedFd| file.try_clone().map_err(|e| Error::io("cannot share the base image", e));
+    files.iter().map(clone).collect()
+}
+
 /// Opens the files of a record for reading, for [`reopen_files`] here or in another process.
 pub fn open_files(record: &BaseRecord) -> Result<Vec<OwnedFd>> {
     let open = |identity: &FileIdentity| match HostFile::open(&identity.path) {

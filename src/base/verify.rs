@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::file::HostFile;
 use super::identity::{BaseRecord, FileIdentity};
-use super::{OpenOptions, open, open_files, reopen_files};
+use super::{OpenOptions, open, open_files, reopen_files, share};
 use crate::vhd::source::Source;
 use crate::{Error, ErrorKind, Result};
 
@@ -26,10 +26,8 @@ pub fn verify(record: &BaseRecord, progress: &mut Progress<'_>) -> Result<BaseRe
 
 /// [`verify`] from open files, one for each that the record names, in its order. No path is opened.
 pub fn verify_files(record: &BaseRecord, files: Vec<OwnedFd>, progress: &mut Progress<'_>) -> Result<BaseRecord> {
-    let clone = |file: &OwnedFd| file.try_clone().map_err(|e| Error::io("cannot share the base image", e));
-    let again = files.iter().map(clone).collect::<Result<Vec<_>>>()?;
     // What the quick check finds need not wait for the slow one.
-    reopen_files(record, again)?;
+    reopen_files(record, share(&files)?)?;
     let total = record.files.iter().map(|file| file.size).sum();
     let mut done = 0;
     let mut verified = record.clone();
