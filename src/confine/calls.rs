@@ -32,8 +32,8 @@ const ALLOWED: &[i64] = &[
     libc::SYS_fstatfs, libc::SYS_fsync, libc::SYS_ftruncate, libc::SYS_getcwd, libc::SYS_getdents64, libc::SYS_lseek,
     libc::SYS_mkdirat, libc::SYS_newfstatat, libc::SYS_openat, libc::SYS_openat2, libc::SYS_pread64, libc::SYS_preadv,
     libc::SYS_preadv2, libc::SYS_pwrite64, libc::SYS_pwritev, libc::SYS_pwritev2, libc::SYS_read, libc::SYS_readahead,
-    libc::SYS_readlinkat, libc::SYS_readv, libc::SYS_renameat, libc::SYS_renameat2, libc::SYS_statx,
-    libc::SYS_sync_file_range, libc::SYS_unlinkat, libc::SYS_write, libc::SYS_writev,
+    libc::SYS_readlinkat, libc::SYS_readv, libc::SYS_renameat2, libc::SYS_statx,
+    libc::SYS_unlinkat, libc::SYS_write, libc::SYS_writev,
     // Sockets that are there.
     libc::SYS_accept4, libc::SYS_getpeername, libc::SYS_getsockname, libc::SYS_getsockopt,
     libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_sendmsg, libc::SYS_sendto, libc::SYS_setsockopt,
@@ -55,17 +55,18 @@ const ALLOWED: &[i64] = &[
     libc::SYS_uname,
 ];
 
-/// Older names of calls above, which only this architecture has.
+/// Older calls like those above, which not every architecture has.
 #[cfg(target_arch = "x86_64")]
 #[rustfmt::skip]
 const ALLOWED_OLD: &[i64] = &[
     libc::SYS_access, libc::SYS_dup2, libc::SYS_epoll_create, libc::SYS_epoll_wait, libc::SYS_eventfd,
     libc::SYS_getdents, libc::SYS_lstat, libc::SYS_mkdir, libc::SYS_open, libc::SYS_pipe, libc::SYS_poll,
-    libc::SYS_readlink, libc::SYS_rename, libc::SYS_rmdir, libc::SYS_select, libc::SYS_stat, libc::SYS_time,
-    libc::SYS_unlink,
+    libc::SYS_readlink, libc::SYS_rename, libc::SYS_renameat, libc::SYS_rmdir, libc::SYS_select, libc::SYS_stat,
+    libc::SYS_time, libc::SYS_unlink,
 ];
-#[cfg(not(target_arch = "x86_64"))]
-const ALLOWED_OLD: &[i64] = &[];
+/// renameat, which the libc crate does not name here.
+#[cfg(target_arch = "aarch64")]
+const ALLOWED_OLD: &[i64] = &[38];
 
 /// Refused whatever their arguments: a program, a new process, another process, a way to the outside.
 const REFUSED: &[i64] = &[
@@ -85,11 +86,10 @@ const REFUSED: &[i64] = &[
 
 #[cfg(target_arch = "x86_64")]
 const REFUSED_OLD: &[i64] = &[libc::SYS_fork, libc::SYS_vfork];
-#[cfg(not(target_arch = "x86_64"))]
+#[cfg(target_arch = "aarch64")]
 const REFUSED_OLD: &[i64] = &[];
 
 /// Filters the calls of every thread, for good. `false`: this kernel has no filters.
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 pub(super) fn restrict() -> Result<bool> {
     let unusable = |error: &dyn std::fmt::Display| {
         Error::io("cannot be confined by seccomp", std::io::Error::other(error.to_string()))
@@ -111,11 +111,6 @@ pub(super) fn restrict() -> Result<bool> {
         }
     }
     Ok(true)
-}
-
-#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-pub(super) fn restrict() -> Result<bool> {
-    Ok(false)
 }
 
 fn program(

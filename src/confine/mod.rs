@@ -18,7 +18,15 @@ use serde::Serialize;
 
 use crate::{Error, ErrorKind, Result};
 
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod calls;
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+mod calls {
+    /// There is no list for this architecture.
+    pub(super) fn restrict() -> crate::Result<bool> {
+        Ok(false)
+    }
+}
 mod files;
 
 /// Whether a server confines itself.
