@@ -10,9 +10,12 @@ use std::ops::Range;
 
 use super::core::Core;
 use super::page_set::PageSet;
-use super::resolve::{Source, View};
+use super::resolve::{Segment, Source, View};
 use super::state::State;
 use crate::{Error, ErrorKind, Result};
+
+/// Pages looked through first; then twice as many each time.
+const FIRST_STEP: u64 = 1 << 16;
 
 /// A run of pages that changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,16 +29,17 @@ pub struct Change {
 }
 
 impl State {
-    /// The pages without the footer that may differ between the view of `from` and the later one `to`.
-    fn changed(&self, from: View, to: View, footer: u64) -> PageSet {
+    /// The pages of `range`, without the footer, that may differ between the view of `from` and the later one `to`.
+    fn changed(&self, from: View, to: View, footer: u64, range: &Range<u64>) -> PageSet {
         let mut changed = PageSet::new();
         for entry in self.entries.iter().filter(|entry| entry.layer.id > from.sees && entry.layer.id <= to.sees) {
-            changed.union_with(entry.held());
-            changed.union_with(entry.zero());
+            for set in [entry.held(), entry.zero()] {
+                set.runs(range.clone()).for_each(|run| changed.insert(run));
+            }
         }
         let (was, now) = (from.size - footer, to.size - footer);
         if was < now {
-            changed.insert(was..now);
+            changed.insert(was.max(range.start)..now.min(range.end));
         }
         // Shrunk and grown again: what was cut off below the old size is marked as zero by the resize itself.
         changed.remove(now..u64::MAX);
@@ -44,31 +48,42 @@ impl State {
 }
 
 impl Core {
-    /// What changed since line `from` up to line `to`, or up to now; in order, neighbours of one kind merged.
-    pub(crate) fn changed_since(&self, from: u32, to: Option<u32>) -> Result<Vec<Change>> {
+    /// What changed of `range` from line `from` up to the view `to`, or up to now; in order, neighbours of one kind
+    /// merged, at most `limit` of them.
+    pub(crate) fn changes(&self, from: u32, to: Option<View>, range: Range<u64>, limit: usize) -> Result<Vec<Change>> {
         let state = self.state.read();
-        let view = |id: u32| {
-            let line = state.line(id);
-            line.map(View::from).ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such snapshot"))
-        };
-        let (from, to) = (view(from)?, to.map_or_else(|| Ok(state.live()), view)?);
+        let to = to.unwrap_or_else(|| state.live());
+        state.check_view(to)?;
+        let from = state.line(from).map(View::from);
+        let from = from.ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such snapshot"))?;
         if to.line < from.line && to.line.is_some() {
             return Err(Error::new(ErrorKind::InvalidInput, "the snapshot to compare with is the older one")
                 .hint("name the older one with --from"));
         }
-        let changed = state.changed(from, to, u64::from(self.footer));
         let mut found: Vec<Change> = Vec::new();
-        let mut push = |run: Range<u64>, cleared: bool| match found.last_mut() {
-            Some(last) if last.start + last.pages == run.start && last.cleared == cleared => {
-                last.pages += run.end - run.start;
+        let mut push = |run: Range<u64>, cleared: bool| {
+            let room = found.len() < limit;
+            match found.last_mut() {
+                Some(last) if last.start + last.pages == run.start && last.cleared == cleared => {
+                    last.pages += run.end - run.start;
+                }
+                _ if room => found.push(Change { start: run.start, pages: run.end - run.start, cleared }),
+                _ => return false,
             }
-            _ => found.push(Change { start: run.start, pages: run.end - run.start, cleared }),
+            true
         };
-        for run in changed.runs(0..u64::MAX) {
-            state.resolve(to, run, &mut |segment| {
-                push(segment.pages, matches!(segment.source, Source::Zero(_)));
-                true
-            });
+        // A piece after the other, so that whoever asks for few does not pay for all.
+        let (mut at, end, mut step) = (range.start, range.end.min(to.size), FIRST_STEP);
+        while at < end {
+            let piece = at..end.min(at.saturating_add(step));
+            let changed = state.changed(from, to, u64::from(self.footer), &piece);
+            for run in changed.runs(piece.clone()) {
+                let mut visit = |segment: Segment| push(segment.pages, matches!(segment.source, Source::Zero(_)));
+                if !state.resolve(to, run, &mut visit) {
+                    return Ok(found);
+                }
+            }
+            (at, step) = (piece.end, step.saturating_mul(2));
         }
         Ok(found)
     }

@@ -436,6 +436,15 @@ impl Disk {
         self.core.lines()
     }
 
+    /// The snapshots that are older than what this is, oldest first: what it can be compared with.
+    pub fn older_snapshots(&self) -> Vec<Line> {
+        let mut lines = self.core.lines();
+        if let Some(View { line: Some(own), .. }) = self.view {
+            lines.retain(|line| line.id < own);
+        }
+        lines
+    }
+
     /// The disk as the snapshot sees it, read-only. Reading fails once the snapshot is deleted.
     pub fn at_snapshot(&self, name: &str) -> Result<Disk> {
         let missing = |_| Error::new(ErrorKind::NotFound, format!("there is no snapshot '{name}'"));
@@ -450,7 +459,15 @@ impl Disk {
 
     /// What changed since the snapshot `from` ([`Line::id`]) up to the later one `to`, or up to now.
     pub fn changed_since(&self, from: u32, to: Option<u32>) -> Result<Vec<Change>> {
-        self.core.changed_since(from, to)
+        let to = to.map(|id| self.core.line_view(|line| line.id == id)).transpose()?;
+        self.core.changes(from, to, 0..u64::MAX, usize::MAX)
+    }
+
+    /// What changed of `[offset, offset + len)` (rounded outward to pages) since the snapshot `from` up to what this is:
+    /// the live disk, or a later snapshot. In order, at most `limit` runs.
+    pub fn changes(&self, from: u32, offset: u64, len: u64, limit: usize) -> Result<Vec<Change>> {
+        self.check(offset, len, self.size())?;
+        self.core.changes(from, self.view, Core::pages_of(offset, len), limit)
     }
 
     /// Changes `parent`, `hidden` or `unfinished` of the settings, as one replacement of their file.

@@ -197,10 +197,10 @@ impl Connection {
                 self.streams.push_back(stream);
             }
             (Tag::BlockStatus { to, length, contexts, one }, Ok(product)) => {
-                let Product::Runs(runs) = product else { unreachable!("a status job brings runs") };
-                if !self.output.block_status(to, &runs, length, contexts, one) {
+                let Product::Status(status) = product else { unreachable!("a status job brings a status") };
+                if !self.output.block_status(to, &status, length, contexts, one) {
                     let tag = Tag::BlockStatus { to, length, contexts, one };
-                    return Some(Done { tag, result: Ok(Product::Runs(runs)) });
+                    return Some(Done { tag, result: Ok(Product::Status(status)) });
                 }
             }
         }

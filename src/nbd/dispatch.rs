@@ -102,7 +102,8 @@ impl Connection {
         let (to, offset) = (self.to(request), request.offset);
         // Runs that differ in one context may be alike in another, so that one extent can take several.
         let limit = if one && contexts.len() == 1 { MAX_RUNS / 16 } else { MAX_RUNS };
-        self.submit(Work::Status { offset, length, limit }, Tag::BlockStatus { to, length, contexts, one });
+        let work = Work::Status { offset, length, contexts, limit };
+        self.submit(work, Tag::BlockStatus { to, length, contexts, one });
     }
 
     fn take_with_payload(&mut self, request: &Request, payload: u64, op: Result<Op, Refusal>) -> Option<Lack> {

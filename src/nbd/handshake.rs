@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use uuid::Uuid;
 
 use super::context::Contexts;
 use super::session::{Session, transmission_flags};
@@ -65,7 +66,7 @@ struct Terms {
     style: HeaderStyle,
     /// The selected contexts, and the export they were selected for.
     contexts: Contexts,
-    contexts_for: Option<String>,
+    contexts_for: Option<(String, Uuid)>,
 }
 
 /// The answer to one option.
@@ -297,29 +298,31 @@ impl<'a> Handshake<'a> {
             put_reply(out, option, ReplyType::ErrInvalid, &[b"structured replies must be negotiated first"]);
             return;
         }
-        let parsed =
-            MetaContextRequest::parse(data, self.config.max_name, self.config.max_queries).and_then(|request| {
-                let contexts =
-                    if set { Contexts::selected(&request.queries) } else { Contexts::listed(&request.queries) };
-                Ok((request.name, contexts?))
-            });
-        let (name, contexts) = match parsed {
-            Ok(parsed) => parsed,
+        let parsed = MetaContextRequest::parse(data, self.config.max_name, self.config.max_queries);
+        let request = match parsed {
+            Ok(request) => request,
             Err(fault) => return malformed(out, option, fault),
         };
-        let export = match self.open(name).await {
+        let export = match self.open(request.name).await {
             Ok(export) => export,
             Err(error) => return unopened(out, option, &error),
         };
-        for context in contexts.iter() {
-            let id = if set { context.id() } else { 0 };
-            let parts: [&[u8]; 2] = [&id.to_be_bytes(), context.name().as_bytes()];
-            put_reply(out, option, ReplyType::MetaContext, &parts);
-        }
-        put_reply(out, option, ReplyType::Ack, &[]);
-        if set {
-            terms.contexts = contexts;
-            terms.contexts_for = Some(export.name);
+        let snapshots = export.disk.older_snapshots();
+        let mut tell = |id: u32, name: &str| {
+            put_reply(out, option, ReplyType::MetaContext, &[&id.to_be_bytes(), name.as_bytes()]);
+        };
+        let told = if set {
+            Contexts::selected(&request.queries, &snapshots).map(|(contexts, named)| {
+                named.iter().for_each(|(context, name)| tell(context.id(), name));
+                terms.contexts = contexts;
+                terms.contexts_for = Some((export.name, export.disk.uuid()));
+            })
+        } else {
+            Contexts::listed(&request.queries, &snapshots).map(|names| names.iter().for_each(|name| tell(0, name)))
+        };
+        match told {
+            Ok(()) => put_reply(out, option, ReplyType::Ack, &[]),
+            Err(fault) => malformed(out, option, fault),
         }
     }
 
@@ -336,7 +339,9 @@ impl<'a> Handshake<'a> {
 }
 
 fn session(export: Export, terms: &Terms) -> Session {
-    let valid = terms.contexts_for.as_ref() == Some(&export.name);
+    // By uuid too: a snapshot of another disk that has the name by now is another one.
+    let chosen_for = |(name, uuid): &(String, Uuid)| *name == export.name && *uuid == export.disk.uuid();
+    let valid = terms.contexts_for.as_ref().is_some_and(chosen_for);
     let contexts = if valid { terms.contexts } else { Contexts::default() };
     Session { size: export.disk.size(), export, style: terms.style, contexts }
 }

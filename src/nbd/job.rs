@@ -4,11 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::buffers::Lease;
-use super::context::Contexts;
+use super::context::{Contexts, Status};
 use super::output::To;
 use super::read::ReadStream;
 use super::session::Session;
-use crate::disk::{Disk, Durability, Run};
+use crate::disk::{Disk, Durability};
 use crate::{Error, ErrorKind, PAGE, Result};
 
 /// Bytes of zeros written at once, so that a long NO_HOLE request notices that the server stops.
@@ -63,6 +63,7 @@ pub(super) enum Work {
     Status {
         offset: u64,
         length: u64,
+        contexts: Contexts,
         limit: usize,
     },
 }
@@ -97,7 +98,7 @@ pub(super) struct Done {
 pub(super) enum Product {
     Nothing,
     Data { buffer: Lease, len: usize },
-    Runs(Vec<Run>),
+    Status(Status),
 }
 
 impl Job {
@@ -115,7 +116,9 @@ impl Work {
                 disk.read(offset, &mut buffer[..len])?;
                 return Ok(Product::Data { buffer, len });
             }
-            Self::Status { offset, length, limit } => return Ok(Product::Runs(disk.runs(offset, length, limit)?)),
+            Self::Status { offset, length, contexts, limit } => {
+                return Ok(Product::Status(Status::of(disk, contexts, offset, length, limit)?));
+            }
             Self::Warm { offset, length, mut buffer } => {
                 for (at, len) in pieces(offset, length, buffer.len() as u64) {
                     disk.read(at, &mut buffer[..len as usize])?;

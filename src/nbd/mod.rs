@@ -34,7 +34,7 @@ mod workers;
 mod write;
 
 pub use config::Config;
-pub use context::encryption;
+pub use context::{diff, encryption};
 pub use errno::Errno;
 pub use server::Server;
 pub use stats::{Snapshot, Stats};

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::buffers::{LARGE, Lease, Share};
-use super::context::{Contexts, Extent};
+use super::context::{Contexts, Extent, Status};
 use super::record::{Cause, Record};
 use super::tally::Command;
 use super::wire::transmission::{Chunk, ChunkType, HeaderStyle, MAX_REPLY_LEN, put_simple_reply};
-use crate::disk::Run;
 
 /// Room that any reply without data fits in.
 pub(super) const CONTROL: usize = 512;
@@ -209,11 +208,11 @@ impl Output {
 
     /// The answer to BLOCK_STATUS: one chunk for each context, as many extents of each as there is room for. `false`:
     /// not before more has been sent.
-    pub(super) fn block_status(&mut self, to: To, runs: &[Run], length: u64, contexts: Contexts, one: bool) -> bool {
+    pub(super) fn block_status(&mut self, to: To, status: &Status, length: u64, contexts: Contexts, one: bool) -> bool {
         let per_extent = if to.style == HeaderStyle::Extended { 16 } else { 8 };
         let overhead = contexts.len() * (to.style.reply_len() + 8);
         let extents: Vec<(u32, Vec<Extent>)> =
-            contexts.iter().map(|context| (context.id(), context.extents(runs, to.offset, length))).collect();
+            contexts.iter().map(|context| (context.id(), status.extents(context, to.offset, length))).collect();
         let needed = extents.iter().map(|(_, extents)| extents.len()).sum::<usize>() * per_extent + overhead;
         let room = needed.min(self.capacity_for(needed));
         if !self.room(room) {

@@ -2,7 +2,7 @@
 
 use sealdisk::disk::Durability;
 use sealdisk::nbd::wire::transmission::{HeaderStyle, command, command_flag as cflag};
-use sealdisk::nbd::{Config, encryption};
+use sealdisk::nbd::{Config, diff, encryption};
 
 use crate::house::{Counting, House, MIB, Shelf};
 use crate::raw::Client;
@@ -111,6 +111,40 @@ fn fragmented_ranges_are_described_bit_by_bit() {
         }
         assert_eq!(seen, 16_384);
     }
+}
+
+#[test]
+fn changes_since_a_snapshot_are_told_as_far_as_there_is_room() {
+    let (shelf, disk) = Shelf::with_disk(8 << 40);
+    disk.snapshot("a").unwrap();
+    for page in 0..4096u64 {
+        disk.write(MIB + page * 1024, &[1; 512], Durability::Volatile).unwrap();
+    }
+    disk.zero(6 << 40, MIB, Durability::Volatile).unwrap();
+    disk.write(7 << 40, &[1; 512], Durability::Volatile).unwrap();
+    disk.zero(7 << 40, 512, Durability::Volatile).unwrap();
+    let house = House::new(&shelf, Config::default());
+    let contexts = ["base:allocation", "sealdisk:diff:a"];
+    let mut client = Client::attached_with(&house.socket, HeaderStyle::Extended, &contexts);
+    let (mut at, mut told) = (0, Vec::new());
+    while at < 8 << 40 {
+        let status = client.status(at, (8 << 40) - at, 0).unwrap();
+        assert_eq!(status[1].0, 4);
+        for &(length, flags) in &status[1].1 {
+            if flags != 0 {
+                told.push((at, length, flags));
+            }
+            at += length;
+        }
+    }
+    let changed = u64::from(diff::CHANGED);
+    let mut expected: Vec<_> = (0..4096).map(|page| (MIB + page * 1024, 512, changed)).collect();
+    // Zeros over what was never there change nothing.
+    expected.push((7 << 40, 512, changed | u64::from(diff::CLEARED)));
+    assert_eq!(told, expected);
+    assert_eq!(client.status(MIB + 100, 1000, cflag::REQ_ONE).unwrap()[1].1, [(412, changed)]);
+    disk.delete_snapshot("a").unwrap();
+    assert_eq!(client.status(0, MIB, 0), Err(5));
 }
 
 #[test]
