@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::life::remove_disk;
 use super::name::BlobName;
-use super::registry::{Entry, Registry, State};
+use super::registry::{Entry, Registry, Shared, State};
 use super::snapshots::{check_free, with_alone};
 use super::view_name::ViewName;
 use crate::disk::{Disk, Parent, Spec};
@@ -18,6 +18,38 @@ use crate::{Error, ErrorKind, Result};
 
 /// Clones of clones of clones: a read may have to go all the way down.
 const GENERATIONS: usize = 32;
+
+/// The name of the snapshot that is drawn for a clone of a disk as it is.
+fn drawn_for(clone: Uuid) -> String {
+    format!("clone-{}", clone.simple())
+}
+
+/// The clone that a snapshot of this name is drawn for. Nobody else may call one so.
+pub(super) fn clone_in_name(snapshot: &str) -> Option<Uuid> {
+    let uuid = Uuid::try_parse(snapshot.strip_prefix("clone-")?).ok()?;
+    (drawn_for(uuid) == snapshot).then_some(uuid)
+}
+
+impl Shared {
+    /// Deletes the snapshots of a disk that is being opened, and that nobody has yet, which were drawn for clones that a
+    /// crash kept from coming to be, or that are gone. What fails is tried again at the next opening.
+    pub(super) fn drop_orphans(&self, disk: &Disk) {
+        let clones = self.clones_of(disk.uuid());
+        let is_gone = |clone: Uuid| {
+            let folder = self.folder.subdir(&clone.to_string());
+            folder.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        };
+        for line in disk.snapshots() {
+            let pinned = clones.iter().any(|(_, parent)| parent.line == line.id);
+            if !pinned
+                && clone_in_name(&line.name).is_some_and(is_gone)
+                && let Err(error) = disk.delete_snapshot(&line.name)
+            {
+                tracing::warn!(snapshot = %line.name, %error, "the snapshot of a clone that is not there stays behind");
+            }
+        }
+    }
+}
 
 impl Registry {
     /// Makes a clone of a snapshot, or of the disk as it is now, at once and without copying.
@@ -30,8 +62,8 @@ impl Registry {
         let uuid = Uuid::new_v4();
         let (line, owned) = match &source.snapshot {
             Some(_) => (self.line_of(&disk, source)?, false),
-            // Should the clone come to nothing after this, the snapshot is there for its owner to see and to delete.
-            None => (disk.snapshot(&format!("clone-{}", uuid.simple()))?.id, true),
+            // Should the clone come to nothing after this, the snapshot goes when the disk is opened next.
+            None => (disk.snapshot(&drawn_for(uuid))?.id, true),
         };
         let size = disk.at_line(line)?.size();
         let parent = Parent { disk: entry.uuid, line, size, owned };

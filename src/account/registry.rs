@@ -437,6 +437,9 @@ impl Shared {
         }
         let wake = Arc::clone(&options.wake);
         let disk = Arc::new(Disk::open(dir, keys, base, access, account.encryption(), options)?);
+        if access == Access::ReadWrite {
+            self.drop_orphans(&disk);
+        }
         *state = State::Open(Arc::clone(&disk));
         drop(state);
         if access == Access::ReadWrite {

@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::clones::clone_in_name;
 use super::name::BlobName;
-use super::registry::{Entry, Registry, State, no_disk};
+use super::registry::{Entry, Registry, Shared, State, no_disk};
 use super::view_name::{SnapshotName, ViewName};
 use crate::disk::{Disk, Line, Parent};
 use crate::{Error, ErrorKind, Result};
@@ -47,6 +48,10 @@ pub struct RollbackReport {
 impl Registry {
     /// Takes a snapshot: what was acknowledged before is in it.
     pub fn take_snapshot(&self, name: &BlobName, snapshot: &SnapshotName) -> Result<SnapshotReport> {
+        if clone_in_name(snapshot.as_str()).is_some() {
+            let what = format!("snapshots called \"{snapshot}\" are drawn for clones alone");
+            return Err(Error::new(ErrorKind::InvalidInput, what).hint("choose another name"));
+        }
         let disk = self.disk(name)?;
         let line = disk.snapshot(snapshot.as_str())?;
         self.report_snapshot(&disk, &line)
@@ -137,19 +142,9 @@ impl Registry {
         })
     }
 
-    /// The clones that read from disk `uuid`, and how.
+    /// See [`Shared::clones_of`].
     pub(super) fn clones_of(&self, uuid: Uuid) -> Vec<(BlobName, Parent)> {
-        let entries = self.shared.all_entries();
-        let parent = |entry: Arc<Entry>| {
-            let parent = match entry.state.try_lock().as_deref() {
-                Some(State::Open(disk)) => disk.settings().parent,
-                Some(State::Gone) => None,
-                // Only an open disk changes its parent.
-                _ => entry.parent.clone(),
-            };
-            Some((entry.name.clone(), parent.filter(|parent| parent.disk == uuid)?))
-        };
-        entries.into_iter().filter_map(parent).collect()
+        self.shared.clones_of(uuid)
     }
 
     fn check_unpinned(&self, disk: &Disk, which: impl Fn(u32) -> bool, fate: &str) -> Result<()> {
@@ -160,6 +155,23 @@ impl Registry {
         let what = format!("the snapshot \"{name}\" cannot be {fate}: the disk \"{clone}\" is a clone of it");
         Err(Error::new(ErrorKind::InUse, what)
             .hint("delete the clone first, or copy it over NBD to a new disk and delete it then"))
+    }
+}
+
+impl Shared {
+    /// The clones that read from disk `uuid`, and how.
+    pub(super) fn clones_of(&self, uuid: Uuid) -> Vec<(BlobName, Parent)> {
+        let entries = self.all_entries();
+        let parent = |entry: Arc<Entry>| {
+            let parent = match entry.state.try_lock().as_deref() {
+                Some(State::Open(disk)) => disk.settings().parent,
+                Some(State::Gone) => None,
+                // Only an open disk changes its parent.
+                _ => entry.parent.clone(),
+            };
+            Some((entry.name.clone(), parent.filter(|parent| parent.disk == uuid)?))
+        };
+        entries.into_iter().filter_map(parent).collect()
     }
 }
 

@@ -7,6 +7,7 @@ mod support;
 
 mod backup;
 mod clones;
+mod family;
 mod load;
 mod model;
 mod snapshot_reads;
