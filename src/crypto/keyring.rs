@@ -25,7 +25,7 @@ use uuid::Uuid;
 use crate::crypto::kek::Kek;
 use crate::crypto::secret::{SecretBytes, SecretKey};
 use crate::crypto::wrap;
-use crate::crypto::xts::XtsKey;
+use crate::crypto::xts::{self, XtsKey};
 use crate::{Error, ErrorKind, Result};
 
 /// An account key as stored: AES-KW of 32 bytes.
@@ -299,7 +299,9 @@ impl DiskKeys {
 }
 
 fn expand(key: &SecretBytes) -> Result<XtsKey> {
-    XtsKey::new(key.expose().first_chunk().expect("a data key has 64 bytes"))
+    let expanded = XtsKey::new(key.expose().first_chunk().expect("a data key has 64 bytes"));
+    xts::wipe_stack();
+    expanded
 }
 
 impl fmt::Debug for DiskKeys {

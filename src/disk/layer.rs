@@ -18,7 +18,7 @@ use parking_lot::Mutex as PlainMutex;
 use super::poison::Poison;
 use super::settings::Kind;
 use super::transfer::{read_full, try_read_full, write_full};
-use crate::crypto::xts::XtsKey;
+use crate::crypto::xts::{self, XtsKey};
 use crate::io::File;
 use crate::io::mutant;
 use crate::io::sync::atomic::{AtomicBool, Ordering};
@@ -98,7 +98,11 @@ impl Layer {
     fn reveal(&self, first_page: u64, buf: &mut [u8]) -> Result<()> {
         match (self.kind, &*self.cipher.read()) {
             (Kind::Plain, _) => {}
-            (Kind::Xts, Some(cipher)) => cipher.decrypt_in_place(first_page, buf),
+            (Kind::Xts, Some(cipher)) => {
+                cipher.decrypt_in_place(first_page, buf);
+                // While the key is held: whoever takes it away leaves nothing of it.
+                xts::wipe_stack();
+            }
             (Kind::Xts, None) => return Err(self.keyless()),
         }
         Ok(())
@@ -138,6 +142,7 @@ impl Layer {
             let mut sealed = [0; SMALL];
             let sealed = &mut sealed[..data.len()];
             cipher.encrypt(first_page, data, sealed);
+            xts::wipe_stack();
             return put(first_page, sealed);
         }
         let mut piece = POOL.lock().pop().unwrap_or_else(|| vec![0; PIECE].into_boxed_slice());
@@ -145,6 +150,7 @@ impl Layer {
         let done = data.chunks(PIECE).try_for_each(|chunk| {
             let sealed = &mut piece[..chunk.len()];
             cipher.encrypt(page, chunk, sealed);
+            xts::wipe_stack();
             put(page, sealed)?;
             page += (chunk.len() / PAGE) as u64;
             Ok(())

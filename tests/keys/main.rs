@@ -14,6 +14,7 @@ mod memory;
 mod reencrypt;
 mod revoke;
 mod rotate;
+mod secrets;
 mod sources;
 mod tamper;
 mod thief;

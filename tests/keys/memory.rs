@@ -1,81 +1,167 @@
-//! The memory and the log of a server: no key is left in it after a revocation, and none is ever in its log.
+//! What a core image of a server, its whole memory after a revocation, its log and its files give away of its keys.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Command;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use crate::client::Client;
-use crate::support::{Account, MIB, stdout_of};
+use crate::secrets::{self, AccountKeys};
+use crate::support::{Account, MIB, Server, program, run, stderr_of_failure};
 
-/// Names of the needles in the readable memory of a process; `None`: it lets nobody look.
-fn found(pid: u32, needles: &[(&str, Vec<u8>)]) -> Option<Vec<String>> {
-    const STEP: usize = 1 << 20;
-    let memory = File::open(format!("/proc/{pid}/mem")).ok()?;
-    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
-    let longest = needles.iter().map(|(_, needle)| needle.len()).max().unwrap_or(0);
-    let mut buffer = vec![0; STEP + longest];
-    let mut found = Vec::new();
-    for line in maps.lines() {
-        let mut words = line.split_whitespace();
-        let (range, rights) = (words.next()?, words.next()?);
-        let (start, end) = range.split_once('-')?;
-        let [start, end] = [start, end].map(|text| u64::from_str_radix(text, 16).expect("an address"));
-        if !rights.starts_with('r') {
-            continue;
+const PASSPHRASE: &str = "nine lives and no secrets";
+
+/// What is looked for, by name.
+struct Needles {
+    all: Vec<(String, Vec<u8>)>,
+    /// Whether some needle begins with these two bytes.
+    begins: Vec<bool>,
+}
+
+impl Needles {
+    fn new(all: Vec<(String, Vec<u8>)>) -> Self {
+        let mut begins = vec![false; 1 << 16];
+        for (_, needle) in &all {
+            begins[usize::from(u16::from_le_bytes([needle[0], needle[1]]))] = true;
         }
-        for at in (start..end).step_by(STEP) {
-            let len = ((end - at) as usize).min(buffer.len());
-            let Ok(len) = memory.read_at(&mut buffer[..len], at) else { continue };
-            for (name, needle) in needles {
-                if buffer[..len].windows(needle.len()).any(|bytes| bytes == needle) {
-                    found.push(format!("{name} at {range} {rights}"));
+        Self { all, begins }
+    }
+
+    fn in_bytes<'a>(&'a self, bytes: &'a [u8]) -> impl Iterator<Item = &'a str> {
+        let may_begin = |at: &usize| self.begins[usize::from(u16::from_le_bytes([bytes[*at], bytes[*at + 1]]))];
+        let places = (0..bytes.len().saturating_sub(1)).filter(may_begin);
+        places.flat_map(move |at| {
+            let here = self.all.iter().filter(move |(_, needle)| bytes[at..].starts_with(needle));
+            here.map(|(name, _)| name.as_str())
+        })
+    }
+
+    /// Names of what lies in the readable memory of a process, each once; only for root.
+    fn in_memory_of(&self, pid: u32) -> Vec<String> {
+        const STEP: usize = 1 << 16;
+        let memory = File::open(format!("/proc/{pid}/mem")).expect("root may look");
+        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("its mappings");
+        let longest = self.all.iter().map(|(_, needle)| needle.len()).max().unwrap_or(0);
+        let (mut buffer, zeros) = (vec![0; STEP + longest], vec![0; STEP + longest]);
+        let mut found = Vec::new();
+        for line in maps.lines() {
+            let (range, rest) = line.split_once(' ').expect("a range");
+            let (start, end) = range.split_once('-').expect("a range");
+            let [start, end] = [start, end].map(|text| u64::from_str_radix(text, 16).expect("an address"));
+            if !rest.starts_with('r') {
+                continue;
+            }
+            for at in (start..end).step_by(STEP) {
+                let len = ((end - at) as usize).min(buffer.len());
+                let Ok(len) = memory.read_at(&mut buffer[..len], at) else { continue };
+                if buffer[..len] != zeros[..len] {
+                    found.extend(self.in_bytes(&buffer[..len]).map(str::to_owned));
                 }
             }
         }
+        found.sort();
+        found.dedup();
+        found
     }
-    Some(found)
 }
 
-#[test]
-fn a_server_holds_no_key_after_a_revocation_and_logs_none() {
-    let account = Account::new();
-    account.create("disk", MIB);
-    let key_file = account.scratch("layer.key");
-    let mut export = account.command();
-    stdout_of(export.args(["key", "export", "disk", "--layer", "1", "--yes-reveal", "--out"]).arg(&key_file));
-    let dek = fs::read(key_file).expect("the data key");
-    let settings = fs::read_to_string(account.dir().join("account.toml")).expect("account.toml");
-    let kek_path = settings.split("path = \"").nth(1).and_then(|rest| rest.split('"').next()).expect("a path");
-    let kek = fs::read(kek_path).expect("the KEK");
-    let needles = [("KEK", kek.clone()), ("data key", dek[..32].to_vec()), ("tweak key", dek[32..].to_vec())];
+/// A core image of a process that runs on, made by gdb as it makes one for everybody.
+fn gcore(account: &Account, pid: u32) -> Command {
+    let mut gcore = program("gcore");
+    gcore.arg("-o").arg(account.scratch("image")).arg(pid.to_string());
+    gcore
+}
 
-    let server = account.serve_with(&["--log-level", "trace"]);
-    let mut client = Client::attach(&server, "disk").expect("attached");
+fn use_disk(server: &Server) -> Client {
+    let mut client = Client::attach(server, "disk").expect("attached");
     for page in 0..64 {
         client.write(page * 8192, &[1; 8192]).expect("written");
+        assert_eq!(client.read(page * 8192, 8192).expect("read"), [1; 8192]);
     }
     client.flush().expect("flushed");
-    match found(server.pid(), &needles) {
-        // Without root's rights nobody looks into an undumpable process, its owner neither.
-        None => assert!(!rustix::process::geteuid().is_root()),
-        Some(before) => {
-            for name in ["data key", "tweak key"] {
-                assert!(before.iter().any(|found| found.starts_with(name)), "{name} is not even in use: {before:?}");
-            }
-            assert!(!before.iter().any(|found| found.starts_with("KEK")), "the KEK is not needed any more: {before:?}");
+    client
+}
+
+/// A server that was given a passphrase and has encrypted and decrypted.
+#[test]
+fn no_key_in_a_core_image_nor_in_memory_after_a_revocation_nor_in_log_and_files() {
+    let account = Account::new();
+    account.create("disk", MIB);
+    fs::write(account.scratch("phrase"), PASSPHRASE).expect("a file");
+    let phrase = || File::open(account.scratch("phrase")).expect("the passphrase");
+    let by_passphrase = |words: &[&str]| {
+        let mut command = account.command();
+        let output = command.args(words).args(["--passphrase-fd", "0"]).stdin(phrase()).output().expect("it runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    by_passphrase(&["key", "rotate-kek"]);
+    let server = account.serve_with_input(&["--passphrase-fd", "0", "--log-level", "trace"], phrase());
+    let mut client = use_disk(&server);
+    let kek = secrets::kek_of_passphrase(&account, PASSPHRASE);
+    let mut all = AccountKeys::read(&account, &kek).all(&account, "disk");
+    all.push(("KEK".to_owned(), kek));
+    all.push(("passphrase".to_owned(), PASSPHRASE.into()));
+    let needles = Needles::new(all);
+
+    let root = rustix::process::geteuid().is_root();
+    if root {
+        // They are there, and would be found.
+        let before = needles.in_memory_of(server.pid());
+        for name in
+            ["account key", "round key 0 of the data key of layer 1", "round key 14 of the tweak key of layer 1"]
+        {
+            assert!(before.iter().any(|found| found == name), "{name} is not even in use: {before:?}");
         }
+        for name in ["KEK", "passphrase"] {
+            assert!(!before.iter().any(|found| found == name), "{name} is not needed any more");
+        }
+        let said = run(&mut gcore(&account, server.pid()));
+        let image = fs::read(account.scratch(&format!("image.{}", server.pid())));
+        let image = image.unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&said.stderr)));
+        assert!(image.starts_with(b"\x7fELF") && image.len() > 4096, "a core image");
+        assert_eq!(needles.in_bytes(&image).collect::<Vec<_>>(), Vec::<&str>::new());
+    } else {
+        // The owner neither looks into an undumpable process nor gets an image of it.
+        File::open(format!("/proc/{}/mem", server.pid())).expect_err("its memory");
+        stderr_of_failure(&mut gcore(&account, server.pid()));
     }
+
     account.sealdisk(&["key", "revoke"]);
-    assert_eq!(found(server.pid(), &needles).unwrap_or_default(), Vec::<String>::new());
-    account.sealdisk(&["key", "restore"]);
+    if root {
+        assert_eq!(needles.in_memory_of(server.pid()), Vec::<String>::new());
+    }
+    by_passphrase(&["key", "restore"]);
     assert_eq!(client.read(0, 512).expect("read"), [1; 512]);
     drop(server);
 
     let log = fs::read(account.scratch("serve.log")).expect("the log");
     assert!(!log.is_empty());
-    for (name, key) in &needles {
+    for (name, key) in &needles.all {
         for form in [key.clone(), hex::encode(key).into_bytes(), hex::encode_upper(key).into_bytes()] {
             assert!(!log.windows(form.len()).any(|bytes| bytes == form), "{name} in the log");
+            assert!(account.files_with(&form).is_empty(), "{name} in a file of the account");
         }
-        assert!(account.files_with(key).is_empty(), "{name} in a file of the account");
     }
+}
+
+/// Although whoever started it allows core files.
+#[test]
+fn an_aborted_server_leaves_no_core_file() {
+    let most = getrlimit(Resource::Core).maximum;
+    setrlimit(Resource::Core, Rlimit { current: most, maximum: most }).expect("core files of this process");
+    let other = run(program("sh").current_dir("/").args(["-c", "cd \"$(mktemp -d)\" && (sleep 0.1; kill -ABRT $$)"]));
+    if !other.status.core_dumped() {
+        println!("core files are forbidden here: {}", other.status);
+    }
+    let account = Account::new();
+    account.create("disk", MIB);
+    let server = account.serve();
+    let _client = use_disk(&server);
+    let status = server.abort();
+    assert_eq!((status.signal(), status.core_dumped()), (Some(6), false));
+    let left = fs::read_dir(account.scratch("")).expect("where it ran");
+    let names: Vec<_> = left.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned()).collect();
+    assert!(!names.iter().any(|name| name.starts_with("core")), "{names:?}");
 }

@@ -1,12 +1,12 @@
 //! Somebody with the key-encryption key, the account key and the ids of everything, who tries every place in every file
-//! for a wrapped key that opens. Wrapping as docs/security.md has it, by the libraries alone.
+//! for a wrapped key that opens.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use aes_kw::{KeyInit, KwAes256};
-use uuid::Uuid;
+use aes_kw::KwAes256;
 
+use crate::secrets::{self, AccountKeys};
 use crate::support::Account;
 
 const SECTOR: usize = 512;
@@ -20,39 +20,17 @@ pub(crate) struct Thief {
     data_key_wrapping: Vec<(String, KwAes256)>,
 }
 
-fn derive(key: &[u8], purpose: &str, ids: &[&[u8]]) -> KwAes256 {
-    let label = format!("sealdisk/1 {purpose}\0");
-    let info: Vec<&[u8]> = [label.as_bytes()].into_iter().chain(ids.iter().copied()).collect();
-    let mut derived = [0; 32];
-    hkdf::Hkdf::<sha2::Sha256>::new(None, key).expand_multi_info(&info, &mut derived).expect("32 bytes");
-    KwAes256::new(&derived.into())
-}
-
 impl Thief {
     /// Learns all there is to know about an account and these of its disks. Its KEK is in a file.
     pub(crate) fn new(account: &Account, disks: &[&str]) -> Self {
-        let text = fs::read_to_string(account.dir().join("account.toml")).expect("account.toml");
-        let table: toml::Table = text.parse().expect("TOML");
-        let id = |value: &toml::Value| value.as_str().expect("a string").parse::<Uuid>().expect("a uuid");
-        let account_id = id(&table["account"]);
-        let kek = fs::read(table["kek"]["source"]["path"].as_str().expect("a path")).expect("the KEK");
-        let entry = &table["account_key"][0];
-        let (key_id, wrapped) = (id(&entry["id"]), hex::decode(entry["wrapped"].as_str().expect("hex")).expect("hex"));
-        let account_key_wrapping = derive(&kek, "account-key-wrap", &[account_id.as_bytes(), key_id.as_bytes()]);
-        let mut account_key = [0; 32];
-        account_key_wrapping.unwrap_key(&wrapped, &mut account_key).expect("the account key");
+        let keys = AccountKeys::read(account, &secrets::kek_file(account));
         let mut data_key_wrapping = Vec::new();
         for disk in disks {
-            let shown = account.json(&["show", disk]);
-            let uuid: Uuid = shown["uuid"].as_str().expect("a uuid").parse().expect("a uuid");
-            for layer in shown["layers"].as_array().expect("layers").iter().filter(|layer| !layer["key"].is_null()) {
-                let number = u32::try_from(layer["id"].as_u64().expect("an id")).expect("a layer");
-                let ids = [account_id.as_bytes() as &[u8], key_id.as_bytes(), uuid.as_bytes(), &number.to_le_bytes()];
-                let wrapping = derive(&account_key, "data-key-wrap", &ids);
-                data_key_wrapping.push((format!("{disk}, layer {number}"), wrapping));
+            for (uuid, layer) in secrets::layers(account, disk) {
+                data_key_wrapping.push((format!("{disk}, layer {layer}"), keys.data_key_wrapping(uuid, layer)));
             }
         }
-        Self { account_key_wrapping, data_key_wrapping }
+        Self { account_key_wrapping: keys.account_key_wrapping, data_key_wrapping }
     }
 
     /// Names of the keys that some place in some file below `dir` gives away, each once.

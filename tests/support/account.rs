@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use tempfile::TempDir;
 
@@ -83,12 +83,17 @@ impl Account {
 
     /// Serves all disks on a unix socket.
     pub(crate) fn serve(&self) -> Server {
-        Server::start(self, &[])
+        Server::start(self, &[], Stdio::null())
     }
 
     /// Serves all disks with more options of `serve`.
     pub(crate) fn serve_with(&self, options: &[&str]) -> Server {
-        Server::start(self, options)
+        Server::start(self, options, Stdio::null())
+    }
+
+    /// Serves all disks, with `input` as standard input.
+    pub(crate) fn serve_with_input(&self, options: &[&str], input: fs::File) -> Server {
+        Server::start(self, options, input.into())
     }
 
     /// The files of the account in which `needle` occurs.

@@ -6,11 +6,13 @@
 #![allow(dead_code, unused_imports, reason = "each test binary uses a part of it")]
 
 mod account;
+mod aes;
 mod command;
 mod images;
 mod server;
 
 pub(crate) use account::Account;
+pub(crate) use aes::{SCHEDULE, expand};
 pub(crate) use command::{program, run, stderr_of_failure, stdout_of};
 pub(crate) use images::{file_system_image, sha256, vhd_of};
 pub(crate) use server::Server;

@@ -24,7 +24,7 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts a server and waits until it takes connections.
-    pub(super) fn start(account: &Account, options: &[&str]) -> Self {
+    pub(super) fn start(account: &Account, options: &[&str], input: Stdio) -> Self {
         let socket = account.scratch("nbd.sock");
         let log = account.scratch("serve.log");
         let file = File::options().create(true).append(true).open(&log).expect("a log file");
@@ -32,7 +32,7 @@ impl Server {
             .command()
             .args(["serve", "--socket", path_str(&socket)])
             .args(options)
-            .stdin(Stdio::null())
+            .stdin(input)
             .stdout(file.try_clone().expect("a second handle of the log file"))
             .stderr(file)
             .spawn()
@@ -89,6 +89,12 @@ impl Server {
 
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("a running child can be signalled");
+    }
+
+    /// SIGABRT, as from a failed assertion, and what it leads to.
+    pub(crate) fn abort(mut self) -> ExitStatus {
+        self.signal(Signal::ABORT);
+        self.child.wait().expect("an aborted child ends")
     }
 
     /// SIGKILL: nothing is finished, flushed or closed.

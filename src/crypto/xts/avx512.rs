@@ -18,9 +18,8 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use zeroize::ZeroizeOnDrop;
-
-use crate::PAGE;
+use crate::crypto::secret::SecretBytes;
+use crate::{PAGE, Result};
 
 /// Rounds of AES-256, and round keys less one.
 const ROUNDS: usize = 14;
@@ -32,13 +31,11 @@ const GROUP: usize = 4;
 type RoundKeys = [[u8; 16]; ROUNDS + 1];
 type Page = [__m512i; LINES];
 
-/// Round keys of both directions and of the tweak. Only made where [`supported`] holds.
-#[derive(ZeroizeOnDrop)]
-pub(super) struct Schedule {
-    encrypt: RoundKeys,
-    decrypt: RoundKeys,
-    tweak: RoundKeys,
-}
+/// Round keys of both directions and of the tweak, one set after the other. Only made where [`supported`] holds.
+pub(super) struct Schedule(SecretBytes);
+
+/// Sets of round keys in a [`Schedule`].
+const SETS: usize = 3;
 
 /// Whether this machine has all that the functions here use.
 pub(super) fn supported() -> bool {
@@ -52,35 +49,43 @@ pub(super) fn supported() -> bool {
 
 impl Schedule {
     /// `None` where the machine lacks a feature. Expanded in place, so that no copy of a round key is left elsewhere.
-    pub(super) fn new(key: &[u8; 64]) -> Option<Box<Self>> {
+    pub(super) fn new(key: &[u8; 64]) -> Result<Option<Self>> {
         if !supported() {
-            return None;
+            return Ok(None);
         }
-        let zero = [[0; 16]; ROUNDS + 1];
-        let mut schedule = Box::new(Self { encrypt: zero, decrypt: zero, tweak: zero });
+        let mut bytes = SecretBytes::zeroed(SETS * size_of::<RoundKeys>())?;
+        let (blocks, _) = bytes.expose_mut().as_chunks_mut();
+        let [encrypt, decrypt, tweak] = blocks.as_chunks_mut().0 else { unreachable!("memory for three sets") };
         let (halves, _) = key.as_chunks::<32>();
         // SAFETY: `supported` just said that the features are there.
         unsafe {
-            expand(&halves[0], &mut schedule.encrypt);
-            expand(&halves[1], &mut schedule.tweak);
-            let Self { encrypt, decrypt, .. } = &mut *schedule;
+            expand(&halves[0], encrypt);
+            expand(&halves[1], tweak);
             invert(encrypt, decrypt);
         }
-        Some(schedule)
+        Ok(Some(Self(bytes)))
+    }
+
+    /// For encryption, decryption and tweaks.
+    fn sets(&self) -> &[RoundKeys; SETS] {
+        let (blocks, _) = self.0.expose().as_chunks();
+        blocks.as_chunks().0.first_chunk().expect("memory for three sets")
     }
 
     pub(super) fn encrypt(&self, first_page: u64, src: &[u8], dst: &mut [u8]) {
         assert_eq!(src.len(), dst.len());
         let pages = src.len() / PAGE;
+        let [encrypt, _, tweak] = self.sets();
         // SAFETY: a schedule exists, so the features are there; both slices hold at least `pages` pages.
-        unsafe { run::<true>(&self.encrypt, &self.tweak, first_page, src.as_ptr(), dst.as_mut_ptr(), pages) }
+        unsafe { run::<true>(encrypt, tweak, first_page, src.as_ptr(), dst.as_mut_ptr(), pages) }
     }
 
     pub(super) fn decrypt_in_place(&self, first_page: u64, data: &mut [u8]) {
         let pages = data.len() / PAGE;
         let data = data.as_mut_ptr();
+        let [_, decrypt, tweak] = self.sets();
         // SAFETY: a schedule exists, so the features are there; the slice holds at least `pages` pages.
-        unsafe { run::<false>(&self.decrypt, &self.tweak, first_page, data, data, pages) }
+        unsafe { run::<false>(decrypt, tweak, first_page, data, data, pages) }
     }
 
     /// The rounds of data alone, on whole pages in place: what the tweaks add is measured against this.
@@ -88,7 +93,7 @@ impl Schedule {
     pub(super) fn rounds_alone(&self, data: &mut [u8]) {
         let (pages, _) = data.as_chunks_mut::<PAGE>();
         // SAFETY: a schedule exists, so the features are there.
-        unsafe { rounds_alone(&self.encrypt, pages) }
+        unsafe { rounds_alone(&self.sets()[0], pages) }
     }
 }
 

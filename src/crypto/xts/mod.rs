@@ -8,7 +8,8 @@
 //! Invariants:
 //! - every backend writes the same bytes; [`self_test`] checks that at program start;
 //! - time and memory access depend on the length of the run and on the processor, never on key, page number or data;
-//! - an expanded key lies in one heap allocation that is zeroized on drop, so that moving an [`XtsKey`] leaves no copy.
+//! - an expanded key lies in one allocation that is zeroized on drop, so that moving an [`XtsKey`] leaves no copy: locked
+//!   memory that no core file has (`avx512`), or the heap, as the types of the `aes` crate want it (`portable`).
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -73,13 +74,24 @@ pub fn backend_name() -> &'static str {
     if cfg!(feature = "sim") { "simulated, no encryption" } else { Backend::detect().name() }
 }
 
+/// Bytes of stack that a call into the cipher may use. What is compiled without all optimisations spills more.
+const SPILLED: usize = if cfg!(debug_assertions) { 64 << 10 } else { 3 << 10 };
+
+/// Overwrites the stack below the caller, where the cipher that it has just called may have spilled round keys: whether a
+/// compiler does is not for the source to say. Some nanoseconds.
+#[inline(never)]
+pub fn wipe_stack() {
+    let mut spilled = [0u8; SPILLED];
+    std::hint::black_box(&mut spilled);
+}
+
 /// An expanded 64-byte XTS key. Send and Sync; nothing in it changes after construction.
 pub struct XtsKey(Schedule);
 
 enum Schedule {
     Portable(Box<portable::Schedule>),
     #[cfg(target_arch = "x86_64")]
-    Avx512(Box<avx512::Schedule>),
+    Avx512(avx512::Schedule),
     #[cfg(feature = "sim")]
     Tag(tag::Schedule),
 }
@@ -115,7 +127,7 @@ impl XtsKey {
         let schedule = match backend {
             Backend::Portable => Some(Schedule::Portable(Box::new(portable::Schedule::new(key)))),
             #[cfg(target_arch = "x86_64")]
-            Backend::Avx512 => avx512::Schedule::new(key).map(Schedule::Avx512),
+            Backend::Avx512 => avx512::Schedule::new(key)?.map(Schedule::Avx512),
             #[cfg(not(target_arch = "x86_64"))]
             Backend::Avx512 => None,
         };
