@@ -153,10 +153,12 @@ impl Connection {
             return Ok(Lack::Room);
         }
         let lack = self.parse()?;
+        let before = self.in_flight();
         if !self.advance_streams()? {
             return Ok(Lack::Room);
         }
-        Ok(lack)
+        // What was waited for may have just been answered, with no job left to wait for: look again.
+        if lack == Lack::Job && self.in_flight() < before { Ok(Lack::Room) } else { Ok(lack) }
     }
 
     fn collect(&mut self) {

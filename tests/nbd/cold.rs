@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use sealdisk::base::{BaseImage, BaseRun};
 use sealdisk::disk::Durability;
@@ -26,23 +27,37 @@ struct Base {
     /// Bytes that cannot be read.
     bad: Range<u64>,
     /// While it is closed, reads of the first MiB wait.
-    closed: Mutex<bool>,
-    opened: Condvar,
+    gate: Mutex<Gate>,
+    moved: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Gate {
+    closed: bool,
+    /// Reads that wait.
+    waiting: usize,
 }
 
 impl Base {
     fn new(cached: bool, bad: Range<u64>) -> Arc<Self> {
         let content = pattern(11, SIZE as usize);
-        Arc::new(Self { content, cached, bad, closed: Mutex::new(false), opened: Condvar::new() })
+        Arc::new(Self { content, cached, bad, gate: Mutex::default(), moved: Condvar::new() })
     }
 
     fn close(&self) {
-        *self.closed.lock().unwrap() = true;
+        self.gate.lock().unwrap().closed = true;
     }
 
     fn open(&self) {
-        *self.closed.lock().unwrap() = false;
-        self.opened.notify_all();
+        self.gate.lock().unwrap().closed = false;
+        self.moved.notify_all();
+    }
+
+    /// Waits until so many reads wait; gives how many do a while later.
+    fn settle(&self, waiting: usize) -> usize {
+        drop(self.moved.wait_while(self.gate.lock().unwrap(), |gate| gate.waiting < waiting).unwrap());
+        std::thread::sleep(Duration::from_millis(50));
+        self.gate.lock().unwrap().waiting
     }
 }
 
@@ -57,7 +72,11 @@ impl BaseImage for Base {
             return Err(Error::new(ErrorKind::Io, "a bad sector"));
         }
         if offset < MIB {
-            drop(self.opened.wait_while(self.closed.lock().unwrap(), |closed| *closed).unwrap());
+            let mut gate = self.gate.lock().unwrap();
+            gate.waiting += 1;
+            self.moved.notify_all();
+            gate = self.moved.wait_while(gate, |gate| gate.closed).unwrap();
+            gate.waiting -= 1;
         }
         buf.copy_from_slice(&self.content[offset as usize..end as usize]);
         Ok(())
@@ -102,6 +121,41 @@ fn cold_reads_of_every_size_and_form_are_right() {
                     let read = client.try_read(offset, len, flags).unwrap();
                     assert!(read == base.content[offset as usize..][..len], "{style:?} {offset}+{len} {flags}");
                 }
+            }
+        }
+    }
+}
+
+/// As many reads wait for the disk as there are threads for it, and as one connection may have in flight; the others wait
+/// for their turn, and all are answered.
+#[test]
+fn only_so_many_reads_wait_for_the_disk_at_once() {
+    let base = Base::new(false, 0..0);
+    let threads = |workers| Config { workers, ..Config::default() };
+    for (config, clients, reads, waiting) in [
+        (threads(3), 5, 1, 3),
+        (threads(3), 1, 3, 3),
+        (threads(3), 1, 4, 3),
+        (Config::default(), 8, 8, 64),
+        (Config::default(), 7, 10, 64),
+        (Config { max_in_flight: 2, ..Config::default() }, 1, 2, 2),
+        (Config { max_in_flight: 2, ..Config::default() }, 1, 7, 2),
+        (Config { max_in_flight: 2, ..Config::default() }, 3, 7, 6),
+    ] {
+        let house = house(&base, config);
+        let mut clients: Vec<_> = (0..clients).map(|_| Client::attached(&house.socket, HeaderStyle::Simple)).collect();
+        base.close();
+        let mut asked = Vec::new();
+        for client in &mut clients {
+            asked.push((0..reads).map(|n| client.request(command::READ, 0, n * 4096, 512, &[])).collect::<Vec<_>>());
+        }
+        let settled = base.settle(waiting);
+        base.open();
+        assert_eq!(settled, waiting);
+        for (client, mut asked) in clients.iter_mut().zip(asked) {
+            while !asked.is_empty() {
+                let ReplyHeader::Simple { error: 0, cookie } = client.reply(512).header else { panic!("an error") };
+                asked.swap_remove(asked.iter().position(|other| *other == cookie).unwrap());
             }
         }
     }

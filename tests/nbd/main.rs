@@ -6,6 +6,7 @@
 #![allow(clippy::duplicate_mod, reason = "two fuzz harnesses share a file")]
 
 mod activation;
+mod book;
 mod child;
 mod clients;
 mod house;
