@@ -41,11 +41,17 @@ pub(crate) struct Serving {
 impl Serving {
     /// Serves a new disk of `size` bytes, called "disk", whose first MiB comes from a base.
     pub(crate) fn start(size: u64, config: &Config) -> Self {
+        Self::start_with(size, config, &[])
+    }
+
+    /// The same, in a process with more in its environment.
+    pub(crate) fn start_with(size: u64, config: &Config, environment: &[(&str, &str)]) -> Self {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child::serve_when_told_to", "--nocapture"])
             .env(SIZE, size.to_string())
             .env(CONNECTIONS, config.max_connections.to_string())
             .env(BUDGET, config.budget.to_string())
+            .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
