@@ -3,7 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use crate::manager::Running;
 use crate::support::{
     Account, MIB, Server, file_system_image, program, run, sha256, stderr_of_failure, stdout_of, vhd_of,
 };
@@ -90,6 +93,46 @@ fn bases_elsewhere_are_handed_to_a_confined_server() {
     assert_eq!(sha256(&copy_of(&account, &server, "raw")), content);
     assert_eq!(sha256(&copy_of(&account, &server, "chain")), content);
     assert!(of_each_thread(&server, "Seccomp:").iter().all(|found| found == "2"));
+}
+
+/// With few descriptors a server keeps two disks open that nobody uses. The one whose base it was handed is closed, and
+/// opened again without a path that it could follow.
+#[test]
+fn a_base_that_was_handed_over_outlives_the_closing_of_its_disk() {
+    let account = Account::new();
+    let image = account.scratch("image.img");
+    fs::write(&image, vec![7; MIB as usize]).unwrap();
+    let serve = account.command();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 256; exec \"$@\"", "sh"]).arg(serve.get_program()).args(serve.get_args());
+    for (name, value) in serve.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let server = Running::start(command.args(["serve", "--confine", "require"]).current_dir(account.scratch("")));
+    let socket = account.dir().join("nbd.sock");
+    let started = Instant::now();
+    while !socket.exists() {
+        assert!(started.elapsed() < Duration::from_secs(30), "no socket");
+        thread::sleep(Duration::from_millis(5));
+    }
+    let held = || {
+        let descriptors = fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
+        descriptors.filter(|fd| fs::read_link(fd.as_ref().unwrap().path()).is_ok_and(|path| path == image)).count()
+    };
+    account.create_over("over", &image);
+    assert_eq!(held(), 2, "one to read, one to keep");
+    for other in ["a", "b", "c", "d"] {
+        account.create(other, MIB);
+    }
+    assert_eq!(held(), 1, "the disk is closed");
+    let map = account.json(&["map", "over"]);
+    assert_eq!(map[0]["state"], "base", "{map}");
+    let copy = account.scratch("copy");
+    stdout_of(program("nbdcopy").arg(format!("nbd+unix:///over?socket={}", socket.display())).arg(&copy));
+    assert_eq!(sha256(&copy), sha256(&image));
 }
 
 #[test]

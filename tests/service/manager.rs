@@ -14,11 +14,15 @@ use crate::support::{Account, MIB, program, stdout_of};
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// Ended when it goes out of scope.
-struct Running(Child);
+pub(crate) struct Running(Child);
 
 impl Running {
-    fn start(command: &mut Command) -> Self {
+    pub(crate) fn start(command: &mut Command) -> Self {
         Self(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::inherit()).spawn().unwrap())
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.0.id()
     }
 
     fn terminate(&mut self) {
