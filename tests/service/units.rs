@@ -60,7 +60,7 @@ fn the_service_runs_under_systemd_with_all_of_its_confinement() {
         sealdisk create disk1 --size 64M
         pid=$(systemctl show --property MainPID --value sealdisk@web.service)
         grep -E '^(CapBnd|CapEff):\\s+0+$' /proc/$pid/status
-        test $(ps -o user= -p $pid) = sealdisk
+        test $(awk '/^Uid/ { print $2 }' /proc/$pid/status) = $(id -u sealdisk)
         kill -9 $pid
         for _ in $(seq 100); do systemctl is-active -q sealdisk@web.service && break; sleep 0.1; done
         sealdisk status
