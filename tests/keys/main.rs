@@ -17,4 +17,5 @@ mod rotate;
 mod secrets;
 mod sources;
 mod tamper;
+mod tamper_log;
 mod thief;

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use crate::support::{Account, MIB, stderr_of_failure};
 
-fn folder(account: &Account, name: &str) -> PathBuf {
+pub(crate) fn folder(account: &Account, name: &str) -> PathBuf {
     let uuid = account.json(&["show", name])["uuid"].as_str().expect("a uuid").to_owned();
     account.dir().join("disks").join(uuid)
 }
 
-fn newest(folder: &Path, prefix: &str) -> PathBuf {
+pub(crate) fn newest(folder: &Path, prefix: &str) -> PathBuf {
     let entries = fs::read_dir(folder).expect("a folder").map(|entry| entry.expect("an entry").path());
     let named = |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(prefix));
     entries.filter(named).max().unwrap_or_else(|| panic!("no {prefix} in {}", folder.display()))
