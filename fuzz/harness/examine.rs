@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::OnceLock;
 
+use sealdisk::crypto::keyring::DiskKeys;
 use sealdisk::disk::{Access, Durability};
 use sealdisk::{Error, ErrorKind};
 use uuid::Uuid;
@@ -43,14 +44,13 @@ impl Format {
         }
     }
 
-    pub(crate) fn seal(self, file: &mut Vec<u8>, disk: Uuid) {
-        let keys = golden().keys(disk);
+    pub(crate) fn seal(self, file: &mut Vec<u8>, keys: &DiskKeys) {
         match self {
-            Self::Settings => seal::settings(file, &keys),
+            Self::Settings => seal::settings(file, keys),
             Self::Keys => seal::keys(file),
-            Self::Checkpoint => seal::checkpoint(file, &keys),
-            Self::Log => seal::log(file, &keys),
-            Self::Recent => seal::recent(file, &keys),
+            Self::Checkpoint => seal::checkpoint(file, keys),
+            Self::Log => seal::log(file, keys),
+            Self::Recent => seal::recent(file, keys),
             Self::Layer | Self::Space => {}
         }
     }

@@ -66,6 +66,12 @@ mod wear;
 mod life_tests;
 #[cfg(test)]
 #[cfg(not(feature = "sim"))]
+mod reopen_tests;
+#[cfg(test)]
+#[cfg(not(feature = "sim"))]
+mod report_tests;
+#[cfg(test)]
+#[cfg(not(feature = "sim"))]
 mod tests;
 
 use std::fmt;

@@ -429,6 +429,58 @@ mod tests {
     }
 
     #[test]
+    fn whole_parts_go_with_mixed_ones() {
+        let of = |ranges: &[Range<u64>]| {
+            let mut set = PageSet::new();
+            ranges.iter().for_each(|range| set.insert(range.clone()));
+            set
+        };
+        let with = |a: &PageSet, b: &PageSet, op: fn(&mut PageSet, &PageSet)| {
+            let mut set = a.clone();
+            op(&mut set, b);
+            set
+        };
+        let (whole, mixed) = (of(&[0..PART, PART..2 * PART]), of(&[5..7, PART + 3..PART + 4]));
+        let rest = of(&[0..5, 7..PART + 3, PART + 4..2 * PART]);
+        for set in [with(&whole, &mixed, PageSet::union_with), with(&mixed, &whole, PageSet::union_with)] {
+            assert!(set.same(&whole));
+        }
+        assert!(with(&whole, &mixed, PageSet::subtract).same(&rest));
+        assert!(with(&mixed, &whole, PageSet::subtract).is_empty());
+        assert!(with(&whole, &mixed, PageSet::intersect_with).same(&mixed));
+        assert!(with(&mixed, &rest, PageSet::union_with).same(&whole), "two halves make a whole part");
+        assert!(!whole.is_disjoint(&mixed) && !mixed.is_disjoint(&whole) && !whole.is_disjoint(&whole));
+        assert!(mixed.is_disjoint(&rest) && mixed.is_disjoint(&of(&[2 * PART..2 * PART + 9, 2 * PART + 9..3 * PART])));
+        assert!(whole.contains_all(7..PART + 9) && !mixed.contains_all(5..8));
+        assert_eq!((whole.count(9..PART + 9), mixed.count(0..PART)), (PART, 2));
+        let mut filled = of(&[0..PART - 1, PART - 1..PART]);
+        filled.compact();
+        assert!(matches!(filled.parts[..], [Part::Full]));
+        filled.remove(0..PART);
+        assert!(filled.is_empty());
+    }
+
+    #[test]
+    fn decode_refuses_what_no_set_is() {
+        let refuses = |stored: &[u8], limit: u64, what: &str| {
+            let error = PageSet::decode(&mut &stored[..], limit).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Corrupt);
+            assert!(error.what().contains(what), "{error}");
+        };
+        refuses(&[1, 0, 0, 0, 3], PART, "unknown part tag");
+        refuses(&[2, 0, 0, 0, 1, 1], PART, "more parts");
+        refuses(&[1, 0, 0, 0, 1], PART - 1, "past the end");
+        // As many parts as it takes for a gigabyte, in four bytes.
+        refuses(&[0xFF, 0xFF, 0xFF, 1], u64::MAX, "truncated");
+        let mut stray = RoaringBitmap::new();
+        stray.insert(PART as u32);
+        let mut stored = vec![1, 0, 0, 0, 2];
+        stored.extend((stray.serialized_size() as u32).to_le_bytes());
+        stray.serialize_into(&mut stored).unwrap();
+        refuses(&stored, 2 * PART, "outside its part");
+    }
+
+    #[test]
     fn decode_refuses_every_truncation() {
         let mut set = PageSet::new();
         set.insert(3..9);

@@ -14,7 +14,7 @@ const MIB: u64 = 1 << 20;
 
 /// A base in memory whose byte at page n is a function of n.
 #[derive(Debug)]
-struct Pattern(u64);
+pub(super) struct Pattern(pub(super) u64);
 
 pub(super) fn base_page(page: u64) -> [u8; PAGE] {
     [(page % 251) as u8 + 1; PAGE]
@@ -40,7 +40,7 @@ impl BaseImage for Pattern {
 }
 
 /// In memory where there is such a place: these tests are not about the device.
-fn folder() -> TempDir {
+pub(super) fn folder() -> TempDir {
     TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
 }
 

@@ -52,6 +52,7 @@ fn generated() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("disk_recent", "torn-record", edited(4, 0, &[&[64, 16, 5, 1, 0xFF]])),
         ("disk_log", "golden", vec![4, 0x10]),
         ("disk_log", "cut", edited(4, 0x10, &[&[0, 32, 0, 0]])),
+        ("disk_log", "moved-extent", edited(4, 4, &[&[80, 16, 5, 1, 30]])),
         ("disk_log", "hole", edited(4, 0, &[&[0, 32, 1, 128]])),
         ("disk_log", "sealed-extent", edited(4, SEALED, &[&[80, 16, 5, 1, 30]])),
         ("disk_folder", "layer", edited(2, 0x40, &[&[0, 0, 5, 2, 1, 2]])),
@@ -68,6 +69,7 @@ fn generated() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         seeds.push(("disk_checkpoint", name, whole(number, SEALED, checkpoint)));
     }
     seeds.push(("disk_settings", "unsealed", whole(2, 0, file(DISKS[2].0, "disk.toml"))));
+    seeds.push(("disk_checkpoint", "under-another-key", edited(2, 4, &[&[140, 0, 5, 1, 1]])));
     seeds.push(("disk_checkpoint", "unsealed", whole(2, 0, file(DISKS[2].0, "checkpoint.2"))));
     seeds
 }
@@ -114,10 +116,15 @@ fn an_edit() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
+/// Not at all, wholly, or by someone without the key.
+fn sealed_how() -> impl Strategy<Value = u8> {
+    prop_oneof![Just(0u8), Just(1), Just(4)]
+}
+
 /// A golden file with a few edits, sealed or not.
 fn an_edited_file() -> impl Strategy<Value = Vec<u8>> {
-    (any::<u8>(), 0u8..16, any::<bool>(), prop::collection::vec(an_edit(), 0..4))
-        .prop_map(|(disk, which, sealed, edits)| [&[disk, which << 4 | u8::from(sealed)], &edits.concat()[..]].concat())
+    (any::<u8>(), 0u8..16, sealed_how(), prop::collection::vec(an_edit(), 0..4))
+        .prop_map(|(disk, which, sealed, edits)| [&[disk, which << 4 | sealed], &edits.concat()[..]].concat())
 }
 
 #[test]
