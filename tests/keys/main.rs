@@ -10,6 +10,7 @@ mod audit;
 mod client;
 mod erase;
 mod export;
+mod load;
 mod memory;
 mod reencrypt;
 mod revoke;
