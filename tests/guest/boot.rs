@@ -1,10 +1,10 @@
 //! A guest boots from a disk over a fixed VHD, writes, is switched off, and finds its files in the next boot; encryption
-//! is switched off and on under it.
+//! is switched off and on under it, and snapshots, clones and new keys come and go.
 
 use std::path::PathBuf;
 
 use crate::machine::{Setup, image};
-use crate::support::{Account, sha256};
+use crate::support::{Account, program, sha256, stdout_of};
 
 const NAME: &str = "linux.vhd";
 
@@ -56,7 +56,33 @@ fn boots_from_a_fixed_vhd_and_finds_its_files_again() {
     for file in ["first", "second", "third"] {
         assert!(listing.contains(&format!("/home/{file}: OK")), "{listing}");
     }
+    // Snapshots, clones and new keys, one after the other, under a guest that writes and reads all the while.
+    let noise = "for n in 1 2 3 4 5 6 7 8; do dd if=/dev/urandom of=/home/noise$n bs=64k count=8 2>/dev/null; \
+                 sha256sum /home/noise$n >> /home/sums; sync; echo 3 > /proc/sys/vm/drop_caches; sha256sum -c /home/sums \
+                 > /run/log || exit 1; done";
+    guest.start(&format!("({noise}) && {VERIFY_LETTERS}"));
+    for round in 0..4 {
+        let snapshot = format!("s{round}");
+        account.sealdisk(&["snapshot", "create", NAME, &snapshot]);
+        account.sealdisk(&["clone", &format!("{NAME}@{snapshot}"), &format!("copy{round}")]);
+        account.sealdisk(&["key", "rotate-data", NAME]);
+        account.sealdisk(&["clone", NAME, &format!("live{round}")]);
+        if round > 0 {
+            account.sealdisk(&["delete", &format!("copy{}", round - 1), "--yes"]);
+            account.sealdisk(&["snapshot", "delete", NAME, &format!("s{}", round - 1)]);
+        }
+    }
+    let listing = guest.answer("writing and reading through snapshots, clones and rotations");
+    assert_eq!(listing.matches("/home/noise").count(), 8, "{listing}");
     guest.power_off();
+    // A clone is what its snapshot is, and has the files of then.
+    let copy_of = |export: &str| {
+        let path = account.scratch(&export.replace('@', "-"));
+        stdout_of(program("nbdcopy").arg(server.uri(export)).arg(&path));
+        sha256(&path)
+    };
+    assert_eq!(copy_of("copy3"), copy_of(&format!("{NAME}@s3")));
+    assert_ne!(copy_of("live3"), copy_of(NAME), "the guest wrote on");
 
     let on = account.usage(NAME);
     assert!(on.plain > 200 << 10 && on.plain <= off.plain, "plain pages stay until they are rewritten: {on:?}");
