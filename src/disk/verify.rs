@@ -23,7 +23,9 @@ impl Core {
         for _ in 0..TRIES {
             self.flush()?;
             let _turn = self.take_turn();
-            if !self.state.read().pending.is_empty() {
+            // Held from here on: what clients change after the look would pass for a difference.
+            let state = self.state.read();
+            if !state.pending.is_empty() {
                 continue;
             }
             let settings = DiskSettings::load(&*self.dir, Some(&keys))?;
@@ -35,7 +37,6 @@ impl Core {
             let names = Names::of(
                 self.dir.list().map_err(|error| Error::io("cannot be listed", error).at_path(self.dir.path()))?,
             );
-            let state = self.state.read();
             let entries = state.entries.iter().map(|entry| Entry::new(entry.layer.clone())).collect();
             let stored = recover(&*self.dir, &names, &settings, entries, Some(&keys), None)?.state;
             return match difference(&state, &stored) {

@@ -14,7 +14,7 @@ fn live_verbs_under_a_verifying_load() {
     let mut fio = program("fio");
     fio.current_dir(&folder)
         .args(["--name=job", "--ioengine=nbd", "--rw=randwrite", "--bsrange=512-64k", "--blockalign=512"])
-        .args(["--size=48m", "--io_size=96m", "--iodepth=8", "--randseed=11", "--fsync=64", "--rate=24m"])
+        .args(["--size=48m", "--io_size=96m", "--iodepth=8", "--randseed=11", "--fsync=256", "--rate=16m"])
         .args(["--verify=crc32c", "--verify_fatal=1", "--do_verify=1"])
         .arg(format!("--uri={}", server.uri("disk")));
     thread::scope(|scope| {
@@ -28,6 +28,19 @@ fn live_verbs_under_a_verifying_load() {
             account.sealdisk(&["encryption", if rounds % 2 == 0 { "off" } else { "on" }]);
             account.sealdisk(&["key", "rotate-data", "disk"]);
             account.sealdisk(&["diff", "disk", "--from", &snapshot, "--json"]);
+            let context = format!("--map=sealdisk:diff:{snapshot}");
+            stdout_of(program("nbdinfo").args([&context, &server.uri("disk")]));
+            // What a snapshot has stays as it is, and so does what a clone has of it.
+            let copies = ["one", "two", "three"].map(|name| account.scratch(name));
+            let frozen = format!("disk@{snapshot}");
+            for (export, copy) in [&frozen, &clone, &frozen].into_iter().zip(&copies) {
+                stdout_of(program("nbdcopy").arg(server.uri(export)).arg(copy));
+            }
+            let [one, two, three] = copies.map(|copy| std::fs::read(copy).expect("a copy"));
+            assert!(one == two && one == three, "{frozen} changes under the load");
+            account.sealdisk(&["snapshot", "list", "disk"]);
+            account.sealdisk(&["map", "disk"]);
+            account.sealdisk(&["verify", "disk"]);
             // Only behind what fio uses.
             account.sealdisk(&["resize", "disk", if rounds % 2 == 0 { "72M" } else { "56M" }, "--yes"]);
             account.sealdisk(&["rename", "disk", "other"]);
@@ -38,6 +51,7 @@ fn live_verbs_under_a_verifying_load() {
             }
             rounds += 1;
         }
+        println!("{rounds} rounds of every verb under the load");
         assert!(rounds >= 2, "the load ended before the verbs met it");
         load.join().expect("fio verifies");
     });
