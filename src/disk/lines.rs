@@ -5,7 +5,11 @@
 //! lets the pages that only it saw die; they are punched in the background, and not before the erasure is durable.
 //! Rolling back empties every layer above the line, in one batch with the size and base limit of the line.
 
+use std::sync::Arc;
+
+use super::Disk;
 use super::core::Core;
+use super::diff::Change;
 use super::log::{Line, NAME_LIMIT, Op};
 use super::resolve::View;
 use super::state::State;
@@ -132,5 +136,64 @@ impl Core {
             .find(|line| which(line))
             .ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such snapshot"))?;
         Ok(View::from(line))
+    }
+}
+
+impl Disk {
+    /// Draws a snapshot; durable when this returns. What is answered before is in it.
+    pub fn snapshot(&self, name: &str) -> Result<Line> {
+        self.check_live()?;
+        self.core.draw_line(name)
+    }
+
+    /// The snapshots, oldest first.
+    pub fn snapshots(&self) -> Vec<Line> {
+        self.core.lines()
+    }
+
+    /// The snapshots that are older than what this is, oldest first: what it can be compared with.
+    pub fn older_snapshots(&self) -> Vec<Line> {
+        let mut lines = self.core.lines();
+        if let Some(View { line: Some(own), .. }) = self.view {
+            lines.retain(|line| line.id < own);
+        }
+        lines
+    }
+
+    /// The disk as the snapshot sees it, read-only. Reading fails once the snapshot is deleted.
+    pub fn at_snapshot(&self, name: &str) -> Result<Disk> {
+        let missing = |_| Error::new(ErrorKind::NotFound, format!("there is no snapshot '{name}'"));
+        let view = self.core.line_view(|line| line.name == name).map_err(missing)?;
+        Ok(Disk { core: Arc::clone(&self.core), view: Some(view) })
+    }
+
+    /// [`Disk::at_snapshot`] by [`Line::id`].
+    pub fn at_line(&self, id: u32) -> Result<Disk> {
+        Ok(Disk { core: Arc::clone(&self.core), view: Some(self.core.line_view(|line| line.id == id)?) })
+    }
+
+    /// What changed since the snapshot `from` ([`Line::id`]) up to the later one `to`, or up to now.
+    pub fn changed_since(&self, from: u32, to: Option<u32>) -> Result<Vec<Change>> {
+        let to = to.map(|id| self.core.line_view(|line| line.id == id)).transpose()?;
+        self.core.changes(from, to, 0..u64::MAX, usize::MAX)
+    }
+
+    /// What changed of `[offset, offset + len)` (rounded outward to pages) since the snapshot `from` up to what this is:
+    /// the live disk, or a later snapshot. In order, at most `limit` runs.
+    pub fn changes(&self, from: u32, offset: u64, len: u64, limit: usize) -> Result<Vec<Change>> {
+        self.check(offset, len, self.size())?;
+        self.core.changes(from, self.view, Core::pages_of(offset, len), limit)
+    }
+
+    /// Deletes a snapshot; its space comes back in the background.
+    pub fn delete_snapshot(&self, name: &str) -> Result<()> {
+        self.check_live()?;
+        self.core.erase_line(name)
+    }
+
+    /// Makes the disk what the snapshot sees, size included. Later snapshots and all later changes are gone.
+    pub fn roll_back(&self, name: &str) -> Result<()> {
+        self.check_live()?;
+        self.core.roll_back(name)
     }
 }

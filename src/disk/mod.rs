@@ -265,7 +265,8 @@ impl fmt::Debug for Options {
 }
 
 /// An open disk: the block-device view of one page blob. Ranges are bytes; any alignment is served.
-/// All methods may be called from many threads at once. The disk starts no thread.
+/// All methods may be called from many threads at once. The disk starts no thread. What it can do with
+/// snapshots stands in `lines.rs`.
 #[derive(Debug)]
 pub struct Disk {
     core: Arc<Core>,
@@ -431,67 +432,10 @@ impl Disk {
         self.core.layers()
     }
 
-    /// Draws a snapshot; durable when this returns. What is answered before is in it.
-    pub fn snapshot(&self, name: &str) -> Result<Line> {
-        self.check_live()?;
-        self.core.draw_line(name)
-    }
-
-    /// The snapshots, oldest first.
-    pub fn snapshots(&self) -> Vec<Line> {
-        self.core.lines()
-    }
-
-    /// The snapshots that are older than what this is, oldest first: what it can be compared with.
-    pub fn older_snapshots(&self) -> Vec<Line> {
-        let mut lines = self.core.lines();
-        if let Some(View { line: Some(own), .. }) = self.view {
-            lines.retain(|line| line.id < own);
-        }
-        lines
-    }
-
-    /// The disk as the snapshot sees it, read-only. Reading fails once the snapshot is deleted.
-    pub fn at_snapshot(&self, name: &str) -> Result<Disk> {
-        let missing = |_| Error::new(ErrorKind::NotFound, format!("there is no snapshot '{name}'"));
-        let view = self.core.line_view(|line| line.name == name).map_err(missing)?;
-        Ok(Disk { core: Arc::clone(&self.core), view: Some(view) })
-    }
-
-    /// [`Disk::at_snapshot`] by [`Line::id`].
-    pub fn at_line(&self, id: u32) -> Result<Disk> {
-        Ok(Disk { core: Arc::clone(&self.core), view: Some(self.core.line_view(|line| line.id == id)?) })
-    }
-
-    /// What changed since the snapshot `from` ([`Line::id`]) up to the later one `to`, or up to now.
-    pub fn changed_since(&self, from: u32, to: Option<u32>) -> Result<Vec<Change>> {
-        let to = to.map(|id| self.core.line_view(|line| line.id == id)).transpose()?;
-        self.core.changes(from, to, 0..u64::MAX, usize::MAX)
-    }
-
-    /// What changed of `[offset, offset + len)` (rounded outward to pages) since the snapshot `from` up to what this is:
-    /// the live disk, or a later snapshot. In order, at most `limit` runs.
-    pub fn changes(&self, from: u32, offset: u64, len: u64, limit: usize) -> Result<Vec<Change>> {
-        self.check(offset, len, self.size())?;
-        self.core.changes(from, self.view, Core::pages_of(offset, len), limit)
-    }
-
     /// Changes `parent`, `hidden` or `unfinished` of the settings, as one replacement of their file.
     pub fn change_settings(&self, change: impl FnOnce(&mut DiskSettings)) -> Result<()> {
         self.check_live()?;
         self.core.change_settings(change)
-    }
-
-    /// Deletes a snapshot; its space comes back in the background.
-    pub fn delete_snapshot(&self, name: &str) -> Result<()> {
-        self.check_live()?;
-        self.core.erase_line(name)
-    }
-
-    /// Makes the disk what the snapshot sees, size included. Later snapshots and all later changes are gone.
-    pub fn roll_back(&self, name: &str) -> Result<()> {
-        self.check_live()?;
-        self.core.roll_back(name)
     }
 
     /// Makes the disk `size` bytes long, a multiple of 512. What a shrink cuts off is gone for good.
