@@ -14,6 +14,7 @@ use sealdisk::io::{File, Open, whole};
 use sealdisk::vhd::azure::{Cause, diagnose};
 use sealdisk::vhd::repair::{apply, repair};
 use sealdisk::vhd::resize::move_footer;
+use sealdisk::vhd::sink::Sink;
 use sealdisk::vhd::write::{self, SparseWriter};
 use sealdisk::vhd::{FOOTER, Footer, OpenOptions, check, open_sources};
 use sealdisk::{Result, vhd};
@@ -252,14 +253,15 @@ fn what_a_writer_has_finished_is_durable() {
     };
     let size = 40 << 10;
     let sparse = |file: &dyn File, parent: Option<&write::Parent>| {
-        let mut writer = SparseWriter::new(file, size, 8 << 10, uuid::Uuid::from_u128(6), 1 << 30, parent)?;
+        let mut writer =
+            SparseWriter::new(Sink::empty(file), size, 8 << 10, uuid::Uuid::from_u128(6), 1 << 30, parent)?;
         let block: Vec<u8> = (0..16).flat_map(|n| sector(3, n)).collect();
         for index in [4, 0, 2] {
             writer.put(index, &block)?;
         }
         writer.finish()
     };
-    let fixed = |file: &dyn File| write::fixed(file, size, uuid::Uuid::from_u128(6), 1 << 30);
+    let fixed = |file: &dyn File| write::fixed(Sink::empty(file), size, uuid::Uuid::from_u128(6), 1 << 30);
     let dynamic = |file: &dyn File| sparse(file, None);
     let child = |file: &dyn File| sparse(file, Some(&parent));
     for change in [&fixed as Change<'_>, &dynamic, &child] {

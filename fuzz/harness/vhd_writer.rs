@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rustix::fs::MemfdFlags;
 use sealdisk::io::real::RealFile;
 use sealdisk::vhd::open_sources;
+use sealdisk::vhd::sink::Sink;
 use sealdisk::vhd::write::SparseWriter;
 
 pub(crate) fn run(data: &[u8]) {
@@ -18,8 +19,8 @@ pub(crate) fn run(data: &[u8]) {
     let block = 4096_usize << (shift % 5);
     let file = File::from(rustix::fs::memfd_create("disk", MemfdFlags::CLOEXEC).expect("memory"));
     let disk = RealFile::new(file.try_clone().expect("a descriptor"));
-    let mut writer =
-        SparseWriter::new(&disk, size, block as u64, Default::default(), 1 << 30, None).expect("a good size");
+    let mut writer = SparseWriter::new(Sink::empty(&disk), size, block as u64, Default::default(), 1 << 30, None)
+        .expect("a good size");
     let mut model = vec![0; size as usize];
     let mut seen = std::collections::HashSet::new();
     for put in puts.chunks_exact(3) {

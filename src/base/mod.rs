@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+mod content;
 pub mod file;
 mod identity;
 mod plain;
@@ -19,6 +20,7 @@ pub mod verify;
 mod vhd;
 mod watch;
 
+pub use content::Content;
 pub use identity::{BaseRecord, FileIdentity};
 pub use plain::Plain;
 

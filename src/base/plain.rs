@@ -100,6 +100,12 @@ impl Plain {
         Ok(None)
     }
 
+    /// A text that stays the same as long as nothing touches the files that the image is read from.
+    pub fn stamp(&self) -> Result<String> {
+        let stamps: Result<Vec<_>> = self.files.iter().map(|file| file.file.stamp()).collect();
+        Ok(stamps?.join("; "))
+    }
+
     pub(super) fn into_parts(self) -> (Box<dyn BaseImage>, Vec<ImageFile>) {
         (self.image, self.files)
     }

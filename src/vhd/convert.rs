@@ -7,10 +7,11 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::output::Output;
+use super::sink::Sink;
 use super::write::{self, SparseWriter};
 use super::{DEFAULT_BLOCK, Fault, open};
 use crate::base::file::HostFile;
-use crate::base::{self, Format, Plain};
+use crate::base::{self, Content, Format, Plain};
 use crate::io::File;
 use crate::io::real::RealFile;
 use crate::{Error, ErrorKind, Result};
@@ -77,47 +78,66 @@ pub fn convert(
         size =
             azure_size(size).ok_or_else(|| Fault::BadSize.error("the virtual size is too large to be rounded up"))?;
     }
-    let (id, now) = (Uuid::new_v4(), open::now());
     let output_file = Output::create(output)?;
     let file = output_file.file();
-    let at_output = |error: Error| if error.path().is_some() { error } else { error.at_path(output) };
+    let made = write_out(&mut &source, (file, Sink::empty(file)), output, options.target, size, progress)?;
+    output_file.publish()?;
+    Ok(Converted { from: source.format(), size, unique_id: made.unique_id, stored: made.stored })
+}
+
+/// What [`write_out`] made.
+#[derive(Debug, Clone, Copy)]
+pub struct Made {
+    /// Of a VHD.
+    pub unique_id: Option<Uuid>,
+    /// Bytes that are stored.
+    pub stored: u64,
+}
+
+/// Copies `source` into a file, and a sink over it, that is called `path` in messages: sparse, on stable storage, read back and compared
+/// when this returns. The disk has `size` bytes, as many as the source at least. `progress` hears the phase and the bytes
+/// done of all.
+pub fn write_out(
+    source: &mut dyn Content,
+    (file, sink): (&RealFile, Sink<'_>),
+    path: &Path,
+    target: Target,
+    size: u64,
+    progress: &mut dyn FnMut(Phase, u64, u64),
+) -> Result<Made> {
+    let (id, now) = (Uuid::new_v4(), open::now());
+    let at_path = |error: Error| if error.path().is_some() { error } else { error.at_path(path) };
     let total = source.size();
     let mut on_copy = |done| progress(Phase::Copy, done, total);
-    let stored = match options.target {
+    let stored = match target {
         Target::Raw => {
             write::check_size(size)?;
-            file.set_size(size).map_err(|e| at_output(Error::io("cannot size the file", e)))?;
-            let stored = copy(&source, PIECE, &mut on_copy, &mut |at, data| put_flat(file, at, data))
-                .and_then(|stored| write::sync(file).map(|()| stored));
-            stored.map_err(at_output)?
+            sink.set_len(size).map_err(at_path)?;
+            copy_flat(source, sink, size, &mut on_copy).map_err(at_path)?
         }
         Target::Fixed => {
             // The footer first: it makes the file as long as it gets, and no space is missing for it at the end.
-            write::fixed(file, size, id, now).map_err(at_output)?;
-            let stored = copy(&source, PIECE, &mut on_copy, &mut |at, data| put_flat(file, at, data))
-                .and_then(|stored| write::sync(file).map(|()| stored));
-            stored.map_err(at_output)?
+            write::fixed(sink, size, id, now).map_err(at_path)?;
+            copy_flat(source, sink, size, &mut on_copy).map_err(at_path)?
         }
         Target::Dynamic { block_size } => {
-            let mut writer = SparseWriter::new(file, size, block_size, id, now, None).map_err(at_output)?;
-            let stored = copy(&source, block_size, &mut on_copy, &mut |at, data| {
+            let mut writer = SparseWriter::new(sink, size, block_size, id, now, None).map_err(at_path)?;
+            let stored = copy(source, block_size, &mut on_copy, &mut |at, data| {
                 writer.put((at / block_size) as usize, data).map(|()| data.len() as u64)
             });
-            let stored = stored.map_err(at_output)?;
-            writer.finish().map_err(at_output)?;
+            let stored = stored.map_err(at_path)?;
+            writer.finish().map_err(at_path)?;
             stored
         }
     };
-    verify(&source, file, output, options.target, size, &mut |done| progress(Phase::Verify, done, total))?;
-    output_file.publish()?;
-    let unique_id = (options.target != Target::Raw).then_some(id);
-    Ok(Converted { from: source.format(), size, unique_id, stored })
+    verify(source, file, path, target, size, &mut |done| progress(Phase::Verify, done, total))?;
+    Ok(Made { unique_id: (target != Target::Raw).then_some(id), stored })
 }
 
 /// Calls `put` with every piece that is not all zeros: its offset, a multiple of `piece`, and its bytes, `piece` of them
 /// but for the last. `put` says how many it stored; the sum is the answer.
 fn copy(
-    source: &Plain,
+    source: &mut dyn Content,
     piece: u64,
     progress: &mut dyn FnMut(u64),
     put: &mut dyn FnMut(u64, &[u8]) -> Result<u64>,
@@ -143,21 +163,31 @@ fn copy(
     Ok(stored)
 }
 
-/// Writes what is not zero; the file already has its length.
-fn put_flat(file: &dyn File, at: u64, data: &[u8]) -> Result<u64> {
-    let mut stored = 0;
-    for (n, part) in data.chunks(GRAIN).enumerate() {
-        if !is_zero(part) {
-            write::write_all(file, part, at + (n * GRAIN) as u64)?;
-            stored += part.len() as u64;
+/// Puts what is not zero where it belongs in a flat file that has its length, and nothing anywhere else of the first `size`
+/// bytes; syncs it.
+fn copy_flat(source: &mut dyn Content, sink: Sink<'_>, size: u64, progress: &mut dyn FnMut(u64)) -> Result<u64> {
+    let mut clean = 0;
+    let stored = copy(source, PIECE, progress, &mut |at, data| {
+        let mut stored = 0;
+        for (n, part) in data.chunks(GRAIN).enumerate() {
+            if !is_zero(part) {
+                let at = at + (n * GRAIN) as u64;
+                sink.clear(clean, at)?;
+                sink.put(part, at)?;
+                clean = at + part.len() as u64;
+                stored += part.len() as u64;
+            }
         }
-    }
+        Ok(stored)
+    })?;
+    sink.clear(clean, size)?;
+    sink.sync()?;
     Ok(stored)
 }
 
 /// Opens what was written as any reader would, and compares it with the source, from the device.
 fn verify(
-    source: &Plain,
+    source: &mut dyn Content,
     file: &RealFile,
     path: &Path,
     target: Target,
@@ -205,7 +235,7 @@ fn first(a: Option<u64>, b: Option<u64>) -> Option<u64> {
     }
 }
 
-pub(super) fn is_zero(bytes: &[u8]) -> bool {
+pub(crate) fn is_zero(bytes: &[u8]) -> bool {
     // Whole words first: a byte-wise loop stops the compiler from using wide registers.
     let (words, rest) = bytes.as_chunks::<64>();
     words.iter().all(|word| word == &[0; 64]) && rest.iter().all(|&byte| byte == 0)

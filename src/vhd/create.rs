@@ -6,6 +6,7 @@ use uuid::Uuid;
 
 use super::open::{self, OpenOptions};
 use super::output::Output;
+use super::sink::Sink;
 use super::write::{self, Parent, SparseWriter};
 use super::{DiskType, Fault};
 use crate::base::file::HostFile;
@@ -50,11 +51,11 @@ pub fn create(path: &Path, new: &New) -> Result<Created> {
     let mut parent_elsewhere = false;
     let (kind, size) = match new {
         New::Fixed { size } => {
-            write::fixed(output.file(), *size, id, now).map_err(at_path)?;
+            write::fixed(Sink::empty(output.file()), *size, id, now).map_err(at_path)?;
             (DiskType::Fixed, *size)
         }
         New::Dynamic { size, block_size } => {
-            let writer = SparseWriter::new(output.file(), *size, *block_size, id, now, None);
+            let writer = SparseWriter::new(Sink::empty(output.file()), *size, *block_size, id, now, None);
             writer.and_then(SparseWriter::finish).map_err(at_path)?;
             (DiskType::Dynamic, *size)
         }
@@ -67,7 +68,7 @@ pub fn create(path: &Path, new: &New) -> Result<Created> {
             let size = size.unwrap_or(opened.chain.size());
             let described = describe(path, &opened.files[0], opened.chain.images()[0].meta().footer().unique_id())?;
             parent_elsewhere = described.relative.starts_with("..");
-            let writer = SparseWriter::new(output.file(), size, *block_size, id, now, Some(&described));
+            let writer = SparseWriter::new(Sink::empty(output.file()), size, *block_size, id, now, Some(&described));
             writer.and_then(SparseWriter::finish).map_err(at_path)?;
             (DiskType::Differencing, size)
         }

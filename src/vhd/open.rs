@@ -102,7 +102,9 @@ pub fn open_sources(sources: Vec<Arc<dyn Source>>, recover: bool) -> Result<Chai
     }
 }
 
-pub(super) fn now() -> u64 {
+/// Seconds since the Unix epoch.
+#[must_use]
+pub fn now() -> u64 {
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
 }
 

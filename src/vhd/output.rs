@@ -1,17 +1,25 @@
 //! A new file that appears under its name only when it is whole.
 //!
 //! Until then it has no name at all, so that nothing half-made stays behind, not even after a kill or a power cut. File
-//! systems without unnamed files get a hidden name beside the target, removed on the way out of an error.
+//! systems without unnamed files get a hidden name beside the target, removed on the way out of an error. A file that is
+//! to be gone on with later has a name of its own until it is whole, and keeps it: [`PART`] behind that of the target.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, CWD, Mode, OFlags, RenameFlags};
+use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
+use crate::io::File as _;
 use crate::io::real::RealFile;
 use crate::{Error, ErrorKind, Result};
+
+/// As programs make files, less what the user's mask takes away.
+const MODE: Mode = Mode::RUSR.union(Mode::WUSR).union(Mode::RGRP).union(Mode::ROTH);
+/// What the name of an unfinished file has behind that of the target.
+pub const PART: &str = ".sealdisk-part";
 
 /// See the module documentation.
 #[derive(Debug)]
@@ -19,36 +27,62 @@ pub struct Output {
     file: RealFile,
     target: PathBuf,
     folder: File,
-    /// The hidden name, where the file has one.
+    /// The name until it has its own, where the file has one.
     hidden: Option<PathBuf>,
+    /// The file stays under that name when it does not get its own.
+    kept: bool,
 }
 
 impl Output {
     /// Fails if there is a file of that name already.
     pub fn create(target: &Path) -> Result<Self> {
         let fail = |what: &str, errno: Errno| Error::io(what, errno.into()).at_path(target);
-        if target.symlink_metadata().is_ok() {
-            return Err(exists(target));
-        }
-        let folder_path = match target.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let open_folder = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let folder = rustix::fs::open(folder_path, open_folder, Mode::empty());
-        let folder = File::from(folder.map_err(|errno| fail("cannot open the folder", errno))?);
-        let mode = Mode::RUSR | Mode::WUSR | Mode::RGRP | Mode::ROTH;
+        let (folder, folder_path) = folder_of(target)?;
         let flags = OFlags::RDWR | OFlags::CLOEXEC;
-        let (fd, hidden) = match rustix::fs::openat(&folder, ".", flags | OFlags::TMPFILE, mode) {
+        let (fd, hidden) = match rustix::fs::openat(&folder, ".", flags | OFlags::TMPFILE, MODE) {
             Ok(fd) => (fd, None),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => {
                 let hidden = folder_path.join(format!(".{}.part", uuid::Uuid::new_v4()));
-                let fd = rustix::fs::open(&hidden, flags | OFlags::CREATE | OFlags::EXCL, mode);
+                let fd = rustix::fs::open(&hidden, flags | OFlags::CREATE | OFlags::EXCL, MODE);
                 (fd.map_err(|errno| fail("cannot create the file", errno))?, Some(hidden))
             }
             Err(errno) => return Err(fail("cannot create the file", errno)),
         };
-        Ok(Self { file: RealFile::new(fd.into()), target: target.to_owned(), folder, hidden })
+        Ok(Self { file: RealFile::new(fd.into()), target: target.to_owned(), folder, hidden, kept: false })
+    }
+
+    /// Goes on with the file that an interrupted attempt left, or begins one that can be gone on with.
+    /// [`ErrorKind::InUse`] while another process is at it.
+    pub fn resume(target: &Path) -> Result<Self> {
+        let (folder, _) = folder_of(target)?;
+        let mut part = target.as_os_str().to_owned();
+        part.push(PART);
+        let part = PathBuf::from(part);
+        let fail = |what: &str, errno: Errno| Error::io(what, errno.into()).at_path(&part);
+        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let fd = rustix::fs::open(&part, flags, MODE);
+        let file = File::from(fd.map_err(|errno| fail("cannot create the file", errno))?);
+        if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            return Err(Error::new(ErrorKind::AlreadyExists, "there is something else of that name").at_path(&part));
+        }
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Err(Errno::WOULDBLOCK) => {
+                return Err(Error::new(ErrorKind::InUse, "another process is writing this file").at_path(&part));
+            }
+            locked => locked.map_err(|errno| fail("cannot lock the file", errno))?,
+        }
+        let same = |ours: &fs::Metadata, there: &fs::Metadata| (ours.dev(), ours.ino()) == (there.dev(), there.ino());
+        let named = file.metadata().ok().zip(part.symlink_metadata().ok());
+        if !named.is_some_and(|(ours, there)| same(&ours, &there)) {
+            return Err(Error::new(ErrorKind::InUse, "another process has just finished this file").at_path(&part));
+        }
+        Ok(Self { file: RealFile::new(file), target: target.to_owned(), folder, hidden: Some(part), kept: true })
+    }
+
+    /// Where the file lies until it is whole, if it can be gone on with.
+    #[must_use]
+    pub fn part(&self) -> Option<&Path> {
+        self.hidden.as_deref().filter(|_| self.kept)
     }
 
     #[must_use]
@@ -84,11 +118,26 @@ impl Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        if let Some(hidden) = &self.hidden {
+        let empty = || self.file.size().is_ok_and(|size| size == 0);
+        if let Some(hidden) = self.hidden.as_ref().filter(|_| !self.kept || empty()) {
             // On the way out of another error, which is the one to report.
             let _ = std::fs::remove_file(hidden);
         }
     }
+}
+
+/// The folder of a new file, open, and its path; fails if the file is there.
+fn folder_of(target: &Path) -> Result<(File, &Path)> {
+    if target.symlink_metadata().is_ok() {
+        return Err(exists(target));
+    }
+    let path = match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let folder = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    let folder = folder.map_err(|errno| Error::io("cannot open the folder", errno.into()).at_path(target))?;
+    Ok((File::from(folder), path))
 }
 
 fn exists(target: &Path) -> Error {

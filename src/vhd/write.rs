@@ -9,6 +9,7 @@ use std::io;
 use uuid::Uuid;
 
 use super::header::{HEADER, Header};
+use super::sink::Sink;
 use super::{DiskType, FOOTER, Fault, Footer, MAX_SPARSE_SIZE, SECTOR, bitmap, locator};
 use crate::io::{File, whole};
 use crate::{Error, ErrorKind, Result};
@@ -30,11 +31,12 @@ pub struct Parent {
     pub absolute: String,
 }
 
-/// Makes the empty `file` a fixed disk of `size` bytes of zeros, sparse, and syncs it.
-pub fn fixed(file: &dyn File, size: u64, unique_id: Uuid, unix_seconds: u64) -> Result<()> {
+/// Makes `sink` a fixed disk of `size` bytes, of zeros where nothing is there, sparse, and syncs it.
+pub fn fixed(sink: Sink<'_>, size: u64, unique_id: Uuid, unix_seconds: u64) -> Result<()> {
     check_size(size)?;
-    write_all(file, &Footer::fixed(size, unique_id, unix_seconds).to_bytes(), size)?;
-    sync(file)
+    sink.put(&Footer::fixed(size, unique_id, unix_seconds).to_bytes(), size)?;
+    sink.cut(size + FOOTER as u64)?;
+    sink.sync()
 }
 
 /// Refuses what is no size of a disk.
@@ -49,7 +51,7 @@ pub fn check_size(size: u64) -> Result<()> {
 /// A new dynamic or differencing disk, block by block.
 #[derive(Debug)]
 pub struct SparseWriter<'a> {
-    file: &'a dyn File,
+    sink: Sink<'a>,
     footer: Footer,
     header: Header,
     entries: Vec<u32>,
@@ -60,9 +62,9 @@ pub struct SparseWriter<'a> {
 }
 
 impl<'a> SparseWriter<'a> {
-    /// `file` is empty. `block_size`: bytes, a power of two from 4 KiB to 256 MiB. With a `parent`: differencing.
+    /// `block_size`: bytes, a power of two from 4 KiB to 256 MiB. With a `parent`: differencing.
     pub fn new(
-        file: &'a dyn File,
+        sink: Sink<'a>,
         size: u64,
         block_size: u64,
         unique_id: Uuid,
@@ -86,10 +88,10 @@ impl<'a> SparseWriter<'a> {
         let footer = Footer::sparse(kind, size, HEADER_AT, unique_id, unix_seconds);
         let mut end = (TABLE_AT + blocks * 4).next_multiple_of(SECTOR);
         if let Some(parent) = parent {
-            end = write_parent(file, &mut header, parent, end)?;
+            end = write_parent(sink, &mut header, parent, end)?;
         }
         let bitmap = bitmap::full(u64::from(block_size));
-        Ok(Self { file, footer, header, entries: vec![u32::MAX; blocks as usize], end, bitmap })
+        Ok(Self { sink, footer, header, entries: vec![u32::MAX; blocks as usize], end, bitmap })
     }
 
     #[must_use]
@@ -108,8 +110,10 @@ impl<'a> SparseWriter<'a> {
             let what = "the file would pass 2 TiB, the most that a block allocation table can address";
             return Err(Fault::SizeTooLarge.error(what).hint("choose larger blocks"));
         };
-        write_all(self.file, &self.bitmap, at)?;
-        write_all(self.file, data, data_at)?;
+        self.sink.clear(self.end, at)?;
+        self.sink.put(&self.bitmap, at)?;
+        self.sink.put(data, data_at)?;
+        self.sink.clear(data_at + data.len() as u64, end)?;
         self.entries[index] = entry;
         self.end = end;
         Ok(())
@@ -121,23 +125,24 @@ impl<'a> SparseWriter<'a> {
         // Unused, should a reader look at the rest of the last sector.
         table.resize(table.len().next_multiple_of(SECTOR as usize), 0xFF);
         let footer = self.footer.to_bytes();
-        write_all(self.file, &footer, 0)?;
-        write_all(self.file, &self.header.to_bytes(), HEADER_AT)?;
-        write_all(self.file, &table, TABLE_AT)?;
-        write_all(self.file, &footer, self.end)?;
-        sync(self.file)
+        self.sink.put(&footer, 0)?;
+        self.sink.put(&self.header.to_bytes(), HEADER_AT)?;
+        self.sink.put(&table, TABLE_AT)?;
+        self.sink.put(&footer, self.end)?;
+        self.sink.cut(self.end + FOOTER as u64)?;
+        self.sink.sync()
     }
 }
 
 /// Writes the locators behind the table; gives the end of them.
-fn write_parent(file: &dyn File, header: &mut Header, parent: &Parent, mut end: u64) -> Result<u64> {
+fn write_parent(sink: Sink<'_>, header: &mut Header, parent: &Parent, mut end: u64) -> Result<u64> {
     let name = parent.absolute.rsplit('/').next().unwrap_or_default();
     header.set_parent(parent.unique_id, parent.modified, name);
     let relative = format!(".\\{}", parent.relative.replace('/', "\\"));
     for (index, (code, path)) in [(*b"W2ru", &relative), (*b"W2ku", &parent.absolute)].into_iter().enumerate() {
         let bytes = locator::encode_utf16(path);
         let space = bytes.len().next_multiple_of(SECTOR as usize);
-        write_all(file, &bytes, end)?;
+        sink.put(&bytes, end)?;
         // The space in bytes, as Windows has it.
         header.set_locator(index, code, end, bytes.len() as u32, space as u32);
         end += space as u64;
