@@ -121,6 +121,7 @@ impl Service {
         let exports = names.map(|name| Reached { uri: uri::unix(&name, &socket), name }).collect();
 
         let mut server = Server::new(served, config)?;
+        registry.open_door(server.door());
         if handed.path.as_ref() != Some(&socket) {
             server.listen_unix(&socket)?;
         }

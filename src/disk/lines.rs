@@ -31,9 +31,9 @@ fn find<'a>(state: &'a State, name: &str) -> Result<&'a Line> {
 impl Core {
     /// Draws a line; durable when this returns. Waits for the changes in flight only.
     pub(crate) fn draw_line(&self, name: &str) -> Result<Line> {
-        if name.is_empty() || name.len() > NAME_LIMIT || name.contains(['/', '@', '\0']) {
+        if name.is_empty() || name.len() > NAME_LIMIT || name.contains(['@', '\0']) {
             return Err(Error::new(ErrorKind::InvalidInput, format!("'{name}' is no name of a snapshot"))
-                .hint("1 to 255 bytes without '/' and '@'"));
+                .hint("1 to 255 bytes without '@'"));
         }
         self.check_writable()?;
         self.check_room()?;

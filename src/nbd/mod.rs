@@ -10,10 +10,12 @@ use crate::disk::Disk;
 
 mod buffers;
 mod channel;
+pub mod client;
 mod config;
 mod connection;
 mod context;
 mod dispatch;
+mod door;
 mod errno;
 mod handshake;
 mod input;
@@ -29,12 +31,14 @@ mod session;
 mod stats;
 mod tally;
 mod tls;
+pub mod uri;
 pub mod wire;
 mod workers;
 mod write;
 
 pub use config::Config;
 pub use context::{diff, encryption};
+pub use door::{Door, Terms};
 pub use errno::Errno;
 pub use server::Server;
 pub use stats::{Snapshot, Stats};

@@ -28,13 +28,14 @@ use tracing::{debug, warn};
 
 use super::channel::Channel;
 use super::connection::{Connection, Shared};
+use super::door::Door;
 use super::handshake::{Handshake, Outcome, Security};
 use super::listen::{self, Listener, SocketFile};
 use super::record::Record;
 use super::session::Session;
 use super::stats::Stats;
 use super::{Config, Exports};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Bytes of stack of a connection's thread.
 const STACK: usize = 512 << 10;
@@ -43,9 +44,7 @@ const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(50);
 
 /// An NBD server over a set of exports. Bind it to sockets, then run it.
 pub struct Server {
-    exports: Arc<dyn Exports>,
-    config: Arc<Config>,
-    stats: Arc<Stats>,
+    hub: Arc<Hub>,
     listeners: Vec<Listener>,
     files: Vec<SocketFile>,
 }
@@ -55,13 +54,20 @@ impl Server {
     pub fn new(exports: Arc<dyn Exports>, config: Config) -> Result<Self> {
         config.check()?;
         let stats = Stats::new(&config);
-        Ok(Self { exports, config: Arc::new(config), stats, listeners: Vec::new(), files: Vec::new() })
+        let hub = Arc::new(Hub::new(exports, Arc::new(config), stats));
+        Ok(Self { hub, listeners: Vec::new(), files: Vec::new() })
     }
 
     /// What it counts, for whoever watches it.
     #[must_use]
     pub fn stats(&self) -> Arc<Stats> {
-        Arc::clone(&self.stats)
+        Arc::clone(&self.hub.stats)
+    }
+
+    /// A way in for verbs of this program.
+    #[must_use]
+    pub fn door(&self) -> Door {
+        Door::new(Arc::clone(&self.hub))
     }
 
     /// Listens on a unix socket that only this user may connect to (0600). A stale socket file is replaced, a live one
@@ -88,15 +94,15 @@ impl Server {
     }
 
     fn exposed(&self) -> bool {
-        self.config.insecure_tcp || self.config.tls_required
+        let config = &self.hub.shared.config;
+        config.insecure_tcp || config.tls_required
     }
 
     /// Serves until `stop` is ready, then: accepts no more, answers what still arrives with "shutting down" for
     /// [`Config::shutdown_grace`], finishes what is in flight, and returns when the last connection has ended. Flushing
     /// the disks is left to whoever owns them. Runs on a multi-threaded tokio runtime with time and I/O.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<()> {
-        let Self { exports, config, stats, listeners, files } = self;
-        let hub = Arc::new(Hub::new(exports, config, stats));
+        let Self { hub, listeners, files } = self;
         let mut accepting = JoinSet::new();
         for listener in listeners {
             let failed = |e| Error::io("cannot accept connections", e);
@@ -173,10 +179,12 @@ struct Ready {
     socket: OwnedFd,
     tls: Option<ServerConnection>,
     place: OwnedSemaphorePermit,
+    /// Goes with the client.
+    kept: Option<Box<dyn Send>>,
 }
 
 /// Everything that is alive in a running server.
-struct Hub {
+pub(super) struct Hub {
     exports: Arc<dyn Exports>,
     shared: Arc<Shared>,
     stats: Arc<Stats>,
@@ -194,7 +202,7 @@ struct Hub {
 }
 
 impl Hub {
-    fn new(exports: Arc<dyn Exports>, config: Arc<Config>, stats: Arc<Stats>) -> Self {
+    pub(super) fn new(exports: Arc<dyn Exports>, config: Arc<Config>, stats: Arc<Stats>) -> Self {
         let shared = Arc::new(Shared {
             buffers: Arc::clone(&stats.buffers),
             workers: Arc::clone(&stats.workers),
@@ -299,12 +307,25 @@ impl Hub {
             }
         };
         let Some(place) = place else { return Ok(None) };
-        Ok(Some(Ready { session: *session, socket: stream.into_socket()?, tls, place }))
+        Ok(Some(Ready { session: *session, socket: stream.into_socket()?, tls, place, kept: None }))
+    }
+
+    /// Gives a client that needs no handshake its thread, and says how many bytes one request may carry.
+    pub(super) fn admit(self: &Arc<Self>, session: Session, socket: OwnedFd, kept: Box<dyn Send>) -> Result<u32> {
+        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
+            self.stats.connections_refused.fetch_add(1, Ordering::Relaxed);
+            let most = self.shared.config.max_connections;
+            return Err(Error::new(ErrorKind::LimitExceeded, format!("the server has its {most} clients already"))
+                .hint("detach one, or serve with a larger --max-connections"));
+        };
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        self.start(id, Ready { session, socket, tls: None, place, kept: Some(kept) }, "a verb of this program".into());
+        Ok(self.shared.config.max_request)
     }
 
     /// Gives a client its thread.
     fn start(self: &Arc<Self>, id: u64, ready: Ready, peer: String) {
-        let Ready { session, socket, tls, place } = ready;
+        let Ready { session, socket, tls, place, kept } = ready;
         let (shared, hub) = (Arc::clone(&self.shared), Arc::clone(self));
         let channel = match Channel::new(socket, tls, Connection::tick(&shared.config)) {
             Ok(channel) => channel,
@@ -312,7 +333,7 @@ impl Hub {
         };
         self.alive.send_modify(|alive| *alive += 1);
         self.clients.lock().insert(id, channel.socket());
-        let guard = ClientGuard { hub, id, _place: place };
+        let guard = ClientGuard { hub, id, _place: place, kept };
         if self.cut.load(Ordering::SeqCst) {
             return;
         }
@@ -374,11 +395,14 @@ struct ClientGuard {
     hub: Arc<Hub>,
     id: u64,
     _place: OwnedSemaphorePermit,
+    kept: Option<Box<dyn Send>>,
 }
 
 impl Drop for ClientGuard {
     fn drop(&mut self) {
         self.hub.clients.lock().remove(&self.id);
+        // Before anybody takes the client for gone.
+        drop(self.kept.take());
         self.hub.alive.send_modify(|alive| *alive -= 1);
     }
 }
@@ -386,6 +410,9 @@ impl Drop for ClientGuard {
 impl std::fmt::Debug for Server {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let sockets: Vec<_> = self.files.iter().map(SocketFile::path).collect();
-        f.debug_struct("Server").field("config", &self.config).field("sockets", &sockets).finish_non_exhaustive()
+        f.debug_struct("Server")
+            .field("config", &self.hub.shared.config)
+            .field("sockets", &sockets)
+            .finish_non_exhaustive()
     }
 }

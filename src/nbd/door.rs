@@ -1,0 +1,79 @@
+//! A way to a disk for the program's own verbs: NBD over a socket that both sides already have.
+//!
+//! There is no handshake: the terms are settled beside the connection. It is in transmission from its first byte, with
+//! extended headers and `base:allocation`.
+
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use super::context::Contexts;
+use super::server::Hub;
+use super::session::Session;
+use super::stats::Stats;
+use super::wire::transmission::HeaderStyle;
+use super::{Config, Export, ExportInfo, Exports};
+use crate::{Error, ErrorKind, Result};
+
+/// The metadata context of every such connection.
+pub(super) const CONTEXT: &str = "base:allocation";
+
+/// What the client has to know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// Bytes of one read or write at the most.
+    pub most: u32,
+    /// The id of `base:allocation` in replies.
+    pub context: u32,
+}
+
+/// Leads to the connections of a server.
+#[derive(Clone)]
+pub struct Door {
+    hub: Arc<Hub>,
+}
+
+impl Door {
+    pub(super) fn new(hub: Arc<Hub>) -> Self {
+        Self { hub }
+    }
+
+    /// A server of its own that listens nowhere.
+    #[must_use]
+    pub fn alone() -> Self {
+        let config = Arc::new(Config::default());
+        let stats = Stats::new(&config);
+        Self::new(Arc::new(Hub::new(Arc::new(NoExports), config, stats)))
+    }
+
+    /// Serves `export` to the client at the other end of `socket`. `kept` goes when the client has left, and every
+    /// request of it is done. The disk may be resized meanwhile: it checks every range itself.
+    /// [`ErrorKind::LimitExceeded`]: there are as many clients as there may be.
+    pub fn admit(&self, socket: OwnedFd, export: Export, kept: Box<dyn Send>) -> Result<Terms> {
+        let (contexts, named) = Contexts::selected(&[CONTEXT], &[])
+            .map_err(|_| Error::new(ErrorKind::Unsupported, "base:allocation is no context of this server"))?;
+        let context = named.first().map_or(0, |(context, _)| context.id());
+        let session = Session { export, size: u64::MAX, style: HeaderStyle::Extended, contexts };
+        let most = self.hub.admit(session, socket, kept)?;
+        Ok(Terms { most, context })
+    }
+}
+
+impl fmt::Debug for Door {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Door").finish_non_exhaustive()
+    }
+}
+
+/// What a server shows that listens nowhere.
+struct NoExports;
+
+impl Exports for NoExports {
+    fn list(&self) -> Vec<ExportInfo> {
+        Vec::new()
+    }
+
+    fn open(&self, name: &str) -> Result<Export> {
+        Err(Error::new(ErrorKind::NotFound, format!("there is no export \"{name}\"")))
+    }
+}
