@@ -196,12 +196,16 @@ fn disk_size(asked: Option<u64>, base: Option<u64>) -> Result<u64> {
         (Some(size), _) | (None, Some(size)) => size,
         (None, None) => return Err(invalid("a disk without a base needs a size".to_owned()).hint("--size 10G")),
     };
+    check_size(size).map(|()| size)
+}
+
+/// Refuses what is no size of a disk, in bytes.
+pub(super) fn check_size(size: u64) -> Result<()> {
     if size == 0 || !size.is_multiple_of(PAGE as u64) {
-        return Err(
-            invalid(format!("{size} bytes are no size for a disk")).hint("the size is a multiple of 512, and not 0")
-        );
+        return Err(Error::new(ErrorKind::InvalidInput, format!("{size} bytes are no size for a disk"))
+            .hint("the size is a multiple of 512, and not 0"));
     }
-    Ok(size)
+    Ok(())
 }
 
 #[cfg(test)]

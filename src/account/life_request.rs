@@ -3,9 +3,12 @@
 
 use std::os::fd::OwnedFd;
 
+use rustix::net::{SocketType, sockopt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+#[cfg(doc)]
+use super::copies::{Copying, Reading};
 #[cfg(doc)]
 use super::diff::DiffPart;
 use super::failure::Failure;
@@ -18,7 +21,7 @@ use super::request::{KeyNeed, show};
 #[cfg(doc)]
 use super::snapshots::RollbackReport;
 use super::view_name::{SnapshotName, ViewName};
-use crate::Error;
+use crate::{Error, ErrorKind};
 
 /// A request; its answer is named with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +37,14 @@ pub enum LifeRequest {
     Diff { name: BlobName, from: SnapshotName, to: Option<SnapshotName>, start: u64 },
     /// [`DiskReport`]
     Clone { source: ViewName, name: BlobName },
+    /// [`Reading`]; the socket over which it is read comes with the message
+    Read { view: ViewName },
+    /// [`Copying`]; the socket over which it is written comes with the message
+    Copy { name: BlobName, size: u64, source: String },
+    /// Nothing: the first `done` bytes are durable and noted, and the disk has the size that was asked for
+    Copied { name: BlobName, done: u64, size: Option<u64> },
+    /// [`DiskReport`] of a disk like any other
+    FinishCopy { name: BlobName, size: Option<u64> },
 }
 
 impl From<LifeRequest> for super::request::Request {
@@ -45,7 +56,7 @@ impl From<LifeRequest> for super::request::Request {
 impl LifeRequest {
     pub(super) fn hold(&self) -> Hold {
         match self {
-            Self::RollbackPreview { .. } | Self::Diff { .. } | Self::Verify { .. } => Hold::Shared,
+            Self::RollbackPreview { .. } | Self::Diff { .. } | Self::Verify { .. } | Self::Read { .. } => Hold::Shared,
             _ => Hold::Exclusive,
         }
     }
@@ -54,7 +65,7 @@ impl LifeRequest {
         KeyNeed::Required
     }
 
-    pub(super) fn perform(self, registry: &Registry, _files: Vec<OwnedFd>) -> Result<Value, Failure> {
+    pub(super) fn perform(self, registry: &Registry, files: Vec<OwnedFd>) -> Result<Value, Failure> {
         let done = match self {
             Self::RollbackPreview { name, snapshot } => {
                 serde_json::to_value(registry.rollback_report(&name, &snapshot)?)
@@ -71,7 +82,25 @@ impl LifeRequest {
                 registry.clone_disk(&source, &name)?;
                 serde_json::to_value(show(registry, &name)?)
             }
+            Self::Read { view } => serde_json::to_value(registry.read_over(&view, socket(files)?)?),
+            Self::Copy { name, size, source } => {
+                serde_json::to_value(registry.copy_over(&name, size, &source, socket(files)?)?)
+            }
+            Self::Copied { name, done, size } => serde_json::to_value(registry.mark_copied(&name, done, size)?),
+            Self::FinishCopy { name, size } => {
+                registry.finish_copy(&name, size)?;
+                serde_json::to_value(show(registry, &name)?)
+            }
         };
         done.map_err(|error| Error::io("JSON failed", error.into()).into())
+    }
+}
+
+/// The one socket of a message.
+fn socket(mut files: Vec<OwnedFd>) -> Result<OwnedFd, Error> {
+    let is_stream = |file: &OwnedFd| sockopt::socket_type(file) == Ok(SocketType::STREAM);
+    match (files.pop(), files.is_empty()) {
+        (Some(file), true) if is_stream(&file) => Ok(file),
+        _ => Err(Error::new(ErrorKind::InvalidInput, "the request needs one stream socket")),
     }
 }

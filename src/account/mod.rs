@@ -14,6 +14,7 @@ pub mod audit;
 mod bases;
 mod clones;
 pub mod control;
+pub mod copies;
 pub mod diff;
 pub mod exports;
 pub mod failure;

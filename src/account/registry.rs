@@ -21,6 +21,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::{Mutex, RwLock};
 use uuid::Uuid;
 
+use super::copies::{self, Copier};
 use super::failure::Failure;
 use super::lock::{AccountLock, Hold, Holder};
 use super::maintenance::{Maintenance, Wake};
@@ -34,6 +35,7 @@ use crate::crypto::keyring::{DiskKeys, KeyRing};
 use crate::disk::{Access, Disk, DiskSettings, Options, Parent, Vitals};
 use crate::io::Dir;
 use crate::io::real::RealDir;
+use crate::nbd::Door;
 use crate::{Error, ErrorKind, Result};
 
 /// Name of the folder of disks in an account directory.
@@ -58,6 +60,8 @@ pub enum Keys {
 pub struct Registry {
     pub(super) shared: Arc<Shared>,
     maintenance: Mutex<Option<Maintenance>>,
+    /// To the server of this account, if it is served.
+    pub(super) door: OnceLock<Door>,
 }
 
 pub(super) struct Shared {
@@ -92,6 +96,7 @@ pub(super) struct Entry {
     pub(super) used: AtomicU64,
     /// The files of its base, where a verb handed over what this process cannot open itself.
     pub(super) handed: Mutex<Vec<OwnedFd>>,
+    pub(super) copier: Mutex<Copier>,
 }
 
 impl Entry {
@@ -105,6 +110,7 @@ impl Entry {
             attached: Mutex::default(),
             used: AtomicU64::new(0),
             handed: Mutex::default(),
+            copier: Mutex::default(),
         }
     }
 
@@ -176,7 +182,7 @@ impl Registry {
             let of_thread = Arc::downgrade(&shared);
             Maintenance::start(Box::new(move |uuid| Weak::upgrade(&of_thread)?.find_open(uuid)))
         });
-        let registry = Self { shared, maintenance: Mutex::new(maintenance.transpose()?) };
+        let registry = Self { shared, maintenance: Mutex::new(maintenance.transpose()?), door: OnceLock::new() };
         if exclusive {
             registry.remove_unread();
         }
@@ -439,6 +445,7 @@ impl Shared {
         let disk = Arc::new(Disk::open(dir, keys, base, access, account.encryption(), options)?);
         if access == Access::ReadWrite {
             self.drop_orphans(&disk);
+            copies::clear_readings(&disk);
         }
         *state = State::Open(Arc::clone(&disk));
         drop(state);

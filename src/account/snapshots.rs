@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::clones::clone_in_name;
+use super::copies::is_for_reading;
 use super::name::BlobName;
 use super::registry::{Entry, Registry, Shared, State, no_disk};
 use super::view_name::{SnapshotName, ViewName};
@@ -60,7 +61,8 @@ impl Registry {
     /// Oldest first.
     pub fn snapshots(&self, name: &BlobName) -> Result<Vec<SnapshotReport>> {
         let disk = self.disk(name)?;
-        disk.snapshots().iter().map(|line| self.report_snapshot(&disk, line)).collect()
+        let lines = disk.snapshots().into_iter().filter(|line| !is_for_reading(&line.name));
+        lines.map(|line| self.report_snapshot(&disk, &line)).collect()
     }
 
     fn report_snapshot(&self, disk: &Disk, line: &Line) -> Result<SnapshotReport> {

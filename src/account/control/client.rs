@@ -3,8 +3,9 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::{ANSWER_BYTES, Reply, frame};
@@ -12,22 +13,31 @@ use crate::account::failure::Failure;
 use crate::account::request::Request;
 use crate::{Error, ErrorKind};
 
-/// A connection to the server of an account.
+/// The way to the server of an account. A connection for each request: the server gives up one that is silent.
 #[derive(Debug)]
 pub struct Client {
-    stream: UnixStream,
+    path: PathBuf,
+    /// Whose being there proved that somebody listens.
+    first: Mutex<Option<UnixStream>>,
 }
 
 impl Client {
     pub fn connect(path: &Path) -> io::Result<Self> {
-        Ok(Self { stream: UnixStream::connect(path)? })
+        Ok(Self { path: path.to_owned(), first: Mutex::new(Some(UnixStream::connect(path)?)) })
     }
 
     /// Has the server perform `request`. `files` travel with it. Waits for as long as the server works on it.
     pub fn call(&self, request: &Request, files: &[BorrowedFd<'_>]) -> Result<Value, Failure> {
         let body = serde_json::to_vec(request).map_err(|e| Error::io("JSON failed", e.into()))?;
-        frame::send(&self.stream, &body, files)?;
-        let Some(frame) = frame::receive(&self.stream, ANSWER_BYTES, None)? else {
+        let first = self.first.lock().take();
+        let stream = match first {
+            Some(stream) => stream,
+            None => UnixStream::connect(&self.path).map_err(|error| {
+                Error::io("cannot reach the server of the account any more", error).at_path(&self.path)
+            })?,
+        };
+        frame::send(&stream, &body, files)?;
+        let Some(frame) = frame::receive(&stream, ANSWER_BYTES, None)? else {
             let what = "the server ended before it answered";
             return Err(Error::new(ErrorKind::Io, what).hint("`sealdisk status` shows what it had done").into());
         };

@@ -1,0 +1,239 @@
+//! Copies into disks and out of them. The copying itself is done by the verb, in its own process and with its user's
+//! rights; the disk is reached over a connection that the registry opens for it ([`crate::nbd::Door`]), served or not.
+//!
+//! - A disk that is being copied into is marked in its settings, from the moment it exists: it is not served, and no other
+//!   verb but `delete` takes it. The mark goes when the copy is whole and durable. It says what is copied and how much of it
+//!   is there, so that the same copy can go on after whatever stopped it.
+//! - One copy into a disk at a time.
+//! - A disk that is served and may change is read through a snapshot that goes when its reader does; after a crash it goes
+//!   when the disk is opened next. Its name has a slash, which users' names cannot have.
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::life::check_size;
+use super::name::BlobName;
+use super::registry::{Entry, Registry};
+use super::view_name::ViewName;
+use crate::disk::{Disk, Spec, Unfinished};
+use crate::nbd::{Door, Export, Terms};
+use crate::{Error, ErrorKind, Result};
+
+/// How the name of a snapshot begins that is drawn for a reader.
+const READING: &str = "reading/";
+/// How long a copy waits for the connection of the one before it to end.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// A disk that can be read over the connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reading {
+    /// As the disk was made.
+    pub name: String,
+    pub size_bytes: u64,
+    /// What tells the disk, or its snapshot, from any other.
+    pub source: String,
+    /// It reads the same when it is read again another time: a snapshot does, a disk may not.
+    pub stable: bool,
+    /// It was drawn for this connection.
+    pub temporary_snapshot: bool,
+    pub most: u32,
+    pub context: u32,
+}
+
+/// A disk that can be copied into over the connection.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Copying {
+    pub size_bytes: u64,
+    /// Bytes from the beginning that are there.
+    pub done_bytes: u64,
+    /// An earlier copy made the disk.
+    pub resumed: bool,
+    pub most: u32,
+    pub context: u32,
+}
+
+impl Reading {
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        Terms { most: self.most, context: self.context }
+    }
+}
+
+impl Copying {
+    #[must_use]
+    pub fn terms(&self) -> Terms {
+        Terms { most: self.most, context: self.context }
+    }
+}
+
+/// Held by the connection of a copy.
+pub(super) type Copier = Weak<()>;
+
+impl Registry {
+    /// From now on this account is served, and `door` leads to its server.
+    pub fn open_door(&self, door: Door) {
+        // Set once: a registry has one server.
+        let _ = self.door.set(door);
+    }
+
+    fn door(&self) -> Door {
+        self.door.get().cloned().unwrap_or_else(Door::alone)
+    }
+
+    /// Lets the other end of `socket` read what `view` names, as it is now.
+    pub fn read_over(&self, view: &ViewName, socket: OwnedFd) -> Result<Reading> {
+        let disk = self.disk(&view.disk)?;
+        let settings = disk.settings();
+        let temporary = view.snapshot.is_none() && self.door.get().is_some() && !disk.read_only();
+        let (seen, kept): (_, Box<dyn Send>) = match &view.snapshot {
+            Some(snapshot) => (self.attach_snapshot(&view.disk, snapshot.as_str())?, Box::new(())),
+            None if temporary => {
+                let drawn = Drawn::draw(Arc::clone(&disk))?;
+                let line = disk.snapshots().into_iter().find(|line| line.name == drawn.name);
+                let line = line.ok_or_else(|| Error::new(ErrorKind::NotFound, "the snapshot for reading is gone"))?;
+                (Arc::new(disk.at_line(line.id)?), Box::new(drawn))
+            }
+            None => (Arc::clone(&disk), Box::new(())),
+        };
+        let line = view
+            .snapshot
+            .as_ref()
+            .and_then(|name| disk.snapshots().into_iter().find(|line| line.name == name.as_str()).map(|line| line.id));
+        let source = match line {
+            Some(line) => format!("disk {} snapshot {line}", settings.uuid),
+            None => format!("disk {}", settings.uuid),
+        };
+        let size = seen.size();
+        let description = format!("{view}, read by a copy");
+        let export = Export { name: settings.name.clone(), description, disk: seen, read_only: true };
+        let Terms { most, context } = self.door().admit(socket, export, kept)?;
+        let (name, stable) = (settings.name, line.is_some());
+        Ok(Reading { name, size_bytes: size, source, stable, temporary_snapshot: temporary, most, context })
+    }
+
+    /// Makes an unfinished disk of `size` bytes for a copy of `source`, or finds the one that an earlier copy of it made,
+    /// and lets the other end of `socket` write to it.
+    pub fn copy_over(&self, name: &BlobName, size: u64, source: &str, socket: OwnedFd) -> Result<Copying> {
+        let _changing = self.shared.changing.lock();
+        let resumed = self.is_unfinished(name);
+        if !resumed {
+            self.check_free(name)?;
+            check_size(size)?;
+            let unfinished = Unfinished { source: source.to_owned(), done: 0 };
+            let spec = Spec { unfinished: Some(unfinished), ..Spec::new(Uuid::new_v4(), name.to_string(), size) };
+            self.publish(name, &spec, None)?;
+        }
+        let entry = self.shared.entry(name)?;
+        let copier = take_turn(&entry)?;
+        let disk = self.open_over(name, None)?;
+        let unfinished = disk.settings().unfinished.ok_or_else(|| not_unfinished(name))?;
+        if unfinished.source != source {
+            let what = format!("the disk \"{name}\" holds the beginning of another copy, or its source was changed");
+            return Err(Error::new(ErrorKind::AlreadyExists, what)
+                .hint("`sealdisk delete` drops it; the same copy from the same source would go on"));
+        }
+        let size_bytes = disk.size();
+        let export = Export { name: name.to_string(), description: "a copy".to_owned(), disk, read_only: false };
+        let Terms { most, context } = self.door().admit(socket, export, Box::new(copier))?;
+        Ok(Copying { size_bytes, done_bytes: unfinished.done, resumed, most, context })
+    }
+
+    /// Makes durable what was copied, and notes that the first `done` bytes are there. With a `size` the disk is resized.
+    pub fn mark_copied(&self, name: &BlobName, done: u64, size: Option<u64>) -> Result<()> {
+        let disk = self.unfinished_disk(name)?;
+        disk.flush()?;
+        if let Some(size) = size {
+            disk.resize(size)?;
+        }
+        disk.change_settings(|settings| {
+            if let Some(unfinished) = &mut settings.unfinished {
+                unfinished.done = done;
+            }
+        })
+    }
+
+    /// The copy is whole: from now on the disk is like any other.
+    pub fn finish_copy(&self, name: &BlobName, size: Option<u64>) -> Result<()> {
+        let _changing = self.shared.changing.lock();
+        let entry = self.shared.entry(name)?;
+        let disk = self.unfinished_disk(name)?;
+        disk.flush()?;
+        if let Some(size) = size {
+            disk.resize(size)?;
+        }
+        disk.change_settings(|settings| settings.unfinished = None)?;
+        entry.unfinished.store(false, Ordering::SeqCst);
+        Ok(())
+    }
+
+    fn unfinished_disk(&self, name: &BlobName) -> Result<Arc<Disk>> {
+        if !self.is_unfinished(name) {
+            self.shared.entry(name)?;
+            return Err(not_unfinished(name));
+        }
+        self.open_over(name, None)
+    }
+}
+
+fn not_unfinished(name: &BlobName) -> Error {
+    Error::new(ErrorKind::InvalidInput, format!("no copy is being made into the disk \"{name}\""))
+}
+
+/// Makes the caller the only one that copies into a disk.
+fn take_turn(entry: &Entry) -> Result<Arc<()>> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let mut copier = entry.copier.lock();
+        if copier.strong_count() == 0 {
+            let turn = Arc::new(());
+            *copier = Arc::downgrade(&turn);
+            return Ok(turn);
+        }
+        drop(copier);
+        if Instant::now() >= deadline {
+            return Err(Error::new(ErrorKind::InUse, format!("a copy into \"{}\" is under way", entry.name)));
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A snapshot that is there for as long as this is.
+struct Drawn {
+    disk: Arc<Disk>,
+    name: String,
+}
+
+impl Drawn {
+    fn draw(disk: Arc<Disk>) -> Result<Self> {
+        let name = format!("{READING}{}", Uuid::new_v4().simple());
+        disk.snapshot(&name)?;
+        Ok(Self { disk, name })
+    }
+}
+
+impl Drop for Drawn {
+    fn drop(&mut self) {
+        if let Err(error) = self.disk.delete_snapshot(&self.name) {
+            tracing::warn!(disk = self.disk.settings().name, %error, "a snapshot for reading stays until the next start");
+        }
+    }
+}
+
+/// Whether a snapshot was drawn for a reader.
+pub(super) fn is_for_reading(snapshot: &str) -> bool {
+    snapshot.starts_with(READING)
+}
+
+/// Deletes the snapshots of readers that a crash left.
+pub(super) fn clear_readings(disk: &Disk) {
+    for line in disk.snapshots().into_iter().filter(|line| is_for_reading(&line.name)) {
+        if let Err(error) = disk.delete_snapshot(&line.name) {
+            tracing::warn!(snapshot = %line.name, %error, "a snapshot for reading stays behind");
+        }
+    }
+}
