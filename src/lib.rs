@@ -22,6 +22,7 @@ pub mod account;
 pub mod base;
 pub mod cli;
 pub mod confine;
+pub mod copy;
 pub mod crypto;
 pub mod disk;
 pub mod error;

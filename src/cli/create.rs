@@ -20,7 +20,7 @@ const MIB: u64 = 1 << 20;
 ///
 /// With --base the image is neither copied nor changed, and nothing in it becomes encrypted: what is written to the
 /// disk from now on is stored apart, and encrypted while encryption is on. To have the content of an image encrypted
-/// too, copy it: `qemu-img convert` or `nbdcopy` into an empty disk.
+/// too, copy it: `sealdisk import`.
 #[derive(Debug, Args)]
 #[command(
     group(clap::ArgGroup::new("what").args(["size", "base"]).multiple(true).required(true)),

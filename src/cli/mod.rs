@@ -20,12 +20,15 @@ mod audit;
 mod clone;
 mod confine;
 pub mod context;
+mod copying;
 mod create;
 mod delete;
 mod diff;
 mod encryption;
+mod export;
 mod fit;
 mod generate;
+mod import;
 mod init;
 mod key;
 mod limits;
@@ -105,7 +108,9 @@ enum Verb {
     Snapshot(snapshot::SnapshotVerb),
     Rebase(rebase::Rebase),
     Verify(verify::Verify),
-    Clone(clone::Clone),
+    Import(Box<import::Import>),
+    Export(export::Export),
+    Clone(Box<clone::Clone>),
     Diff(diff::Diff),
     Reencrypt(reencrypt::Reencrypt),
     Audit(audit::Audit),
@@ -135,6 +140,8 @@ impl Verb {
             Self::Snapshot(verb) => verb.run(context),
             Self::Rebase(verb) => verb.run(context),
             Self::Verify(verb) => verb.run(context),
+            Self::Import(verb) => verb.run(context),
+            Self::Export(verb) => verb.run(context),
             Self::Clone(verb) => verb.run(context),
             Self::Diff(verb) => verb.run(context),
             Self::Reencrypt(verb) => verb.run(context),

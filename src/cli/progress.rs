@@ -11,6 +11,11 @@ pub(super) fn bytes(total: u64, what: &'static str) -> ProgressBar {
     )
 }
 
+/// What is shown of bytes whose number nobody knows before the end.
+pub(super) fn stream(what: &'static str) -> ProgressBar {
+    bar(0, what, "{msg:8} {binary_bytes:>11} {binary_bytes_per_sec:>13} {elapsed:>4}")
+}
+
 /// A bar over `total` things.
 pub(super) fn count(total: u64, what: &'static str) -> ProgressBar {
     bar(total, what, "{msg:8} {bar:30} {pos} of {len}, {eta:>4} left")

@@ -46,13 +46,13 @@ impl VhdCommand {
 
 /// How a VHD that is there already is opened.
 #[derive(Debug, Args)]
-struct Opening {
+pub(super) struct Opening {
     /// Use the footer copy at the beginning of the file where the footer at its end is bad
     #[arg(long)]
-    recover: bool,
+    pub(super) recover: bool,
     /// A further folder in which parents of a differencing disk may lie; its own folder always may
     #[arg(long, value_name = "DIR")]
-    parent_root: Vec<PathBuf>,
+    pub(super) parent_root: Vec<PathBuf>,
 }
 
 impl Opening {
@@ -61,7 +61,7 @@ impl Opening {
     }
 }
 
-fn parse_format(text: &str) -> Result<Format, String> {
+pub(super) fn parse_format(text: &str) -> Result<Format, String> {
     match text {
         "raw" => Ok(Format::Raw),
         "vhd" => Ok(Format::Vhd),

@@ -33,7 +33,7 @@ pub use credential::KeyCredential;
 pub use fd::KeyFd;
 pub use file::KeyFile;
 pub use made::{make_default, make_next};
-pub use options::{KekOptions, OldKekOptions};
+pub use options::{IntoKekOptions, KekOptions, OldKekOptions};
 pub use passphrase::{Passphrase, Prompt, Stretch};
 
 use serde::{Deserialize, Serialize};

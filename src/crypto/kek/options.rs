@@ -68,6 +68,38 @@ impl From<OldKekOptions> for KekOptions {
     }
 }
 
+/// Where the key of a second account comes from, for verbs that copy into one.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "The key of the account copied into, if it is not where that account says")]
+#[group(multiple = false)]
+pub struct IntoKekOptions {
+    /// A key file
+    #[arg(long, value_name = "PATH", requires = "into")]
+    into_key_file: Option<PathBuf>,
+    /// An open descriptor that gives the key
+    #[arg(long, value_name = "N", requires = "into")]
+    into_key_fd: Option<u32>,
+    /// Ask for the passphrase
+    #[arg(long, requires = "into")]
+    into_passphrase: bool,
+    /// An open descriptor that gives the passphrase
+    #[arg(long, value_name = "N", requires = "into")]
+    into_passphrase_fd: Option<u32>,
+}
+
+impl From<IntoKekOptions> for KekOptions {
+    fn from(into: IntoKekOptions) -> Self {
+        let source = Sources {
+            key_file: into.into_key_file,
+            key_fd: into.into_key_fd,
+            passphrase: into.into_passphrase,
+            passphrase_fd: into.into_passphrase_fd,
+            ..Sources::default()
+        };
+        Self { source, ..Self::default() }
+    }
+}
+
 impl KekOptions {
     /// The source of a new key; `None`: no option was given.
     pub fn new_source(&self) -> Result<Option<Box<dyn KekSource>>> {

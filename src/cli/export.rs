@@ -1,0 +1,183 @@
+//! `export`: a copy of a disk, or of a snapshot, in a file.
+
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde_json::json;
+use uuid::Uuid;
+
+use super::context::{Context, Outcome};
+use super::{copying, progress, size};
+use crate::account::copies::Reading;
+use crate::account::failure::Failure;
+use crate::account::life_request::LifeRequest;
+use crate::account::view_name::ViewName;
+use crate::copy::{Stop, Stoppable, out};
+use crate::crypto::kek::KekOptions;
+use crate::nbd::client::Client;
+use crate::vhd::convert::{self, Phase, Target, azure_size};
+use crate::vhd::output::Output;
+use crate::vhd::sink::Sink;
+use crate::vhd::{DEFAULT_BLOCK, Footer, now};
+use crate::{Error, ErrorKind, Result};
+
+/// Copy a disk, or one of its snapshots, to a file, in plaintext
+///
+/// A disk that is being served is copied as it is at the beginning: through a snapshot that is taken for the copy and
+/// deleted after it. Holes and zeros take no space; what was written is read back and compared. A fixed VHD is made for
+/// upload to Azure: zeros are added up to whole MiB, and 20 of them, unless --exact-size is given. Until it is whole the file
+/// is called FILE.sealdisk-part; when it was interrupted, the same command goes on with that. No file is overwritten.
+///
+/// FILE may be -, for standard output: raw or fixed, every byte, and not compared.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sealdisk export disk1 upload.vhd
+  sealdisk export disk1@monday monday.vhd --to dynamic
+  sealdisk export disk1 - --to raw | xz > disk1.img.xz")]
+pub(super) struct Export {
+    /// The disk, or its snapshot
+    #[arg(value_name = "NAME[@SNAPSHOT]")]
+    source: ViewName,
+    /// A new file, or - for standard output
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[arg(long, value_name = "FORMAT", default_value = "fixed")]
+    to: To,
+    /// Size of the blocks of a dynamic disk: a power of two from 4K to 256M
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    block_size: Option<u64>,
+    /// Do not round the size of a fixed VHD up to what Azure takes
+    #[arg(long)]
+    exact_size: bool,
+    #[command(flatten)]
+    key: KekOptions,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum To {
+    Fixed,
+    Dynamic,
+    Raw,
+}
+
+impl To {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Fixed => "fixed",
+            Self::Dynamic => "dynamic",
+            Self::Raw => "raw",
+        }
+    }
+}
+
+impl Export {
+    pub(super) fn run(self, context: &Context) -> Outcome {
+        let stop = Stop::on_signals()?;
+        let like = LifeRequest::Read { view: self.source.clone() };
+        context.session(&self.key, &like.into(), |session| {
+            let to_stream = self.file.as_os_str() == "-";
+            if to_stream {
+                self.check_stream(context)?;
+            }
+            let (reading, client) = copying::read(session, &self.source)?;
+            let size = match self.to {
+                To::Fixed if !self.exact_size => azure_size(reading.size_bytes).ok_or_else(|| {
+                    Error::new(ErrorKind::InvalidInput, "the disk is too large to be rounded up").hint("--exact-size")
+                })?,
+                _ => reading.size_bytes,
+            };
+            if size != reading.size_bytes {
+                let added = size - reading.size_bytes;
+                context.note(format_args!("note: {added} bytes of zeros are added, so that Azure takes the size"));
+            }
+            let mut content = Stoppable::new(client, stop);
+            match to_stream {
+                true => self.to_stream(&mut content, size),
+                false => self.to_file(context, &reading, content, size),
+            }
+        })
+    }
+
+    fn check_stream(&self, context: &Context) -> Result<()> {
+        let invalid = |what: &str, hint: &str| Err(Error::new(ErrorKind::InvalidInput, what).hint(hint));
+        if self.to == To::Dynamic {
+            return invalid("a dynamic VHD cannot be written to a stream", "--to fixed or --to raw");
+        }
+        if context.json {
+            return invalid("standard output is taken by the disk, so there is no JSON document", "name a file");
+        }
+        if io::stdout().is_terminal() {
+            return invalid("standard output is a terminal", "pipe it to a program, or name a file");
+        }
+        Ok(())
+    }
+
+    fn to_stream(&self, content: &mut Stoppable<Client>, size: u64) -> Outcome {
+        let footer = match self.to {
+            To::Raw => Vec::new(),
+            _ => Footer::fixed(size, Uuid::new_v4(), now()).to_bytes().to_vec(),
+        };
+        let bar = progress::bytes(size, "copy");
+        let written = out::write_all(content, size, &footer, &mut io::stdout().lock(), &mut |at| bar.set_position(at));
+        bar.finish_and_clear();
+        Ok(written?)
+    }
+
+    fn to_file(&self, context: &Context, reading: &Reading, mut content: Stoppable<Client>, size: u64) -> Outcome {
+        let target = match self.to {
+            To::Raw => Target::Raw,
+            To::Fixed => Target::Fixed,
+            To::Dynamic => Target::Dynamic { block_size: self.block_size.unwrap_or(DEFAULT_BLOCK) },
+        };
+        let output = Output::resume(&self.file)?;
+        let bars = [progress::bytes(0, "copy"), progress::bytes(0, "compare")];
+        let made = Sink::over(output.file()).and_then(|sink| {
+            convert::write_out(
+                &mut content,
+                (output.file(), sink),
+                &self.file,
+                target,
+                size,
+                &mut |phase, done, total| {
+                    let bar = if phase == Phase::Copy { &bars[0] } else { &bars[1] };
+                    bar.set_length(total);
+                    bar.set_position(done);
+                },
+            )
+        });
+        bars.iter().for_each(indicatif::ProgressBar::finish_and_clear);
+        let made = made.map_err(|error| unfinished(error, &output))?;
+        output.publish()?;
+        let (kind, path) = (self.to.name(), self.file.display());
+        let document = json!({
+            "source": self.source.to_string(),
+            "temporary_snapshot": reading.temporary_snapshot,
+            "path": path.to_string(),
+            "type": kind,
+            "size_bytes": size,
+            "stored_bytes": made.stored,
+            "unique_id": made.unique_id,
+            "verified": true,
+        });
+        let (all, stored) = (size::human(size), size::human(made.stored));
+        context.show(&document, format_args!("{path}: {kind}, {all}, {stored} of it stored; compared"))
+    }
+}
+
+/// Says what is left of the file.
+fn unfinished(error: Error, output: &Output) -> Failure {
+    let mut failure = Failure::from(error);
+    let part = output.part().map(Path::to_owned).unwrap_or_default();
+    if failure.kind == ErrorKind::Cancelled.name() {
+        failure.message = format!("stopped; the beginning is kept in {}", part.display());
+    }
+    let go_on = format!("the same command goes on with {}; it may be removed", part.display());
+    failure.hint = Some(match failure.hint {
+        Some(hint) => format!("{hint}; then {go_on}"),
+        None => go_on,
+    });
+    failure.details.insert("unfinished".to_owned(), part.display().to_string().into());
+    failure
+}

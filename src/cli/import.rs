@@ -1,0 +1,123 @@
+//! `import`: a disk that holds a copy of an image.
+
+use std::io::{self, IsTerminal};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use super::context::{Context, Outcome};
+use super::copying::{self, Copied, Source};
+use super::vhd::{Opening, parse_format};
+use super::{show, size};
+use crate::account::failure::Failure;
+use crate::account::life_request::LifeRequest;
+use crate::account::name::BlobName;
+use crate::base::{Content, Format, OpenOptions, Plain};
+use crate::copy::source::Seekable;
+use crate::copy::stream::Stream;
+use crate::copy::{Stop, Stoppable};
+use crate::crypto::kek::KekOptions;
+use crate::nbd::client::Client;
+use crate::nbd::uri::Uri;
+use crate::{Error, ErrorKind, Result};
+
+/// Copy an image into a new disk; what is copied is encrypted while encryption is on
+///
+/// SOURCE is a VHD of any kind with its parents, a raw image, `nbd://HOST[:PORT]/EXPORT` or
+/// `nbd+unix:///EXPORT?socket=PATH` of any NBD server, or `-`: standard input, a raw image or a fixed VHD. Holes and zeros
+/// take no space. What was written is made durable, read back and compared. Until all of it is there the disk is not served,
+/// and no verb but delete takes it. When it was interrupted, the same command goes on, as long as the source has not
+/// changed; a stream is read from its beginning again and compared.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  sealdisk import server.vhd web/root.vhd
+  sealdisk import nbd+unix:///disk1?socket=/run/nbd.sock copy
+  xz -dc disk.img.xz | sealdisk import - disk1 --size 10G")]
+pub(super) struct Import {
+    /// A file, an NBD URI, or - for standard input
+    #[arg(value_name = "SOURCE")]
+    source: PathBuf,
+    /// BLOB or CONTAINER/BLOB; the default container is vhds
+    name: BlobName,
+    /// The format of the source, raw or vhd, instead of detecting it
+    #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
+    format: Option<Format>,
+    /// Size of the disk, if it is to be larger than the image; a stream must hold an image of just this size
+    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    size: Option<u64>,
+    #[command(flatten)]
+    opening: Opening,
+    #[command(flatten)]
+    key: KekOptions,
+}
+
+impl Import {
+    pub(super) fn run(self, context: &Context) -> Outcome {
+        let stop = Stop::on_signals()?;
+        let shown = self.source.display().to_string();
+        let copied = match self.source.to_str() {
+            Some("-") => self.stream(context, stop)?,
+            Some(text) if Uri::is_one(text) => self.nbd(context, &Uri::parse(text)?, stop)?,
+            _ => self.file(context, &self.source, stop)?,
+        };
+        let shown = if shown == "-" { "standard input" } else { &shown };
+        let text = format!("{}\n{}", copying::text(&copied, shown), show::Text(&copied.disk));
+        context.show(&copied, text)
+    }
+
+    fn file(&self, context: &Context, path: &Path, stop: Stop) -> Result<Copied, Failure> {
+        let options =
+            OpenOptions { format: self.format, roots: self.opening.parent_root.clone(), recover: self.opening.recover };
+        let plain = Plain::open(path, &options)?;
+        let stamp = plain.stamp()?;
+        let absolute = std::path::absolute(path).map_err(|e| Error::io("no absolute path", e).at_path(path))?;
+        let label = format!("{}: {stamp}", absolute.display());
+        let check = || match plain.stamp()? == stamp {
+            true => Ok(()),
+            false => Err(Error::new(ErrorKind::Io, "the image was changed while it was copied").at_path(path)),
+        };
+        let mut pieces = Seekable(Stoppable::new(&plain, stop));
+        self.copy(context, Source { pieces: &mut pieces, label, stable: true, check: &check })
+    }
+
+    fn nbd(&self, context: &Context, uri: &Uri, stop: Stop) -> Result<Copied, Failure> {
+        let client = Client::connect(uri)?;
+        let size = client.size();
+        if self.format == Some(Format::Vhd) {
+            let what = "an NBD export is taken as it is, as a raw image";
+            return Err(Error::new(ErrorKind::InvalidInput, what).hint("leave --format out").into());
+        }
+        if size == 0 || !size.is_multiple_of(crate::PAGE as u64) {
+            let what = format!("the export has {size} bytes: no whole number of 512-byte pages");
+            return Err(Error::new(ErrorKind::InvalidInput, what).into());
+        }
+        let mut pieces = Seekable(Stoppable::new(client, stop));
+        let label = format!("{uri}: {size} bytes");
+        self.copy(context, Source { pieces: &mut pieces, label, stable: true, check: &|| Ok(()) })
+    }
+
+    fn stream(&self, context: &Context, stop: Stop) -> Result<Copied, Failure> {
+        let stdin = io::stdin();
+        if stdin.is_terminal() {
+            let error = Error::new(ErrorKind::InvalidInput, "standard input is a terminal");
+            return Err(error.hint("pipe an image into it, or name a file").into());
+        }
+        let mut pieces = Stream::open(&stdin, self.format, self.size, stop)?;
+        let label = "a stream".to_owned();
+        self.copy(context, Source { pieces: &mut pieces, label, stable: false, check: &|| Ok(()) })
+    }
+
+    fn copy(&self, context: &Context, source: Source<'_>) -> Result<Copied, Failure> {
+        let (size, known) = (self.size, source.pieces.size());
+        if let (Some(size), Some(known)) = (size, known)
+            && size < known
+        {
+            let what = format!("a disk of {size} bytes is smaller than the image, which has {known}");
+            return Err(Error::new(ErrorKind::InvalidInput, what).hint("leave --size out").into());
+        }
+        // How the account is reached: any copy needs it the same way.
+        let like = LifeRequest::Copied { name: self.name.clone(), done: 0, size: None };
+        context.session(&self.key, &like.into(), |session| copying::copy(context, session, &self.name, source, size))
+    }
+}

@@ -1,0 +1,79 @@
+//! Copying disks in and out: sparse, read back and compared, and able to go on after an interruption.
+//!
+//! A verb reads and writes files in its own process; disks it reaches over NBD ([`crate::nbd::client`]), served or not.
+//!
+//! - [`source`]: what is copied, piece by piece: anything that can be read at any place, or a stream.
+//! - [`into_disk`]: into an unfinished disk. What is noted as done there is durable and was read back.
+//! - [`out`]: to a stream. To a file: [`crate::vhd::convert`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::flag;
+
+use crate::base::Content;
+use crate::{Error, ErrorKind, Result};
+
+pub mod into_disk;
+pub mod out;
+pub mod source;
+pub mod stream;
+
+/// Bytes looked at at a time.
+pub const PIECE: usize = 4 << 20;
+
+/// Whether the user wants no more of it: SIGINT or SIGTERM came. A second one ends the process at once.
+#[derive(Debug, Clone, Default)]
+pub struct Stop(Arc<AtomicBool>);
+
+impl Stop {
+    /// From now on a signal is heard here.
+    pub fn on_signals() -> Result<Self> {
+        let stop = Self::default();
+        for signal in [SIGINT, SIGTERM] {
+            // In this order: the first signal finds the flag not set yet.
+            let heard = flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop.0))
+                .and_then(|_| flag::register(signal, Arc::clone(&stop.0)));
+            heard.map_err(|e| Error::io("cannot wait for signals", e))?;
+        }
+        Ok(stop)
+    }
+
+    /// [`ErrorKind::Cancelled`] once it is wanted.
+    pub fn check(&self) -> Result<()> {
+        if self.0.load(Ordering::SeqCst) {
+            return Err(Error::new(ErrorKind::Cancelled, "stopped"));
+        }
+        Ok(())
+    }
+}
+
+/// Content that fails once a stop is wanted.
+#[derive(Debug)]
+pub struct Stoppable<C> {
+    content: C,
+    stop: Stop,
+}
+
+impl<C: Content> Stoppable<C> {
+    pub fn new(content: C, stop: Stop) -> Self {
+        Self { content, stop }
+    }
+}
+
+impl<C: Content> Content for Stoppable<C> {
+    fn size(&self) -> u64 {
+        self.content.size()
+    }
+
+    fn next_data(&mut self, offset: u64) -> Result<Option<u64>> {
+        self.stop.check()?;
+        self.content.next_data(offset)
+    }
+
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.stop.check()?;
+        self.content.read_at(offset, buf)
+    }
+}

@@ -1,0 +1,238 @@
+//! Copies that are stopped, killed or lose their server, and the same command again.
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::house::{Running, content, failure, failure_of, layer_bytes, noise, taken, text};
+use crate::support::{Account, MIB, program, run, stdout_of};
+
+const SIZE: u64 = 48 * MIB;
+
+/// An NBD server that takes its time: a piece of the copy takes a fifth of a second.
+struct Slow {
+    child: Child,
+    socket: PathBuf,
+}
+
+impl Slow {
+    fn start(account: &Account) -> Self {
+        let socket = account.scratch("slow.sock");
+        let mut nbdkit = program("nbdkit");
+        nbdkit.args(["--foreground", "--exit-with-parent", "-U", text(&socket), "--filter=delay", "pattern"]);
+        nbdkit.args([&format!("size={SIZE}"), "rdelay=200ms"]).stdin(Stdio::null());
+        let child = nbdkit.spawn().expect("nbdkit starts");
+        while !socket.exists() {
+            std::thread::sleep(std::time::Duration::from_millis(2));
+        }
+        Self { child, socket }
+    }
+
+    fn uri(&self) -> String {
+        format!("nbd+unix:///?socket={}", text(&self.socket))
+    }
+}
+
+impl Drop for Slow {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn pattern() -> Vec<u8> {
+    (0..SIZE / 8).flat_map(|n| (n * 8).to_be_bytes()).collect()
+}
+
+/// The same command again, which has to go on.
+fn go_on(account: &Account, arguments: &[&str]) -> Value {
+    let document = account.json(arguments);
+    assert_eq!((&document["resumed"], &document["verified"]), (&true.into(), &true.into()), "{document}");
+    document
+}
+
+#[test]
+fn an_import_that_is_stopped_goes_on_where_it_was() {
+    let account = Account::new();
+    let slow = Slow::start(&account);
+    let uri = slow.uri();
+    let import = ["import", &uri, "disk"];
+    for (served, signal) in [(true, Signal::INT), (false, Signal::TERM)] {
+        let server = served.then(|| account.serve());
+        let mut running = Running::start(account.command().args(import).arg("--json"));
+        running.wait_until("something is there", || layer_bytes(&account) >= 5 * MIB);
+        running.signal(signal);
+        let document = failure_of(&running.end());
+        assert_eq!(document["error"]["kind"], "Cancelled");
+        assert_eq!(document["unfinished"], "disk");
+        // It is there for nobody but delete and the same command.
+        let listed = account.json(&["list"]);
+        assert_eq!(listed[0]["error"]["kind"], "InUse", "{listed}");
+        for arguments in [
+            &["show", "disk"][..],
+            &["snapshot", "create", "disk", "s"],
+            &["clone", "disk", "new"],
+            &["resize", "disk", "64M"],
+            &["rename", "disk", "new"],
+            &["export", "disk", "out.vhd"],
+            &["key", "rotate-data", "disk"],
+        ] {
+            assert_eq!(failure(&account, arguments)["error"]["kind"], "InUse", "{arguments:?}");
+        }
+        if let Some(server) = &server {
+            let list = stdout_of(program("nbdinfo").args(["--list", "--json"]).arg(server.uri("")));
+            assert!(!list.contains("\"disk\""), "{list}");
+        }
+        // Another source is no way to go on.
+        let other = account.scratch("other.img");
+        fs::write(&other, [1; 4096]).unwrap();
+        assert_eq!(failure(&account, &["import", text(&other), "disk"])["error"]["kind"], "AlreadyExists");
+        let document = go_on(&account, &import);
+        assert!(document["written_bytes"].as_u64() < Some(SIZE), "it did not begin anew: {document}");
+        assert!(content(&account, "disk") == pattern());
+        account.sealdisk(&["delete", "disk", "--yes"]);
+        assert!(server.is_none_or(|server| server.terminate().success()));
+    }
+}
+
+#[test]
+fn an_import_that_is_killed_goes_on_too() {
+    let account = Account::new();
+    let slow = Slow::start(&account);
+    let uri = slow.uri();
+    for served in [true, false] {
+        let server = served.then(|| account.serve());
+        let mut running = Running::start(account.command().args(["import", &uri, "disk"]));
+        running.wait_until("something is there", || layer_bytes(&account) >= 5 * MIB);
+        running.signal(Signal::KILL);
+        assert!(!running.end().status.success());
+        assert_eq!(failure(&account, &["show", "disk"])["error"]["kind"], "InUse");
+        go_on(&account, &["import", &uri, "disk"]);
+        assert!(content(&account, "disk") == pattern());
+        account.sealdisk(&["delete", "disk", "--yes"]);
+        // One that is not wanted any more is dropped, and the name is free.
+        let mut running = Running::start(account.command().args(["import", &uri, "disk"]));
+        running.wait_until("something is there", || layer_bytes(&account) >= 5 * MIB);
+        running.signal(Signal::KILL);
+        running.end();
+        account.sealdisk(&["delete", "disk", "--yes"]);
+        assert_eq!(fs::read_dir(account.dir().join("disks")).unwrap().count(), 0);
+        assert!(server.is_none_or(|server| server.terminate().success()));
+    }
+}
+
+#[test]
+fn an_import_outlives_its_server() {
+    let account = Account::new();
+    let slow = Slow::start(&account);
+    let uri = slow.uri();
+    for kill in [false, true] {
+        let server = account.serve();
+        let mut running = Running::start(account.command().args(["import", &uri, "disk", "--json"]));
+        running.wait_until("something is there", || layer_bytes(&account) >= 5 * MIB);
+        // While one copies, no other may, nor may the disk be deleted.
+        running.signal(Signal::STOP);
+        assert_eq!(failure(&account, &["import", &uri, "disk"])["error"]["kind"], "InUse");
+        assert_eq!(failure(&account, &["delete", "disk", "--yes"])["error"]["kind"], "InUse");
+        running.signal(Signal::CONT);
+        if kill {
+            server.kill()
+        } else {
+            assert!(server.terminate().success())
+        }
+        let document = failure_of(&running.end());
+        assert_eq!(document["unfinished"], "disk", "{document}");
+        let server = account.serve();
+        go_on(&account, &["import", &uri, "disk"]);
+        assert!(content(&account, "disk") == pattern());
+        account.sealdisk(&["delete", "disk", "--yes"]);
+        assert!(server.terminate().success());
+    }
+}
+
+#[test]
+fn an_export_that_is_stopped_or_killed_goes_on() {
+    let account = Account::new();
+    let raw = account.scratch("image.img");
+    fs::write(&raw, noise(3, 2 * SIZE as usize)).unwrap();
+    account.sealdisk(&["import", text(&raw), "disk"]);
+    let server = account.serve();
+    for (kind, signal) in
+        [("fixed", Signal::INT), ("dynamic", Signal::KILL), ("raw", Signal::TERM), ("fixed", Signal::KILL)]
+    {
+        let path = account.scratch(&format!("disk.{kind}"));
+        let part = account.scratch(&format!("disk.{kind}.sealdisk-part"));
+        let export = ["export", "disk", text(&path), "--to", kind];
+        let mut running = Running::start(account.command().args(export).arg("--json"));
+        running.wait_until("something is there", || part.exists() && taken(&part) >= MIB);
+        running.signal(Signal::STOP);
+        // Two at once would write over each other.
+        assert_eq!(failure(&account, &export)["error"]["kind"], "InUse");
+        running.signal(signal);
+        running.signal(Signal::CONT);
+        let ended = running.end();
+        assert!(!path.exists() && part.exists(), "nothing half-made has the name");
+        if signal != Signal::KILL {
+            let document = failure_of(&ended);
+            assert_eq!(document["error"]["kind"], "Cancelled");
+            assert_eq!(document["unfinished"], text(&part));
+        }
+        account.sealdisk(&export);
+        assert!(!part.exists());
+        let copy = account.scratch("copy.img");
+        let from = if kind == "raw" { "raw" } else { "vhd" };
+        account.sealdisk(&["vhd", "convert", text(&path), text(&copy), "--to", "raw", "--from", from]);
+        assert!(fs::read(&copy).unwrap() == fs::read(&raw).unwrap(), "{kind}");
+        fs::remove_file(copy).unwrap();
+        fs::remove_file(path).unwrap();
+    }
+    assert_eq!(account.json(&["snapshot", "list", "disk"]), serde_json::json!([]));
+    // The snapshot of a reader whose server was killed goes at the next start.
+    let path = account.scratch("disk.fixed");
+    let part = account.scratch("disk.fixed.sealdisk-part");
+    let mut running = Running::start(account.command().args(["export", "disk", text(&path)]));
+    running.wait_until("something is there", || part.exists() && taken(&part) >= MIB);
+    running.signal(Signal::STOP);
+    let before = layers(&account);
+    server.kill();
+    running.signal(Signal::CONT);
+    assert!(!running.end().status.success());
+    let server = account.serve();
+    assert_eq!(account.json(&["snapshot", "list", "disk"]), serde_json::json!([]));
+    let write = ["-f", "raw", "-c", "write -P 9 0 64k", "-c", "flush"];
+    stdout_of(program("qemu-io").args(write).arg(server.uri("disk")));
+    account.sealdisk(&["scrub", "disk", "--wait"]);
+    assert!(layers(&account) <= before + 1, "no snapshot keeps layers");
+    account.sealdisk(&["export", "disk", text(&path)]);
+    assert!(server.terminate().success());
+}
+
+fn layers(account: &Account) -> usize {
+    account.json(&["show", "disk"])["layers"].as_array().expect("layers").len()
+}
+
+#[test]
+fn an_image_that_changes_under_the_copy_is_noticed() {
+    let account = Account::new();
+    let raw = account.scratch("image.img");
+    fs::write(&raw, noise(4, 2 * SIZE as usize)).unwrap();
+    for (n, change) in [("shrinks", SIZE + 512), ("grows", 3 * SIZE)].into_iter().enumerate() {
+        let name = format!("disk{n}");
+        let mut running = Running::start(account.command().args(["import", text(&raw), &name, "--json"]));
+        running.wait_until("something is there", || layer_bytes(&account) >= MIB * (n as u64 * 40 + 1));
+        running.signal(Signal::STOP);
+        fs::File::options().write(true).open(&raw).unwrap().set_len(change.1).unwrap();
+        running.signal(Signal::CONT);
+        let document = failure_of(&running.end());
+        let message = document["error"]["message"].as_str().unwrap_or_default();
+        assert!(message.contains("changed") || message.contains("ends early"), "{}: {document}", change.0);
+        // What is there is of the image as it was.
+        assert_eq!(failure(&account, &["import", text(&raw), &name])["error"]["kind"], "AlreadyExists");
+        account.sealdisk(&["delete", &name, "--yes"]);
+        fs::write(&raw, noise(4, 2 * SIZE as usize)).unwrap();
+    }
+    assert!(run(account.command().args(["import", text(&raw), "disk"])).status.success());
+}
