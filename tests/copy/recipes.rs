@@ -56,7 +56,8 @@ impl Place {
         let path = std::env::var("PATH").unwrap_or_default();
         let mut shell: Command = program("bash");
         shell.args(["-e", "-u", "-o", "pipefail", "-c", block]).current_dir(self.folder());
-        shell.env("PATH", format!("{}:{path}", text(&self.path("bin")))).env("HOME", self.folder());
+        // The system's own Python first: it is the one that has libnbd's module.
+        shell.env("PATH", format!("{}:/usr/bin:{path}", text(&self.path("bin")))).env("HOME", self.folder());
         shell.env("XDG_CONFIG_HOME", self.path("config")).env_remove("SEALDISK_ACCOUNT");
         stdout_of(&mut shell)
     }
