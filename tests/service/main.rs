@@ -11,8 +11,12 @@ mod support;
 
 mod confined;
 mod inside;
+mod logs;
 mod machine;
 mod manager;
+mod many;
 mod metrics;
 mod operate;
+mod rules;
+mod soak;
 mod units;

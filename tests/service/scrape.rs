@@ -14,12 +14,27 @@ pub(crate) const FRESH: Duration = Duration::from_millis(150);
 /// A server with metrics, on a port of its own.
 pub(crate) fn serve(account: &Account, options: &[&str]) -> (Server, SocketAddr) {
     let server = account.serve_with(&[&["--metrics", "127.0.0.1:0"], options].concat());
+    let addr = address(account);
+    (server, addr)
+}
+
+/// The same, started by another program: see [`Account::command_under`].
+pub(crate) fn serve_under(account: &Account, wrapper: &[&str]) -> (Server, SocketAddr) {
+    let server = account.serve_under(wrapper, &["--metrics", "127.0.0.1:0"]);
+    let addr = address(account);
+    (server, addr)
+}
+
+/// Where the last server of the account says that its metrics are.
+fn address(account: &Account) -> SocketAddr {
     let began = Instant::now();
     loop {
         let log = std::fs::read_to_string(account.scratch("serve.log")).expect("a log");
-        let url = log.rmatches("metrics at http://").next().and_then(|_| log.rsplit_once("metrics at http://"));
-        if let Some(addr) = url.and_then(|(_, rest)| rest.split_once("/metrics")) {
-            return (server, addr.0.parse().expect("an address"));
+        // The last server's: earlier ones wrote to the same log, so it is also the one that answers.
+        let addrs = log.split("metrics at http://").skip(1).filter_map(|rest| rest.split_once("/metrics"));
+        let addr = addrs.last().map(|(addr, _)| addr.parse().expect("an address"));
+        if let Some(addr) = addr.filter(|addr| TcpStream::connect(addr).is_ok()) {
+            return addr;
         }
         assert!(began.elapsed() < PATIENCE, "no metrics: {log}");
         std::thread::sleep(Duration::from_millis(5));

@@ -46,6 +46,20 @@ impl Account {
         command
     }
 
+    /// The same, started by a program such as `prlimit`, whose name and arguments `wrapper` is.
+    pub(crate) fn command_under(&self, wrapper: &[&str]) -> Command {
+        let plain = self.command();
+        let mut command = Command::new(wrapper[0]);
+        command.args(&wrapper[1..]).arg(plain.get_program()).args(plain.get_args()).current_dir(self.scratch.path());
+        for (name, value) in plain.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command
+    }
+
     /// Runs a verb that has to succeed and gives its standard output.
     pub(crate) fn sealdisk(&self, arguments: &[&str]) -> String {
         stdout_of(self.command().args(arguments))
@@ -94,6 +108,11 @@ impl Account {
     /// Serves all disks, with `input` as standard input.
     pub(crate) fn serve_with_input(&self, options: &[&str], input: fs::File) -> Server {
         Server::start(self, options, input.into())
+    }
+
+    /// The same, by [`Account::command_under`].
+    pub(crate) fn serve_under(&self, wrapper: &[&str], options: &[&str]) -> Server {
+        Server::start_by(self, self.command_under(wrapper), options, Stdio::null())
     }
 
     /// The files of the account in which `needle` occurs.

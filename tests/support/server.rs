@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -25,11 +25,14 @@ pub(crate) struct Server {
 impl Server {
     /// Starts a server and waits until it takes connections.
     pub(super) fn start(account: &Account, options: &[&str], input: Stdio) -> Self {
+        Self::start_by(account, account.command(), options, input)
+    }
+
+    pub(super) fn start_by(account: &Account, mut command: Command, options: &[&str], input: Stdio) -> Self {
         let socket = account.scratch("nbd.sock");
         let log = account.scratch("serve.log");
         let file = File::options().create(true).append(true).open(&log).expect("a log file");
-        let child = account
-            .command()
+        let child = command
             .args(["serve", "--socket", path_str(&socket)])
             .args(options)
             .stdin(input)
