@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
+use super::activation::Handed;
 use super::confine::ConfineOptions;
 use super::context::{Context, Outcome};
 use super::limits::LimitOptions;
@@ -50,7 +51,7 @@ pub(super) struct Serve {
     #[arg(long, value_name = "ADDR:PORT")]
     metrics: Option<SocketAddr>,
     /// Let the metrics be reachable from other machines: they name the disks and say how they are used
-    #[arg(long, requires = "metrics")]
+    #[arg(long)]
     insecure_metrics: bool,
     /// Let no client write
     #[arg(long)]
@@ -106,7 +107,12 @@ impl Serve {
         self.tls.apply(&mut config)?;
         self.limits.apply(&mut config);
         // Before the server is confined: it opens files that lie outside the account.
-        let metrics = self.metrics.map(|addr| MetricsServer::bind(addr, self.insecure_metrics)).transpose()?;
+        let mut handed = Handed::take()?;
+        let metrics = match (self.metrics, handed.metrics.take()) {
+            (Some(addr), _) => Some(MetricsServer::bind(addr, self.insecure_metrics)?),
+            (None, Some(socket)) => Some(MetricsServer::adopt(socket, self.insecure_metrics)?),
+            (None, None) => None,
+        };
         let only: BTreeSet<_> = self.names.into_iter().collect();
         let plan = Plan {
             only: (!only.is_empty()).then_some(only),
@@ -115,6 +121,7 @@ impl Serve {
             control: self.control,
             listen: self.listen,
             confine: self.confine.confine,
+            handed,
             metrics,
             config,
         };

@@ -44,6 +44,8 @@ pub(super) struct Plan {
     /// The control socket, if not the one in the account directory.
     pub(super) control: Option<PathBuf>,
     pub(super) listen: Vec<SocketAddr>,
+    /// Sockets of the service manager.
+    pub(super) handed: Handed,
     pub(super) confine: Mode,
     /// A bound endpoint for metrics.
     pub(super) metrics: Option<MetricsServer>,
@@ -106,7 +108,7 @@ impl Service {
         );
         registry.set_server(limits);
         let account = absolute(&context.account)?;
-        let handed = Handed::take()?;
+        let handed = plan.handed;
         // A socket of the service manager takes the place of our own, unless one is asked for.
         let socket = match (&plan.socket, &handed.path) {
             (Some(path), _) | (None, Some(path)) => absolute(path)?,

@@ -10,6 +10,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -31,7 +32,7 @@ use super::families;
 use super::process::Process;
 use super::sample::{Sampler, Source};
 use crate::nbd::listen::{self, Listener};
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Clients at once.
 const CONNECTIONS: usize = 16;
@@ -62,10 +63,25 @@ impl MetricsServer {
     /// Binds it. Other than loopback addresses are refused unless `exposed`: what it tells is no secret of the disks, but
     /// names them.
     pub fn bind(addr: SocketAddr, exposed: bool) -> Result<Self> {
-        let failed = |error| Error::io(format!("cannot serve metrics on {addr}"), error);
-        let (Listener::Tcp(listener), addr) = listen::tcp(addr, exposed)? else {
-            return Err(failed(io::ErrorKind::Unsupported.into()));
+        let (listener, addr) = listen::tcp(addr, exposed)?;
+        Self::of(listener, addr)
+    }
+
+    /// Takes a listening TCP socket that was bound by somebody else, as in socket activation.
+    pub fn adopt(socket: OwnedFd, exposed: bool) -> Result<Self> {
+        let listener = listen::adopt(socket, exposed)?;
+        let addr = match &listener {
+            Listener::Tcp(listener) => listener.local_addr().map_err(|e| Error::io("cannot serve metrics", e))?,
+            Listener::Unix(_) => {
+                return Err(Error::new(ErrorKind::InvalidInput, "the socket for metrics is no TCP socket"));
+            }
         };
+        Self::of(listener, addr)
+    }
+
+    fn of(listener: Listener, addr: SocketAddr) -> Result<Self> {
+        let failed = |error| Error::io(format!("cannot serve metrics on {addr}"), error);
+        let Listener::Tcp(listener) = listener else { return Err(failed(io::ErrorKind::Unsupported.into())) };
         listener.set_nonblocking(true).map_err(failed)?;
         let process = Process::open().map_err(failed)?;
         Ok(Self { listener: Some(listener), process: Some(process), addr, stop: None, thread: None })

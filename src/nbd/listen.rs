@@ -81,7 +81,7 @@ pub(crate) fn tcp(addr: SocketAddr, exposed: bool) -> Result<(Listener, SocketAd
 }
 
 /// Takes a listening socket of the service manager.
-pub(super) fn adopt(fd: OwnedFd, exposed: bool) -> Result<Listener> {
+pub(crate) fn adopt(fd: OwnedFd, exposed: bool) -> Result<Listener> {
     let failed = |e: rustix::io::Errno| Error::io("a descriptor handed over is no listening socket", e.into());
     if sockopt::socket_type(&fd).map_err(failed)? != SocketType::STREAM
         || !sockopt::socket_acceptconn(&fd).map_err(failed)?

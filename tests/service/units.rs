@@ -20,14 +20,15 @@ fn systemd_finds_nothing_wrong_and_little_exposed() {
     let scratch = TempDir::new().unwrap();
     // The units name the program at its place, which need not be installed here.
     let program_path = env!("CARGO_BIN_EXE_sealdisk");
-    for name in ["sealdisk@.service", "sealdisk@.socket"] {
+    for name in ["sealdisk@.service", "sealdisk@.socket", "sealdisk-metrics@.socket"] {
         let text = fs::read_to_string(unit(name)).unwrap();
         let text = text.replace("/usr/local/bin/sealdisk", program_path);
         fs::write(scratch.path().join(name), text).unwrap();
     }
-    let output = run(program("systemd-analyze")
-        .args(["verify", "--man=no"])
-        .args(["sealdisk@web.service", "sealdisk@web.socket"].map(|name| scratch.path().join(name))));
+    let output = run(program("systemd-analyze").args(["verify", "--man=no"]).args(
+        ["sealdisk@web.service", "sealdisk@web.socket", "sealdisk-metrics@web.socket"]
+            .map(|name| scratch.path().join(name)),
+    ));
     let said = [output.stdout, output.stderr].concat();
     assert!(output.status.success() && said.is_empty(), "{}", String::from_utf8_lossy(&said));
 
