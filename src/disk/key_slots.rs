@@ -46,6 +46,8 @@ pub(crate) struct KeySlots {
     file: Arc<dyn File>,
     path: std::path::PathBuf,
     slots: Vec<Option<u32>>,
+    /// Slots whose second copy is of another layer, and which. No crash leaves such a one with a key that is in use.
+    mixed: Vec<(usize, u32)>,
 }
 
 fn encode(key: &SlotKey) -> [u8; COPY] {
@@ -112,16 +114,21 @@ impl KeySlots {
         if &header[16..32] != uuid.as_bytes() {
             return Err(corrupt("belongs to another disk"));
         }
-        let (mut slots, mut keys) = (Vec::new(), Vec::new());
+        let (mut slots, mut keys, mut mixed) = (Vec::new(), Vec::new(), Vec::new());
         for slot in content[FIRST as usize..].chunks(2 * COPY) {
             // Both copies are given when they differ (a crash between them): the caller takes the one that unwraps.
             let good: Vec<SlotKey> = slot.chunks(COPY).filter_map(decode).collect();
+            if let [first, second] = &good[..]
+                && first.layer != second.layer
+            {
+                mixed.push((slots.len(), second.layer));
+            }
             let used = slot.iter().any(|&byte| byte != 0);
             slots.push(good.first().map(|key| key.layer).or(used.then_some(0)));
             keys.extend(good);
         }
         keys.dedup();
-        Ok((Self { file, path, slots }, keys))
+        Ok((Self { file, path, slots, mixed }, keys))
     }
 
     /// See [`super::erase_keys`].
@@ -157,10 +164,11 @@ impl KeySlots {
         Ok(())
     }
 
-    /// Overwrites every slot, damaged ones too, but those of layers for which `keep` holds.
+    /// Overwrites every slot, damaged ones too, but those of which a copy is of a layer for which `keep` holds.
     pub(crate) fn erase_unless(&mut self, keep: impl Fn(u32) -> bool) -> Result<()> {
         for index in 0..self.slots.len() {
-            if self.slots[index].is_some_and(|layer| !keep(layer)) {
+            let second_kept = self.mixed.iter().any(|&(at, layer)| at == index && keep(layer));
+            if !second_kept && self.slots[index].is_some_and(|layer| !keep(layer)) {
                 self.write_slot(index, &[0; COPY])?;
                 self.slots[index] = None;
             }

@@ -60,6 +60,7 @@ fn generated() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("disk_folder", "log", vec![4, 0xA0]),
         ("disk_keys", "golden", vec![1, 0]),
         ("disk_keys", "one-copy", edited(2, 0, &[&[0, 16, 1, 16]])),
+        ("disk_keys", "copies-of-two-layers", edited(2, SEALED, &[&[4, 20, 5, 1, 0]])),
         ("disk_keys", "sealed-layer", edited(2, SEALED, &[&[4, 16, 5, 1, 3]])),
     ];
     for (number, (uuid, disk)) in (0u8..).zip(DISKS) {
