@@ -139,7 +139,7 @@ fn what_cannot_be_is_refused_by_its_kind() {
     for size in [0, 513, open::SIZE_LIMIT + 512] {
         assert_eq!(kind_of(disk.resize(size)), ErrorKind::InvalidInput);
     }
-    for name in ["", "a/b", "a@b", "a\0", &"x".repeat(256)] {
+    for name in ["", "a@b", "a\0", &"x".repeat(256)] {
         assert_eq!(kind_of(disk.snapshot(name)), ErrorKind::InvalidInput, "{name:?}");
     }
     assert_eq!(kind_of(disk.reveal_key(9)), ErrorKind::NotFound);
