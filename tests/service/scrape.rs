@@ -67,8 +67,17 @@ pub(crate) struct Scrape(Vec<(String, f64)>);
 impl Scrape {
     /// What is true now, not what was looked up for somebody else.
     pub(crate) fn fresh(addr: SocketAddr) -> Self {
-        std::thread::sleep(FRESH);
-        Self::of(&text(addr))
+        let taken = |scrape: &Self| scrape.value("sealdisk_metrics_taken_total", &[]);
+        let shared = Self::of(&text(addr));
+        let began = Instant::now();
+        loop {
+            std::thread::sleep(FRESH);
+            let scrape = Self::of(&text(addr));
+            if taken(&scrape) > taken(&shared) {
+                return scrape;
+            }
+            assert!(began.elapsed() < PATIENCE, "the same look is served for {PATIENCE:?}");
+        }
     }
 
     pub(crate) fn of(text: &str) -> Self {
