@@ -235,8 +235,13 @@ impl Core {
     fn attempt_zero(&self, pages: &Range<u64>) -> Result<Attempt> {
         let _lock = self.ranges.exclusive(pages.clone());
         let gate = self.gate.read();
-        // Marks only from the first page on that needs one: trimming what is empty changes nothing.
-        let Some(first) = self.state.read().first_stored(pages.clone()) else { return Ok(Attempt::Done(None)) };
+        // Marks only from the first page on that needs one: trimming what is empty changes nothing. While a rollback is
+        // not durable what it emptied counts as stored: a killed process may come back without it.
+        let first = {
+            let state = self.state.read();
+            if state.ops_settled() { state.first_stored(pages.clone()) } else { Some(pages.start) }
+        };
+        let Some(first) = first else { return Ok(Attempt::Done(None)) };
         let top = match self.ready(&gate, pages)? {
             Ok(top) => top,
             Err(need) => return Ok(Attempt::First(need)),

@@ -207,8 +207,14 @@ impl Layer {
             .map_err(|error| self.io("cannot punch a layer", pages.start, error))
     }
 
-    /// Extends or cuts the file to `pages`, durably.
+    /// Extends or cuts the file to `pages`, durably. What is cut off is punched first: the new length may reach the device
+    /// without what became of the bytes behind it, and then nobody would look for them there.
     pub(crate) fn resize(&self, pages: u64, poison: &Poison) -> Result<()> {
+        let before = self.pages()?;
+        if pages < before {
+            self.punch(pages..before)?;
+            self.sync(poison)?;
+        }
         self.file
             .set_size(pages * PAGE as u64)
             .map_err(|error| Error::io("cannot size a layer", error).at_path(&self.name))?;

@@ -177,6 +177,11 @@ impl State {
         }
     }
 
+    /// Whether every record other than of pages is durable: lines, sizes, layers that a rollback emptied.
+    pub(crate) fn ops_settled(&self) -> bool {
+        self.pending.ops.is_empty() && self.in_flight.as_ref().is_none_or(|pending| pending.ops.is_empty())
+    }
+
     /// Whether for all of `pages` what is live is what is durable.
     pub(crate) fn is_settled(&self, pages: &Range<u64>) -> bool {
         if mutant!(PendingNotLookedAt) {

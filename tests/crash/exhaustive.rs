@@ -72,14 +72,13 @@ pub(crate) fn repeat(steps: &[Step], mutant: Mutant) -> Option<String> {
     found
 }
 
-/// Tries all sequences of `len` steps with `mutant` planted; the first that fails, and how.
-pub(crate) fn search(len: u32, mutant: Option<Mutant>) -> Option<String> {
+/// Tries all sequences of `len` steps; the first that fails, and how.
+pub(crate) fn search(len: u32) -> Option<String> {
     let rig = Rig::sized(1, 2, Some(2));
     let (next, found) = (AtomicUsize::new(0), Mutex::new(None));
     let count = STEPS.len().pow(len);
     let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let work = || {
-        plant(mutant);
         loop {
             let number = next.fetch_add(1, Ordering::Relaxed);
             if number >= count {
