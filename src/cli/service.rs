@@ -124,6 +124,9 @@ impl Service {
 
         let mut server = Server::new(served, config)?;
         registry.open_door(server.door());
+        // First, so that whoever sees the server listen finds that verbs reach it.
+        let control_server = ControlServer::start(&control, Arc::clone(&registry))?;
+        registry.tell_control(control.clone())?;
         if handed.path.as_ref() != Some(&socket) {
             server.listen_unix(&socket)?;
         }
@@ -131,8 +134,6 @@ impl Service {
             server.adopt(socket)?;
         }
         let listen = plan.listen.into_iter().map(|addr| server.listen_tcp(addr)).collect::<Result<_>>()?;
-        let control_server = ControlServer::start(&control, Arc::clone(&registry))?;
-        registry.tell_control(control.clone())?;
         let runtime = Builder::new_multi_thread()
             .worker_threads(HANDSHAKE_THREADS)
             .thread_name("nbd-accept")

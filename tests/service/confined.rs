@@ -47,7 +47,7 @@ fn every_thread_is_confined_unless_a_flag_says_otherwise() {
         let limits = fs::read_to_string(format!("/proc/{}/limits", server.pid())).unwrap();
         let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
         assert!(core.split_whitespace().filter(|&word| word == "0").count() == 2, "{core}");
-        let said = server.log();
+        let said = server.log_with("\"seccomp\":");
         assert!(said.contains("\"landlock\": 6") || said.contains("\"landlock\":"), "{said}");
         assert!(said.contains("\"seccomp\": true") && said.contains("confined: files by landlock"), "{said}");
         assert!(server.terminate().success());
@@ -55,7 +55,7 @@ fn every_thread_is_confined_unless_a_flag_says_otherwise() {
     let server = account.serve_with(&["--confine", "off"]);
     copy_of(&account, &server, "disk");
     assert!(of_each_thread(&server, "Seccomp:").iter().all(|found| found == "0"));
-    assert!(server.log().contains("not confined, as --confine off asks"));
+    server.log_with("not confined, as --confine off asks");
 }
 
 /// A differencing VHD and its parent, in different folders outside the account: every file of the chain is handed over.
@@ -197,7 +197,7 @@ fn sockets_elsewhere_are_made_and_removed() {
     let server = account.serve_with(&["--control", path_str(&control), "--listen", "127.0.0.1:0"]);
     assert!(control.exists());
     account.sealdisk(&["encryption", "off"]);
-    let said = server.log();
+    let said = server.log_with("serving on 127.0.0.1:");
     let address = said.lines().find_map(|line| line.strip_prefix("serving on 127.0.0.1:")).unwrap();
     stdout_of(program("nbdinfo").args(["--size", &format!("nbd://127.0.0.1:{address}/disk")]));
     let socket = server.socket().to_owned();

@@ -65,6 +65,19 @@ impl Server {
         fs::read_to_string(&self.log).expect("the log file")
     }
 
+    /// What it has said, once `text` and the rest of its line are part of it.
+    pub(crate) fn log_with(&self, text: &str) -> String {
+        let started = Instant::now();
+        loop {
+            let log = self.log();
+            if log.split_once(text).is_some_and(|(_, rest)| rest.contains('\n')) {
+                return log;
+            }
+            assert!(started.elapsed() < LIMIT, "no \"{text}\" in the log after {LIMIT:?}: {log}");
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
