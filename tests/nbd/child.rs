@@ -6,13 +6,16 @@ use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 
-use sealdisk::nbd::Config;
+use sealdisk::nbd::{Config, Tls};
 
 use crate::house::{Counting, House, MIB, Shelf};
+use crate::tls::server_files;
 
 const SIZE: &str = "SEALDISK_TEST_SERVE_SIZE";
 const CONNECTIONS: &str = "SEALDISK_TEST_SERVE_CONNECTIONS";
 const BUDGET: &str = "SEALDISK_TEST_SERVE_BUDGET";
+/// The folder of the certificates of a server that offers TLS.
+pub(crate) const CERTIFICATES: &str = "SEALDISK_TEST_SERVE_CERTIFICATES";
 
 /// Serves when told to by the environment, until its standard input ends; otherwise there is nothing to test here.
 #[test]
@@ -24,6 +27,7 @@ fn serve_when_told_to() {
     let mut config = Config::default();
     config.max_connections = number(CONNECTIONS).map_or(config.max_connections, |n| n as usize);
     config.budget = number(BUDGET).map_or(config.budget, |n| n as usize);
+    config.tls = std::env::var_os(CERTIFICATES).map(|folder| Tls::load(&server_files(folder.as_ref())).unwrap());
     let house = House::new(&shelf, config);
     println!("\nserving {}", house.socket.display());
     let _ = std::io::stdin().read(&mut [0]);

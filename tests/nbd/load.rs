@@ -7,6 +7,7 @@ use sealdisk::nbd::Config;
 use sealdisk::nbd::wire::transmission::{HeaderStyle, ReplyHeader, Request, command};
 
 use crate::child::Serving;
+use crate::hostile::PEAK;
 use crate::house::MIB;
 use crate::raw::Client;
 
@@ -62,14 +63,16 @@ fn thousands_of_requests_in_flight() {
     waits.sort_unstable();
     let percentile = |hundredth: usize| waits[(waits.len() - 1) * hundredth / 100].as_micros();
     println!(
-        "{IDLE} idle and {ACTIVE} active clients, {} in flight: p50 {} us, p99 {} us; resident {} KiB with the idle, {} KiB at the peak, {} threads",
+        "{IDLE} idle and {ACTIVE} active clients, {} in flight: p50 {} us, p99 {} us; resident {} KiB with the idle, {} KiB at the peak, the goal {} KiB, {} threads",
         ACTIVE * DEPTH,
         percentile(50),
         percentile(99),
         with_idle >> 10,
         server.peak() >> 10,
+        PEAK >> 10,
         server.threads(),
     );
+    assert!(server.peak() < PEAK, "a peak of {} MiB", server.peak() >> 20);
     for client in idle.iter_mut().chain(&mut active) {
         assert_eq!(client.read(0, 1).len(), 1);
     }

@@ -5,6 +5,9 @@
 #![allow(clippy::unwrap_used, reason = "in a test, that is how something unexpected fails it")]
 #![allow(clippy::duplicate_mod, reason = "two fuzz harnesses share a file")]
 
+#[path = "../support/mod.rs"]
+mod support;
+
 mod activation;
 mod book;
 mod child;
@@ -18,6 +21,7 @@ mod handshake;
 mod hostile;
 mod limits;
 mod load;
+mod options;
 mod status;
 mod tls;
 mod transmission;

@@ -24,10 +24,10 @@ const ERR_INVALID: u32 = ERR + 3;
 const ERR_TLS_REQD: u32 = ERR + 5;
 
 /// Certificates as `docs/nbd.md` shows how to make them: an authority, a server, a client, and a stranger.
-struct Certificates(TempDir);
+pub(crate) struct Certificates(TempDir);
 
 impl Certificates {
-    fn make() -> Self {
+    pub(crate) fn make() -> Self {
         let dir = TempDir::new().unwrap();
         let openssl = |line: &str| {
             let done = Command::new("openssl").args(line.split(' ')).current_dir(dir.path()).output().unwrap();
@@ -54,12 +54,15 @@ impl Certificates {
         self.0.path().join(name)
     }
 
+    pub(crate) fn folder(&self) -> &Path {
+        self.0.path()
+    }
+
     fn server(&self, clients: Option<bool>) -> Tls {
         Tls::load(&TlsFiles {
-            certificate: self.path("server-cert.pem"),
-            key: self.path("server-key.pem"),
             client_ca: clients.map(|_| self.path("ca-cert.pem")),
             require_client: clients.unwrap_or(false),
+            ..server_files(self.folder())
         })
         .unwrap()
     }
@@ -85,6 +88,12 @@ impl Certificates {
         };
         ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap()
     }
+}
+
+/// Of a server that asks nobody for a certificate, in the folder of some [`Certificates`].
+pub(crate) fn server_files(folder: &Path) -> TlsFiles {
+    let [certificate, key] = ["server-cert.pem", "server-key.pem"].map(|name| folder.join(name));
+    TlsFiles { certificate, key, client_ca: None, require_client: false }
 }
 
 fn house(tls: Tls, required: bool) -> House {

@@ -88,9 +88,14 @@ impl Server {
     }
 
     /// SIGTERM, and the exit status it leads to.
-    pub(crate) fn terminate(mut self) -> ExitStatus {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).expect("a running child can be signalled");
-        wait(&mut self.child, LIMIT).unwrap_or_else(|| panic!("sealdisk serve still runs {LIMIT:?} after SIGTERM"))
+    pub(crate) fn terminate(self) -> ExitStatus {
+        self.signal(Signal::TERM);
+        self.ended()
+    }
+
+    /// The exit status of a server that was signalled.
+    pub(crate) fn ended(mut self) -> ExitStatus {
+        wait(&mut self.child, LIMIT).unwrap_or_else(|| panic!("sealdisk serve still runs {LIMIT:?} after its signal"))
     }
 
     /// SIGKILL while clients are attached; it is waited for when it goes out of scope.
