@@ -100,10 +100,8 @@ impl Context {
     pub fn document_failure(&self, failure: &Failure) {
         if self.json {
             let mut document = failure.details.clone();
-            let mut error = serde_json::json!({ "kind": failure.kind, "message": failure.message });
-            if let Some(offset) = failure.offset {
-                error["offset"] = offset.into();
-            }
+            let Failure { kind, message, offset, .. } = failure;
+            let error = serde_json::json!({ "kind": kind, "message": message, "offset": offset });
             document.insert("error".to_owned(), error);
             // Nobody is left to tell when standard output is closed.
             let _ = self.show(&document, "");
