@@ -8,7 +8,7 @@ use super::open::{self, OpenOptions};
 use super::output::Output;
 use super::sink::Sink;
 use super::write::{self, Parent, SparseWriter};
-use super::{DiskType, Fault};
+use super::{Bat, DiskType, Fault, Image, MAX_ENTRIES};
 use crate::base::file::HostFile;
 use crate::{Error, ErrorKind, Result};
 
@@ -66,6 +66,11 @@ pub fn create(path: &Path, new: &New) -> Result<Created> {
                 return Err(Fault::LimitExceeded.error(what).at_path(parent));
             }
             let size = size.unwrap_or(opened.chain.size());
+            let held: usize = opened.chain.images().iter().filter_map(Image::bat).map(Bat::len).sum();
+            if held as u64 + size.div_ceil((*block_size).max(1)) > MAX_ENTRIES {
+                let what = format!("with its parents the disk would have more than {MAX_ENTRIES} blocks");
+                return Err(Fault::LimitExceeded.error(what).at_path(parent).hint("choose larger blocks"));
+            }
             let described = describe(path, &opened.files[0], opened.chain.images()[0].meta().footer().unique_id())?;
             parent_elsewhere = described.relative.starts_with("..");
             let writer = SparseWriter::new(Sink::empty(output.file()), size, *block_size, id, now, Some(&described));

@@ -86,6 +86,39 @@ fn info_describes_each_type_and_names_each_failure() {
     assert!(text.status.success() && String::from_utf8_lossy(&text.stdout).contains("warning: TrailingGap"));
 }
 
+/// Whatever the verb, a failure is one document on standard output with exit status 1: what kind, a message, and the byte
+/// of the file that is wrong, or null.
+#[test]
+fn each_verb_fails_with_one_document() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let mut file = small().build();
+    put(&mut file, 1536 + 8, &0u32.to_be_bytes());
+    fs::write(dir.join("bad.vhd"), &file).unwrap();
+    for (args, offset) in [
+        (&["info", "bad.vhd"][..], Value::from(1536 + 8)),
+        (&["check", "bad.vhd"], (1536 + 8).into()),
+        (&["repair", "bad.vhd"], (1536 + 8).into()),
+        (&["create", "x.vhd", "--parent", "bad.vhd"], (1536 + 8).into()),
+        (&["convert", "bad.vhd", "x.vhd", "--to", "raw"], (1536 + 8).into()),
+        (&["resize", "bad.vhd", "1G"], Value::Null),
+        (&["azure-check", "bad.vhd"], Value::Null),
+        (&["info", "none.vhd"], Value::Null),
+        (&["check", "none.vhd"], Value::Null),
+        (&["repair", "none.vhd"], Value::Null),
+        (&["create", "x.vhd", "--size", "0"], Value::Null),
+        (&["convert", "none.vhd", "x.vhd", "--to", "fixed"], Value::Null),
+        (&["resize", "none.vhd", "1G"], Value::Null),
+        (&["azure-check", "none.vhd"], Value::Null),
+    ] {
+        let (ok, document) = vhd(dir, args);
+        let error = document["error"].as_object().unwrap_or_else(|| panic!("{args:?}: {document}"));
+        assert!(!ok && error["kind"].is_string() && error["message"].is_string(), "{args:?}: {document}");
+        assert_eq!((&error["offset"], error.len()), (&offset, 3), "{args:?}: {document}");
+    }
+    assert!(fs::read(dir.join("bad.vhd")).unwrap() == file && !dir.join("x.vhd").exists());
+}
+
 #[test]
 fn check_lists_every_fault_of_the_table() {
     let dir = tempfile::tempdir().unwrap();
@@ -189,6 +222,12 @@ fn create_makes_sound_disks_and_overwrites_nothing() {
         assert!(fs::metadata(dir.join(name)).unwrap().blocks() * 512 < 17 << 20, "{name} is sparse");
     }
     assert_eq!(done(dir, &["info", "f.vhd"])["current_size"], 3u64 << 40);
+    // One with it has, and reaches it.
+    done(dir, &["create", "g.vhd", "--parent", "c.vhd", "--size", "2040G"]);
+    done(dir, &["create", "h.vhd", "--parent", "g.vhd"]);
+    for name in ["b.vhd", "g.vhd", "h.vhd"] {
+        assert_eq!(done(dir, &["info", name])["current_size"], 2040u64 << 30, "{name}");
+    }
     assert_eq!(failed(dir, &["info", "sub/e.vhd"]).0, "ParentForbidden");
     assert_eq!(done(dir, &["info", "sub/e.vhd", "--parent-root", "."])["current_size"], 2 << 20);
     let before = fs::read(dir.join("c.vhd")).unwrap();
@@ -196,6 +235,10 @@ fn create_makes_sound_disks_and_overwrites_nothing() {
     assert!(fs::read(dir.join("c.vhd")).unwrap() == before);
     for (args, kind) in [
         (&["--size", "2041G", "--type", "dynamic"][..], "SizeTooLarge"),
+        (&["--size", "2190433321472", "--type", "dynamic"], "SizeTooLarge"),
+        (&["--parent", "c.vhd", "--size", "2041G"], "SizeTooLarge"),
+        // With its parent's table there would be more entries than are opened.
+        (&["--parent", "b.vhd"], "LimitExceeded"),
         (&["--size", "1000"], "BadSize"),
         (&["--size", "0"], "BadSize"),
         (&["--size", "1M", "--type", "dynamic", "--block-size", "3M"], "BadBlockSize"),
@@ -209,7 +252,7 @@ fn create_makes_sound_disks_and_overwrites_nothing() {
     }
     let mut names: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["a.vhd", "b.vhd", "c.vhd", "d.vhd", "f.vhd", "sub"], "nothing half-made");
+    assert_eq!(names, ["a.vhd", "b.vhd", "c.vhd", "d.vhd", "f.vhd", "g.vhd", "h.vhd", "sub"], "nothing half-made");
 }
 
 #[test]
