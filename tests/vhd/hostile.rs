@@ -242,7 +242,7 @@ fn what_it_costs(path: &Path) -> Duration {
     (0..3).map(run).min().unwrap()
 }
 
-fn thread_time() -> Duration {
+pub(crate) fn thread_time() -> Duration {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }

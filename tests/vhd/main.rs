@@ -7,6 +7,7 @@ mod support;
 
 mod build;
 mod corpus;
+mod figures;
 mod hostile;
 mod judges;
 mod named;
