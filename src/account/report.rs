@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::PAGE;
 use crate::account::failure::Failure;
 use crate::base::Format;
-use crate::disk::{PageState, Run, Usage};
+use crate::disk::{KeyUsage, PageState, Run, Usage};
 
 /// The encryption setting of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,10 +108,31 @@ pub enum DiskState {
         size_bytes: u64,
         #[serde(flatten)]
         bytes: Bytes,
+        /// What is encrypted, by data key; together they are `encrypted_bytes`.
+        keys: Vec<KeyPages>,
     },
     Failed {
         error: Failure,
     },
+}
+
+/// What of a disk is under one data key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyPages {
+    /// Id of the data key; in a clone it may be one of another disk.
+    pub key: String,
+    /// Pages that are read with it, footer page included; what only snapshots see is not counted.
+    pub pages: u64,
+    pub bytes: u64,
+    /// What is written now comes under it.
+    pub current: bool,
+}
+
+impl From<KeyUsage> for KeyPages {
+    fn from(usage: KeyUsage) -> Self {
+        let KeyUsage { disk, layer, pages, current } = usage;
+        Self { key: key_id(disk, layer), pages, bytes: pages * PAGE as u64, current }
+    }
 }
 
 /// A line of `list`.
@@ -272,12 +294,17 @@ mod tests {
     fn a_disk_has_its_bytes_or_its_error() {
         let known = DiskStatus {
             name: "a".into(),
-            state: DiskState::Known { size_bytes: 1024, bytes: Bytes { zero_bytes: 1536, ..Bytes::default() } },
+            state: DiskState::Known {
+                size_bytes: 1024,
+                bytes: Bytes { zero_bytes: 1024, encrypted_bytes: 512, ..Bytes::default() },
+                keys: vec![KeyPages { key: key_id(Uuid::nil(), 1), pages: 1, bytes: 512, current: true }],
+            },
         };
         let json = serde_json::to_value(&known).expect("json");
         let expected = serde_json::json!({
-            "name": "a", "size_bytes": 1024, "base_bytes": 0, "plain_bytes": 0, "encrypted_bytes": 0,
-            "zero_bytes": 1536, "pending_scrub_bytes": null,
+            "name": "a", "size_bytes": 1024, "base_bytes": 0, "plain_bytes": 0, "encrypted_bytes": 512,
+            "zero_bytes": 1024, "pending_scrub_bytes": null,
+            "keys": [{ "key": "00000000-0000-0000-0000-000000000000/1", "pages": 1, "bytes": 512, "current": true }],
         });
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_value::<DiskStatus>(json).expect("back"), known);

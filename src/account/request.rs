@@ -189,7 +189,9 @@ fn list(registry: &Registry) -> Vec<Listed> {
 fn status(registry: &Registry) -> Status {
     let known = |name: &BlobName| -> Result<DiskState> {
         let disk = registry.disk(name)?;
-        Ok(DiskState::Known { size_bytes: disk.size(), bytes: disk.usage()?.into() })
+        let (usage, keys) = disk.usage_and_keys()?;
+        let keys = keys.into_iter().map(Into::into).collect();
+        Ok(DiskState::Known { size_bytes: disk.size(), bytes: usage.into(), keys })
     };
     let disks = registry.names().into_iter().map(|(name, _)| DiskStatus {
         state: known(&name).unwrap_or_else(|error| DiskState::Failed { error: error.into() }),

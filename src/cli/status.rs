@@ -15,7 +15,8 @@ use crate::crypto::kek::KekOptions;
 /// Show the account: its setting, its key, and how the bytes of its disks are stored
 ///
 /// In numbers: base (in an image, as it came), plain (written while encryption was off), encrypted, zero (stored
-/// nowhere), and what waits to be scrubbed: pages that were overwritten in another form and still lie in a file.
+/// nowhere), and what waits to be scrubbed: pages that were overwritten in another form and still lie in a file. Below, the
+/// encrypted pages of each disk by data key; `current` is the key of what is written now.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -70,7 +71,7 @@ impl fmt::Display for Text<'_> {
         for disk in &account.disks {
             let mut row = vec![disk.name.clone()];
             match &disk.state {
-                DiskState::Known { size_bytes, bytes } => {
+                DiskState::Known { size_bytes, bytes, keys: _ } => {
                     let all = bytes.base_bytes + bytes.plain_bytes + bytes.encrypted_bytes + bytes.zero_bytes;
                     row.push(size::human(*size_bytes));
                     let parts = [bytes.base_bytes, bytes.plain_bytes, bytes.encrypted_bytes, bytes.zero_bytes];
@@ -81,6 +82,24 @@ impl fmt::Display for Text<'_> {
             }
             table.row(row);
         }
-        write!(f, "\n\n{table}")
+        write!(f, "\n\n{table}")?;
+        let heading = ["NAME", "KEY", "PAGES", "ENCRYPTED", "NEW WRITES"];
+        let mut table = Table::new(&heading, &[false, false, true, true, false]);
+        let mut any = false;
+        for disk in &account.disks {
+            let DiskState::Known { keys, .. } = &disk.state else { continue };
+            for key in keys {
+                any = true;
+                let current = if key.current { "current" } else { "" };
+                table.row(vec![
+                    disk.name.clone(),
+                    key.key.clone(),
+                    key.pages.to_string(),
+                    size::human(key.bytes),
+                    current.to_owned(),
+                ]);
+            }
+        }
+        if any { write!(f, "\n\n{table}") } else { Ok(()) }
     }
 }

@@ -84,7 +84,7 @@ pub use self::audit::Audited;
 use self::core::Core;
 pub use self::diff::Change;
 pub use self::log::Line;
-pub use self::report::LayerUsage;
+pub use self::report::{KeyUsage, LayerUsage};
 use self::resolve::View;
 pub use self::settings::{DiskSettings, Kind, LayerRecord, Parent, Unfinished};
 pub use self::sweep::Swept;
@@ -424,6 +424,11 @@ impl Disk {
 
     /// Counts the whole blob, footer page included.
     pub fn usage(&self) -> Result<Usage> {
+        Ok(self.usage_and_keys()?.0)
+    }
+
+    /// The same with the pages under each data key, own ones first; together they are `encrypted`.
+    pub fn usage_and_keys(&self) -> Result<(Usage, Vec<KeyUsage>)> {
         self.core.usage_through()
     }
 

@@ -1,5 +1,6 @@
 //! What a disk can say of itself: the state of every run of pages, bytes by state, its layers.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use uuid::Uuid;
@@ -30,6 +31,19 @@ pub struct LayerUsage {
     pub dead: u64,
     /// AES blocks encrypted under its data key, give or take 8 GiB for every time the disk was opened.
     pub sealed_blocks: u64,
+}
+
+/// Pages of a disk under one data key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KeyUsage {
+    /// The disk whose key it is: in a clone it may be another one.
+    pub disk: Uuid,
+    /// The layer whose key it is.
+    pub layer: u32,
+    /// Pages that are read with it, footer page included; what only snapshots see is not counted.
+    pub pages: u64,
+    /// What is written now comes under it.
+    pub current: bool,
 }
 
 impl Core {
@@ -79,55 +93,56 @@ impl Core {
         Ok(runs)
     }
 
-    /// Like [`Core::usage`], but what a clone reads from another disk is counted as it is stored there.
-    pub(crate) fn usage_through(&self) -> Result<Usage> {
-        let (mut usage, uncovered) = {
+    /// Like [`Core::usage`], but what a clone reads from another disk is counted as it is stored there. The pages of the
+    /// keys, own ones first and from bottom to top, together are `encrypted`.
+    pub(crate) fn usage_through(&self) -> Result<(Usage, Vec<KeyUsage>)> {
+        let top = self.gate.read().top.as_ref().map(|top| top.id);
+        let own = self.settings().uuid;
+        let base = self.base.as_deref().filter(|base| base.looks_through());
+        let (mut usage, mut keys, uncovered) = {
             let state = self.state.read();
-            let mut uncovered = PageSet::new();
-            uncovered.insert(0..state.base_limit);
-            uncovered.subtract(&live_pages(&state).0);
-            (Self::usage_of(&state), uncovered)
+            let (usage, live) = counts(&state);
+            let key = |(entry, pages): (&super::state::Entry, u64)| {
+                let (layer, current) = (entry.layer.id, top == Some(entry.layer.id));
+                (entry.layer.kind == Kind::Xts && (pages > 0 || current)).then_some(KeyUsage {
+                    disk: own,
+                    layer,
+                    pages,
+                    current,
+                })
+            };
+            let keys: Vec<_> = state.entries.iter().zip(live).filter_map(key).collect();
+            let uncovered = base.map(|base| (base, uncovered(&state)));
+            (usage, keys, uncovered)
         };
-        let Some(base) = self.base.as_deref().filter(|base| base.looks_through()) else { return Ok(usage) };
+        let Some((base, uncovered)) = uncovered else { return Ok((usage, keys)) };
+        let mut inherited: BTreeMap<(Uuid, u32), u64> = BTreeMap::new();
         for run in uncovered.runs(0..u64::MAX) {
             base.runs(run.start * PAGE as u64, (run.end - run.start) * PAGE as u64, &mut |kind, len| {
                 let counted = match kind {
                     BaseRun::Data => return,
                     BaseRun::Zero => &mut usage.zero,
-                    BaseRun::Held { encrypted: true, .. } => &mut usage.encrypted,
+                    BaseRun::Held { disk, layer, encrypted: true } => {
+                        *inherited.entry((disk, layer)).or_default() += len / PAGE as u64;
+                        &mut usage.encrypted
+                    }
                     BaseRun::Held { encrypted: false, .. } => &mut usage.plain,
                 };
                 *counted += len;
                 usage.base -= len;
             })?;
         }
-        Ok(usage)
+        let inherited = inherited.into_iter();
+        keys.extend(inherited.map(|((disk, layer), pages)| KeyUsage { disk, layer, pages, current: false }));
+        Ok((usage, keys))
     }
 
     pub(crate) fn usage(&self) -> Usage {
         Self::usage_of(&self.state.read())
     }
 
-    /// Without snapshots no page is in two layers, so that counting suffices; else sets have to be made.
     pub(crate) fn usage_of(state: &State) -> Usage {
-        let mut usage =
-            Usage { pending_scrub: state.pending_scrub().map(|pages| pages * PAGE as u64), ..Usage::default() };
-        let (covered, live) = match state.lines.is_empty() {
-            true => counted(state),
-            false => {
-                let (covered, live) = live_pages(state);
-                (covered.count(0..state.base_limit), live)
-            }
-        };
-        for (entry, pages) in state.entries.iter().zip(live) {
-            match entry.layer.kind {
-                Kind::Plain => usage.plain += pages * PAGE as u64,
-                Kind::Xts => usage.encrypted += pages * PAGE as u64,
-            }
-        }
-        usage.base = (state.base_limit - covered) * PAGE as u64;
-        usage.zero = state.size * PAGE as u64 - usage.base - usage.plain - usage.encrypted;
-        usage
+        counts(state).0
     }
 
     pub(crate) fn layers(&self) -> Vec<LayerUsage> {
@@ -151,6 +166,36 @@ impl Core {
     pub(crate) fn settings(&self) -> DiskSettings {
         self.growth.lock().settings.clone()
     }
+}
+
+/// The bytes by state, and per layer, bottom to top, the pages that it holds in the live view. Without snapshots no page is
+/// in two layers, so that counting suffices; else sets have to be made.
+fn counts(state: &State) -> (Usage, Vec<u64>) {
+    let mut usage = Usage { pending_scrub: state.pending_scrub().map(|pages| pages * PAGE as u64), ..Usage::default() };
+    let (covered, live) = match state.lines.is_empty() {
+        true => counted(state),
+        false => {
+            let (covered, live) = live_pages(state);
+            (covered.count(0..state.base_limit), live)
+        }
+    };
+    for (entry, pages) in state.entries.iter().zip(&live) {
+        match entry.layer.kind {
+            Kind::Plain => usage.plain += pages * PAGE as u64,
+            Kind::Xts => usage.encrypted += pages * PAGE as u64,
+        }
+    }
+    usage.base = (state.base_limit - covered) * PAGE as u64;
+    usage.zero = state.size * PAGE as u64 - usage.base - usage.plain - usage.encrypted;
+    (usage, live)
+}
+
+/// The pages that are read from below the layers.
+fn uncovered(state: &State) -> PageSet {
+    let mut uncovered = PageSet::new();
+    uncovered.insert(0..state.base_limit);
+    uncovered.subtract(&live_pages(state).0);
+    uncovered
 }
 
 /// Where no page is in two layers: pages below the border of the base that some layer answers for, and per layer the pages

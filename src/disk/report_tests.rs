@@ -112,6 +112,10 @@ fn a_clone_tells_how_the_other_disk_stores_its_pages() {
     // 2,045 pages are read from the other disk, encrypted ones first.
     assert_eq!((usage.base, usage.plain, usage.zero), (0, 682 * 512, 681 * 512));
     assert_eq!(usage.encrypted, (682 + 3 + 1) * 512);
+    // Its own key, of the three pages and the footer, and the other disk's.
+    let own = KeyUsage { disk: disk.settings().uuid, layer: 1, pages: 4, current: true };
+    let other = KeyUsage { disk: OTHER, layer: 5, pages: 682, current: false };
+    assert_eq!(disk.usage_and_keys().unwrap(), (usage, vec![own, other]));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use crate::client::Client;
 use crate::support::{Account, MIB, program, stderr_of_failure, stdout_of};
 
 /// A load that checks what it reads, of a few seconds.
@@ -121,4 +122,64 @@ fn a_server_killed_in_a_rotation_leaves_an_account_that_opens() {
     account.sealdisk(&["key", "rotate-kek", "--account-key"]);
     let settings = fs::read_to_string(account.dir().join("account.toml")).expect("account.toml");
     assert_eq!(settings.matches("[[account_key]]").count(), 1, "{settings}");
+}
+
+/// (key, pages, current) of a disk, as `status` counts them.
+fn pages_per_key(account: &Account, name: &str) -> Vec<(String, u64, bool)> {
+    let status = account.json(&["status"]);
+    let disks = status["disks"].as_array().expect("disks");
+    let disk = disks.iter().find(|disk| disk["name"] == name).expect("the disk");
+    let keys = disk["keys"].as_array().expect("keys");
+    let bytes: u64 = keys.iter().map(|key| key["bytes"].as_u64().expect("bytes")).sum();
+    assert_eq!(disk["encrypted_bytes"], bytes, "what is encrypted is under one of these: {disk}");
+    let one = |key: &serde_json::Value| {
+        let pages = key["pages"].as_u64().expect("pages");
+        assert_eq!(key["bytes"], pages * 512);
+        (key["key"].as_str().expect("an id").to_owned(), pages, key["current"] == true)
+    };
+    keys.iter().map(one).collect()
+}
+
+/// Against what was written when; served, not served, and below a clone.
+#[test]
+fn status_counts_pages_per_key() {
+    let account = Account::new();
+    account.create("disk", MIB);
+    let uuid = account.json(&["show", "disk"])["uuid"].as_str().expect("a uuid").to_owned();
+    let key = |layer: u32| format!("{uuid}/{layer}");
+    // The footer page is under the first key.
+    assert_eq!(pages_per_key(&account, "disk"), [(key(1), 1, false)]);
+
+    let server = account.serve();
+    let mut client = Client::attach(&server, "disk").expect("attached");
+    client.write(0, &[1; 64 * 512]).expect("under the first key");
+    assert_eq!(pages_per_key(&account, "disk"), [(key(1), 65, true)]);
+    account.sealdisk(&["key", "rotate-data", "disk"]);
+    client.write(60 * 512, &[2; 8 * 512]).expect("four of these pages, and four new ones");
+    let both = [(key(1), 61, false), (key(2), 8, true)];
+    assert_eq!(pages_per_key(&account, "disk"), both);
+    let text = account.sealdisk(&["status"]);
+    let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert!(lines.contains(&vec!["disk", &key(1), "61", "30.5", "KiB"]), "{text}");
+    assert!(lines.contains(&vec!["disk", &key(2), "8", "4", "KiB", "current"]), "{text}");
+
+    // A clone reads them where they are, and adds its own.
+    account.sealdisk(&["clone", "disk", "clone"]);
+    let of_clone = pages_per_key(&account, "clone");
+    let theirs: Vec<_> = of_clone.iter().filter(|(id, ..)| id.starts_with(&uuid)).map(|key| key.1).collect();
+    assert_eq!(theirs, [60, 8], "the clone has a footer of its own: {of_clone:?}");
+
+    account.sealdisk(&["encryption", "off"]);
+    client.write(0, &[3; 4 * 512]).expect("in plaintext");
+    client.flush().expect("flushed");
+    let less = [(key(1), 57, false), (key(2), 8, false)];
+    assert_eq!(pages_per_key(&account, "disk"), less);
+    assert!(server.terminate().success());
+    assert_eq!(pages_per_key(&account, "disk"), less);
+
+    account.sealdisk(&["delete", "clone", "--yes"]);
+    account.sealdisk(&["encryption", "on"]);
+    account.sealdisk(&["reencrypt", "disk"]);
+    let done = pages_per_key(&account, "disk");
+    assert_eq!(done.iter().map(|key| key.1).collect::<Vec<_>>(), [69], "one key is left: {done:?}");
 }
