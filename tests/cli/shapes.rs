@@ -96,7 +96,7 @@ fn a_failure_is_one_document_and_one_line() {
         let (document, exit) = answer(&account, arguments);
         assert_eq!((document["error"]["kind"].as_str(), exit), (Some(kind), Some(code)), "{arguments:?}: {document}");
         assert_eq!(keys(&document), ["error"]);
-        assert_eq!(keys(&document["error"]), ["kind", "message"]);
+        assert_eq!(keys(&document["error"]), ["kind", "message", "offset"]);
         let message = document["error"]["message"].as_str().expect("a text");
         assert!(!message.is_empty() && !message.contains('\n'), "{message}");
         let error = String::from_utf8(run(account.command().args(arguments)).stderr).expect("UTF-8");
