@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use sealdisk::vhd::convert::{ConvertOptions, Target, convert};
+use sealdisk::vhd::convert::{ConvertOptions, Phase, Target, convert};
 use sealdisk::vhd::create::{New, create};
 use sealdisk::{base, vhd};
 
@@ -112,7 +112,13 @@ fn ours_read_the_same_by_others() {
     ] {
         let options = ConvertOptions { input: base::OpenOptions::default(), target, azure: false };
         let path = dir.path().join(name);
-        convert(&input, &path, &options, &mut |_, _, _| {}).unwrap();
+        let mut heard = Vec::new();
+        convert(&input, &path, &options, &mut |phase, done, total| heard.push((phase, done, total))).unwrap();
+        for phase in [Phase::Copy, Phase::Verify] {
+            let told: Vec<_> = heard.iter().filter(|told| told.0 == phase).map(|told| (told.1, told.2)).collect();
+            let all = content.len() as u64;
+            assert!(told.is_sorted() && told.last() == Some(&(all, all)), "{name}: {told:?}");
+        }
         assert!(by_us(&path) == content);
         for options in ["", ",force_size_calc=current_size"] {
             assert!(by_qemu(dir.path(), name, options) == content, "{name} by qemu-img{options}");

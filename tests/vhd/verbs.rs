@@ -314,6 +314,11 @@ fn convert_goes_every_way() {
         assert_eq!((&made["current_size"], &made["verified"]), (&content.len().into(), &true.into()));
     }
     assert!(fs::read(dir.join("d.raw")).unwrap() == content);
+    // Each block's data, behind its bitmap of one sector, begins on a border of 4 KiB.
+    let file = fs::read(dir.join("c.vhd")).unwrap();
+    let entries = file[1536..].chunks_exact(4).take(3).map(|entry| u32::from_be_bytes(entry.try_into().unwrap()));
+    let blocks: Vec<_> = entries.map(|sector| u64::from(sector) * 512 + 512).collect();
+    assert!(blocks.iter().all(|at| at.is_multiple_of(4096) && *at < file.len() as u64), "{blocks:?}");
     assert_eq!(failed(dir, &["convert", "in.vhd", "a.vhd", "--to", "raw"]).0, "AlreadyExists");
     assert_eq!(failed(dir, &["convert", "nowhere", "x", "--to", "raw"]).0, "NotFound");
     fs::write(dir.join("not.vhd"), [1; 4096]).unwrap();
