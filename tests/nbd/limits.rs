@@ -51,9 +51,9 @@ fn a_request_that_stops_half_way_has_its_time() {
 
 #[test]
 fn a_client_that_takes_no_replies_has_its_time() {
-    let (shelf, _disk) = Shelf::with_disk(8 * MIB);
-    let house = House::new(&shelf, Config { stall_timeout: SHORT, max_connections: 1, ..Config::default() });
     for style in [HeaderStyle::Simple, HeaderStyle::Structured] {
+        let (shelf, _disk) = Shelf::with_disk(8 * MIB);
+        let house = House::new(&shelf, Config { stall_timeout: SHORT, max_connections: 1, ..Config::default() });
         let mut client = Client::attached(&house.socket, style);
         client.request(command::READ, cflag::DF * u16::from(style != HeaderStyle::Simple), 0, 8 * MIB, &[]);
         // Its place is free once it has been cut off.
