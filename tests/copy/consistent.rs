@@ -3,8 +3,8 @@
 use std::fs;
 use std::io::{Seek, SeekFrom, Write};
 use std::os::unix::net::UnixStream;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use nbd::client::{NbdClient, handshake};
 
@@ -21,6 +21,8 @@ fn the_first_and_the_last_page_are_of_one_moment() {
     account.sealdisk(&["import", text(&raw), "disk"]);
     let server = account.serve();
     let stop = AtomicBool::new(false);
+    // How often both pages were written.
+    let written = AtomicU64::new(0);
     std::thread::scope(|scope| {
         scope.spawn(|| {
             let mut stream = UnixStream::connect(server.socket()).expect("the server listens");
@@ -34,12 +36,14 @@ fn the_first_and_the_last_page_are_of_one_moment() {
                     client.seek(SeekFrom::Start(at)).expect("seek");
                     client.write_all(&generation.to_le_bytes().repeat(64)).expect("written");
                 }
+                written.store(generation, Ordering::SeqCst);
             }
-            assert!(generation > 100, "it did write");
         });
         let checks = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            std::thread::sleep(Duration::from_millis(50));
+            // Until then the pages hold what was imported.
+            more_than(0, &written);
             for n in 0..3 {
+                let before = written.load(Ordering::SeqCst);
                 let path = account.scratch(&format!("copy{n}.img"));
                 let document = account.json(&["export", "disk", text(&path), "--to", "raw"]);
                 assert_eq!(document["temporary_snapshot"], true);
@@ -48,6 +52,7 @@ fn the_first_and_the_last_page_are_of_one_moment() {
                 let path = account.scratch(&format!("clone{n}.img"));
                 account.sealdisk(&["export", &format!("clone{n}"), text(&path), "--to", "raw"]);
                 one_moment(&fs::read(&path).unwrap());
+                more_than(before + 1, &written);
             }
         }));
         stop.store(true, Ordering::SeqCst);
@@ -55,6 +60,15 @@ fn the_first_and_the_last_page_are_of_one_moment() {
     });
     assert_eq!(account.json(&["snapshot", "list", "disk"]), serde_json::json!([]));
     assert!(server.terminate().success());
+}
+
+/// Waits until there are more than `least`.
+fn more_than(least: u64, written: &AtomicU64) {
+    let started = Instant::now();
+    while written.load(Ordering::SeqCst) <= least {
+        assert!(started.elapsed() < Duration::from_secs(60), "nobody writes");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// The first page is written first: the last is of the same generation, or of the one before.
