@@ -98,6 +98,6 @@ fn copy(
 ) -> Result<Copied, Failure> {
     let (reading, client) = copying::read(here, view)?;
     let mut pieces = Seekable(Stoppable::new(client, stop));
-    let source = Source { pieces: &mut pieces, label: reading.source, stable: reading.stable, check: &|| Ok(()) };
+    let source = Source { pieces: &mut pieces, label: reading.source, stable: reading.stable, changed: &|| Ok(None) };
     copying::copy(context, there, name, source, None)
 }

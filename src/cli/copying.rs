@@ -30,8 +30,8 @@ pub(super) struct Source<'a> {
     pub(super) label: String,
     /// It reads the same another time.
     pub(super) stable: bool,
-    /// Called at the end: whether it stayed what it was.
-    pub(super) check: &'a dyn Fn() -> Result<()>,
+    /// Called at the end: the error to report when it is no longer what it was.
+    pub(super) changed: &'a dyn Fn() -> Result<Option<Error>>,
 }
 
 /// What a copy made.
@@ -102,7 +102,10 @@ pub(super) fn copy(
         bar.set_position(done);
     });
     bar.finish_and_clear();
-    let copied = copied.and_then(|copied| (source.check)().map(|()| copied));
+    // Also after a failure: what is left can only be gone on with from the same source.
+    let changed = (source.changed)();
+    let is_changed = matches!(changed, Ok(Some(_)));
+    let copied = copied.and_then(|copied| changed?.map_or(Ok(copied), Err));
     // Its connection ends before anything else is asked about the disk.
     drop(client);
     let finish = |copied: into_disk::Done| -> Result<DiskReport, Failure> {
@@ -111,20 +114,21 @@ pub(super) fn copy(
     };
     match copied.map_err(Failure::from).and_then(|copied| Ok((finish(copied)?, copied.written))) {
         Ok((disk, written_bytes)) => Ok(Copied { disk, written_bytes, resumed: copying.resumed, verified: true }),
-        Err(failure) => Err(unfinished(failure, name, reached.get())),
+        Err(failure) => Err(unfinished(failure, name, reached.get(), is_changed)),
     }
 }
 
-/// Says what became of the disk.
-fn unfinished(mut failure: Failure, name: &BlobName, reached: u64) -> Failure {
+/// Says what became of the disk, and what can be done with it.
+fn unfinished(mut failure: Failure, name: &BlobName, reached: u64, source_changed: bool) -> Failure {
     if failure.kind == ErrorKind::Cancelled.name() {
         failure.message = format!("stopped after {}", size::human(reached));
     }
     failure.message += &format!("; the disk \"{name}\" is unfinished, and nobody else can use it");
-    let go_on = format!("the same command goes on, `sealdisk delete {name}` drops it");
-    failure.hint = Some(match failure.hint {
-        Some(hint) => format!("{hint}; then {go_on}"),
-        None => go_on,
+    failure.hint = Some(match (failure.hint, source_changed) {
+        // What is there is of a source that no longer exists.
+        (_, true) => format!("`sealdisk delete {name}` drops it; then copy again, from a source that stays as it is"),
+        (Some(hint), false) => format!("{hint}; then the same command goes on, `sealdisk delete {name}` drops it"),
+        (None, false) => format!("the same command goes on, `sealdisk delete {name}` drops it"),
     });
     failure.details.insert("unfinished".to_owned(), name.to_string().into());
     failure

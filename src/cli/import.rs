@@ -73,12 +73,12 @@ impl Import {
         let stamp = plain.stamp()?;
         let absolute = std::path::absolute(path).map_err(|e| Error::io("no absolute path", e).at_path(path))?;
         let label = format!("{}: {stamp}", absolute.display());
-        let check = || match plain.stamp()? == stamp {
-            true => Ok(()),
-            false => Err(Error::new(ErrorKind::Io, "the image was changed while it was copied").at_path(path)),
+        let changed = || {
+            let changed = plain.stamp()? != stamp;
+            Ok(changed.then(|| Error::new(ErrorKind::Io, "the image was changed while it was copied").at_path(path)))
         };
         let mut pieces = Seekable(Stoppable::new(&plain, stop));
-        self.copy(context, Source { pieces: &mut pieces, label, stable: true, check: &check })
+        self.copy(context, Source { pieces: &mut pieces, label, stable: true, changed: &changed })
     }
 
     fn nbd(&self, context: &Context, uri: &Uri, stop: Stop) -> Result<Copied, Failure> {
@@ -94,7 +94,7 @@ impl Import {
         }
         let mut pieces = Seekable(Stoppable::new(client, stop));
         let label = format!("{uri}: {size} bytes");
-        self.copy(context, Source { pieces: &mut pieces, label, stable: true, check: &|| Ok(()) })
+        self.copy(context, Source { pieces: &mut pieces, label, stable: true, changed: &|| Ok(None) })
     }
 
     fn stream(&self, context: &Context, stop: Stop) -> Result<Copied, Failure> {
@@ -105,7 +105,7 @@ impl Import {
         }
         let mut pieces = Stream::open(&stdin, self.format, self.size, stop)?;
         let label = "a stream".to_owned();
-        self.copy(context, Source { pieces: &mut pieces, label, stable: false, check: &|| Ok(()) })
+        self.copy(context, Source { pieces: &mut pieces, label, stable: false, changed: &|| Ok(None) })
     }
 
     fn copy(&self, context: &Context, source: Source<'_>) -> Result<Copied, Failure> {
