@@ -224,14 +224,9 @@ impl Drop for Drawn {
     }
 }
 
-/// Whether a snapshot was drawn for a reader.
-pub(super) fn is_for_reading(snapshot: &str) -> bool {
-    snapshot.starts_with(READING)
-}
-
 /// Deletes the snapshots of readers that a crash left.
 pub(super) fn clear_readings(disk: &Disk) {
-    for line in disk.snapshots().into_iter().filter(|line| is_for_reading(&line.name)) {
+    for line in disk.snapshots().into_iter().filter(|line| line.name.starts_with(READING)) {
         if let Err(error) = disk.delete_snapshot(&line.name) {
             tracing::warn!(snapshot = %line.name, %error, "a snapshot for reading stays behind");
         }

@@ -10,7 +10,6 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::clones::clone_in_name;
-use super::copies::is_for_reading;
 use super::name::BlobName;
 use super::registry::{Entry, Registry, Shared, State, no_disk};
 use super::view_name::{SnapshotName, ViewName};
@@ -61,7 +60,7 @@ impl Registry {
     /// Oldest first.
     pub fn snapshots(&self, name: &BlobName) -> Result<Vec<SnapshotReport>> {
         let disk = self.disk(name)?;
-        let lines = disk.snapshots().into_iter().filter(|line| !is_for_reading(&line.name));
+        let lines = disk.snapshots().into_iter().filter(Line::is_listed);
         lines.map(|line| self.report_snapshot(&disk, &line)).collect()
     }
 
@@ -102,6 +101,8 @@ impl Registry {
         let entry = self.shared.entry(name)?;
         let disk = self.disk(name)?;
         let mut attached = entry.attached.lock();
+        // Not those of other readers, which go without asking who else reads them.
+        snapshot.parse::<SnapshotName>()?;
         let view = Arc::new(disk.at_snapshot(snapshot)?);
         attached.retain(|(_, view)| view.strong_count() > 0);
         attached.push((snapshot.to_owned(), Arc::downgrade(&view)));
@@ -225,7 +226,11 @@ fn hint_snapshots(error: Error) -> Error {
     error.hint("`sealdisk snapshot list` shows them")
 }
 
-/// The snapshots that were drawn after `line`.
+/// The user's snapshots that were drawn after `line`.
 fn later(disk: &Disk, line: &Line) -> Vec<String> {
-    disk.snapshots().into_iter().filter(|other| other.id > line.id).map(|other| other.name).collect()
+    disk.snapshots()
+        .into_iter()
+        .filter(|other| other.id > line.id && other.is_listed())
+        .map(|other| other.name)
+        .collect()
 }

@@ -151,9 +151,10 @@ impl Disk {
         self.core.lines()
     }
 
-    /// The snapshots that are older than what this is, oldest first: what it can be compared with.
+    /// The user's snapshots that are older than what this is, oldest first: what it can be compared with.
     pub fn older_snapshots(&self) -> Vec<Line> {
         let mut lines = self.core.lines();
+        lines.retain(Line::is_listed);
         if let Some(View { line: Some(own), .. }) = self.view {
             lines.retain(|line| line.id < own);
         }

@@ -82,6 +82,15 @@ pub struct Line {
     pub base_limit: u64,
 }
 
+impl Line {
+    /// Whether it is one of the user's snapshots. The program draws some for itself, for as long as a reader needs them; in
+    /// their names there is a slash, and in no other.
+    #[must_use]
+    pub fn is_listed(&self) -> bool {
+        !self.name.contains('/')
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Op {
     LineAdded(Line),

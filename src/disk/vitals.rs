@@ -15,6 +15,7 @@ pub struct Vitals {
     /// Bytes of memory that say which pages each layer holds.
     pub presence_bytes: u64,
     pub layers: usize,
+    /// Those of the user.
     pub snapshots: usize,
     /// Storing failed: the disk takes no changes until it is opened again.
     pub poisoned: bool,
@@ -65,7 +66,7 @@ impl Core {
             usage: Self::usage_of(&state),
             presence_bytes: state.entries.iter().map(presence).sum(),
             layers: state.entries.len(),
-            snapshots: state.lines.len(),
+            snapshots: state.lines.iter().filter(|line| line.is_listed()).count(),
             poisoned: self.poison.is_set(),
             revoked: self.revoked.load(Ordering::SeqCst),
             worn_keys: state.entries.iter().filter(worn).count(),

@@ -160,6 +160,7 @@ fn an_export_that_is_stopped_or_killed_goes_on() {
     fs::write(&raw, noise(3, 2 * SIZE as usize)).unwrap();
     account.sealdisk(&["import", text(&raw), "disk"]);
     let server = account.serve();
+    account.sealdisk(&["snapshot", "create", "disk", "mine"]);
     for (kind, signal) in
         [("fixed", Signal::INT), ("dynamic", Signal::KILL), ("raw", Signal::TERM), ("fixed", Signal::KILL)]
     {
@@ -171,6 +172,11 @@ fn an_export_that_is_stopped_or_killed_goes_on() {
         running.signal(Signal::STOP);
         // Two at once would write over each other.
         assert_eq!(failure(&account, &export)["error"]["kind"], "InUse");
+        // The snapshot it reads is seen by nobody else.
+        let listed = account.json(&["snapshot", "list", "disk"]);
+        assert_eq!((listed.as_array().map(Vec::len), &listed[0]["name"]), (Some(1), &"mine".into()), "{listed}");
+        let contexts = stdout_of(program("nbdinfo").arg("--json").arg(server.uri("disk")));
+        assert!(contexts.contains("sealdisk:diff:mine") && !contexts.contains("reading/"), "{contexts}");
         running.signal(signal);
         running.signal(Signal::CONT);
         let ended = running.end();
@@ -189,6 +195,7 @@ fn an_export_that_is_stopped_or_killed_goes_on() {
         fs::remove_file(copy).unwrap();
         fs::remove_file(path).unwrap();
     }
+    account.sealdisk(&["snapshot", "delete", "disk", "mine"]);
     assert_eq!(account.json(&["snapshot", "list", "disk"]), serde_json::json!([]));
     // The snapshot of a reader whose server was killed goes at the next start.
     let path = account.scratch("disk.fixed");
