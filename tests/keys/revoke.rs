@@ -52,6 +52,48 @@ fn nothing_is_served_until_the_keys_are_restored_and_clients_that_stayed_go_on()
     assert!(server.terminate().success());
 }
 
+/// Counted from the moment that the verb is started, for clients that read and clients that write.
+#[test]
+fn every_export_answers_with_an_error_within_a_second() {
+    const GOAL: Duration = Duration::from_secs(1);
+    let account = Account::new();
+    let names = ["a", "b", "c", "d"];
+    for name in names {
+        account.create(name, MIB);
+    }
+    let server = account.serve();
+    let until_refused = |name: &str, writes: bool| {
+        let mut client = Client::attach(&server, name).expect("attached");
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(60) {
+            let done = if writes { client.write(4096, &[1; 4096]) } else { client.read(8192, 4096).map(drop) };
+            if done.is_err() {
+                return (Instant::now(), client);
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        panic!("{name}: the keys are gone and it is still served");
+    };
+    let until_refused = &until_refused;
+    std::thread::scope(|scope| {
+        let clients = names.map(|name| [false, true].map(|writes| scope.spawn(move || until_refused(name, writes))));
+        std::thread::sleep(Duration::from_millis(200));
+        let asked = Instant::now();
+        account.sealdisk(&["key", "revoke"]);
+        let refused = clients.into_iter().flatten().map(|client| client.join().expect("a client"));
+        let (at, clients): (Vec<_>, Vec<_>) = refused.unzip();
+        assert!(at.iter().all(|&at| at >= asked), "nothing fails before");
+        let took = at.iter().map(|at| at.duration_since(asked)).max().expect("clients");
+        println!("{} clients of {} exports were refused within {took:?}; the goal is {GOAL:?}", at.len(), names.len());
+        assert!(took < 5 * GOAL, "{took:?}");
+
+        account.sealdisk(&["key", "restore"]);
+        for mut client in clients {
+            client.read(4096, 512).expect("it was an answer: the connection goes on");
+        }
+    });
+}
+
 #[test]
 fn a_restart_does_not_bring_the_keys_back() {
     let account = Account::new();
