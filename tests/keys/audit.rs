@@ -55,6 +55,40 @@ fn bytes_are_reported_by_layer_key_and_reason() {
     assert_eq!(locked["authenticated"], false);
 }
 
+/// Pages of the base image, and plaintext that was overwritten and still lies there: a server that is killed at once has
+/// not scrubbed it.
+#[test]
+fn plaintext_in_the_base_and_what_waits_to_be_scrubbed_have_their_own_lines() {
+    let account = Account::new();
+    let image = account.scratch("base.img");
+    std::fs::write(&image, [7; MIB as usize]).expect("a base image");
+    account.create_over("disk", &image);
+    account.sealdisk(&["encryption", "off"]);
+    let server = account.serve();
+    let mut client = Client::attach(&server, "disk").expect("attached");
+    client.write(0, &[2; 32 * 512]).expect("in plaintext");
+    client.flush().expect("flushed");
+    account.sealdisk(&["encryption", "on"]);
+    client.write(0, &[3; 8 * 512]).expect("over a part of it, encrypted");
+    server.kill();
+
+    let audit = || {
+        let report = account.json(&["audit", "disk"]);
+        let causes = ["base_bytes", "written_off_bytes", "snapshot_bytes", "pending_scrub_bytes"];
+        causes.map(|cause| report["plaintext"][cause].as_u64().expect("bytes"))
+    };
+    assert_eq!(audit(), [MIB - 32 * 512, 24 * 512, 0, 8 * 512]);
+    let text = account.sealdisk(&["audit", "disk"]);
+    let line = |why: &str| text.lines().find(|line| line.contains(why)).unwrap_or_else(|| panic!("{why}: {text}"));
+    assert!(line("in the base image").ends_with(" 1008 KiB"), "{text}");
+    assert!(line("not scrubbed yet").ends_with(" 4 KiB"), "{text}");
+
+    account.sealdisk(&["scrub", "disk", "--wait"]);
+    assert_eq!(audit(), [MIB - 32 * 512, 24 * 512, 0, 0]);
+    account.sealdisk(&["reencrypt", "disk", "--include-base"]);
+    assert_eq!(audit(), [0; 4]);
+}
+
 /// A layer that does not store what it is said to: a hole, and plaintext where ciphertext belongs.
 #[test]
 fn what_is_not_stored_as_it_is_said_to_be_is_found() {
