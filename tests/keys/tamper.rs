@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::client::Client;
 use crate::support::{Account, MIB, stderr_of_failure};
 
 pub(crate) fn folder(account: &Account, name: &str) -> PathBuf {
@@ -53,6 +54,65 @@ fn what_belongs_to_another_disk_is_refused() {
         keys[at + 96..at + 100].copy_from_slice(&crc.to_le_bytes());
     }
     is_refused(&account, &a.join("keys"), &keys, &["belongs to another layer or disk"]);
+}
+
+/// Each is under a good MAC, of another disk.
+#[test]
+fn settings_of_two_disks_exchanged_are_refused() {
+    let account = Account::new();
+    for name in ["a", "b"] {
+        account.create(name, MIB);
+    }
+    let paths = ["a", "b"].map(|name| folder(&account, name).join("disk.toml"));
+    let [a, b] = paths.each_ref().map(|path| fs::read(path).expect("disk.toml"));
+    for (path, content) in paths.iter().zip([&b, &a]) {
+        fs::write(path, content).expect("exchanged");
+    }
+    for name in ["a", "b"] {
+        let refused = stderr_of_failure(account.command().args(["scrub", name, "--wait"]));
+        assert!(refused.starts_with("error: ") && refused.contains("disk.toml: fails its MAC"), "{refused}");
+    }
+    assert_eq!(paths.each_ref().map(|path| fs::read(path).expect("disk.toml")), [b.clone(), a.clone()], "untouched");
+    for (path, content) in paths.iter().zip([&a, &b]) {
+        fs::write(path, content).expect("put back");
+    }
+    for name in ["a", "b"] {
+        account.sealdisk(&["scrub", name, "--wait"]);
+    }
+}
+
+/// Of one disk, each under a good checksum: with only the names of the layers exchanged nothing would tell, but for that
+/// the layer is in what wraps the key.
+#[test]
+fn wrapped_keys_of_two_layers_exchanged_are_refused() {
+    let account = Account::new();
+    account.create("a", MIB);
+    let server = account.serve();
+    let mut client = Client::attach(&server, "a").expect("attached");
+    client.write(0, &[1; 4096]).expect("under the first key");
+    account.sealdisk(&["key", "rotate-data", "a"]);
+    client.write(8192, &[2; 4096]).expect("under the second key");
+    client.flush().expect("flushed");
+    assert!(server.terminate().success());
+
+    let path = folder(&account, "a").join("keys");
+    let good = fs::read(&path).expect("keys");
+    let layer_of = |at: usize| u32::from_le_bytes(*good[at + 4..].first_chunk().expect("a layer"));
+    let slots: Vec<usize> = (4096..good.len()).step_by(1024).filter(|&at| good[at..].starts_with(b"SLOT")).collect();
+    assert_eq!(slots.iter().map(|&at| layer_of(at)).collect::<Vec<_>>(), [1, 2]);
+    let mut keys = good.clone();
+    for (to, from) in [(slots[0], slots[1]), (slots[1], slots[0])] {
+        for at in [to, to + 512] {
+            keys[at + 24..at + 96].copy_from_slice(&good[from + 24..from + 96]);
+            let crc = crc32c::crc32c(&keys[at..at + 96]);
+            keys[at + 96..at + 100].copy_from_slice(&crc.to_le_bytes());
+        }
+    }
+    is_refused(&account, &path, &keys, &["belongs to another layer or disk"]);
+    let server = account.serve();
+    let mut client = Client::attach(&server, "a").expect("attached");
+    assert_eq!(client.read(0, 4096).expect("put back"), [1; 4096]);
+    assert_eq!(client.read(8192, 4096).expect("put back"), [2; 4096]);
 }
 
 #[test]
