@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::client::Client;
-use crate::support::{Account, MIB, stderr_of_failure, stdout_of};
+use crate::support::{Account, MIB, program, run, stderr_of_failure, stdout_of};
 use crate::thief::Thief;
 
 /// The wrapped data key in the first slot of a disk (docs/format.md), whichever of its two copies.
@@ -48,6 +48,54 @@ fn a_disk_is_beyond_reading_and_the_others_are_not() {
     assert!(refused.contains("wrapped data keys are gone"), "{refused}");
     account.sealdisk(&["delete", "gone", "--yes"]);
     account.sealdisk(&["show", "kept"]);
+}
+
+/// `key erase WHAT` on a terminal, with these lines typed: what it shows, and whether it succeeded.
+fn typed(account: &Account, what: &str, lines: &[&str]) -> (String, bool) {
+    let erase = format!("{} --account {} key erase {what}", env!("CARGO_BIN_EXE_sealdisk"), account.dir().display());
+    let mut terminal = program("bash");
+    terminal.args(["-c", "printf '%s\\n' \"${@:2}\" | script -qec \"$1\" /dev/null", "bash", &erase]).args(lines);
+    let output = run(terminal.env("XDG_CONFIG_HOME", account.scratch("config")));
+    (String::from_utf8_lossy(&output.stdout).into_owned(), output.status.success())
+}
+
+/// Once is not enough, and neither is anything but the very name.
+#[test]
+fn on_a_terminal_the_name_is_asked_for_twice() {
+    let account = Account::new();
+    for name in ["gone", "kept"] {
+        account.create(name, MIB);
+    }
+    let settings = fs::read_to_string(account.dir().join("account.toml")).expect("account.toml");
+    let id = settings.split("account = \"").nth(1).and_then(|rest| rest.split('"').next()).expect("an id");
+    for (what, name) in [("gone", "gone"), ("--account", id)] {
+        let wrong: [&[&str]; 6] = [
+            &["yes", "yes"],
+            &["kept", name],
+            &[name, "kept"],
+            &[name, ""],
+            &["", name],
+            &[&name.to_uppercase(), name],
+        ];
+        for lines in wrong {
+            let (shown, succeeded) = typed(&account, what, lines);
+            assert!(!succeeded && shown.contains("nothing was done"), "{lines:?}: {shown}");
+            let asked_again = shown.contains("Once more, its name: ");
+            assert_eq!(asked_again, lines[0] == name, "{lines:?}: {shown}");
+            account.sealdisk(&["scrub", "gone", "--wait"]);
+        }
+        let (shown, succeeded) = typed(&account, what, &[name, name]);
+        let question = format!("the keys of {name} will be destroyed, and what they encrypt with them. Its name: ");
+        assert!(succeeded && shown.contains(&question) && shown.contains("Once more, its name: "), "{shown}");
+        stderr_of_failure(account.command().args(["scrub", "gone", "--wait"]));
+        if what == "gone" {
+            account.sealdisk(&["scrub", "kept", "--wait"]);
+            account.sealdisk(&["delete", "gone", "--yes"]);
+            account.create("gone", MIB);
+        }
+    }
+    let refused = stderr_of_failure(account.command().args(["scrub", "kept", "--wait"]));
+    assert!(refused.contains("erased"), "{refused}");
 }
 
 const SECRET: &[u8] = b"what nobody is to read again";
