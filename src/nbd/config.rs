@@ -48,7 +48,9 @@ pub struct Config {
     pub idle_timeout: Option<Duration>,
     /// How long a client may stop in the middle of a request, or take no reply.
     pub stall_timeout: Duration,
-    /// How long, once the server stops, attached clients are answered "shutting down" before they are cut off.
+    /// How long, once the server stops, attached clients are answered "shutting down" before they are cut off. Zero: they
+    /// are cut off at once, after what they had sent is answered, and none is refused; a client that attaches again by
+    /// itself and repeats what was not answered notices no more than a wait.
     pub shutdown_grace: Duration,
 }
 

@@ -99,7 +99,7 @@ impl Server {
     }
 
     /// Serves until `stop` is ready, then: accepts no more, answers what still arrives with "shutting down" for
-    /// [`Config::shutdown_grace`], finishes what is in flight, and returns when the last connection has ended. Flushing
+    /// [`Config::shutdown_grace`], or with none carries out what has arrived, finishes what is in flight, and returns when the last connection has ended. Flushing
     /// the disks is left to whoever owns them. Runs on a multi-threaded tokio runtime with time and I/O.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<()> {
         let Self { hub, listeners, files } = self;
@@ -120,8 +120,9 @@ impl Server {
             }
         }
         stop.await;
-        // Handshakes see this before a new client could be accepted in their place.
-        hub.shared.stopping.store(true, Ordering::Relaxed);
+        // Handshakes see this before a new client could be accepted in their place. Without a grace nobody is refused, so
+        // that no client takes the end for an error of the disk: see `Config::shutdown_grace`.
+        hub.shared.stopping.store(!hub.shared.config.shutdown_grace.is_zero(), Ordering::Relaxed);
         accepting.shutdown().await;
         drop(files);
         hub.end().await;

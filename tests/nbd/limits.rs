@@ -1,5 +1,6 @@
 //! Limits, time-outs and the end of a server.
 
+use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
@@ -157,6 +158,35 @@ fn a_server_whose_clients_leave_ends_at_once() {
     house.stop();
     while client.try_request(command::FLUSH, 0, 0, 0) != ESHUTDOWN {}
     client.request(command::DISC, 0, 0, 0, &[]);
+    house.join();
+}
+
+#[test]
+fn without_a_grace_nobody_is_refused_at_the_end() {
+    let (shelf, _disk) = Shelf::with_disk(MIB);
+    let mut house = House::new(&shelf, Config { shutdown_grace: Duration::ZERO, ..Config::default() });
+    let mut stream = std::os::unix::net::UnixStream::connect(&house.socket).unwrap();
+    nbd::client::handshake(&mut stream, b"").unwrap();
+    let mut stopped = false;
+    let (mut answered, mut reply) = (0_u64, [0; 16]);
+    // Flushes without an error, until the connection ends between two of them.
+    loop {
+        let mut request = 0x2560_9513_u32.to_be_bytes().to_vec();
+        request.extend([0, 0, 0, 3]);
+        request.extend(answered.to_be_bytes());
+        request.extend([0; 12]);
+        if stream.write_all(&request).is_err() || stream.read_exact(&mut reply).is_err() {
+            break;
+        }
+        assert_eq!(reply[4..8], [0; 4], "a flush is answered, not refused");
+        assert_eq!(reply[8..], answered.to_be_bytes());
+        answered += 1;
+        if answered == 100 {
+            house.stop();
+            stopped = true;
+        }
+    }
+    assert!(stopped);
     house.join();
 }
 
