@@ -21,7 +21,13 @@ fn seen(account: &Account) -> Vec<(String, String, Value)> {
     let one = |arguments: &&[&str]| {
         let output = run(account.command().args(*arguments));
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
-        (text(output.stdout), text(output.stderr), answer(account, arguments).0)
+        let (mut document, stdout) = (answer(account, arguments).0, text(output.stdout));
+        // What a server says of itself, `status` adds.
+        let of_disks = |line: &&str| !line.starts_with("server ");
+        if let Some(document) = document.as_object_mut() {
+            document.remove("server");
+        }
+        (stdout.lines().filter(of_disks).collect::<Vec<_>>().join("\n"), text(output.stderr), document)
     };
     READING.iter().map(one).collect()
 }
@@ -101,6 +107,7 @@ fn changing_verbs_answer_alike() {
     let counts = |account: &Account| {
         let mut status = account.json(&["status"]);
         status["key_source"] = json!("-");
+        forget(&mut status);
         status
     };
     assert_eq!(counts(&free), counts(&served));

@@ -128,7 +128,8 @@ fn a_request_costs_no_more_instructions_than_its_budget() {
 
 #[test]
 fn a_request_and_its_encryption_cost_no_more_instructions_than_their_budget() {
-    check("on", [33_000, 39_000]);
+    // Of which 65,536 are for wiping the stack, at one a byte; without debug assertions that are 3,072.
+    check("on", [100_000, 104_000]);
 }
 
 /// Nanoseconds of the processor for 4 MiB in runs of 64 KiB.
