@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::process::Command;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::support::{Account, MIB, program, run, stdout_of};
 
@@ -12,8 +12,8 @@ const NAME: &str = "disk";
 const PAGE: usize = 512;
 const CONNECTIONS: usize = 3;
 const PAGES: usize = 2000;
-/// The writers are under way by then.
-const LIMIT: Duration = Duration::from_secs(60);
+/// Each connection has had ten answers when the writers are under way; a few of them may be for the same page.
+const LEAST_WRITTEN: usize = 20;
 
 /// By page: the number last answered (0: none), and the number last sent.
 type Written = HashMap<usize, [u64; 2]>;
@@ -29,19 +29,22 @@ fn write_until_killed(account: &Account, round: u64) -> Written {
     writers.args([server.uri(NAME), PAGES.to_string(), CONNECTIONS.to_string()]).arg(&mark);
     let output = thread::scope(|scope| {
         let writers = scope.spawn(move || run(&mut writers));
-        let started = Instant::now();
-        while !mark.exists() && started.elapsed() < LIMIT && !writers.is_finished() {
+        // However long a busy machine takes for that; the time of the writers is bounded.
+        while !mark.exists() && !writers.is_finished() {
             thread::sleep(Duration::from_millis(5));
         }
-        account.sealdisk(&["encryption", "off"]);
-        thread::sleep(Duration::from_millis(round * 37 % 150));
-        account.sealdisk(&["encryption", "on"]);
-        thread::sleep(Duration::from_millis(round * 61 % 150));
+        if !writers.is_finished() {
+            account.sealdisk(&["encryption", "off"]);
+            thread::sleep(Duration::from_millis(round * 37 % 150));
+            account.sealdisk(&["encryption", "on"]);
+            thread::sleep(Duration::from_millis(round * 61 % 150));
+        }
         server.kill();
         writers.join().expect("the writers end")
     });
     let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "round {round}: {errors}");
     let number = |word: &str| word.parse::<u64>().expect("a number");
     let written: Written = text
         .lines()
@@ -50,8 +53,7 @@ fn write_until_killed(account: &Account, round: u64) -> Written {
             (number(words[0]) as usize, [number(words[1]), number(words[2])])
         })
         .collect();
-    let (pages, errors) = (written.len(), String::from_utf8_lossy(&output.stderr));
-    assert!(pages > 50, "round {round}: only {pages} pages were written: {errors}");
+    assert!(written.len() >= LEAST_WRITTEN, "round {round}: only {} pages were written: {errors}", written.len());
     written
 }
 
