@@ -4,9 +4,11 @@
 //! them. A server of this program may hand over a connection that needs no handshake ([`super::Door`]). Reads and writes are
 //! pipelined. What a server sends is checked before anything is allocated for it; a silent one is given up.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
+use std::ops::Range;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -62,7 +64,23 @@ struct Part {
     cookie: u64,
     start: usize,
     len: usize,
+    /// Bytes of it that came.
     filled: usize,
+    /// Begin and end of what came: chunks may come in any order, but each byte once.
+    came: BTreeMap<usize, usize>,
+}
+
+impl Part {
+    /// Notes that `range` of it came. Otherwise a byte that came twice could stand for one that never did.
+    fn fill(&mut self, range: &Range<usize>) -> Result<()> {
+        let before = self.came.range(..range.end).next_back();
+        if range.is_empty() || before.is_some_and(|(_, &end)| end > range.start) {
+            return Err(broken("data that came already"));
+        }
+        self.came.insert(range.start, range.end);
+        self.filled += range.len();
+        Ok(())
+    }
 }
 
 impl fmt::Debug for Client {
@@ -288,7 +306,7 @@ impl Client {
                     let mut from = [0; 8];
                     self.stream.read_exact(&mut from).map_err(failed)?;
                     let range = range(from, length - 8).ok_or_else(|| broken("data not asked for"))?;
-                    part.filled += range.len();
+                    part.fill(&range)?;
                     self.stream.read_exact(&mut ours[range]).map_err(failed)?;
                 } else if kind == ChunkType::OffsetHole as u16 && length == 12 {
                     let (mut from, mut len) = ([0; 8], [0; 4]);
@@ -296,7 +314,7 @@ impl Client {
                     self.stream.read_exact(&mut len).map_err(failed)?;
                     let range =
                         range(from, u32::from_be_bytes(len).into()).ok_or_else(|| broken("data not asked for"))?;
-                    part.filled += range.len();
+                    part.fill(&range)?;
                     ours[range].fill(0);
                 } else {
                     self.other_chunk(kind, length, at)?;
@@ -408,6 +426,10 @@ impl Client {
                     false => (word(extent, 0).map_or(0, u64::from), word(extent, 4).map_or(0, u64::from)),
                 };
                 let end = status.end.saturating_add(len).min(self.size);
+                // Otherwise a server could fill the memory with extents of nothing.
+                if end == status.end {
+                    return Err(broken("the status of nothing"));
+                }
                 if flags & u64::from(state::ZERO) == 0 {
                     status.data.push((status.end, end));
                 }
@@ -455,7 +477,7 @@ impl Content for Client {
             while asked < buf.len() && parts.len() < DEPTH {
                 let len = self.most.min(buf.len() - asked);
                 let cookie = self.request(command::READ, 0, offset + asked as u64, len as u64)?;
-                parts.push(Part { cookie, start: asked, len, filled: 0 });
+                parts.push(Part { cookie, start: asked, len, filled: 0, came: BTreeMap::new() });
                 asked += len;
             }
             self.read_reply(offset, buf, &mut parts)?;
