@@ -23,7 +23,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 pub struct Reencrypted {
     /// The page to go on with; `None`: everything is under the current key.
     pub next: Option<u64>,
-    /// Bytes stored in another way, base pages only where they are asked for.
+    /// Bytes stored in another way before the piece, base pages only where they are asked for.
+    pub before_bytes: u64,
+    /// The same after it.
     pub remaining_bytes: u64,
     /// The disk no longer needs its base, and has let go of it.
     pub base_detached: bool,
@@ -56,6 +58,7 @@ impl Sweep {
     /// One piece, from page `page` on. [`ErrorKind::InUse`] while encryption is off.
     fn advance(&self, disk: &Disk, mut page: u64) -> Result<Reencrypted> {
         let started = Instant::now();
+        let before_bytes = disk.sweep_remaining(self.include_base);
         let mut stored = 0;
         // Nothing was found since page 0.
         let mut whole = page == 0;
@@ -64,22 +67,23 @@ impl Sweep {
                 Swept::Next(next) => (page, whole) = (next, false),
                 // Left behind: written in plaintext while this was paused, or sealed by a rotation.
                 Swept::End if !whole && disk.sweep_remaining(self.include_base) > 0 => (page, whole) = (0, true),
-                Swept::End => return self.finish(disk),
+                Swept::End => return self.finish(disk, before_bytes),
             }
             stored += STEP_BYTES;
             if started.elapsed() >= PIECE || stored >= self.piece_bytes() {
                 let remaining_bytes = disk.sweep_remaining(self.include_base);
-                return Ok(Reencrypted { next: Some(page), remaining_bytes, base_detached: false });
+                return Ok(Reencrypted { next: Some(page), before_bytes, remaining_bytes, base_detached: false });
             }
         }
     }
 
     /// Emptied layers go, and a base that nothing reads.
-    fn finish(&self, disk: &Disk) -> Result<Reencrypted> {
+    fn finish(&self, disk: &Disk, before_bytes: u64) -> Result<Reencrypted> {
         let had_base = disk.settings().base.is_some();
         let base_detached = self.include_base && had_base && disk.detach_base()?;
         disk.scrub()?;
-        Ok(Reencrypted { next: None, remaining_bytes: disk.sweep_remaining(self.include_base), base_detached })
+        let remaining_bytes = disk.sweep_remaining(self.include_base);
+        Ok(Reencrypted { next: None, before_bytes, remaining_bytes, base_detached })
     }
 }
 
@@ -112,11 +116,10 @@ fn run(disk: &Weak<Disk>, sweep: Sweep, mut next: Option<u64>) -> Result<()> {
     while let Some(page) = next {
         let started = Instant::now();
         let Some(held) = disk.upgrade() else { return Ok(()) };
-        let before = held.sweep_remaining(sweep.include_base);
         let done = match sweep.advance(&held, page) {
             Ok(piece) => {
                 next = piece.next;
-                before.saturating_sub(piece.remaining_bytes)
+                piece.before_bytes.saturating_sub(piece.remaining_bytes)
             }
             Err(error) if matches!(error.kind(), ErrorKind::InUse | ErrorKind::Revoked) => {
                 drop(held);

@@ -98,7 +98,7 @@ fn detach(session: &Session, names: Vec<BlobName>, sweep: Sweep) -> Result<Vec<s
 
 fn wait(context: &Context, session: &Session, name: BlobName, sweep: Sweep) -> Result<serde_json::Value, Failure> {
     let bar = progress::bytes(0, "encrypt");
-    let (mut page, mut total, mut before, mut paused) = (0, None, None, false);
+    let (mut page, mut total, mut paused) = (0, None, false);
     let end: Reencrypted = loop {
         let started = Instant::now();
         let request = KeyRequest::Reencrypt { name: name.clone(), page, sweep };
@@ -115,12 +115,12 @@ fn wait(context: &Context, session: &Session, name: BlobName, sweep: Sweep) -> R
             answer => answer?,
         };
         paused = false;
-        let whole = *total.get_or_insert(piece.remaining_bytes);
+        let whole = *total.get_or_insert(piece.before_bytes);
         bar.set_length(whole);
         bar.set_position(whole.saturating_sub(piece.remaining_bytes));
         let Some(next) = piece.next else { break piece };
         page = next;
-        let done = before.replace(piece.remaining_bytes).unwrap_or(whole).saturating_sub(piece.remaining_bytes);
+        let done = piece.before_bytes.saturating_sub(piece.remaining_bytes);
         std::thread::sleep(sweep.pace(done).saturating_sub(started.elapsed()));
     };
     bar.finish_and_clear();
@@ -130,7 +130,7 @@ fn wait(context: &Context, session: &Session, name: BlobName, sweep: Sweep) -> R
         left => format!("{name}: done, and {} were written in another way meanwhile{base}", size::human(left)),
     };
     let document = serde_json::json!({
-        "remaining_bytes": end.remaining_bytes, "base_detached": end.base_detached, "detached": false,
+        "total_bytes": total.unwrap_or_default(), "remaining_bytes": end.remaining_bytes, "base_detached": end.base_detached, "detached": false,
     });
     Ok(line(&name, text, &document))
 }
