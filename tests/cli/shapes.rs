@@ -24,14 +24,17 @@ fn status_counts_every_byte_of_every_disk() {
     account.create("images/two.vhd", 2 * MIB);
     let status = account.json(&["status"]);
     assert_eq!(status["encryption"], "off");
-    let disk = |name: &str, size: u64, plain: u64, encrypted: u64| {
+    let disk = |name: &str, size: u64, plain: u64, encrypted: u64, keys: serde_json::Value| {
         json!({
             "name": name, "size_bytes": size, "base_bytes": 0, "plain_bytes": plain, "encrypted_bytes": encrypted,
-            "zero_bytes": size, "pending_scrub_bytes": 0,
+            "zero_bytes": size, "pending_scrub_bytes": 0, "keys": keys,
         })
     };
     // The footer page of each was stored as the setting was when the disk was made.
-    assert_eq!(status["disks"], json!([disk("images/two.vhd", 2 * MIB, 512, 0), disk("one", MIB, 0, 512)]));
+    let uuid = account.json(&["show", "one"])["uuid"].as_str().map(str::to_owned).expect("its uuid");
+    let keys = json!([{ "key": format!("{uuid}/1"), "pages": 1, "bytes": 512, "current": false }]);
+    let (plain, encrypted) = (disk("images/two.vhd", 2 * MIB, 512, 0, json!([])), disk("one", MIB, 0, 512, keys));
+    assert_eq!(status["disks"], json!([plain, encrypted]));
     assert_eq!(account.json(&["encryption", "status"]), json!({ "encryption": "off" }));
     assert_eq!(account.json(&["encryption", "on"]), json!({ "encryption": "on" }));
     assert_eq!(account.json(&["status"])["encryption"], "on");
