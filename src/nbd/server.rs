@@ -99,8 +99,9 @@ impl Server {
     }
 
     /// Serves until `stop` is ready, then: accepts no more, answers what still arrives with "shutting down" for
-    /// [`Config::shutdown_grace`], or with none carries out what has arrived, finishes what is in flight, and returns when the last connection has ended. Flushing
-    /// the disks is left to whoever owns them. Runs on a multi-threaded tokio runtime with time and I/O.
+    /// [`Config::shutdown_grace`], or with none carries out what has arrived, finishes what is in flight, and returns when
+    /// the last connection has ended. Flushing the disks is left to whoever owns them. Runs on a multi-threaded tokio
+    /// runtime with time and I/O.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<()> {
         let Self { hub, listeners, files } = self;
         let mut accepting = JoinSet::new();
