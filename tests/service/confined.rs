@@ -1,6 +1,7 @@
 //! A confined server from outside, and what its verbs hand to it.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -11,14 +12,18 @@ use crate::support::{
     Account, MIB, Server, file_system_image, program, run, sha256, stderr_of_failure, stdout_of, vhd_of,
 };
 
-/// A field of `/proc/PID/status` of every thread of a server.
+/// A field of `/proc/PID/status` of every thread of a server; one that ends meanwhile has none.
 fn of_each_thread(server: &Server, field: &str) -> Vec<String> {
     let tasks = fs::read_dir(format!("/proc/{}/task", server.pid())).unwrap();
     let value = |status: String| {
         let line = status.lines().find(|line| line.starts_with(field)).unwrap();
         line.split_whitespace().nth(1).unwrap().to_owned()
     };
-    tasks.map(|task| value(fs::read_to_string(task.unwrap().path().join("status")).unwrap())).collect()
+    let status = |task: io::Result<fs::DirEntry>| match fs::read_to_string(task.unwrap().path().join("status")) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => None,
+        read => Some(read.unwrap()),
+    };
+    tasks.filter_map(status).map(value).collect()
 }
 
 fn path_str(path: &Path) -> &str {
