@@ -162,8 +162,8 @@ impl Content {
                 self.patch(index, at, None, seq);
             }
         }
-        for index in first..self.cached.slots.len() {
-            if *self.cached.slot(index) != Slot::Hole {
+        for index in first..self.cached.slots.len().max(self.durable.slots.len()) {
+            if !self.is_hole(index) {
                 self.change(Change::Sector(index, Slot::Hole), seq);
             }
         }
@@ -172,9 +172,17 @@ impl Content {
         }
     }
 
-    /// Whole blocks become holes; the rest of the range is zeroed in its place.
+    /// Whether no space is taken for a sector. What only looks like a hole, because freeing it was lost, is none: the
+    /// file system goes by its own tables.
+    fn is_hole(&self, index: usize) -> bool {
+        let freed = !self.lost || *self.durable.slot(index) == Slot::Hole;
+        freed && *self.cached.slot(index) == Slot::Hole
+    }
+
+    /// Whole blocks become holes; the rest of the range is zeroed in its place, whatever the cache has of it.
     pub(super) fn punch(&mut self, offset: u64, len: u64, seq: u64) {
-        let end = (offset + len).min((self.cached.slots.len() * SECTOR) as u64);
+        let slots = self.cached.slots.len().max(self.durable.slots.len());
+        let end = (offset + len).min((slots * SECTOR) as u64);
         let len = end.saturating_sub(offset) as usize;
         let block_bytes = (BLOCK * SECTOR) as u64;
         each_sector(offset, len, |index, at, range| {
@@ -182,7 +190,7 @@ impl Content {
             let block = (index / BLOCK) as u64 * block_bytes;
             let whole_block = offset <= block && block + block_bytes <= offset + len.next_multiple_of(SECTOR) as u64;
             match slot {
-                Slot::Hole => {}
+                _ if self.is_hole(index) => {}
                 _ if range.len() < SECTOR => {
                     let mut sector = [0; SECTOR];
                     slot.read(0, &mut sector);
@@ -190,8 +198,8 @@ impl Content {
                     self.change(Change::Sector(index, Slot::new(&sector)), seq);
                 }
                 _ if whole_block => self.change(Change::Sector(index, Slot::Hole), seq),
-                Slot::Zero => {}
-                Slot::Data(_) => self.change(Change::Sector(index, Slot::Zero), seq),
+                Slot::Zero if !self.lost => {}
+                _ => self.change(Change::Sector(index, Slot::Zero), seq),
             }
         });
     }
@@ -405,6 +413,26 @@ mod tests {
             (all(&content)[0] == 1).then_some(content)
         });
         assert!(lost.is_some());
+    }
+
+    #[test]
+    fn what_a_failed_sync_did_not_punch_is_punched_again() {
+        let lost = (0..64).find_map(|seed| {
+            let mut content = Content::default();
+            content.write(&[1; 2 * 4096], 0, 1);
+            content.sync(1);
+            content.punch(512, 4096 + 3584, 2);
+            content.lose(2, &mut Dice::new(seed));
+            let device = content.durable.slots.iter().filter(|slot| matches!(slot, Slot::Data(_))).count();
+            assert!(all(&content)[512..].iter().all(|byte| *byte == 0));
+            (device == 16).then_some(content)
+        });
+        let mut content = lost.expect("all of it is lost, sometimes");
+        content.punch(512, 4096 + 3584, 3);
+        content.sync(3);
+        content.drop_cache();
+        assert!(all(&content)[512..].iter().all(|byte| *byte == 0));
+        assert_eq!(content.blocks(), 1);
     }
 
     #[test]
