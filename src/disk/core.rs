@@ -100,7 +100,7 @@ pub(crate) struct Core {
     pub(crate) gate: RwLock<Gate>,
     pub(crate) committer: Mutex<Committer>,
     pub(crate) state: RwLock<State>,
-    pub(crate) poison: Poison,
+    pub(crate) poison: Arc<Poison>,
     pub(crate) costs: Costs,
     /// Pages of the blob, as in `state`.
     pub(crate) pages: AtomicU64,

@@ -22,7 +22,8 @@
 //! | `state`, `pending` | presence, lines, what is pending; no I/O |
 //! | `resolve`, `view_cache` | which layer answers for a page; what is kept of the answers |
 //! | `layer`, `log`, `recent`, `checkpoint`, `settings`, `key_slots` | a file on disk each |
-//! | `page_set`, `extent_map`, `range_lock`, `transfer`, `poison` | small tools |
+//! | `guarded_dir`, `poison` | what a failed sync forbids |
+//! | `page_set`, `extent_map`, `range_lock`, `transfer` | small tools |
 //!
 //! The core spawns nothing, reads no clock, and knows no NBD. The invariants, numbered 1 to 9, stand where they are
 //! kept; `docs/durability.md` has them together, with the argument why they hold.
@@ -36,6 +37,7 @@ mod create;
 mod diff;
 mod extent_map;
 mod growth;
+mod guarded_dir;
 mod key_slots;
 mod layer;
 mod lines;

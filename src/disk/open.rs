@@ -12,6 +12,7 @@ use uuid::Uuid;
 use super::checkpoint::{self, Checkpoint};
 use super::core::{Committer, Core, Gate, Growth, Progress, Rounds};
 use super::extent_map::Mark;
+use super::guarded_dir::GuardedDir;
 use super::key_slots::{self, KeySlots, SlotKey};
 use super::layer::Layer;
 use super::log::{self, Batch, Chain, Extent, Op, Replay};
@@ -52,6 +53,8 @@ pub(crate) fn open(
     if keys.is_none() && access == Access::ReadWrite {
         return Err(Error::new(ErrorKind::WrongKey, "a disk opens for writing only with its keys").at_path(dir.path()));
     }
+    let poison = Arc::new(Poison::default());
+    let dir: Arc<dyn Dir> = Arc::new(GuardedDir::new(dir, &poison));
     let at = |error| Error::io("the disk cannot be opened", error).at_path(dir.path());
     options.check()?;
     let layers_dir = dir.subdir(LAYERS).map_err(at)?;
@@ -79,7 +82,6 @@ pub(crate) fn open(
         let what = format!("the base image has {} bytes, the disk reads more of it", base.size());
         return Err(Error::new(ErrorKind::BaseChanged, what).at_path(dir.path()));
     }
-    let poison = Poison::default();
     let top = if access == Access::ReadWrite {
         // Keys of layers that an earlier end left without an entry in the table.
         slots.erase_unless(|layer| settings.layers.iter().any(|known| known.id == layer))?;

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use sealdisk::disk::{Durability, PageState, Run};
-use sealdisk::io::sim::{Dice, Fault, Faults, Mutant, direct, plant};
+use sealdisk::disk::{Access, Durability, PageState, Run};
+use sealdisk::io::sim::{Call, Dice, Fault, Faults, Mutant, direct, plant};
 use sealdisk::{ErrorKind, PAGE};
 
 use crate::campaign::{Execution, Until, one, search};
@@ -45,6 +45,7 @@ fn hunt(mutant: Mutant) -> Option<String> {
             let steps = [Step::Toggle, Step::ZeroFua(0), Step::Toggle, Step::Write(0), Step::Maintain];
             exhaustive::repeat(&steps, mutant)
         }
+        Mutant::DirectoryNotGuarded => among_clients(mutant, "directory ", a_directory_that_is_not_synced),
         Mutant::SyncsNotSerialised => crowded(Mood::Syncs),
         Mutant::SweptAfterSwitch => among_clients(mutant, "switch ", a_sweep_and_the_switch),
         Mutant::SweptWithoutLock => crowded(Mood::Switches),
@@ -123,6 +124,38 @@ fn a_sweep_and_the_switch(seed: u64) -> Result<(), String> {
         [Run { state: PageState::Plain, .. }] => Ok(()),
         ref other => Err(format!("written in plaintext, stored as {other:?}")),
     }
+}
+
+/// A new layer is named while upkeep makes the next log in the same directory, whose sync fails, once: a write into that
+/// layer that was answered as durable is there after a power cut.
+fn a_directory_that_is_not_synced(seed: u64) -> Result<(), String> {
+    let rig = Rig::sized(seed, 2, None);
+    let (disk, world) = direct(|| {
+        let mut solo = Solo::new(&rig, seed, false);
+        prepare(&mut solo, &[Step::Write(0), Step::Flush, Step::Toggle])?;
+        Ok::<_, String>((Arc::new(solo.disk.take().expect("it is open")), solo.world))
+    })?;
+    let mut dice = Dice::new(seed);
+    world.set_faults(Faults { random: vec![(Call::SyncDir, Fault::Eio, 30_000)], ..Faults::default() });
+    let maintained = Arc::clone(&disk);
+    let upkeep = shuttle::thread::spawn(move || maintained.maintain().map(drop));
+    let answer = disk.write(0, &[7; PAGE], Durability::Fua);
+    // Its errors are its own.
+    let _ = upkeep.join().expect("a panic ends the execution");
+    world.set_faults(Faults::default());
+    if answer.is_err() {
+        return Ok(());
+    }
+    direct(|| {
+        (0..8).try_for_each(|_| {
+            let image = check::power_cut(&world, &mut dice);
+            let mut page = [0; PAGE];
+            let failed = |error| format!("recovering: {error:?}");
+            let disk = rig.open(&image, true, Access::ReadWrite).map_err(failed)?;
+            disk.read(0, &mut page).map_err(failed)?;
+            if page == [7; PAGE] { Ok(()) } else { Err("a durable write is not there".to_owned()) }
+        })
+    })
 }
 
 /// Between finding out where pages lie and reading them there, somebody else writes them elsewhere, and they are punched.

@@ -11,8 +11,8 @@
 //!   power cut leaves any subset in which a kept change to a name brings all earlier changes of that name along;
 //! - faults (`fault.rs`): short transfers, `EINTR`, `EIO` and `ENOSPC` at the Nth call or at random. A failed sync is
 //!   reported once per open file: the sectors it lost count as clean, the cache goes on showing the new content until
-//!   it is dropped, and the next sync succeeds. A failed sync of a directory goes on failing for who had it open, as
-//!   after an aborted journal;
+//!   it is dropped, and the next sync succeeds. A failed sync of a directory is reported once, to who asked for it: the
+//!   next succeeds, and makes nothing good of what was lost for who had the directory open then;
 //! - the end (`world.rs`): [`SimDisk::power_cut`] makes one possible disk after a power cut, [`SimDisk::kill`] the one
 //!   after the death of the process, where the page cache survives and is still volatile.
 //!

@@ -22,6 +22,8 @@ pub enum Mutant {
     DataNotSynced,
     /// Recovery keeps a clean checkpoint's dead pages dead that were written again since.
     DeadThoughWrittenAgain,
+    /// Syncs of a directory run at once, and one that fails fails its caller alone.
+    DirectoryNotGuarded,
     /// A layer is marked dirty after its presence was published.
     DirtyAfterPublished,
     /// A layer is marked dirty before, and not after, it was written.
@@ -118,6 +120,7 @@ impl Mutant {
         Self::DamageIsTheEnd,
         Self::DataNotSynced,
         Self::DeadThoughWrittenAgain,
+        Self::DirectoryNotGuarded,
         Self::DirtyAfterPublished,
         Self::DirtyBeforeStored,
         Self::EmptyFlushDoesNotWait,

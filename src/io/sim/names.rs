@@ -93,11 +93,6 @@ impl Names {
         self.pending.retain(|_| !kept.next().is_some_and(|kept| *kept));
     }
 
-    /// Whether something was lost for who has the directory open since `opened`.
-    pub(super) fn has_lost(&self, opened: u64) -> bool {
-        self.pending.iter().any(|pending| pending.lost.is_some_and(|lost| lost >= opened))
-    }
-
     /// A sync that fails.
     pub(super) fn lose(&mut self, seq: u64, now: u64) {
         self.pending.iter_mut().filter(|pending| pending.seq <= seq).for_each(|pending| pending.lost = Some(now));

@@ -292,10 +292,6 @@ impl Dir for SimDir {
             world.names_mut(self.node).lose(began, now);
             return Err(eio());
         }
-        // As after an aborted journal: who had the directory open gets no success any more.
-        if world.names(self.node).has_lost(self.opened) {
-            return Err(eio());
-        }
         world.names_mut(self.node).sync(began, self.opened);
         Ok(())
     }
