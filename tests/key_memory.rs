@@ -1,5 +1,5 @@
-//! Looks through all memory of the process for key bytes, as a core file would hold them. In a process of its own: a
-//! test beside it would make keys of its own.
+//! Looks through all memory of the process for key bytes, as a core file would hold them. In a process of its own, one test
+//! at a time: what another one looks at is copied, and would be found.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![cfg(not(feature = "sim"))]
 
@@ -8,8 +8,10 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use sealdisk::account::settings::Settings;
 use sealdisk::crypto::kek::{KekSource, KeyFile};
+use sealdisk::crypto::xts::{Backend, XtsKey, wipe_stack};
 use sealdisk::disk::{Access, Disk, Durability, Options, Spec};
 use sealdisk::io::Dir;
 use sealdisk::io::real::RealDir;
@@ -19,6 +21,8 @@ use aes::{SCHEDULE, expand};
 
 #[path = "support/aes.rs"]
 mod aes;
+
+static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// What is looked for is kept only in this disguise, so that it is not found in the test itself.
 const MASK: u8 = 0x5A;
@@ -61,21 +65,45 @@ fn account_key(text: &str, kek_path: &std::path::Path) -> Needle {
     needle
 }
 
-/// Names of the needles that lie anywhere in readable memory.
+/// The round keys of a data key and a tweak key. The first two round keys are the key itself; the last two share no bytes
+/// with it.
+fn round_keys(dek: &[u8]) -> [Needle; 4] {
+    let (data, tweak) = dek.split_at(32);
+    let last = |name, half: &[u8]| {
+        let mut schedule = [0; SCHEDULE];
+        expand(half, &mut schedule);
+        let needle = Needle::new(name, &schedule[SCHEDULE - 32..]);
+        schedule.fill(0);
+        std::hint::black_box(&schedule);
+        needle
+    };
+    [
+        Needle::new("data key", data),
+        Needle::new("tweak key", tweak),
+        last("round keys of the data key", data),
+        last("round keys of the tweak key", tweak),
+    ]
+}
+
+/// Names of the needles that lie anywhere in readable memory, and what kind of memory that is.
 fn found(needles: &[Needle]) -> Vec<String> {
     const STEP: usize = 1 << 20;
     let longest = needles.iter().map(|needle| needle.masked.len()).max().unwrap();
     let memory = File::open("/proc/self/mem").unwrap();
-    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
     let mut buffer = vec![0u8; STEP + longest];
     let mut found = Vec::new();
-    for line in maps.lines() {
-        let mut fields = line.split_whitespace();
+    // A mapping is a line with its range, lines of the form "Name: value", and its flags.
+    for mapping in smaps.split_inclusive("VmFlags:").zip(smaps.split("VmFlags:").skip(1)) {
+        let heading = mapping.0.lines().find(|line| line.split_once(' ').is_some_and(|(range, _)| range.contains('-')));
+        let mut fields = heading.unwrap().split_whitespace();
         let (range, rights) = (fields.next().unwrap(), fields.next().unwrap());
         let place = fields.nth(3).unwrap_or("anonymous");
         if !rights.starts_with('r') || place.starts_with("[v") {
             continue;
         }
+        let flags = mapping.1.lines().next().unwrap();
+        let locked = if flags.split_whitespace().any(|flag| flag == "lo") { "locked" } else { "not locked" };
         let (start, end) = range.split_once('-').unwrap();
         let [start, end] = [start, end].map(|text| u64::from_str_radix(text, 16).unwrap());
         for at in (start..end).step_by(STEP) {
@@ -84,7 +112,7 @@ fn found(needles: &[Needle]) -> Vec<String> {
             for offset in 0..len {
                 for needle in needles {
                     if buffer[offset] ^ MASK == needle.masked[0] && needle.is_at(&buffer[offset..len]) {
-                        found.push(format!("{} in {place} ({rights})", needle.name));
+                        found.push(format!("{} in {place} ({rights}, {locked})", needle.name));
                     }
                 }
             }
@@ -101,8 +129,36 @@ fn first_wrapped_key(folder: &std::path::Path) -> [u8; 72] {
     *content[4096 + 24..].first_chunk().unwrap()
 }
 
+/// Whatever the cipher keeps its round keys in: all of it is locked while it is used, and nothing is left afterwards.
+#[test]
+fn round_keys_lie_in_locked_memory_alone_and_go_with_it() {
+    let _alone = ONE_AT_A_TIME.lock();
+    for backend in Backend::available() {
+        let mut dek: [u8; 64] = std::array::from_fn(|n| (n as u8).wrapping_mul(91).wrapping_add(17));
+        let needles = round_keys(&dek);
+        let key = XtsKey::with_backend(&dek, backend).unwrap();
+        dek.fill(0);
+        std::hint::black_box(&dek);
+        let mut pages = vec![7; 16 << 10];
+        for _ in 0..20 {
+            key.encrypt(1, &pages.clone(), &mut pages);
+            key.decrypt_in_place(1, &mut pages);
+        }
+        wipe_stack();
+        assert_eq!(pages, [7; 16 << 10]);
+        let used = found(&needles);
+        for needle in &needles {
+            assert!(used.iter().any(|found| found.starts_with(needle.name)), "{}: {used:?}", backend.name());
+        }
+        assert!(used.iter().all(|found| found.ends_with(", locked)")), "{}: {used:?}", backend.name());
+        drop(key);
+        assert_eq!(found(&needles), Vec::<String>::new(), "{}", backend.name());
+    }
+}
+
 #[test]
 fn no_key_is_left_in_memory_once_the_keys_are_let_go_of() {
+    let _alone = ONE_AT_A_TIME.lock();
     let folder = tempfile::tempdir().unwrap();
     let kek_path = folder.path().join("kek");
     let mut needles = Vec::new();
@@ -136,17 +192,7 @@ fn no_key_is_left_in_memory_once_the_keys_are_let_go_of() {
     }
     {
         let dek = keys.reveal(1, &first_wrapped_key(&disk_folder)).unwrap();
-        let (data, tweak) = dek.expose().split_at(32);
-        needles.push(Needle::new("data key", data));
-        needles.push(Needle::new("tweak key", tweak));
-        for (name, half) in [("round keys of the data key", data), ("round keys of the tweak key", tweak)] {
-            let mut schedule = [0; SCHEDULE];
-            expand(half, &mut schedule);
-            // The last two share no bytes with the key.
-            needles.push(Needle::new(name, &schedule[SCHEDULE - 32..]));
-            schedule.fill(0);
-            std::hint::black_box(&schedule);
-        }
+        needles.extend(round_keys(dek.expose()));
     }
 
     let before = found(&needles);

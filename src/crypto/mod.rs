@@ -3,6 +3,7 @@
 pub mod harden;
 pub mod kek;
 pub mod keyring;
+mod locked;
 pub mod secret;
 mod wrap;
 pub mod xts;

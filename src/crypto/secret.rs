@@ -6,7 +6,6 @@
 //! no secrets and lie in ordinary memory: a simulated crash opens a disk in less time than the kernel takes to map one.)
 
 use std::fmt;
-#[cfg(not(feature = "sim"))]
 use std::sync::Once;
 
 #[cfg(not(feature = "sim"))]
@@ -40,10 +39,7 @@ impl SecretBytes {
             .map_anon()
             .map_err(|source| Error::io("no memory for a secret", source))?;
         if let Err(error) = map.lock() {
-            static WARNED: Once = Once::new();
-            WARNED.call_once(|| {
-                tracing::warn!(%error, "key memory cannot be locked and may be swapped out: raise RLIMIT_MEMLOCK");
-            });
+            warn_unlocked(&error);
         }
         // Neither can fail on a kernel that has anonymous mappings of this process; nothing depends on it.
         let _ = map.advise(Advice::DontDump);
@@ -108,6 +104,14 @@ impl fmt::Debug for SecretBytes {
     }
 }
 
+/// Says once that secrets may be swapped out.
+pub(super) fn warn_unlocked(error: &dyn fmt::Display) {
+    static WARNED: Once = Once::new();
+    WARNED.call_once(|| {
+        tracing::warn!(%error, "key memory cannot be locked and may be swapped out: raise RLIMIT_MEMLOCK");
+    });
+}
+
 /// A 256-bit key.
 pub struct SecretKey(SecretBytes);
 
@@ -170,8 +174,37 @@ impl fmt::Debug for SecretKey {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    /// What the kernel says of a mapping of this process (proc(5), smaps).
+    pub(in crate::crypto) struct Mapping(Vec<String>);
+
+    impl Mapping {
+        /// The one that `address` lies in.
+        pub(in crate::crypto) fn of<T>(address: *const T) -> Self {
+            let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            let holds = |line: &&str| {
+                let (start, end) = line.split_once(' ')?.0.split_once('-')?;
+                let [start, end] = [start, end].map(|text| usize::from_str_radix(text, 16));
+                Some((start.ok()?..end.ok()?).contains(&(address as usize)))
+            };
+            let lines = smaps.lines().skip_while(|line| holds(line) != Some(true));
+            let lines: Vec<_> = lines.map(str::to_owned).collect();
+            let end = lines.iter().position(|line| line.starts_with("VmFlags:")).expect("the address is mapped");
+            Self(lines[..=end].to_vec())
+        }
+
+        pub(in crate::crypto) fn has_flag(&self, flag: &str) -> bool {
+            self.0.last().is_some_and(|flags| flags.split_whitespace().any(|found| found == flag))
+        }
+
+        /// By its flag, and in memory.
+        pub(in crate::crypto) fn is_locked(&self) -> bool {
+            let locked = self.0.iter().find_map(|line| line.strip_prefix("Locked:"));
+            self.has_flag("lo") && locked.is_some_and(|size| size.trim() != "0 kB")
+        }
+    }
 
     #[test]
     fn debug_shows_nothing() {
@@ -202,20 +235,12 @@ mod tests {
         assert_ne!(SecretKey::random().unwrap(), SecretKey::random().unwrap());
     }
 
-    /// The kernel itself says that the mapping is neither dumped nor inherited (proc(5), smaps: `dd`, `dc`).
+    /// The kernel itself says that the mapping is locked, and neither dumped nor inherited (`lo`, `dd`, `dc`).
     #[cfg(not(feature = "sim"))]
     #[test]
-    fn the_kernel_keeps_secrets_out_of_core_files() {
+    fn the_kernel_locks_secrets_and_keeps_them_out_of_core_files() {
         let secret = SecretBytes::copy_of(b"x").unwrap();
-        let start = format!("{:x}-", secret.map.as_ptr() as usize);
-        let smaps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let flags = smaps
-            .lines()
-            .skip_while(|line| !line.starts_with(&start))
-            .find(|line| line.starts_with("VmFlags:"))
-            .expect("the mapping has flags of its own");
-        for flag in ["dd", "dc"] {
-            assert!(flags.split_whitespace().any(|found| found == flag), "{flag} not in {flags}");
-        }
+        let mapping = Mapping::of(secret.map.as_ptr());
+        assert!(mapping.is_locked() && mapping.has_flag("dd") && mapping.has_flag("dc"));
     }
 }

@@ -38,26 +38,30 @@ impl Needles {
         })
     }
 
-    /// Names of what lies in the readable memory of a process, each once; only for root.
-    fn in_memory_of(&self, pid: u32) -> Vec<String> {
+    /// Names of what lies in the readable memory of a process, each once for memory that is locked (`true`) and memory that
+    /// is not; only for root.
+    fn in_memory_of(&self, pid: u32) -> Vec<(String, bool)> {
         const STEP: usize = 1 << 16;
         let memory = File::open(format!("/proc/{pid}/mem")).expect("root may look");
-        let maps = fs::read_to_string(format!("/proc/{pid}/maps")).expect("its mappings");
+        let smaps = fs::read_to_string(format!("/proc/{pid}/smaps")).expect("its mappings");
         let longest = self.all.iter().map(|(_, needle)| needle.len()).max().unwrap_or(0);
         let (mut buffer, zeros) = (vec![0; STEP + longest], vec![0; STEP + longest]);
         let mut found = Vec::new();
-        for line in maps.lines() {
-            let (range, rest) = line.split_once(' ').expect("a range");
-            let (start, end) = range.split_once('-').expect("a range");
-            let [start, end] = [start, end].map(|text| u64::from_str_radix(text, 16).expect("an address"));
-            if !rest.starts_with('r') {
-                continue;
+        // A mapping is a line with its range, and lines of the form "Name: value" up to its flags.
+        let mut range = None;
+        for line in smaps.lines() {
+            let (first, rest) = line.split_once(' ').expect("two words");
+            if let Some((start, end)) = first.split_once('-') {
+                let [start, end] = [start, end].map(|text| u64::from_str_radix(text, 16).expect("an address"));
+                range = rest.starts_with('r').then_some((start, end));
             }
+            let Some((start, end)) = range.filter(|_| first == "VmFlags:") else { continue };
+            let locked = rest.split(' ').any(|flag| flag == "lo");
             for at in (start..end).step_by(STEP) {
                 let len = ((end - at) as usize).min(buffer.len());
                 let Ok(len) = memory.read_at(&mut buffer[..len], at) else { continue };
                 if buffer[..len] != zeros[..len] {
-                    found.extend(self.in_bytes(&buffer[..len]).map(str::to_owned));
+                    found.extend(self.in_bytes(&buffer[..len]).map(|name| (name.to_owned(), locked)));
                 }
             }
         }
@@ -112,11 +116,12 @@ fn no_key_in_a_core_image_nor_in_memory_after_a_revocation_nor_in_log_and_files(
         for name in
             ["account key", "round key 0 of the data key of layer 1", "round key 14 of the tweak key of layer 1"]
         {
-            assert!(before.iter().any(|found| found == name), "{name} is not even in use: {before:?}");
+            assert!(before.iter().any(|(found, _)| found == name), "{name} is not even in use: {before:?}");
         }
         for name in ["KEK", "passphrase"] {
-            assert!(!before.iter().any(|found| found == name), "{name} is not needed any more");
+            assert!(!before.iter().any(|(found, _)| found == name), "{name} is not needed any more");
         }
+        assert!(before.iter().all(|(_, locked)| *locked), "in memory that may be swapped out: {before:?}");
         let said = run(&mut gcore(&account, server.pid()));
         let image = fs::read(account.scratch(&format!("image.{}", server.pid())));
         let image = image.unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&said.stderr)));
@@ -130,7 +135,7 @@ fn no_key_in_a_core_image_nor_in_memory_after_a_revocation_nor_in_log_and_files(
 
     account.sealdisk(&["key", "revoke"]);
     if root {
-        assert_eq!(needles.in_memory_of(server.pid()), Vec::<String>::new());
+        assert_eq!(needles.in_memory_of(server.pid()), Vec::new());
     }
     by_passphrase(&["key", "restore"]);
     assert_eq!(client.read(0, 512).expect("read"), [1; 512]);

@@ -72,6 +72,11 @@ impl Schedule {
         blocks.as_chunks().0.first_chunk().expect("memory for three sets")
     }
 
+    #[cfg(test)]
+    pub(super) fn address(&self) -> *const u8 {
+        self.0.expose().as_ptr()
+    }
+
     pub(super) fn encrypt(&self, first_page: u64, src: &[u8], dst: &mut [u8]) {
         assert_eq!(src.len(), dst.len());
         let pages = src.len() / PAGE;

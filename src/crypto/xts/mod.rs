@@ -8,8 +8,8 @@
 //! Invariants:
 //! - every backend writes the same bytes; [`self_test`] checks that at program start;
 //! - time and memory access depend on the length of the run and on the processor, never on key, page number or data;
-//! - an expanded key lies in one allocation that is zeroized on drop, so that moving an [`XtsKey`] leaves no copy: locked
-//!   memory that no core file has (`avx512`), or the heap, as the types of the `aes` crate want it (`portable`).
+//! - an expanded key lies in one allocation of locked memory that is zeroized on drop, so that moving an [`XtsKey`]
+//!   leaves no copy.
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -23,6 +23,7 @@ use std::fmt;
 use subtle::ConstantTimeEq;
 
 pub use self::selftest::self_test;
+use super::locked::Locked;
 use crate::{Error, ErrorKind, PAGE, Result};
 
 /// Blocks of the cipher in a page.
@@ -89,7 +90,7 @@ pub fn wipe_stack() {
 pub struct XtsKey(Schedule);
 
 enum Schedule {
-    Portable(Box<portable::Schedule>),
+    Portable(Locked<portable::Schedule>),
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Schedule),
     #[cfg(feature = "sim")]
@@ -125,7 +126,7 @@ impl XtsKey {
     pub fn with_backend(key: &[u8; 64], backend: Backend) -> Result<Self> {
         check_halves(key)?;
         let schedule = match backend {
-            Backend::Portable => Some(Schedule::Portable(Box::new(portable::Schedule::new(key)))),
+            Backend::Portable => Some(Schedule::Portable(Locked::new(|| portable::Schedule::new(key)))),
             #[cfg(target_arch = "x86_64")]
             Backend::Avx512 => avx512::Schedule::new(key)?.map(Schedule::Avx512),
             #[cfg(not(target_arch = "x86_64"))]
@@ -145,7 +146,7 @@ impl XtsKey {
         assert_eq!(src.len(), dst.len(), "source and destination of a run differ in length");
         assert_run(first_page, src.len());
         match &self.0 {
-            Schedule::Portable(schedule) => schedule.encrypt(first_page, src, dst),
+            Schedule::Portable(schedule) => schedule.get().encrypt(first_page, src, dst),
             #[cfg(target_arch = "x86_64")]
             Schedule::Avx512(schedule) => schedule.encrypt(first_page, src, dst),
             #[cfg(feature = "sim")]
@@ -160,7 +161,7 @@ impl XtsKey {
     pub fn decrypt_in_place(&self, first_page: u64, data: &mut [u8]) {
         assert_run(first_page, data.len());
         match &self.0 {
-            Schedule::Portable(schedule) => schedule.decrypt_in_place(first_page, data),
+            Schedule::Portable(schedule) => schedule.get().decrypt_in_place(first_page, data),
             #[cfg(target_arch = "x86_64")]
             Schedule::Avx512(schedule) => schedule.decrypt_in_place(first_page, data),
             #[cfg(feature = "sim")]
@@ -199,6 +200,7 @@ fn assert_run(first_page: u64, len: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::secret::tests::Mapping;
 
     fn key() -> [u8; 64] {
         std::array::from_fn(|i| i as u8)
@@ -214,6 +216,21 @@ mod tests {
         }
         key[63] ^= 1;
         XtsKey::new(&key).unwrap();
+    }
+
+    #[test]
+    fn round_keys_lie_in_locked_memory() {
+        for backend in Backend::available() {
+            let key = XtsKey::with_backend(&key(), backend).unwrap();
+            let round_keys = match &key.0 {
+                Schedule::Portable(schedule) => std::ptr::from_ref(schedule.get()).cast::<u8>(),
+                #[cfg(all(target_arch = "x86_64", not(feature = "sim")))]
+                Schedule::Avx512(schedule) => schedule.address(),
+                #[cfg(feature = "sim")]
+                _ => continue,
+            };
+            assert!(Mapping::of(round_keys).is_locked(), "{}", backend.name());
+        }
     }
 
     #[test]
