@@ -2,11 +2,13 @@
 
 use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 
 use super::context::{Context, Outcome};
 use super::copying::{self, Copied, Source};
+use super::limits::seconds;
 use super::vhd::{Opening, parse_format};
 use super::{show, size};
 use crate::account::failure::Failure;
@@ -17,7 +19,7 @@ use crate::copy::source::Seekable;
 use crate::copy::stream::Stream;
 use crate::copy::{Stop, Stoppable};
 use crate::crypto::kek::KekOptions;
-use crate::nbd::client::Client;
+use crate::nbd::client::{Client, LEAST_RATE, Patience};
 use crate::nbd::uri::Uri;
 use crate::{Error, ErrorKind, Result};
 
@@ -46,10 +48,24 @@ pub(super) struct Import {
     /// Size of the disk, if it is to be larger than the image; a stream must hold an image of just this size
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]
     size: Option<u64>,
+    /// How long an NBD server may take without getting on; at 1 KiB a second it gets on
+    #[arg(long, value_name = "SECONDS", value_parser = patience, default_value = "60")]
+    nbd_timeout: Duration,
     #[command(flatten)]
     opening: Opening,
     #[command(flatten)]
     key: KekOptions,
+}
+
+/// What the help says of the rate.
+const _: () = assert!(LEAST_RATE == 1024);
+
+fn patience(text: &str) -> Result<Duration> {
+    let time = seconds(text)?;
+    if time < Duration::from_secs(1) {
+        return Err(Error::new(ErrorKind::InvalidInput, "less than a second is no time for a server"));
+    }
+    Ok(time)
 }
 
 impl Import {
@@ -82,14 +98,15 @@ impl Import {
     }
 
     fn nbd(&self, context: &Context, uri: &Uri, stop: Stop) -> Result<Copied, Failure> {
-        let client = Client::connect(uri)?;
-        let size = client.size();
         if self.format == Some(Format::Vhd) {
             let what = "an NBD export is taken as it is, as a raw image";
             return Err(Error::new(ErrorKind::InvalidInput, what).hint("leave --format out").into());
         }
+        let asked = stop.clone();
+        let client = Client::connect(uri, Patience::new(self.nbd_timeout, move || asked.check()))?;
+        let size = client.size();
         if size == 0 || !size.is_multiple_of(crate::PAGE as u64) {
-            let what = format!("the export has {size} bytes: no whole number of 512-byte pages");
+            let what = format!("the export of {uri} has {size} bytes: no whole number of 512-byte pages");
             return Err(Error::new(ErrorKind::InvalidInput, what).into());
         }
         let mut pieces = Seekable(Stoppable::new(client, stop));

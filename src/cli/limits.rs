@@ -82,7 +82,8 @@ impl LimitOptions {
 }
 
 /// Seconds, also with a fraction; at most a year.
-fn seconds(text: &str) -> Result<Duration> {
+/// A time, as people write it: whole seconds or parts of them.
+pub(super) fn seconds(text: &str) -> Result<Duration> {
     let parsed = text.parse().ok().filter(|seconds: &f64| (0.0..=3.2e7).contains(seconds));
     parsed
         .map(Duration::from_secs_f64)

@@ -1,0 +1,219 @@
+//! A client of NBD servers, this one and others, as far as copying a disk needs one.
+//!
+//! Another server is spoken to in fixed newstyle, without TLS, with structured replies and `base:allocation` where it has
+//! them. A server of this program may hand over a connection that needs no handshake ([`super::Door`]). Reads and writes are
+//! pipelined.
+//!
+//! Another server may be broken or hostile. Whatever it sends is checked before anything is allocated or believed for it,
+//! everything that it could send without end has a limit, and it is waited for only as long as it gets on ([`line`]). What
+//! breaks the protocol is an error, after which the connection is of no use. That it lies about its content nobody can see.
+
+use std::fmt;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+
+use super::door::Terms;
+use super::errno::Errno;
+use super::uri::Uri;
+use super::wire::transmission::{HeaderStyle, MAX_REPLY_LEN, ReplyHeader, Request, SIMPLE_REPLY_LEN, command};
+use crate::base::Content;
+use crate::{Error, ErrorKind, Result};
+
+mod change;
+mod handshake;
+mod line;
+mod read;
+mod status;
+
+pub use line::{LEAST_RATE, Patience};
+use line::{Line, word, words};
+use status::Status;
+
+/// Bytes of one request.
+const PART: usize = 1 << 20;
+/// Requests under way at once.
+const DEPTH: usize = 8;
+/// Bytes whose status is asked for at a time.
+const STATUS: u64 = 1 << 30;
+/// Payload of a chunk that tells an error: a number, and a text of 4,096 bytes at the most.
+const MOST_ERROR: u64 = 6 + 4096 + 8;
+
+/// A connection in its transmission phase.
+pub struct Client {
+    line: Line,
+    style: HeaderStyle,
+    /// The id of `base:allocation`, where the server has it.
+    context: Option<u32>,
+    size: u64,
+    /// Bytes the server serves in one request.
+    most: usize,
+    cookie: u64,
+    /// Changes that are not answered yet: cookie and offset.
+    changes: Vec<(u64, u64)>,
+    status: Status,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+impl Client {
+    /// Attaches the export of a URI.
+    pub fn connect(uri: &Uri, patience: Patience) -> Result<Self> {
+        Self::attach(Line::reach(uri, patience)?, &uri.export)
+    }
+
+    /// Attaches an export of the server at the other end of `stream`, of which nothing was read yet. A read or write that
+    /// takes long may fail with [`std::io::ErrorKind::WouldBlock`], and is tried again as long as there is patience.
+    pub fn over(stream: impl Read + Write + Send + 'static, export: &str, patience: Patience) -> Result<Self> {
+        Self::attach(Line::new(Box::new(stream), "the NBD server".to_owned(), Some(patience)), export)
+    }
+
+    fn attach(mut line: Line, export: &str) -> Result<Self> {
+        let agreed = handshake::attach(&mut line, export)?;
+        Ok(Self::new(line, agreed.style, agreed.context, agreed.size, agreed.most))
+    }
+
+    /// Takes a connection to a disk of `size` bytes that is in transmission, on the terms of [`super::Door`].
+    #[must_use]
+    pub fn attached(stream: UnixStream, size: u64, terms: Terms) -> Self {
+        let line = Line::new(Box::new(stream), "the server of the disk".to_owned(), None);
+        Self::new(line, HeaderStyle::Extended, Some(terms.context), size, (terms.most as usize).min(PART))
+    }
+
+    fn new(line: Line, style: HeaderStyle, context: Option<u32>, size: u64, most: usize) -> Self {
+        Self { line, style, context, size, most, cookie: 0, changes: Vec::new(), status: Status::default() }
+    }
+
+    /// The disk was resized.
+    pub fn set_size(&mut self, size: u64) {
+        self.size = size;
+        self.status = Status::default();
+    }
+
+    fn request(&mut self, command: u16, flags: u16, offset: u64, length: u64) -> Result<u64> {
+        self.line.check()?;
+        self.cookie += 1;
+        let request = Request { flags, command, cookie: self.cookie, offset, length };
+        self.line.send(&request.emit(self.style))?;
+        Ok(self.cookie)
+    }
+
+    /// The next header, in a form that was agreed on.
+    fn reply(&mut self) -> Result<ReplyHeader> {
+        let mut bytes = [0; MAX_REPLY_LEN];
+        let (least, len) = (SIMPLE_REPLY_LEN, self.style.reply_len());
+        self.line.fill(&mut bytes[..least])?;
+        let simple = self.style != HeaderStyle::Extended;
+        match ReplyHeader::parse(&bytes[..least]) {
+            Some((header, _)) if simple => return Ok(header),
+            None if len > least => self.line.fill(&mut bytes[least..len])?,
+            _ => return Err(self.line.broken("no reply")),
+        }
+        match ReplyHeader::parse(&bytes[..len]) {
+            Some((header, parsed)) if parsed == len => Ok(header),
+            _ => Err(self.line.broken("no reply")),
+        }
+    }
+
+    /// Reads a chunk that carries no content: [`ChunkType::None`] passes, an error is told, and anything else is none.
+    fn plain_chunk(&mut self, kind: u16, done: bool, length: u64, offset: u64) -> Result<()> {
+        if kind >> 15 == 1 {
+            return Err(self.error_chunk(length, offset)?);
+        }
+        if kind != 0 || length != 0 || !done {
+            return Err(self.line.broken(format_args!("a chunk of type {kind} and {length} bytes")));
+        }
+        Ok(())
+    }
+
+    /// The error that a chunk tells.
+    fn error_chunk(&mut self, length: u64, offset: u64) -> Result<Error> {
+        let data = self.line.receive_vec(length, MOST_ERROR, "an error")?;
+        let told = data.get(6..).filter(|_| word(&data, 0) != Some(0));
+        let Some(told) = told else { return Err(self.line.broken("an error that is none")) };
+        let message = usize::from(u16::from_be_bytes([data[4], data[5]]));
+        let message = told.get(..message).ok_or_else(|| self.line.broken("an error without its text"))?;
+        Ok(self.refused(word(&data, 0).unwrap_or_default(), &words(message), offset))
+    }
+
+    fn refused(&self, error: u32, message: &str, offset: u64) -> Error {
+        let (kind, known) = match error {
+            error if error == Errno::NoSpace as u32 => (ErrorKind::NoSpace, ": no space left"),
+            error if error == Errno::Shutdown as u32 => (ErrorKind::Shutdown, ": the server is stopping"),
+            _ => (ErrorKind::Io, ""),
+        };
+        let why = if message.is_empty() { format!("error {error}") } else { message.to_owned() };
+        Error::new(kind, format!("{} failed a request{known}: {why}", self.line.who())).at_offset(offset)
+    }
+
+    fn unasked(&self) -> Error {
+        self.line.broken("a reply to nothing that was asked")
+    }
+
+    /// Asks for the status of the bytes from `offset` on, as far as the server tells at once.
+    fn ask_status(&mut self, context: u32, offset: u64) -> Result<()> {
+        let asked = (self.size - offset).min(STATUS);
+        let cookie = self.request(command::BLOCK_STATUS, 0, offset, asked)?;
+        let mut status = None;
+        loop {
+            let (kind, done, length) = match self.reply()? {
+                ReplyHeader::Chunk { kind, cookie: came, done, length } if came == cookie => (kind, done, length),
+                ReplyHeader::Simple { error, cookie: came } if came == cookie && error != 0 => {
+                    return Err(self.refused(error, "", offset));
+                }
+                _ => return Err(self.unasked()),
+            };
+            if status.is_some() || kind >> 15 == 1 || kind == 0 {
+                // At most one that says that the reply is done.
+                self.plain_chunk(kind, done, length, offset)?;
+            } else {
+                let payload = self.line.receive_vec(length, status::MOST_BYTES, "a block status")?;
+                let parsed = Status::parse(kind, &payload, context, (offset, asked), self.size);
+                status = Some(parsed.map_err(|what| self.line.broken(what))?);
+            }
+            if done {
+                break;
+            }
+        }
+        self.status = status.ok_or_else(|| self.line.broken("no block status"))?;
+        self.line.progress(self.status.end() - offset);
+        Ok(())
+    }
+}
+
+impl Content for Client {
+    fn size(&self) -> u64 {
+        self.size
+    }
+
+    fn next_data(&mut self, offset: u64) -> Result<Option<u64>> {
+        let Some(context) = self.context else { return Ok((offset < self.size).then_some(offset)) };
+        self.settle()?;
+        let mut at = offset;
+        while at < self.size {
+            if !self.status.covers(at) {
+                self.ask_status(context, at)?;
+            }
+            match self.status.next_data(at) {
+                Some(data) => return Ok(Some(data)),
+                None => at = self.status.end(),
+            }
+        }
+        Ok(None)
+    }
+
+    fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<()> {
+        self.read(offset, buf)
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.cookie += 1;
+        let goodbye = Request { flags: 0, command: command::DISC, cookie: self.cookie, offset: 0, length: 0 };
+        self.line.send_if_possible(&goodbye.emit(self.style));
+    }
+}
