@@ -10,7 +10,7 @@ use super::{Client, DEPTH};
 use crate::{PAGE, Result};
 
 /// Chunks of one reply beside one for each page of it.
-const MORE_CHUNKS: usize = 16;
+const MORE_CHUNKS: usize = 1024;
 
 /// A part of a read that is under way.
 struct Part {
