@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::house::{content, failure, image, noise, same, taken, text};
+use crate::house::{content, exported, failure, image, noise, same, taken, text};
 use crate::support::{Account, MIB, program, stdout_of};
 
 const SIZE: u64 = 48 * MIB;
@@ -20,10 +20,7 @@ fn check(account: &Account, raw: &PathBuf, view: &str, tag: &str) {
             assert!(fs::read(&path).unwrap() == fs::read(raw).unwrap());
         } else {
             account.sealdisk(&["vhd", "check", text(&path)]);
-            let copy = account.scratch("copy.img");
-            account.sealdisk(&["vhd", "convert", text(&path), text(&copy), "--to", "raw"]);
-            assert!(fs::read(&copy).unwrap() == fs::read(raw).unwrap(), "{kind}");
-            fs::remove_file(copy).unwrap();
+            assert!(exported(account, &path, kind) == fs::read(raw).unwrap(), "{kind}");
             stdout_of(program("qemu-img").args(["compare", "-f", format, "-F", "raw", text(&path), text(raw)]));
         }
         if kind == "fixed" {
@@ -106,11 +103,7 @@ fn what_an_earlier_attempt_left_is_made_right() {
         fs::write(&part, noise(3, 50 << 20)).unwrap();
         account.sealdisk(&["export", "disk", text(&path), "--to", kind]);
         assert!(!part.exists());
-        let copy = account.scratch("copy.img");
-        let from = if kind == "raw" { "raw" } else { "vhd" };
-        account.sealdisk(&["vhd", "convert", text(&path), text(&copy), "--to", "raw", "--from", from]);
-        assert!(fs::read(&copy).unwrap() == fs::read(&raw).unwrap(), "{kind}");
-        fs::remove_file(copy).unwrap();
+        assert!(exported(&account, &path, kind) == fs::read(&raw).unwrap(), "{kind}");
         let most = if kind == "dynamic" { 10 * MIB } else { 2 * MIB };
         assert!(taken(&path) <= most, "{kind}: {} bytes taken", taken(&path));
     }

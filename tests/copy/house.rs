@@ -96,9 +96,47 @@ impl Running {
         }
     }
 
+    /// Lets it go on a little at a time until `there`, and stops it there. `false`: it ended before.
+    pub(crate) fn stop_when(&mut self, there: impl Fn() -> bool) -> bool {
+        loop {
+            self.signal(Signal::STOP);
+            if self.child.try_wait().expect("a child can be waited for").is_some() {
+                return false;
+            }
+            if there() {
+                return true;
+            }
+            self.signal(Signal::CONT);
+            std::thread::sleep(Duration::from_micros(500));
+        }
+    }
+
     pub(crate) fn end(self) -> Output {
         self.child.wait_with_output().expect("a child can be waited for")
     }
+}
+
+/// A verb that was stopped in the middle of its work: where `there` is reached and the end is not. One that was too fast for
+/// us is undone and tried again.
+pub(crate) fn midway(start: impl Fn() -> Running, there: impl Fn() -> bool, undo: impl Fn()) -> Running {
+    for _ in 0..100 {
+        let mut running = start();
+        if running.stop_when(&there) {
+            return running;
+        }
+        undo();
+    }
+    panic!("it always ends before it can be stopped");
+}
+
+/// The content of an exported file of a kind, through the program itself.
+pub(crate) fn exported(account: &Account, path: &Path, kind: &str) -> Vec<u8> {
+    let copy = account.scratch("exported-copy.img");
+    let from = if kind == "raw" { "raw" } else { "vhd" };
+    account.sealdisk(&["vhd", "convert", text(path), text(&copy), "--to", "raw", "--from", from]);
+    let content = fs::read(&copy).expect("the copy");
+    fs::remove_file(copy).expect("removed");
+    content
 }
 
 /// Bytes that the layers of the account's disks take together.

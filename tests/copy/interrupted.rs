@@ -1,16 +1,17 @@
 //! Copies that are stopped, killed or lose their server, and the same command again.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::house::{Running, content, failure, failure_of, layer_bytes, noise, taken, text};
+use crate::house::{Running, content, exported, failure, failure_of, layer_bytes, midway, noise, taken, text};
 use crate::support::{Account, MIB, program, run, stdout_of};
 
-const SIZE: u64 = 48 * MIB;
+/// What takes long enough to be stopped within it.
+const SIZE: u64 = 24 * MIB;
 
 /// An NBD server that takes its time: a piece of the copy takes a fifth of a second.
 struct Slow {
@@ -47,6 +48,13 @@ fn pattern() -> Vec<u8> {
     (0..SIZE / 8).flat_map(|n| (n * 8).to_be_bytes()).collect()
 }
 
+/// An import of which something is there.
+fn begun(account: &Account, uri: &str) -> Running {
+    let mut running = Running::start(account.command().args(["import", uri, "disk", "--json"]));
+    running.wait_until("something is there", || layer_bytes(account) >= 5 * MIB);
+    running
+}
+
 /// The same command again, which has to go on.
 fn go_on(account: &Account, arguments: &[&str]) -> Value {
     let document = account.json(arguments);
@@ -62,8 +70,7 @@ fn an_import_that_is_stopped_goes_on_where_it_was() {
     let import = ["import", &uri, "disk"];
     for (served, signal) in [(true, Signal::INT), (false, Signal::TERM)] {
         let server = served.then(|| account.serve());
-        let mut running = Running::start(account.command().args(import).arg("--json"));
-        running.wait_until("something is there", || layer_bytes(&account) >= 5 * MIB);
+        let running = begun(&account, &uri);
         running.signal(signal);
         let document = failure_of(&running.end());
         assert_eq!(document["error"]["kind"], "Cancelled");
@@ -105,8 +112,7 @@ fn an_import_that_is_killed_goes_on_too() {
     let uri = slow.uri();
     for served in [true, false] {
         let server = served.then(|| account.serve());
-        let mut running = Running::start(account.command().args(["import", &uri, "disk"]));
-        running.wait_until("something is there", || layer_bytes(&account) >= 5 * MIB);
+        let running = begun(&account, &uri);
         running.signal(Signal::KILL);
         assert!(!running.end().status.success());
         assert_eq!(failure(&account, &["show", "disk"])["error"]["kind"], "InUse");
@@ -114,8 +120,7 @@ fn an_import_that_is_killed_goes_on_too() {
         assert!(content(&account, "disk") == pattern());
         account.sealdisk(&["delete", "disk", "--yes"]);
         // One that is not wanted any more is dropped, and the name is free.
-        let mut running = Running::start(account.command().args(["import", &uri, "disk"]));
-        running.wait_until("something is there", || layer_bytes(&account) >= 5 * MIB);
+        let running = begun(&account, &uri);
         running.signal(Signal::KILL);
         running.end();
         account.sealdisk(&["delete", "disk", "--yes"]);
@@ -131,8 +136,7 @@ fn an_import_outlives_its_server() {
     let uri = slow.uri();
     for kill in [false, true] {
         let server = account.serve();
-        let mut running = Running::start(account.command().args(["import", &uri, "disk", "--json"]));
-        running.wait_until("something is there", || layer_bytes(&account) >= 5 * MIB);
+        let running = begun(&account, &uri);
         // While one copies, no other may, nor may the disk be deleted.
         running.signal(Signal::STOP);
         assert_eq!(failure(&account, &["import", &uri, "disk"])["error"]["kind"], "InUse");
@@ -153,11 +157,17 @@ fn an_import_outlives_its_server() {
     }
 }
 
+/// An export that is stopped when something is there.
+fn exporting(account: &Account, export: &[&str], (path, part): (&Path, &Path)) -> Running {
+    let start = || Running::start(account.command().args(export).arg("--json"));
+    midway(start, || part.exists() && taken(part) >= MIB, || fs::remove_file(path).expect("an export that ended"))
+}
+
 #[test]
 fn an_export_that_is_stopped_or_killed_goes_on() {
     let account = Account::new();
     let raw = account.scratch("image.img");
-    fs::write(&raw, noise(3, 2 * SIZE as usize)).unwrap();
+    fs::write(&raw, noise(3, SIZE as usize)).unwrap();
     account.sealdisk(&["import", text(&raw), "disk"]);
     let server = account.serve();
     account.sealdisk(&["snapshot", "create", "disk", "mine"]);
@@ -167,9 +177,7 @@ fn an_export_that_is_stopped_or_killed_goes_on() {
         let path = account.scratch(&format!("disk.{kind}"));
         let part = account.scratch(&format!("disk.{kind}.sealdisk-part"));
         let export = ["export", "disk", text(&path), "--to", kind];
-        let mut running = Running::start(account.command().args(export).arg("--json"));
-        running.wait_until("something is there", || part.exists() && taken(&part) >= MIB);
-        running.signal(Signal::STOP);
+        let running = exporting(&account, &export, (&path, &part));
         // Two at once would write over each other.
         assert_eq!(failure(&account, &export)["error"]["kind"], "InUse");
         // The snapshot it reads is seen by nobody else.
@@ -188,11 +196,7 @@ fn an_export_that_is_stopped_or_killed_goes_on() {
         }
         account.sealdisk(&export);
         assert!(!part.exists());
-        let copy = account.scratch("copy.img");
-        let from = if kind == "raw" { "raw" } else { "vhd" };
-        account.sealdisk(&["vhd", "convert", text(&path), text(&copy), "--to", "raw", "--from", from]);
-        assert!(fs::read(&copy).unwrap() == fs::read(&raw).unwrap(), "{kind}");
-        fs::remove_file(copy).unwrap();
+        assert!(exported(&account, &path, kind) == fs::read(&raw).unwrap(), "{kind}");
         fs::remove_file(path).unwrap();
     }
     account.sealdisk(&["snapshot", "delete", "disk", "mine"]);
@@ -200,9 +204,7 @@ fn an_export_that_is_stopped_or_killed_goes_on() {
     // The snapshot of a reader whose server was killed goes at the next start.
     let path = account.scratch("disk.fixed");
     let part = account.scratch("disk.fixed.sealdisk-part");
-    let mut running = Running::start(account.command().args(["export", "disk", text(&path)]));
-    running.wait_until("something is there", || part.exists() && taken(&part) >= MIB);
-    running.signal(Signal::STOP);
+    let running = exporting(&account, &["export", "disk", text(&path)], (&path, &part));
     let before = layers(&account);
     server.kill();
     running.signal(Signal::CONT);
@@ -225,12 +227,14 @@ fn layers(account: &Account) -> usize {
 fn an_image_that_changes_under_the_copy_is_noticed() {
     let account = Account::new();
     let raw = account.scratch("image.img");
-    fs::write(&raw, noise(4, 2 * SIZE as usize)).unwrap();
-    for (n, change) in [("shrinks", SIZE + 512), ("grows", 3 * SIZE)].into_iter().enumerate() {
+    fs::write(&raw, noise(4, SIZE as usize)).unwrap();
+    for (n, change) in [("shrinks", SIZE / 2 + 512), ("grows", 2 * SIZE)].into_iter().enumerate() {
         let name = format!("disk{n}");
-        let mut running = Running::start(account.command().args(["import", text(&raw), &name]));
-        running.wait_until("something is there", || layer_bytes(&account) >= MIB * (n as u64 * 40 + 1));
-        running.signal(Signal::STOP);
+        let running = midway(
+            || Running::start(account.command().args(["import", text(&raw), &name])),
+            || layer_bytes(&account) >= MIB,
+            || drop(account.sealdisk(&["delete", &name, "--yes"])),
+        );
         fs::File::options().write(true).open(&raw).unwrap().set_len(change.1).unwrap();
         running.signal(Signal::CONT);
         let ended = running.end();
@@ -241,7 +245,7 @@ fn an_image_that_changes_under_the_copy_is_noticed() {
         assert!(told.contains(&format!("sealdisk delete {name}")) && !told.contains("same command"), "{told}");
         assert_eq!(failure(&account, &["import", text(&raw), &name])["error"]["kind"], "AlreadyExists");
         account.sealdisk(&["delete", &name, "--yes"]);
-        fs::write(&raw, noise(4, 2 * SIZE as usize)).unwrap();
+        fs::write(&raw, noise(4, SIZE as usize)).unwrap();
     }
     assert!(run(account.command().args(["import", text(&raw), "disk"])).status.success());
 }

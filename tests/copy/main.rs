@@ -14,6 +14,7 @@ mod support;
 mod clones;
 mod consistent;
 mod exports;
+mod hidden;
 mod hostile;
 mod house;
 mod imports;
