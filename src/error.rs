@@ -120,6 +120,13 @@ impl Error {
         source.is_some_and(|source| source.kind() == io::ErrorKind::PermissionDenied)
     }
 
+    /// Whether the time for it was over.
+    #[must_use]
+    pub fn is_timed_out(&self) -> bool {
+        let source = self.0.source.as_ref().and_then(|source| source.downcast_ref::<io::Error>());
+        source.is_some_and(|source| source.kind() == io::ErrorKind::TimedOut)
+    }
+
     /// What to do about it, when there is something.
     #[must_use]
     pub fn hint_text(&self) -> Option<&str> {

@@ -154,7 +154,7 @@ fn the_switch() {
 #[test]
 fn rotating_the_kek() {
     check_all(
-        |dir, settings, ring| settings.rotate_kek(dir, ring, &kek(2), source(2)),
+        |dir, settings, ring| settings.rotate_kek(dir, ring, &kek(2), source(2)).map(drop),
         Seen { by_old: Err(ErrorKind::WrongKey), by_new: Ok(1), encryption: true },
     );
 }

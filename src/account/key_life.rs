@@ -32,6 +32,8 @@ const LETTING_GO: Duration = Duration::from_millis(300);
 pub struct KekRotated {
     pub kek_version: u32,
     pub key_source: String,
+    /// Whether the key is another one; `false`: the same, from another source.
+    pub kek_replaced: bool,
     pub account_key: Uuid,
     /// Whether the account key is a new one.
     pub account_key_replaced: bool,
@@ -66,7 +68,7 @@ pub struct KeysRestored {
 }
 
 impl Registry {
-    /// Puts the account under another KEK. With `account_key` everything above the data keys is new: every disk is moved
+    /// Puts the account under another KEK, or records that it comes from another source now. With `account_key` everything above the data keys is new: every disk is moved
     /// to a new account key, while it is served. An earlier replacement that was cut off is finished first.
     pub fn rotate_kek(&self, kek: &Kek, source: SourceRecord, account_key: bool) -> Result<KekRotated> {
         let _changing = self.shared.changing.lock();
@@ -79,21 +81,23 @@ impl Registry {
             }
             ring = finished;
         }
-        {
+        let kek_replaced = {
             let mut settings = self.shared.settings.write();
             let dir = &*self.shared.account;
             if account_key {
                 ring = settings.add_account_key(dir, &ring, kek, source)?;
                 *self.shared.keys.write() = Keys::Unlocked(ring.clone());
+                true
             } else {
-                settings.rotate_kek(dir, &ring, kek, source)?;
+                settings.rotate_kek(dir, &ring, kek, source)?
             }
-        }
+        };
         let (ring, left) = if ring.retiring().is_some() { self.finish_replacement(ring)? } else { (ring, Vec::new()) };
         let settings = self.shared.settings.read();
         Ok(KekRotated {
             kek_version: settings.kek_version(),
             key_source: settings.kek_source().to_string(),
+            kek_replaced,
             account_key: ring.current().id(),
             account_key_replaced: account_key,
             left,

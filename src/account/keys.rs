@@ -16,12 +16,30 @@ use crate::{Error, ErrorKind, Result};
 
 impl Settings {
     /// Wraps the account key under another KEK. The old KEK opens the account until this is durable, and never after.
-    /// [`ErrorKind::InvalidInput`] when the new one is the old one.
-    pub fn rotate_kek(&mut self, dir: &dyn Dir, ring: &KeyRing, kek: &Kek, source: SourceRecord) -> Result<()> {
-        self.change(dir, ring, |next| next.put_keys(ring, kek, source))
+    ///
+    /// `Ok(false)`: it is the KEK in use, from another source. Only the source is changed then, and nothing is promised of
+    /// where it came from before. [`ErrorKind::InvalidInput`] when the source is the old one too.
+    pub fn rotate_kek(&mut self, dir: &dyn Dir, ring: &KeyRing, kek: &Kek, source: SourceRecord) -> Result<bool> {
+        let is_another = !self.is_opened_by(kek);
+        if !is_another && source == self.body.kek.source {
+            return Err(Error::new(
+                ErrorKind::InvalidInput,
+                format!("{source} gives the key in use: nothing to change"),
+            )
+            .hint("name a source of another key; without an option a new key file is made"));
+        }
+        self.change(dir, ring, |next| match is_another {
+            true => next.put_keys(ring, kek, source),
+            false => {
+                next.body.kek.source = source;
+                Ok(())
+            }
+        })?;
+        Ok(is_another)
     }
 
-    /// Adds a new account key, current from now on; the old one is retiring. Both are wrapped under `kek`, a new KEK.
+    /// Adds a new account key, current from now on; the old one is retiring. Both are wrapped under `kek`, a new KEK: under
+    /// the one in use, whoever has that would still open everything ([`ErrorKind::InvalidInput`]).
     /// [`ErrorKind::InUse`] while an earlier replacement is unfinished.
     pub fn add_account_key(
         &mut self,
@@ -33,6 +51,11 @@ impl Settings {
         if ring.retiring().is_some() {
             return Err(Error::new(ErrorKind::InUse, "an earlier replacement of the account key is not finished")
                 .at_path(dir.path()));
+        }
+        if self.is_opened_by(kek) {
+            let what = format!("{source} gives the key in use, and a new account key needs a new key above it");
+            return Err(Error::new(ErrorKind::InvalidInput, what)
+                .hint("name a source of another key; without an option a new key file is made"));
         }
         let ring = KeyRing::new(AccountKey::generate(self.account())?, Some(ring.current().clone()));
         self.change(dir, &ring, |next| next.put_keys(&ring, kek, source))?;
@@ -86,10 +109,11 @@ impl Settings {
         all_gone.then_some(text)
     }
 
+    fn is_opened_by(&self, kek: &Kek) -> bool {
+        kek.fits(self.account(), &self.body.kek.check)
+    }
+
     fn put_keys(&mut self, ring: &KeyRing, kek: &Kek, source: SourceRecord) -> Result<()> {
-        if kek.fits(self.account(), &self.body.kek.check) {
-            return Err(Error::new(ErrorKind::InvalidInput, "the new key-encryption key is the one in use already"));
-        }
         let created = |key: &AccountKey| {
             let known = self.body.account_key.iter().find(|known| known.id == key.id());
             known.map_or_else(now, |known| known.created)
@@ -168,10 +192,21 @@ mod tests {
     fn the_same_kek_again_is_no_rotation() {
         let mut account = account();
         let before = account.text();
-        let error = account.settings.rotate_kek(&account.dir, &account.ring, &kek(1), source(2)).unwrap_err();
+        let error = account.settings.rotate_kek(&account.dir, &account.ring, &kek(1), source(1)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        let error = account.settings.add_account_key(&account.dir, &account.ring, &kek(1), source(2)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert_eq!(account.text(), before);
         assert_eq!(account.settings.kek_version(), 1);
+    }
+
+    #[test]
+    fn the_same_kek_from_elsewhere_is_looked_for_there() {
+        let mut account = account();
+        assert!(!account.settings.rotate_kek(&account.dir, &account.ring, &kek(1), source(2)).unwrap());
+        let settings = Settings::load(&account.dir).unwrap();
+        assert_eq!((settings.kek_version(), settings.kek_source()), (1, &source(2)));
+        assert_eq!(account.open(1).unwrap().current().id(), account.ring.current().id());
     }
 
     #[test]

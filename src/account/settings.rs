@@ -227,7 +227,7 @@ impl Settings {
         if !kek.fits(self.body.account, &self.body.kek.check) {
             return Err(Error::new(ErrorKind::WrongKey, "this key-encryption key is not the one of this account")
                 .at_path(&self.path)
-                .hint(format!("the account was made with {}", self.body.kek.source)));
+                .hint(format!("it is opened by {}, as that was when it was named", self.body.kek.source)));
         }
         let unwrap = |key: &WrappedKey| {
             AccountKey::unwrap(kek, self.body.account, key.id, &key.wrapped).map_err(|error| error.at_path(&self.path))

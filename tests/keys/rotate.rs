@@ -89,9 +89,9 @@ fn from_one_kind_of_source_to_another() {
     let status = account.json(&["status"]);
     assert!(status["key_source"].as_str().is_some_and(|source| source.contains("cat ")), "{status}");
 
-    // The same key again is no rotation, from wherever it comes.
+    // The same key again, from where it comes already, is no rotation.
     let refused = stderr_of_failure(account.command().args(["key", "rotate-kek", "--key-command", &by_command]));
-    assert!(refused.contains("in use already"), "{refused}");
+    assert!(refused.contains("gives the key in use: nothing to change"), "{refused}");
 
     fs::remove_file(&kek).expect("the key is gone");
     let refused = stderr_of_failure(account.command().args(["scrub", "disk", "--wait"]));

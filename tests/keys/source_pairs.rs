@@ -1,4 +1,5 @@
-//! Another key-encryption key, of every kind of source from every other, with and without a server.
+//! Another key-encryption key, of every kind of source from every other, with and without a server; and the same key from
+//! another kind.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -124,5 +125,49 @@ fn from_every_kind_of_source_to_every_other() {
         }
         // The last one is a file, and is asked for unasked.
         assert!(run(&mut with(&account, old, old, &words(&["scrub", "disk", "--wait"]))).status.success());
+    }
+}
+
+/// The key stays, and is asked for elsewhere from then on. A passphrase has a salt of its own, so it is always another key.
+#[test]
+fn the_same_key_from_another_kind_of_source() {
+    for served in [false, true] {
+        let account = Account::new();
+        account.create("disk", MIB);
+        let key = |kind| Key { kind, version: 0 };
+        key("file").make(&account);
+        stdout_of(&mut with(
+            &account,
+            key("file"),
+            key("file"),
+            &words(&["key", "rotate-kek", "--key-file", "secret0"]),
+        ));
+        let server = served.then(|| account.serve());
+        let kinds = ["file", "credential", "command", "fd", "file"];
+        for (&from, &to) in kinds.iter().zip(&kinds[1..]) {
+            let what = format!("{from} to {to}, served: {served}");
+            let (old, new) = (key(from), key(to));
+            let arguments = [words(&["key", "rotate-kek", "--json"]), new.options(4), old.old_options(3)].concat();
+            let said = stdout_of(&mut with(&account, old, new, &arguments));
+            let said: serde_json::Value = serde_json::from_str(&said).expect("JSON");
+            assert_eq!((&said["kek_replaced"], &said["kek_version"]), (&false.into(), &2.into()), "{what}");
+            let status: serde_json::Value =
+                serde_json::from_str(&account.sealdisk(&["status", "--json"])).expect("JSON");
+            assert_eq!((&status["key_source"], &status["kek_version"]), (&said["key_source"], &2.into()), "{what}");
+            // Unasked, where that can be.
+            let scrub =
+                [words(&["scrub", "disk", "--wait"]), if to == "fd" { new.options(4) } else { Vec::new() }].concat();
+            assert!(run(&mut with(&account, old, new, &scrub)).status.success(), "{what}");
+            // From where it comes already there is nothing to do, and a new account key wants a new key above it.
+            let again = [words(&["key", "rotate-kek"]), new.options(4), new.old_options(3)].concat();
+            let refused = stderr_of_failure(&mut with(&account, new, new, &again));
+            assert!(refused.contains("gives the key in use: nothing to change"), "{what}: {refused}");
+            let deep = [again, words(&["--account-key"])].concat();
+            let refused = stderr_of_failure(&mut with(&account, new, new, &deep));
+            assert!(refused.contains("needs a new key above it"), "{what}: {refused}");
+        }
+        if let Some(server) = server {
+            assert!(server.terminate().success());
+        }
     }
 }

@@ -93,32 +93,102 @@ fn descriptors_credentials_and_passphrases_are_given_again() {
     assert!(with_input(&["create", "a", "--size", "1M", "--passphrase-fd", "0"], "phrase").status.success());
 }
 
+/// One line says what is wrong and where, one what to do about it: for each way in which a source gives no key.
 #[test]
-fn a_wrong_missing_or_open_key_file_is_refused_in_one_line() {
+fn what_gives_no_key_says_so_in_a_line_and_what_to_do_in_another() {
     let account = Account::new();
-    key_file(&account.scratch("wrong"), &[9; 32]);
-    let create = |words: &[&str]| {
-        let mut command = account.command();
-        command.args(["create", "d", "--size", "1M"]).args(words);
-        command
-    };
-    let wrong = account.scratch("wrong");
-    let wrong = wrong.to_str().expect("UTF-8");
-    for (words, says) in [
-        (vec!["--key-file", wrong], "not the one of this account"),
-        (vec!["--key-file", "/nowhere/kek"], "cannot be opened"),
-        (vec!["--key-command", "false"], "gave no key"),
-    ] {
-        let stderr = stderr_of_failure(&mut create(&words));
-        assert!(
-            stderr.lines().next().is_some_and(|line| line.starts_with("error: ") && line.contains(says)),
-            "{stderr}"
-        );
+    let path = |name: &str| account.scratch(name).to_str().expect("UTF-8").to_owned();
+    for (name, content) in [("wrong", &[9; 32][..]), ("zeros", &[0; 32]), ("short", b"no key"), ("long", &[7; 2000])] {
+        key_file(&account.scratch(name), content);
     }
-    fs::set_permissions(wrong, fs::Permissions::from_mode(0o644)).expect("its mode");
-    let stderr = stderr_of_failure(&mut create(&["--key-file", wrong]));
-    assert!(stderr.contains("mode 644"), "{stderr}");
+    key_file(&account.scratch("open"), &[9; 32]);
+    fs::set_permissions(account.scratch("open"), fs::Permissions::from_mode(0o644)).expect("its mode");
+    let file = |name: &str| ["--key-file".to_owned(), path(name)];
+    let credential = |name: &str| ["--key-credential".to_owned(), name.to_owned()];
+    let command = |line: &str| ["--key-command".to_owned(), line.to_owned()];
+    let option = |name: &str, value: &str| [name.to_owned(), value.to_owned()];
+    let forms = "a key is 32 bytes, raw or written in hex or base64";
+    let one = "it is to give one secret and nothing else";
+    let fresh = "32 random bytes are one: head -c 32 /dev/urandom";
+    let moved = "if it was moved, name where it is now: --key-file PATH";
+    let at = |name: &str, what: &str| format!("{}: {what}", path(name));
+    let missing = "cannot be opened: No such file or directory (os error 2)";
+    let settings = |what: &str| format!("{}: {what}", account.dir().join("account.toml").display());
+    let cases: Vec<([String; 2], String, &str)> = vec![
+        (file("nowhere"), at("nowhere", &format!("the key file {missing}")), moved),
+        (file("open"), at("open", "others can get at the key file (mode 644), so it is not used"), "chmod 600"),
+        (file("zeros"), at("zeros", "the key is all zeros, so it is no key"), fresh),
+        (file("short"), at("short", "holds 6 bytes that are no key"), forms),
+        (file("long"), at("long", "gives more than 1024 bytes, which is too much"), one),
+        (file(""), at("", "the key file is no regular file"), "a pipe is read with --key-fd"),
+        (
+            file("wrong"),
+            settings("this key-encryption key is not the one of this account"),
+            "it is opened by the key file",
+        ),
+        (
+            credential("nowhere"),
+            at("nowhere", &format!("the systemd credential {missing}")),
+            "the unit needs LoadCredential=nowhere:PATH",
+        ),
+        (
+            credential("a/b"),
+            "\"a/b\" is no name of a credential".to_owned(),
+            "give the NAME of LoadCredential=NAME:PATH",
+        ),
+        (credential("short"), at("short", "holds 6 bytes that are no key"), forms),
+        (
+            command("/no/such/program"),
+            "the key command `/no/such/program`: cannot be started: No such file".to_owned(),
+            "the program is looked for in PATH",
+        ),
+        (
+            command("false"),
+            "the key command `false`: gave no key and failed (exit status: 1)".to_owned(),
+            "what it says itself stands above",
+        ),
+        (
+            command("head -c 32 /dev/zero"),
+            "the key command `head`: the key is all zeros, so it is no key".to_owned(),
+            fresh,
+        ),
+        (command("true"), "the key command `true`: holds 0 bytes that are no key".to_owned(), forms),
+        (command("yes"), "the key command `yes`: gives more than 1024 bytes, which is too much".to_owned(), one),
+        (command(""), "the key command is empty".to_owned(), "give a program and its words"),
+        (command("cat 'kek"), "the key command has an open quote".to_owned(), "quotes and backslashes"),
+        (
+            option("--key-fd", "77"),
+            "/proc/self/fd/77: descriptor 77 is not open".to_owned(),
+            "in a shell: sealdisk ... 77< FILE",
+        ),
+        (option("--key-fd", "0"), "/proc/self/fd/0: holds 0 bytes that are no key".to_owned(), forms),
+        (
+            option("--passphrase-fd", "0"),
+            "the key of this account is no passphrase but the key file".to_owned(),
+            "leave --passphrase away",
+        ),
+    ];
+    for (words, error, hint) in cases {
+        let mut create = account.command();
+        create.env("CREDENTIALS_DIRECTORY", account.scratch("")).args(["create", "d", "--size", "1M"]).args(&words);
+        let stderr = stderr_of_failure(&mut create);
+        let [says, helps] = stderr.lines().collect::<Vec<_>>()[..] else {
+            panic!("{words:?}: not two lines: {stderr}")
+        };
+        assert!(says.starts_with(&format!("error: {error}")), "{words:?}: {error}: {stderr}");
+        assert!(helps.starts_with(&format!("hint: {hint}")), "{words:?}: {hint}: {stderr}");
+    }
+    let slow = ["create", "d", "--size", "1M", "--key-command", "sleep 60", "--key-command-timeout", "1"];
+    let stderr = stderr_of_failure(account.command().args(slow));
+    assert_eq!(
+        stderr,
+        "error: the key command `sleep`: gave no key: timed out\nhint: it had 1 s: --key-command-timeout gives it more\n"
+    );
+    let stderr = stderr_of_failure(account.command().args(["create", "d", "--size", "1M", "--key-credential", "kek"]));
+    assert!(
+        stderr.starts_with("error: no systemd credentials, so no key \"kek\"\nhint: the key comes with the service")
+    );
     let listed = account.sealdisk(&["list"]);
     assert!(!listed.contains(" d "), "{listed}");
-    assert!(run(&mut create(&[])).status.success());
+    assert!(run(account.command().args(["create", "d", "--size", "1M"])).status.success());
 }

@@ -89,7 +89,11 @@ impl Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(rotated, before) = self;
         write!(f, "the account is opened by {} (version {})", rotated.key_source, rotated.kek_version)?;
-        write!(f, "\n{before} opens it no more")?;
+        if rotated.kek_replaced {
+            write!(f, "\n{before} opens it no more")?;
+        } else {
+            write!(f, "\nthe key is the same: as long as {before} still gives it, that opens the account too")?;
+        }
         if rotated.account_key_replaced {
             write!(f, "\naccount key  {} (new)", rotated.account_key)?;
         }

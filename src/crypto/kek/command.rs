@@ -26,15 +26,19 @@ impl KeyCommand {
     /// Runs `argv` itself. [`ErrorKind::InvalidInput`] when it is empty.
     pub fn new(argv: Vec<String>, timeout: Duration) -> Result<Self> {
         if argv.first().is_none_or(String::is_empty) {
-            return Err(Error::new(ErrorKind::InvalidInput, "the key command is empty"));
+            return Err(
+                Error::new(ErrorKind::InvalidInput, "the key command is empty").hint("give a program and its words")
+            );
         }
         Ok(Self { argv, timeout })
     }
 
     /// Splits `line` into words as a shell does (quotes, backslashes), but expands nothing and runs no shell.
     pub fn split(line: &str, timeout: Duration) -> Result<Self> {
-        let argv = shlex::split(line)
-            .ok_or_else(|| Error::new(ErrorKind::InvalidInput, "the key command has an open quote"))?;
+        let argv = shlex::split(line).ok_or_else(|| {
+            Error::new(ErrorKind::InvalidInput, "the key command has an open quote")
+                .hint("quotes and backslashes are those of a shell")
+        })?;
         Self::new(argv, timeout)
     }
 
@@ -51,7 +55,9 @@ impl KeyCommand {
             .stdout(Stdio::piped())
             .process_group(0)
             .spawn()
-            .map_err(|error| Error::io("cannot be started", error))?;
+            .map_err(|error| {
+                Error::io("cannot be started", error).hint("the program is looked for in PATH, and run without a shell")
+            })?;
         let output = match child.stdout.take() {
             Some(stdout) => pipe::read_to_end(stdout, decode::LIMIT, deadline),
             None => Err(Error::new(ErrorKind::Io, "has no standard output")),
@@ -62,7 +68,8 @@ impl KeyCommand {
         }
         match status? {
             Some(status) if !status.success() => {
-                Err(Error::new(ErrorKind::WrongKey, format!("gave no key: it failed ({status})")))
+                Err(Error::new(ErrorKind::WrongKey, format!("gave no key and failed ({status})"))
+                    .hint("what it says itself stands above; run it by hand"))
             }
             _ => output,
         }
@@ -72,9 +79,12 @@ impl KeyCommand {
 impl KekSource for KeyCommand {
     fn obtain(&self) -> Result<Kek> {
         self.run().and_then(decode::decode).map_err(|error| {
-            let what = format!("the key command `{}` {error}", self.argv[0]);
-            let error_kind = error.kind();
-            Error::new(error_kind, what).hint("it is to print 32 bytes, raw or in hex or base64, and end with status 0")
+            let what = format!("the key command `{}`: {error}", self.argv[0]);
+            let default = || match error.is_timed_out() {
+                true => format!("it had {} s: --key-command-timeout gives it more", self.timeout.as_secs()),
+                false => "it is to print 32 bytes, raw or in hex or base64, and end with status 0".to_owned(),
+            };
+            Error::new(error.kind(), what).hint(error.hint_text().map_or_else(default, str::to_owned))
         })
     }
 

@@ -22,7 +22,7 @@ impl KeyCredential {
     pub fn new(name: &str) -> Result<Self> {
         if name.is_empty() || name.contains('/') || name == "." || name == ".." {
             let what = format!("{name:?} is no name of a credential");
-            return Err(Error::new(ErrorKind::InvalidInput, what));
+            return Err(Error::new(ErrorKind::InvalidInput, what).hint("give the NAME of LoadCredential=NAME:PATH"));
         }
         Ok(Self { name: name.to_owned(), directory: std::env::var_os(DIRECTORY) })
     }
@@ -40,7 +40,13 @@ impl KekSource for KeyCredential {
     fn obtain(&self) -> Result<Kek> {
         let path = self.path()?;
         // No check of the mode: systemd grants the service access by an ACL, which shows as group bits.
-        file::read(&path, |_| Ok(())).and_then(decode::decode).map_err(|error| error.at_path(path))
+        file::read(&path, "systemd credential", |_| Ok(())).and_then(decode::decode).map_err(|error| {
+            let error = match error.kind() {
+                ErrorKind::NotFound => error.hint(format!("the unit needs LoadCredential={}:PATH", self.name)),
+                _ => error,
+            };
+            error.at_path(path)
+        })
     }
 
     fn record(&self) -> SourceRecord {

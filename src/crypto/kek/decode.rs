@@ -18,7 +18,8 @@ pub(super) const LIMIT: usize = 1024;
 pub(super) fn decode(content: SecretBytes) -> Result<Kek> {
     let key = if content.len() == SecretKey::LEN { content } else { decode_text(&content)? };
     if key.expose().iter().all(|&byte| byte == 0) {
-        return Err(Error::new(ErrorKind::WrongKey, "the key is all zeros, so it is no key"));
+        return Err(Error::new(ErrorKind::WrongKey, "the key is all zeros, so it is no key")
+            .hint("32 random bytes are one: head -c 32 /dev/urandom"));
     }
     if key.expose().iter().all(|byte| byte.is_ascii_graphic()) {
         tracing::warn!("the key is text and holds less than 256 bits: was a passphrase meant (--passphrase)?");
@@ -41,7 +42,7 @@ fn decode_text(content: &SecretBytes) -> Result<SecretBytes> {
             return Ok(key);
         }
     }
-    let what = format!("{} bytes that are no key", content.len());
+    let what = format!("holds {} bytes that are no key", content.len());
     Err(Error::new(ErrorKind::WrongKey, what).hint("a key is 32 bytes, raw or written in hex or base64"))
 }
 

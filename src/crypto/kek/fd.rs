@@ -36,7 +36,7 @@ impl KekSource for KeyFd {
     }
 }
 
-fn path(fd: u32) -> PathBuf {
+pub(super) fn path(fd: u32) -> PathBuf {
     format!("/proc/self/fd/{fd}").into()
 }
 
@@ -50,9 +50,13 @@ pub(super) fn read(fd: u32, limit: usize) -> Result<SecretBytes> {
         Errno::NXIO => {
             Error::new(ErrorKind::InvalidInput, format!("descriptor {fd} is a socket")).hint("give a pipe or a file")
         }
-        error => Error::io(format!("descriptor {fd} cannot be opened"), error.into()),
+        error => Error::io(format!("descriptor {fd} cannot be opened"), error.into())
+            .hint("give one that is open for reading"),
     })?;
-    pipe::read_to_end(opened, limit, Instant::now() + DEADLINE)
+    pipe::read_to_end(opened, limit, Instant::now() + DEADLINE).map_err(|error| match error.is_timed_out() {
+        true => error.hint("whoever writes the key has to close its end"),
+        false => error,
+    })
 }
 
 #[cfg(test)]

@@ -23,9 +23,12 @@ pub struct KeyFile {
 impl KeyFile {
     /// `path` may be relative to the current directory; what is recorded is absolute.
     pub fn new(path: impl AsRef<Path>) -> Result<Self> {
-        let path = std::path::absolute(path.as_ref()).map_err(|error| Error::io("is no path", error))?;
+        let path = std::path::absolute(path.as_ref()).map_err(|error| {
+            Error::io(format!("the key file {:?} is no path", path.as_ref()), error).hint("give the PATH of a file")
+        })?;
         if path.to_str().is_none() {
-            return Err(Error::new(ErrorKind::InvalidInput, "is no UTF-8: it could not be remembered").at_path(path));
+            let what = "the path of the key file is no UTF-8, so it could not be remembered";
+            return Err(Error::new(ErrorKind::InvalidInput, what).at_path(path).hint("give the file another name"));
         }
         Ok(Self { path })
     }
@@ -38,7 +41,13 @@ impl KeyFile {
 
 impl KekSource for KeyFile {
     fn obtain(&self) -> Result<Kek> {
-        read(&self.path, only_the_owner_reads).and_then(decode::decode).map_err(|error| error.at_path(&self.path))
+        read(&self.path, "key file", only_the_owner_reads).and_then(decode::decode).map_err(|error| {
+            let error = match error.kind() {
+                ErrorKind::NotFound => error.hint("if it was moved, name where it is now: --key-file PATH"),
+                _ => error,
+            };
+            error.at_path(&self.path)
+        })
     }
 
     fn record(&self) -> SourceRecord {
@@ -46,16 +55,16 @@ impl KekSource for KeyFile {
     }
 }
 
-/// Reads the regular file `path` if `allowed`, asked on the open file, has nothing against it.
-pub(super) fn read(path: &Path, allowed: fn(&File) -> Result<()>) -> Result<SecretBytes> {
+/// Reads the regular file `path`, called `what` in errors, if `allowed`, asked on the open file, has nothing against it.
+pub(super) fn read(path: &Path, what: &str, allowed: fn(&File) -> Result<()>) -> Result<SecretBytes> {
     // NONBLOCK: opening a FIFO must not hang; it has no effect on regular files.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = rustix::fs::open(path, flags, Mode::empty())
-        .map_err(|error| Error::io("the key file cannot be opened", error.into()))?;
+        .map_err(|error| Error::io(format!("the {what} cannot be opened"), error.into()))?;
     let file = File::from(file);
-    let is_file = file.metadata().map_err(|error| Error::io("the key file cannot be examined", error))?.is_file();
-    if !is_file {
-        return Err(Error::new(ErrorKind::InvalidInput, "the key file is no regular file")
+    let metadata = file.metadata().map_err(|error| Error::io(format!("the {what} cannot be examined"), error))?;
+    if !metadata.is_file() {
+        return Err(Error::new(ErrorKind::InvalidInput, format!("the {what} is no regular file"))
             .hint("a pipe is read with --key-fd, the output of a command with --key-command"));
     }
     allowed(&file)?;
@@ -72,7 +81,7 @@ fn only_the_owner_reads(file: &File) -> Result<()> {
     let owner = metadata.uid();
     if owner != 0 && owner != rustix::process::geteuid().as_raw() {
         let what = format!("the key file belongs to another user (uid {owner}), so it is not used");
-        return Err(Error::new(ErrorKind::InvalidInput, what));
+        return Err(Error::new(ErrorKind::InvalidInput, what).hint("copy it to a file of your own, with mode 600"));
     }
     Ok(())
 }

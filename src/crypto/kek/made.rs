@@ -48,7 +48,11 @@ fn directory(config: Option<PathBuf>, home: Option<PathBuf>) -> Result<PathBuf> 
 
 fn make(directory: &Path, name: &str, data: &Path) -> Result<(KeyFile, Kek)> {
     let path = directory.join(name);
-    let failed = |source| Error::io("the key cannot be kept", source).at_path(&path);
+    let failed = |source| {
+        Error::io("the key cannot be kept", source)
+            .at_path(&path)
+            .hint("make one elsewhere, and name it: --key-file PATH")
+    };
     DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
     if lies_in(directory, data).map_err(failed)? {
         return Err(Error::new(ErrorKind::InvalidInput, "the key would lie beside the data it opens")

@@ -117,7 +117,7 @@ impl KekOptions {
             }
             (Some(_), _) => {
                 let what = format!("the key of this account is no passphrase but {recorded}");
-                Err(Error::new(ErrorKind::WrongKey, what))
+                Err(Error::new(ErrorKind::WrongKey, what).hint("leave --passphrase away, or name where the key is now"))
             }
             (None, _) => match self.unstretched()? {
                 Some(source) => Ok(source),

@@ -91,7 +91,7 @@ impl Passphrase {
     fn ask(&self) -> Result<SecretBytes> {
         match self.prompt {
             Prompt::Fd(fd) => {
-                let mut passphrase = fd::read(fd, LIMIT)?;
+                let mut passphrase = fd::read(fd, LIMIT).map_err(|error| error.at_path(fd::path(fd)))?;
                 let line = passphrase.expose();
                 let line = line.strip_suffix(b"\n").unwrap_or(line);
                 let len = line.strip_suffix(b"\r").unwrap_or(line).len();
@@ -101,7 +101,8 @@ impl Passphrase {
             Prompt::Terminal if self.new => {
                 let first = ask("New passphrase: ")?;
                 if ask("The same again: ")?.expose() != first.expose() {
-                    return Err(Error::new(ErrorKind::InvalidInput, "the two passphrases differ"));
+                    return Err(Error::new(ErrorKind::InvalidInput, "the two passphrases differ")
+                        .hint("nothing was changed: try again"));
                 }
                 Ok(first)
             }
@@ -114,12 +115,13 @@ impl KekSource for Passphrase {
     fn obtain(&self) -> Result<Kek> {
         let passphrase = self.ask()?;
         if passphrase.is_empty() {
-            return Err(Error::new(ErrorKind::WrongKey, "the passphrase is empty"));
+            return Err(Error::new(ErrorKind::WrongKey, "the passphrase is empty")
+                .hint("type it, or write it to the descriptor of --passphrase-fd"));
         }
         let characters = String::from_utf8_lossy(passphrase.expose()).chars().count();
         if self.new && characters < SHORTEST {
             let what = format!("the passphrase is shorter than {SHORTEST} characters");
-            return Err(Error::new(ErrorKind::InvalidInput, what));
+            return Err(Error::new(ErrorKind::InvalidInput, what).hint("take several words"));
         }
         self.stretch.stretch(&passphrase)
     }

@@ -22,7 +22,8 @@ pub(super) fn read_to_end(fd: impl AsFd, limit: usize, deadline: Instant) -> Res
             Err(error) => return Err(Error::io("cannot be read", error.into())),
         }
         if len > limit {
-            return Err(Error::new(ErrorKind::WrongKey, format!("gives more than {limit} bytes: that is no key")));
+            return Err(Error::new(ErrorKind::WrongKey, format!("gives more than {limit} bytes, which is too much"))
+                .hint("it is to give one secret and nothing else"));
         }
     }
     content.truncate(len);
