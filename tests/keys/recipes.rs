@@ -1,6 +1,6 @@
 //! The recipes of docs/security.md for where a key comes from, run as they stand there. `/etc` and the account are in the
-//! test's own folder, and what a test must not or cannot use (a cloud's KMS, the machine's credential key) is a program of
-//! the same name and the same arguments that keeps the key in a file.
+//! test's own folder, and what a test must not or cannot use (a cloud's KMS, Vault, the machine's credential key) is a
+//! program of the same name and the same arguments that keeps the key in a file.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -137,10 +137,48 @@ fn a_kms_through_a_command() {
          'kms decrypt') file=${4#fileb://}; [ \"$3\" = --ciphertext-blob ]; rev < \"$file\" ;;\n\
          *) exit 2 ;;\nesac\n",
     );
-    for block in blocks("A KMS, through a command", "sh") {
-        place.follow(&block);
-    }
+    place.follow(&blocks("A KMS, through a command", "sh")[0]);
     place.is_opened_by("aws kms decrypt");
     fs::remove_file(place.0.scratch("etc/sealdisk/kek.kms")).expect("the encrypted key");
     assert!(!crate::support::run(&mut place.shell("sealdisk create disk2 --size 1M")).status.success());
+}
+
+/// The stand-in takes what the documented command line takes: flags before the path, `NAME=-` for standard input, a field
+/// without a line break after it, status 1 for its own errors and 2 for those of the server.
+#[test]
+fn vault_through_a_command() {
+    let place = Place::new();
+    place.stand_in(
+        "vault",
+        "store=${0%/*}/../store\n\
+         [ \"$VAULT_ADDR\" = http://127.0.0.1:8200 ] || { echo 'connection refused' >&2; exit 2; }\n\
+         case \"$1 $2 $3\" in\n\
+         'kv put -mount=secret') [ $# = 5 ] && [ \"${5#*=}\" = - ] || exit 1; mkdir -p \"$store/$4\"; cat > \"$store/$4/${5%=*}\" ;;\n\
+         'kv get -mount=secret') [ $# = 5 ] || exit 1\n\
+           [ -d \"$store/$5\" ] || { echo \"No value found at secret/data/$5\" >&2; exit 2; }\n\
+           case \"$4\" in -field=*) printf %s \"$(cat \"$store/$5/${4#-field=}\")\" ;; *) exit 1 ;; esac ;;\n\
+         *) exit 1 ;;\nesac\n",
+    );
+    let recipe = &blocks("A KMS, through a command", "sh")[1];
+    let refused = crate::support::run(&mut place.shell(recipe));
+    assert!(!refused.status.success(), "without an address");
+    let with_address = |command: &str| stdout_of(place.shell(command).env("VAULT_ADDR", "http://127.0.0.1:8200"));
+    with_address(recipe);
+    let stored = fs::read_to_string(place.0.scratch("store/sealdisk/kek")).expect("the key in the store");
+    assert_eq!(stored.trim().len(), 44, "32 bytes in base64");
+    with_address("sealdisk create disk1 --size 1M && sealdisk scrub disk1 --wait");
+    let status = with_address("sealdisk status");
+    assert!(status.contains("vault kv get"), "{status}");
+    // Another key in its place opens nothing, and neither does none.
+    with_address("head -c 32 /dev/urandom | base64 | vault kv put -mount=secret sealdisk kek=-");
+    let fails = |says: &str| {
+        let mut scrub = place.shell("sealdisk scrub disk1 --wait");
+        let stderr = crate::support::stderr_of_failure(scrub.env("VAULT_ADDR", "http://127.0.0.1:8200"));
+        assert!(stderr.contains(says), "{says}: {stderr}");
+    };
+    fails("not the one of this account");
+    fs::remove_dir_all(place.0.scratch("store/sealdisk")).expect("the secret is deleted");
+    fails(
+        "No value found at secret/data/sealdisk\nerror: the key command `vault`: gave no key and failed (exit status: 2)",
+    );
 }
