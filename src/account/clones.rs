@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::life::remove_disk;
 use super::name::BlobName;
 use super::registry::{Entry, Registry, Shared, State};
 use super::snapshots::{check_free, with_alone};
 use super::view_name::ViewName;
 use crate::disk::{Disk, Parent, Spec};
+use crate::io::mutant;
 use crate::{Error, ErrorKind, Result};
 
 /// Clones of clones of clones: a read may have to go all the way down.
@@ -43,6 +43,7 @@ impl Shared {
             let pinned = clones.iter().any(|(_, parent)| parent.line == line.id);
             if !pinned
                 && clone_in_name(&line.name).is_some_and(is_gone)
+                && !mutant!(OrphanStays)
                 && let Err(error) = disk.delete_snapshot(&line.name)
             {
                 tracing::warn!(snapshot = %line.name, %error, "the snapshot of a clone that is not there stays behind");
@@ -54,12 +55,12 @@ impl Shared {
 impl Registry {
     /// Makes a clone of a snapshot, or of the disk as it is now, at once and without copying.
     pub fn clone_disk(&self, source: &ViewName, name: &BlobName) -> Result<Arc<Disk>> {
-        let _changing = self.shared.changing.lock();
+        let _changing = self.shared.change_disks()?;
         self.check_free(name)?;
         let entry = self.shared.entry(&source.disk)?;
         let disk = self.disk(&source.disk)?;
         self.check_generations(&entry)?;
-        let uuid = Uuid::new_v4();
+        let uuid = (self.shared.setup.new_uuid)();
         let (line, owned) = match &source.snapshot {
             Some(_) => (self.line_of(&disk, source)?, false),
             // Should the clone come to nothing after this, the snapshot goes when the disk is opened next.
@@ -68,7 +69,15 @@ impl Registry {
         let size = disk.at_line(line)?.size();
         let parent = Parent { disk: entry.uuid, line, size, owned };
         let spec = Spec { parent: Some(parent), ..Spec::new(uuid, name.to_string(), size) };
-        self.publish(name, &spec, None)
+        self.publish(name, &spec, None).inspect_err(|_| {
+            let comes_not = !self.shared.folder.is_in_doubt() && self.check_free(name).is_ok();
+            if owned
+                && comes_not
+                && let Err(error) = disk.delete_snapshot(&drawn_for(uuid))
+            {
+                tracing::warn!(disk = %source.disk, %error, "the snapshot of a clone that was not made stays for now");
+            }
+        })
     }
 
     fn line_of(&self, disk: &Disk, view: &ViewName) -> Result<u32> {
@@ -134,15 +143,21 @@ impl Registry {
         self.remove_unread();
     }
 
+    /// Whether a clone may read from a disk: one of those that are known, or a disk of which nothing is known.
+    pub(super) fn may_be_read_from(&self, entry: &Entry) -> bool {
+        self.shared.has_unknown || (!self.clones_of(entry.uuid).is_empty() && !mutant!(SourceNotKept))
+    }
+
     /// Removes hidden disks that no clone reads from any more. One may have been the last clone of another.
     pub(super) fn remove_unread(&self) {
         loop {
             let hidden = self.shared.hidden.read().clone();
-            let Some(unread) = hidden.into_iter().find(|entry| self.clones_of(entry.uuid).is_empty()) else { return };
+            let Some(unread) = hidden.into_iter().find(|entry| !self.may_be_read_from(entry)) else { return };
             self.shared.hidden.write().retain(|entry| entry.uuid != unread.uuid);
             let parent = parent_of(&unread);
             *unread.state.lock() = State::Gone;
-            if let Err(error) = remove_disk(&*self.shared.folder, unread.uuid) {
+            let folder = &self.shared.folder;
+            if let Err(error) = folder.set_aside(unread.uuid).and_then(|()| folder.remove_aside(unread.uuid)) {
                 tracing::warn!(disk = %unread.name, %error, "a deleted disk cannot be removed");
                 return;
             }

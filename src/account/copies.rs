@@ -21,6 +21,7 @@ use super::name::BlobName;
 use super::registry::{Entry, Registry};
 use super::view_name::ViewName;
 use crate::disk::{Disk, Spec, Unfinished};
+use crate::io::mutant;
 use crate::nbd::{Door, Export, Terms};
 use crate::{Error, ErrorKind, Result};
 
@@ -55,6 +56,18 @@ pub struct Copying {
     pub resumed: bool,
     pub most: u32,
     pub context: u32,
+}
+
+/// A copy that may go on.
+#[derive(Debug)]
+pub struct Begun {
+    pub disk: Arc<Disk>,
+    /// Bytes from the beginning that are there.
+    pub done_bytes: u64,
+    /// An earlier copy made the disk.
+    pub resumed: bool,
+    /// While this is held no other copy into the disk begins.
+    pub turn: Arc<()>,
 }
 
 impl Reading {
@@ -119,17 +132,27 @@ impl Registry {
     /// Makes an unfinished disk of `size` bytes for a copy of `source`, or finds the one that an earlier copy of it made,
     /// and lets the other end of `socket` write to it.
     pub fn copy_over(&self, name: &BlobName, size: u64, source: &str, socket: OwnedFd) -> Result<Copying> {
-        let _changing = self.shared.changing.lock();
+        let Begun { disk, done_bytes, resumed, turn } = self.begin_copy(name, size, source)?;
+        let size_bytes = disk.size();
+        let export = Export { name: name.to_string(), description: "a copy".to_owned(), disk, read_only: false };
+        let Terms { most, context } = self.door().admit(socket, export, Box::new(turn))?;
+        Ok(Copying { size_bytes, done_bytes, resumed, most, context })
+    }
+
+    /// The same without a connection: who copies has the disk.
+    pub fn begin_copy(&self, name: &BlobName, size: u64, source: &str) -> Result<Begun> {
+        let _changing = self.shared.change_disks()?;
         let resumed = self.is_unfinished(name);
         if !resumed {
             self.check_free(name)?;
             check_size(size)?;
             let unfinished = Unfinished { source: source.to_owned(), done: 0 };
-            let spec = Spec { unfinished: Some(unfinished), ..Spec::new(Uuid::new_v4(), name.to_string(), size) };
+            let uuid = (self.shared.setup.new_uuid)();
+            let spec = Spec { unfinished: Some(unfinished), ..Spec::new(uuid, name.to_string(), size) };
             self.publish(name, &spec, None)?;
         }
         let entry = self.shared.entry(name)?;
-        let copier = take_turn(&entry)?;
+        let turn = take_turn(&entry)?;
         let disk = self.open_over(name, None)?;
         let unfinished = disk.settings().unfinished.ok_or_else(|| not_unfinished(name))?;
         if unfinished.source != source {
@@ -137,10 +160,7 @@ impl Registry {
             return Err(Error::new(ErrorKind::AlreadyExists, what)
                 .hint("`sealdisk delete` drops it; the same copy from the same source would go on"));
         }
-        let size_bytes = disk.size();
-        let export = Export { name: name.to_string(), description: "a copy".to_owned(), disk, read_only: false };
-        let Terms { most, context } = self.door().admit(socket, export, Box::new(copier))?;
-        Ok(Copying { size_bytes, done_bytes: unfinished.done, resumed, most, context })
+        Ok(Begun { disk, done_bytes: unfinished.done, resumed, turn })
     }
 
     /// Makes durable what was copied, and notes that the first `done` bytes are there. With a `size` the disk is resized.
@@ -162,7 +182,9 @@ impl Registry {
         let _changing = self.shared.changing.lock();
         let entry = self.shared.entry(name)?;
         let disk = self.unfinished_disk(name)?;
-        disk.flush()?;
+        if !mutant!(CopyNotFlushed) {
+            disk.flush()?;
+        }
         if let Some(size) = size {
             disk.resize(size)?;
         }

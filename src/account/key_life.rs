@@ -18,8 +18,8 @@ use super::name::BlobName;
 use super::registry::{Entry, Keys, Registry, State};
 use crate::crypto::kek::{Kek, SourceRecord};
 use crate::crypto::keyring::KeyRing;
-use crate::disk::{self, Access, Disk, Options};
-use crate::io::Dir;
+use crate::disk::{self, Access, Disk};
+use crate::io::{Dir, sync};
 use crate::{Error, ErrorKind, Result};
 
 /// How long what was written may take to become durable when the keys are revoked.
@@ -137,7 +137,8 @@ impl Registry {
             State::Closed => {
                 // Without its base, which need not be there for this.
                 let dir = self.shared.dir_of(entry)?;
-                let disk = Disk::open(dir, Some(keys.clone()), None, Access::ReadWrite, true, Options::default())?;
+                let options = self.shared.setup.options.clone();
+                let disk = Disk::open(dir, Some(keys.clone()), None, Access::ReadWrite, true, options)?;
                 disk.rekey(keys)?;
                 disk.close()?;
                 *state = State::Closed;
@@ -306,6 +307,9 @@ fn let_go(disks: Vec<(Arc<Entry>, Arc<Disk>)>, flush: bool) -> KeysRevoked {
 
 /// On a thread of its own, or here where there is none to be had: late is better than not at all.
 fn on_a_thread(work: impl FnOnce() + Send + 'static) {
+    if sync::is_alone() {
+        return work();
+    }
     let work = Arc::new(Mutex::new(Some(work)));
     let on_thread = Arc::clone(&work);
     let started = std::thread::Builder::new().name("let-go".into()).spawn(move || {

@@ -1,22 +1,16 @@
-//! Disks come and go, and change: create, delete, rename, resize, rebase.
-//!
-//! A disk is made in `disks/.new-UUID` and appears by a rename; it disappears by a rename to `disks/.gone-UUID` and is
-//! removed there. So at every moment, a crash included, a disk is there whole or not at all.
+//! Disks come and go, and change: create, delete, rename, resize, rebase. That each is there whole or not at all, at any
+//! crash, is the business of [`Folder`](super::folder::Folder).
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use uuid::Uuid;
-
 use super::clones::parent_of;
 use super::name::BlobName;
-use super::registry::{Entry, GONE, NEW, Registry, State, remove_folder};
+use super::registry::{Entry, Registry, State};
 use super::snapshots::check_free;
 use crate::base::{BaseImage, BaseRecord, HandedImage};
-use crate::crypto::keyring::KeyRing;
-use crate::disk::{Disk, Options, Spec};
-use crate::io::Dir;
+use crate::disk::{Disk, Spec};
 use crate::{Error, ErrorKind, PAGE, Result};
 
 /// How long `delete` waits for verbs that are looking at the disk.
@@ -26,9 +20,9 @@ impl Registry {
     /// Makes a disk of `size` bytes (over a base: at least the base's size, which is the default) and opens it.
     pub fn create(&self, name: &BlobName, size: Option<u64>, base: Option<HandedImage>) -> Result<Arc<Disk>> {
         let size = disk_size(size, base.as_ref().map(|base| base.record.size))?;
-        let _changing = self.shared.changing.lock();
+        let _changing = self.shared.change_disks()?;
         self.check_free(name)?;
-        let spec = Spec::new(Uuid::new_v4(), name.to_string(), size);
+        let spec = Spec::new((self.shared.setup.new_uuid)(), name.to_string(), size);
         let Some(HandedImage { image, record, kept }) = base else { return self.publish(name, &spec, None) };
         let made = self.publish(name, &Spec { base: Some(record), ..spec }, Some(image));
         if let Ok(entry) = self.shared.entry(name) {
@@ -39,16 +33,9 @@ impl Registry {
 
     /// Makes the disk of a specification and opens it, over `image` if it has a base. The caller holds `changing`.
     pub(super) fn publish(&self, name: &BlobName, spec: &Spec, image: Option<Arc<dyn BaseImage>>) -> Result<Arc<Disk>> {
-        let keys = self.shared.require_keys()?;
-        if let Err(error) = self.make(&keys, spec) {
-            // What is left after a crash or a second error is removed when the account is opened next.
-            for folder in [format!("{NEW}{}", spec.uuid), spec.uuid.to_string()] {
-                if let Err(left) = remove_folder(&*self.shared.folder, &folder) {
-                    tracing::warn!(error = %left, "part of a disk that could not be made is left behind");
-                }
-            }
-            return Err(error);
-        }
+        let keys = self.shared.require_keys()?.disk_keys(spec.uuid)?;
+        let options = &self.shared.setup.options;
+        self.shared.folder.make(spec.uuid, |dir| Disk::create(dir, spec, keys, self.encryption(), options))?;
         let entry = Entry {
             parent: spec.parent.clone(),
             unfinished: AtomicBool::new(spec.unfinished.is_some()),
@@ -59,35 +46,24 @@ impl Registry {
         self.shared.open_disk(&entry, self.wake(), image)
     }
 
-    fn make(&self, keys: &KeyRing, spec: &Spec) -> Result<()> {
-        let folder = &*self.shared.folder;
-        let new = format!("{NEW}{}", spec.uuid);
-        let failed = |error| Error::io("the disk cannot be made", error).at_path(folder.path());
-        folder.create_dir(&new).map_err(failed)?;
-        let dir = folder.subdir(&new).map_err(failed)?;
-        Disk::create(dir, spec, keys.disk_keys(spec.uuid)?, self.encryption(), &Options::default())?;
-        folder.rename(&new, &spec.uuid.to_string()).map_err(failed)?;
-        folder.sync().map_err(failed)
-    }
-
     /// Removes a disk for good; one that clones read from only from sight, until the last of them is gone. Refused
     /// while a client has it, or a snapshot of it, attached.
     pub fn delete(&self, name: &BlobName) -> Result<()> {
-        let _changing = self.shared.changing.lock();
+        let _changing = self.shared.change_disks()?;
         let entry = self.shared.entry(name)?;
         check_free(&mut entry.attached.lock(), &entry, |_| true)?;
-        if !self.clones_of(entry.uuid).is_empty() {
+        if self.may_be_read_from(&entry) {
             return self.hide(&entry);
         }
         let parent = parent_of(&entry);
         let was = take_alone(&entry)?;
-        if let Err(error) = retire(&*self.shared.folder, entry.uuid) {
+        if let Err(error) = self.shared.folder.set_aside(entry.uuid) {
             *entry.state.lock() = was;
             return Err(error);
         }
         self.shared.disks.write().remove(name);
         drop(was);
-        remove_retired(&*self.shared.folder, entry.uuid)?;
+        self.shared.folder.remove_aside(entry.uuid)?;
         if let Some(parent) = parent {
             self.let_parent_go(&parent);
         }
@@ -98,13 +74,19 @@ impl Registry {
 impl Registry {
     /// Gives a disk another name. Clients that have it attached go on.
     pub fn rename(&self, name: &BlobName, to: &BlobName) -> Result<()> {
-        let _changing = self.shared.changing.lock();
+        let _changing = self.shared.change_disks()?;
         let disk = self.disk(name)?;
         let entry = self.shared.entry(name)?;
         if name != to {
             self.check_free(to)?;
         }
-        disk.rename(&to.to_string())?;
+        let was_sound = !disk.is_poisoned();
+        disk.rename(&to.to_string()).inspect_err(|_| {
+            if was_sound && disk.is_poisoned() {
+                // It may have either name after a crash, so no other disk may get one of them.
+                self.shared.folder.doubt();
+            }
+        })?;
         // Held until the disk is found by its new name: no change of the setting may miss it.
         let _account = self.shared.settings.read();
         // Whoever still has the old entry finds it gone, as after a deletion.
@@ -145,25 +127,6 @@ impl Registry {
         *self.shared.entry(name)?.handed.lock() = kept;
         disk.set_base(record)
     }
-}
-
-/// Makes a folder no disk any more, at once.
-fn retire(folder: &dyn Dir, uuid: Uuid) -> Result<()> {
-    let gone = format!("{GONE}{uuid}");
-    folder
-        .rename(&uuid.to_string(), &gone)
-        .map_err(|error| Error::io("the disk cannot be deleted", error).at_path(folder.path()))
-}
-
-fn remove_retired(folder: &dyn Dir, uuid: Uuid) -> Result<()> {
-    folder.sync().map_err(|e| Error::io("the deletion cannot be made durable", e).at_path(folder.path()))?;
-    remove_folder(folder, &format!("{GONE}{uuid}"))
-}
-
-/// Removes the folder of a disk that nobody has open.
-pub(super) fn remove_disk(folder: &dyn Dir, uuid: Uuid) -> Result<()> {
-    retire(folder, uuid)?;
-    remove_retired(folder, uuid)
 }
 
 /// Marks a disk as gone once nobody but the registry holds it, and gives what it was.
@@ -218,6 +181,7 @@ mod tests {
     use crate::crypto::kek::{Kek, SourceRecord};
     use crate::crypto::secret::SecretKey;
     use crate::io::real::RealDir;
+    use uuid::Uuid;
 
     #[test]
     fn a_disk_is_at_least_its_base_and_whole_pages() {

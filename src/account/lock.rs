@@ -2,7 +2,9 @@
 //!
 //! Whoever changes an account (a server, or one verb) holds it exclusively; verbs that only read hold it shared. The
 //! lock alone decides whether an account is in use: the kernel drops it when its holder dies, however that happens. The
-//! file's content, written by the exclusive holder, only tells others where to find it, and may be stale.
+//! file's content, written by the exclusive holder, only tells others where to find it, and may be stale. A holder that
+//! ends in order leaves none: so who finds some knows that the one before was killed, or failed, and left in the page cache
+//! what looks durable and may not be.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, Write};
@@ -41,6 +43,7 @@ pub struct AccountLock {
     file: File,
     path: PathBuf,
     hold: Hold,
+    abandoned: bool,
 }
 
 impl AccountLock {
@@ -57,7 +60,9 @@ impl AccountLock {
             Err(Errno::WOULDBLOCK) => return Ok(None),
             Err(error) => return Err(Error::io("cannot lock the account", error.into()).at_path(&path)),
         }
-        let lock = Self { file, path, hold };
+        let content = file.metadata().map(|metadata| metadata.len());
+        let abandoned = content.map_err(|e| Error::io("cannot read the lock file", e).at_path(&path))? > 0;
+        let lock = Self { file, path, hold, abandoned };
         if hold == Hold::Exclusive {
             lock.tell(&Holder { pid: std::process::id(), control: None })?;
         }
@@ -69,15 +74,29 @@ impl AccountLock {
         self.hold
     }
 
+    /// Whether the last to hold it exclusively did not [end in order](AccountLock::end_in_order).
+    #[must_use]
+    pub fn was_abandoned(&self) -> bool {
+        self.abandoned
+    }
+
+    /// To be called once all that an exclusive holder changed is durable. Should it fail, the next one only has more to do.
+    pub fn end_in_order(&self) {
+        if self.hold == Hold::Exclusive {
+            let _ = self.file.set_len(0);
+        }
+    }
+
     /// Tells others who holds the account and where it listens. Only for an exclusive holder.
     pub fn tell(&self, holder: &Holder) -> Result<()> {
         assert_eq!(self.hold, Hold::Exclusive, "a shared holder must not write");
         let write = || {
             let text = serde_json::to_vec(holder)?;
             let mut file = &self.file;
-            file.set_len(0)?;
+            // Never empty on the way: a kill now must not look like an end in order.
             file.rewind()?;
-            file.write_all(&text)
+            file.write_all(&text)?;
+            file.set_len(text.len() as u64)
         };
         write().map_err(|e: io::Error| Error::io("cannot write the lock file", e).at_path(&self.path))
     }
@@ -155,6 +174,22 @@ mod tests {
         assert!(holder(dir.path()).is_some());
         let _next = take(dir.path(), Hold::Exclusive).expect("free");
         assert_eq!(holder(dir.path()).map(|h| h.pid), Some(std::process::id()));
+    }
+
+    #[test]
+    fn who_did_not_end_in_order_is_noticed() {
+        let dir = tempfile::tempdir().expect("dir");
+        let killed = take(dir.path(), Hold::Exclusive).expect("free");
+        assert!(!killed.was_abandoned());
+        drop(killed);
+        let reader = take(dir.path(), Hold::Shared).expect("free");
+        reader.end_in_order();
+        drop(reader);
+        let next = take(dir.path(), Hold::Exclusive).expect("free");
+        assert!(next.was_abandoned());
+        next.end_in_order();
+        drop(next);
+        assert!(!take(dir.path(), Hold::Exclusive).expect("free").was_abandoned());
     }
 
     #[test]

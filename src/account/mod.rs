@@ -18,6 +18,7 @@ pub mod copies;
 pub mod diff;
 pub mod exports;
 pub mod failure;
+mod folder;
 pub mod key_life;
 pub mod key_request;
 mod keys;

@@ -12,17 +12,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 use uuid::Uuid;
 
 use super::copies::{self, Copier};
 use super::failure::Failure;
+use super::folder::{Folder, Index};
 use super::lock::{AccountLock, Hold, Holder};
 use super::maintenance::{Maintenance, Wake};
 use super::name::BlobName;
@@ -33,27 +33,40 @@ use super::snapshots::Attached;
 use crate::base::BaseImage;
 use crate::crypto::keyring::{DiskKeys, KeyRing};
 use crate::disk::{Access, Disk, DiskSettings, Options, Parent, Vitals};
-use crate::io::Dir;
 use crate::io::real::RealDir;
+use crate::io::{Dir, mutant};
 use crate::nbd::Door;
 use crate::{Error, ErrorKind, Result};
 
 /// Name of the folder of disks in an account directory.
 pub const DISKS: &str = "disks";
-/// Prefix of the folder of a disk that is being made.
-pub(super) const NEW: &str = ".new-";
 /// Disks that stay open in a verb's own process though nobody uses them.
 const IDLE_FOR_VERBS: usize = 16;
 /// The same in a server, where its descriptors allow it.
 pub const IDLE_DISKS: usize = 64;
-/// Prefix of the folder of a disk that is being removed.
-pub(super) const GONE: &str = ".gone-";
 
 /// The account's keys, or why they are not at hand.
 #[derive(Debug)]
 pub enum Keys {
     Unlocked(KeyRing),
     Locked(Failure),
+}
+
+/// What a registry takes from its surroundings. The default is the product's; the simulator has its own.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Of every disk.
+    pub options: Options,
+    /// Names a new disk.
+    pub new_uuid: fn() -> Uuid,
+    /// A thread does the background work of the disks.
+    pub background: bool,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { options: Options::default(), new_uuid: Uuid::new_v4, background: true }
+    }
 }
 
 /// An open account.
@@ -67,15 +80,18 @@ pub struct Registry {
 pub(super) struct Shared {
     lock: AccountLock,
     pub(super) account: Arc<dyn Dir>,
-    pub(super) folder: Arc<dyn Dir>,
+    pub(super) folder: Folder,
+    pub(super) setup: Setup,
     pub(super) keys: RwLock<Keys>,
     pub(super) settings: RwLock<Settings>,
-    /// Serialises what adds, removes and renames disks, and what changes keys.
+    /// Serialises what adds, removes and renames disks, and what changes keys. See [`Shared::change_disks`].
     pub(super) changing: Mutex<()>,
     pub(super) disks: RwLock<BTreeMap<BlobName, Arc<Entry>>>,
     /// Deleted disks that clones still read from: without a name, and kept until the last clone is gone.
     pub(super) hidden: RwLock<Vec<Arc<Entry>>>,
     damaged: Vec<(String, Failure)>,
+    /// One of them may be a clone of any disk.
+    pub(super) has_unknown: bool,
     /// Counts up with every use of a disk.
     uses: AtomicU64,
     idle_disks: AtomicUsize,
@@ -157,28 +173,39 @@ impl State {
 impl Registry {
     /// Opens the account in the directory `path`, whose lock is `lock`.
     pub fn open(path: &Path, lock: AccountLock, settings: Settings, keys: Keys) -> Result<Self> {
-        let account: Arc<dyn Dir> =
-            Arc::new(RealDir::open(path).map_err(|e| Error::io("cannot open the account", e).at_path(path))?);
-        let folder = account
-            .subdir(DISKS)
-            .map_err(|e| Error::io("cannot open the folder of the disks", e).at_path(path.join(DISKS)))?;
+        let account = RealDir::open(path).map_err(|e| Error::io("cannot open the account", e).at_path(path))?;
+        Self::over(Arc::new(account), lock, settings, keys, Setup::default())
+    }
+
+    /// The same over any directory.
+    pub fn over(
+        account: Arc<dyn Dir>,
+        lock: AccountLock,
+        settings: Settings,
+        keys: Keys,
+        setup: Setup,
+    ) -> Result<Self> {
+        let folder = Folder::open(&*account)?;
         let exclusive = lock.hold() == Hold::Exclusive;
-        let Index { disks, hidden, damaged } = index(&*folder, exclusive)?;
+        let background = exclusive && setup.background;
+        let Index { disks, hidden, damaged, has_unknown } = folder.index(&lock)?;
         let shared = Arc::new(Shared {
             lock,
             account,
             folder,
+            setup,
             keys: RwLock::new(keys),
             settings: RwLock::new(settings),
             changing: Mutex::new(()),
             disks: RwLock::new(disks),
             hidden: RwLock::new(hidden),
             damaged,
+            has_unknown,
             uses: AtomicU64::new(0),
             idle_disks: AtomicUsize::new(IDLE_FOR_VERBS),
             server: OnceLock::new(),
         });
-        let maintenance = exclusive.then(|| {
+        let maintenance = background.then(|| {
             let of_thread = Arc::downgrade(&shared);
             Maintenance::start(Box::new(move |uuid| Weak::upgrade(&of_thread)?.find_open(uuid)))
         });
@@ -244,7 +271,9 @@ impl Registry {
         }
         let mut next = settings.clone();
         next.set_encryption(on);
-        next.store(&*self.shared.account, &keys)?;
+        if !mutant!(SwitchNotStored) {
+            next.store(&*self.shared.account, &keys)?;
+        }
         *settings = next;
         for entry in self.shared.all_entries() {
             if let State::Open(disk) = &*entry.state.lock() {
@@ -320,6 +349,9 @@ impl Registry {
             }
             *state = State::Closed;
         }
+        if outcome.is_ok() && !self.shared.folder.is_in_doubt() {
+            self.shared.lock.end_in_order();
+        }
         outcome
     }
 }
@@ -347,6 +379,13 @@ impl Shared {
         self.disks.read().get(name).cloned().ok_or_else(|| no_disk(name))
     }
 
+    /// To be held by whoever adds, removes or renames disks. [`ErrorKind::Poisoned`] after such a change failed half-way.
+    pub(super) fn change_disks(&self) -> Result<MutexGuard<'_, ()>> {
+        let changing = self.changing.lock();
+        self.folder.check()?;
+        Ok(changing)
+    }
+
     /// The hidden ones too.
     pub(super) fn all_entries(&self) -> Vec<Arc<Entry>> {
         let mut entries: Vec<_> = self.disks.read().values().cloned().collect();
@@ -365,7 +404,7 @@ impl Shared {
     /// The folder of a disk.
     pub(super) fn dir_of(&self, entry: &Entry) -> Result<Arc<dyn Dir>> {
         let folder = entry.uuid.to_string();
-        let path = self.folder.path().join(&folder);
+        let path = self.account.path().join(DISKS).join(&folder);
         self.folder.subdir(&folder).map_err(|e| Error::io("cannot open the disk", e).at_path(path))
     }
 
@@ -437,7 +476,7 @@ impl Shared {
             Hold::Exclusive if keys.is_some() => Access::ReadWrite,
             _ => Access::ReadOnly,
         };
-        let mut options = Options::default();
+        let mut options = self.setup.options.clone();
         if let Some(wake) = wake {
             options.wake = wake.for_disk(entry.uuid);
         }
@@ -469,68 +508,4 @@ impl Shared {
 
 pub(super) fn no_disk(name: &BlobName) -> Error {
     Error::new(ErrorKind::NotFound, format!("there is no disk \"{name}\"")).hint("`sealdisk list` shows the disks")
-}
-
-/// What lies below `disks/`.
-#[derive(Default)]
-struct Index {
-    disks: BTreeMap<BlobName, Arc<Entry>>,
-    hidden: Vec<Arc<Entry>>,
-    damaged: Vec<(String, Failure)>,
-}
-
-/// Reads the names of all disks. With `clean`, what interrupted verbs left is removed.
-fn index(folder: &dyn Dir, clean: bool) -> Result<Index> {
-    let failed = |error: io::Error| Error::io("cannot read the folder of the disks", error).at_path(folder.path());
-    let mut index = Index::default();
-    for found in folder.list().map_err(failed)? {
-        if found.starts_with(NEW) || found.starts_with(GONE) {
-            if clean {
-                remove_folder(folder, &found)?;
-            }
-            continue;
-        }
-        match identify(folder, &found) {
-            Ok((entry, true)) => index.hidden.push(Arc::new(entry)),
-            Ok((entry, false)) if index.disks.contains_key(&entry.name) => {
-                let what = format!("two disks have the name \"{}\"", entry.name);
-                let error = Error::new(ErrorKind::Corrupt, what).at_path(folder.path().join(&found));
-                index.damaged.push((found, error.into()));
-            }
-            Ok((entry, false)) => {
-                index.disks.insert(entry.name.clone(), Arc::new(entry));
-            }
-            Err(error) => index.damaged.push((found, error.into())),
-        }
-    }
-    Ok(index)
-}
-
-/// The disk in a folder, and whether it is hidden.
-fn identify(folder: &dyn Dir, found: &str) -> Result<(Entry, bool)> {
-    let path = folder.path().join(found);
-    let uuid = Uuid::parse_str(found)
-        .ok()
-        .filter(|uuid| uuid.to_string() == found)
-        .ok_or_else(|| Error::new(ErrorKind::Corrupt, "is no disk: its name is no uuid").at_path(&path))?;
-    let dir = folder.subdir(found).map_err(|e| Error::io("cannot open the disk", e).at_path(&path))?;
-    // The name is authenticated when the disk is opened; here it only finds the folder.
-    let settings = DiskSettings::load(&*dir, None)?;
-    let entry = Entry {
-        parent: settings.parent,
-        unfinished: AtomicBool::new(settings.unfinished.is_some()),
-        ..Entry::new(uuid, settings.name.parse()?, State::Closed)
-    };
-    Ok((entry, settings.hidden))
-}
-
-/// Removes a folder that is no disk any more, with all that is in it.
-pub(super) fn remove_folder(folder: &dyn Dir, name: &str) -> Result<()> {
-    let path = folder.path().join(name);
-    match std::fs::remove_dir_all(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::io("cannot be removed", error).at_path(&path))
-        }
-        _ => Ok(()),
-    }
 }

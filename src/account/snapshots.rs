@@ -85,7 +85,7 @@ impl Registry {
 
     /// Deletes a snapshot. [`ErrorKind::InUse`] while a client has it attached or a clone pins it.
     pub fn delete_snapshot(&self, name: &BlobName, snapshot: &SnapshotName) -> Result<()> {
-        let _changing = self.shared.changing.lock();
+        let _changing = self.shared.change_disks()?;
         let entry = self.shared.entry(name)?;
         let disk = self.disk(name)?;
         let line = find(&disk, snapshot)?;
@@ -128,7 +128,7 @@ impl Registry {
     /// dropped. [`ErrorKind::InUse`] while a client has the disk attached, whose caches would no longer fit it, or one of
     /// the later snapshots, and while a clone pins one of them.
     pub fn roll_back(&self, name: &BlobName, snapshot: &SnapshotName, drops: &[String]) -> Result<()> {
-        let _changing = self.shared.changing.lock();
+        let _changing = self.shared.change_disks()?;
         self.disk(name)?;
         let entry = self.shared.entry(name)?;
         with_alone(&entry, |disk| {
@@ -150,14 +150,23 @@ impl Registry {
         self.shared.clones_of(uuid)
     }
 
+    /// Refuses while a clone reads from a snapshot of the disk that `which` says is to go.
     fn check_unpinned(&self, disk: &Disk, which: impl Fn(u32) -> bool, fate: &str) -> Result<()> {
-        let clones = self.clones_of(disk.settings().uuid);
-        let Some((clone, parent)) = clones.iter().find(|(_, parent)| which(parent.line)) else { return Ok(()) };
         let lines = disk.snapshots();
-        let name = lines.iter().find(|line| line.id == parent.line).map_or("?", |line| &line.name);
-        let what = format!("the snapshot \"{name}\" cannot be {fate}: the disk \"{clone}\" is a clone of it");
-        Err(Error::new(ErrorKind::InUse, what)
-            .hint("delete the clone first, or copy it over NBD to a new disk and delete it then"))
+        let refused = |line: u32, why: String| {
+            let name = lines.iter().find(|other| other.id == line).map_or("?", |line| &line.name);
+            Error::new(ErrorKind::InUse, format!("the snapshot \"{name}\" cannot be {fate}: {why}"))
+        };
+        let clones = self.clones_of(disk.settings().uuid);
+        if let Some((clone, parent)) = clones.iter().find(|(_, parent)| which(parent.line)) {
+            return Err(refused(parent.line, format!("the disk \"{clone}\" is a clone of it"))
+                .hint("delete the clone first, or copy it over NBD to a new disk and delete it then"));
+        }
+        match lines.iter().find(|line| self.shared.has_unknown && which(line.id)) {
+            Some(line) => Err(refused(line.id, "a disk that cannot be read may be a clone of it".to_owned())
+                .hint("`sealdisk status` names that disk; repair its folder, or move it away")),
+            None => Ok(()),
+        }
     }
 }
 

@@ -322,6 +322,11 @@ impl Disk {
         Arc::strong_count(&self.core) == 1
     }
 
+    /// Whether a sync failed, so that no change is taken any more.
+    pub fn is_poisoned(&self) -> bool {
+        self.core.poison.is_set()
+    }
+
     /// Numbers for whoever watches the server. `None`: it would wait; ask again.
     pub fn try_vitals(&self) -> Option<Vitals> {
         self.core.try_vitals()

@@ -6,6 +6,12 @@ mod imp {
     pub use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
     pub use std::sync::atomic;
 
+    /// Whether no thread may be started here, because the only one there is is simulated.
+    #[must_use]
+    pub const fn is_alone() -> bool {
+        false
+    }
+
     /// A condition variable; [`Condvar::wait`] takes and returns the guard.
     #[derive(Debug, Default)]
     pub struct Condvar(parking_lot::Condvar);
@@ -38,6 +44,7 @@ mod imp {
     use shuttle::sync as gated;
 
     use crate::io::sim::is_direct;
+    pub use crate::io::sim::is_direct as is_alone;
 
     pub mod atomic {
         //! Each access is a scheduling point.

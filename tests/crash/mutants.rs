@@ -188,7 +188,7 @@ pub(crate) fn hunt_all() {
     let only = std::env::var("SEALDISK_CRASH_MUTANTS").ok();
     let wanted = |mutant: &&Mutant| only.as_ref().is_none_or(|only| only.contains(&format!("{mutant:?}")));
     let mut alive = Vec::new();
-    for mutant in Mutant::ALL.iter().filter(wanted) {
+    for mutant in Mutant::CORE.iter().filter(wanted) {
         let start = Instant::now();
         let found = hunt(*mutant);
         let seconds = start.elapsed().as_secs_f64();

@@ -108,10 +108,56 @@ pub enum Mutant {
     WaitsUnderRangeLock,
     /// Writes take no range lock.
     WriteWithoutLock,
+
+    // Of the account.
+    /// A copy counts as whole before it is durable.
+    CopyNotFlushed,
+    /// A deletion is answered before it is durable.
+    DeletionNotSynced,
+    /// A new disk is answered before its name is durable.
+    DiskNameNotSynced,
+    /// Names of disks that a killed process changed are taken as durable.
+    DiskNamesNotSettled,
+    /// After a sync of the folder of disks failed, the next change goes on.
+    DoubtForgotten,
+    /// Folders that a killed process made or renamed are taken as durable.
+    FolderNotSettled,
+    /// What interrupted verbs left in the folder of disks stays.
+    LeftoversStay,
+    /// A disk is made under its own name.
+    MadeInSight,
+    /// The snapshot that was drawn for a clone stays though there is no such clone.
+    OrphanStays,
+    /// What a disk consists of is removed before its deletion is durable.
+    RemovedBeforeItsName,
+    /// A disk is removed for good though a clone reads from it.
+    SourceNotKept,
+    /// The encryption setting is changed and not stored.
+    SwitchNotStored,
+    /// A disk that cannot be read is taken for no clone of anything.
+    UnknownIsNoClone,
 }
 
 impl Mutant {
-    pub const ALL: &[Self] = &[
+    /// Those in the account, above its disks.
+    pub const ACCOUNT: &[Self] = &[
+        Self::CopyNotFlushed,
+        Self::DeletionNotSynced,
+        Self::DiskNameNotSynced,
+        Self::DiskNamesNotSettled,
+        Self::DoubtForgotten,
+        Self::FolderNotSettled,
+        Self::LeftoversStay,
+        Self::MadeInSight,
+        Self::OrphanStays,
+        Self::RemovedBeforeItsName,
+        Self::SourceNotKept,
+        Self::SwitchNotStored,
+        Self::UnknownIsNoClone,
+    ];
+
+    /// Those in the core of a disk.
+    pub const CORE: &[Self] = &[
         Self::BatchInFlightForgotten,
         Self::CacheNotDropped,
         Self::CheckpointBeforeItsBorder,
