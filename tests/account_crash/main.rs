@@ -1,0 +1,79 @@
+//! Whole verbs of the production account on a simulated disk: the power cut, the process killed and a call failing at each
+//! of their steps, and in the recovery that follows. Afterwards the account is as it was before the verb or as it is after
+//! it, with nothing half-made in it, and the verb can be asked for again.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+mod cases;
+mod ends;
+mod faults;
+mod mutants;
+mod rig;
+mod seen;
+
+use cases::{Case, all};
+
+fn among(names: &[&str], test: impl Fn(&Case) -> Result<u64, String>) {
+    let wanted = std::env::var("SEALDISK_CRASH_CASE").ok();
+    let chosen = |case: &&Case| {
+        names.contains(&case.area) && wanted.as_ref().is_none_or(|wanted| case.name.contains(wanted.as_str()))
+    };
+    for case in all().iter().filter(chosen) {
+        let start = std::time::Instant::now();
+        let images = test(case).unwrap_or_else(|what| panic!("{}: {what}", case.name));
+        eprintln!("{}: {images} in {:.2} s", case.name, start.elapsed().as_secs_f64());
+    }
+}
+
+fn ends(area: &str) {
+    among(&[area], |case| ends::run(case, 1, ends::Depth::Short));
+}
+
+#[test]
+fn disks_come_and_go_whole() {
+    ends("disks");
+}
+
+#[test]
+fn snapshots_and_sizes_change_whole() {
+    ends("snapshots");
+}
+
+#[test]
+fn clones_come_and_go_whole() {
+    ends("clones");
+}
+
+#[test]
+fn copies_go_on_where_they_were() {
+    ends("copies");
+}
+
+#[test]
+fn keys_and_the_switch_change_whole() {
+    ends("keys");
+}
+
+/// The same with every call of every recovery, and more images.
+#[test]
+#[ignore = "takes minutes"]
+fn every_verb_at_length() {
+    for seed in 0..8 {
+        among(&cases::AREAS, |case| ends::run(case, 100 + seed, ends::Depth::Long));
+    }
+}
+
+#[test]
+fn every_call_of_every_verb_fails_once() {
+    among(&cases::AREAS, faults::every_call);
+}
+
+#[test]
+fn every_call_of_opening_fails_once() {
+    faults::every_call_of_opening().unwrap_or_else(|what| panic!("{what}"));
+}
+
+#[test]
+fn every_mutant_is_found() {
+    mutants::hunt_all();
+}

@@ -1,0 +1,126 @@
+//! The account under test: made and opened on a simulated disk as the program does on a real one.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use sealdisk::account::lock::{AccountLock, Hold};
+use sealdisk::account::registry::{DISKS, Keys, Registry, Setup};
+use sealdisk::account::settings::Settings;
+use sealdisk::crypto::kek::{Kek, SourceRecord};
+use sealdisk::crypto::secret::SecretKey;
+use sealdisk::disk::Options;
+use sealdisk::io::sim::{Dice, SimDisk, Tear};
+use sealdisk::{Error, ErrorKind, Result};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+thread_local! {
+    static NEXT_UUID: Cell<u64> = const { Cell::new(0) };
+    /// Where the locks of simulated accounts lie: they are the kernel's, and so are not simulated.
+    static LOCKS: RefCell<Vec<TempDir>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The same uuids again for the same seed, in no order.
+pub(crate) fn seed_uuids(seed: u64) {
+    NEXT_UUID.set(seed << 32);
+}
+
+fn new_uuid() -> Uuid {
+    NEXT_UUID.set(NEXT_UUID.get() + 1);
+    let mut dice = Dice::new(NEXT_UUID.get());
+    Uuid::from_u64_pair(dice.roll(), dice.roll())
+}
+
+/// KEK 1 and KEK 2.
+pub(crate) fn kek(number: u8) -> Kek {
+    let key = SecretKey::fill_with(|bytes| {
+        bytes.fill(number);
+        Ok(())
+    });
+    Kek::new(key.unwrap())
+}
+
+pub(crate) fn source(number: u8) -> SourceRecord {
+    SourceRecord::Credential { name: format!("kek{number}") }
+}
+
+/// An empty account under KEK 1.
+pub(crate) fn make(seed: u64) -> SimDisk {
+    let disk = SimDisk::new(seed);
+    let root = disk.root();
+    root.create_dir(DISKS).unwrap();
+    Settings::create(&*root, Uuid::nil(), &kek(1), source(1), true).unwrap();
+    root.sync().unwrap();
+    disk
+}
+
+/// The lock of an account that its last holder did not leave in order.
+fn lock() -> AccountLock {
+    let take = |folder: &TempDir| AccountLock::try_take(folder.path(), Hold::Exclusive).unwrap();
+    LOCKS.with_borrow_mut(|folders| {
+        let free = folders.iter().position(|folder| take(folder).is_some()).unwrap_or_else(|| {
+            folders.push(tempfile::tempdir().unwrap());
+            folders.len() - 1
+        });
+        drop(take(&folders[free]));
+        take(&folders[free]).expect("nobody else has it")
+    })
+}
+
+/// Opens the account as a verb does that follows a kill or a power cut.
+pub(crate) fn open(disk: &SimDisk) -> Result<Registry> {
+    let root = disk.root();
+    let lock = lock();
+    Settings::settle(&*root)?;
+    let settings = Settings::load(&*root)?;
+    let keys = match [1, 2].iter().find_map(|number| settings.unlock(&kek(*number)).ok()) {
+        Some(ring) => Keys::Unlocked(ring),
+        None => Keys::Locked(settings.unlock(&kek(1)).err().unwrap_or_else(no_key).into()),
+    };
+    let options = Options {
+        stripes: 2,
+        stripe_pages: 2,
+        log_bytes: 36 << 10,
+        pending_extents: 12,
+        recent_bytes: 32 << 10,
+        clock: || 1_700_000_000,
+        boot: Some(disk.boot()),
+        ..Options::default()
+    };
+    Registry::over(root, lock, settings, keys, Setup { options, new_uuid, background: false })
+}
+
+fn no_key() -> Error {
+    Error::new(ErrorKind::WrongKey, "no key fits")
+}
+
+/// Which of the two KEKs opens the account.
+pub(crate) fn fitting_kek(disk: &SimDisk) -> Option<u8> {
+    let settings = Settings::load(&*disk.root()).ok()?;
+    [1, 2].into_iter().find(|number| settings.unlock_revoked(&kek(*number)).is_ok())
+}
+
+/// A copy of the disk, with nobody using it.
+pub(crate) fn copy(disk: &SimDisk, dice: &mut Dice) -> SimDisk {
+    disk.kill(dice)
+}
+
+/// One end that the disk may come to now.
+pub(crate) fn any_end(disk: &SimDisk, dice: &mut Dice) -> SimDisk {
+    match dice.index(3) {
+        0 => disk.kill(dice),
+        n => disk.power_cut(dice, [Tear::Sector, Tear::Block][n - 1]),
+    }
+}
+
+/// Calls `look` before every call that `work` makes.
+pub(crate) fn observed<T>(
+    disk: &SimDisk,
+    look: impl Fn(&SimDisk) + Send + Sync + 'static,
+    work: impl FnOnce() -> T,
+) -> T {
+    disk.set_observer(Some(Arc::new(look)));
+    let done = work();
+    disk.set_observer(None);
+    done
+}

@@ -1,0 +1,150 @@
+//! What somebody sees of an account, as a value that can be compared.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use sealdisk::account::name::BlobName;
+use sealdisk::account::registry::{DISKS, Registry};
+use sealdisk::disk::Disk;
+use sealdisk::io::sim::SimDisk;
+use sealdisk::{ErrorKind, PAGE};
+
+use crate::cases::SOURCE;
+use crate::rig;
+
+/// A disk, or what a snapshot sees.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Pages {
+    /// Bytes.
+    pub(crate) size: u64,
+    /// What each page is filled with.
+    pub(crate) filled: Vec<u8>,
+}
+
+/// Names that are drawn by lot are cut short.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Content {
+    pub(crate) pages: Pages,
+    pub(crate) snapshots: Vec<(String, Pages)>,
+    clone_of: Option<String>,
+    base: Option<PathBuf>,
+    /// Bytes that a copy into it has noted; what lies behind them is not looked at.
+    unfinished: Option<u64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    encryption: bool,
+    revoked: bool,
+    kek: Option<u8>,
+    pub(crate) disks: BTreeMap<String, Result<Content, ErrorKind>>,
+    /// Deleted, and kept for clones.
+    hidden: usize,
+}
+
+impl Seen {
+    pub(crate) fn is_fully_readable(&self) -> bool {
+        self.disks.values().all(Result::is_ok)
+    }
+
+    pub(crate) fn is_revoked(&self) -> bool {
+        self.revoked && self.disks.values().all(|disk| *disk == Err(ErrorKind::Revoked))
+    }
+
+    /// What differs, in a few words.
+    pub(crate) fn against(&self, other: &Self) -> String {
+        let rest = |seen: &Self| Self { disks: BTreeMap::new(), ..seen.clone() };
+        let mut what = Vec::new();
+        if rest(self) != rest(other) {
+            what.push(format!("{:?} and not {:?}", rest(self), rest(other)));
+        }
+        for name in self.disks.keys().chain(other.disks.keys().filter(|name| !self.disks.contains_key(*name))) {
+            let (mine, others) = (self.disks.get(name), other.disks.get(name));
+            if mine != others {
+                what.push(format!("{name}: {mine:?} and not {others:?}"));
+            }
+        }
+        what.join("; ")
+    }
+}
+
+fn pages(disk: &Disk, len: u64) -> Result<Pages, String> {
+    let mut bytes = vec![0; len as usize];
+    disk.read(0, &mut bytes).map_err(|error| format!("cannot be read: {error}"))?;
+    let filled = bytes.chunks(PAGE).map(|page| {
+        let same = page.iter().all(|byte| *byte == page[0]);
+        same.then_some(page[0]).ok_or_else(|| format!("a page is no whole: {:x?}", &page[..16]))
+    });
+    Ok(Pages { size: disk.size(), filled: filled.collect::<Result<_, _>>()? })
+}
+
+fn short(name: &str) -> String {
+    if name.starts_with("clone-") { "clone".into() } else { name.into() }
+}
+
+fn content(registry: &Registry, name: &BlobName) -> Result<Result<Content, ErrorKind>, String> {
+    let told = |what: String| format!("{name}: {what}");
+    if registry.is_unfinished(name) {
+        let begun = match registry.begin_copy(name, 512, SOURCE) {
+            Ok(begun) => begun,
+            Err(error) => return Ok(Err(error.kind())),
+        };
+        let pages = pages(&begun.disk, begun.done_bytes).map_err(told)?;
+        let unfinished = Some(begun.done_bytes);
+        return Ok(Ok(Content { pages, snapshots: Vec::new(), clone_of: None, base: None, unfinished }));
+    }
+    let disk = match registry.disk(name) {
+        Ok(disk) => disk,
+        Err(error) => return Ok(Err(error.kind())),
+    };
+    match disk.verify() {
+        Err(error) if error.kind() == ErrorKind::Revoked => return Ok(Err(ErrorKind::Revoked)),
+        verified => verified.map_err(|error| told(format!("does not verify: {error}")))?,
+    }
+    let snapshots = disk.snapshots().into_iter().map(|line| {
+        let view = disk.at_snapshot(&line.name).map_err(|error| format!("{}: {error}", line.name))?;
+        Ok((short(&line.name), pages(&view, view.size())?))
+    });
+    Ok(Ok(Content {
+        pages: pages(&disk, disk.size()).map_err(told)?,
+        snapshots: snapshots.collect::<Result<_, String>>().map_err(told)?,
+        clone_of: registry.clone_of(&disk).map(|of| {
+            let (disk, line) = of.split_once('@').unwrap_or((&of, ""));
+            let deleted = if line.ends_with("(deleted)") { " (deleted)" } else { "" };
+            format!("{disk}{deleted}")
+        }),
+        base: disk.settings().base.map(|base| base.path),
+        unfinished: None,
+    }))
+}
+
+/// What an open account shows.
+pub(crate) fn live(disk: &SimDisk, registry: &Registry) -> Result<Seen, String> {
+    if !registry.damaged().is_empty() {
+        return Err(format!("damaged: {:?}", registry.damaged()));
+    }
+    let mut disks = BTreeMap::new();
+    for (name, _) in registry.names() {
+        disks.insert(name.to_string(), content(registry, &name)?);
+    }
+    let folders = disk.root().subdir(DISKS).and_then(|folder| folder.list()).map_err(|error| error.to_string())?;
+    let left: Vec<_> = folders.iter().filter(|name| name.starts_with('.')).collect();
+    if !left.is_empty() {
+        return Err(format!("left behind: {left:?}"));
+    }
+    Ok(Seen {
+        encryption: registry.encryption(),
+        revoked: registry.revoked(),
+        kek: rig::fitting_kek(disk),
+        hidden: folders.len() - disks.len(),
+        disks,
+    })
+}
+
+/// Opens the account, looks, and closes it.
+pub(crate) fn look(disk: &SimDisk) -> Result<Seen, String> {
+    let registry = rig::open(disk).map_err(|error| format!("does not open: {error}"))?;
+    let seen = live(disk, &registry)?;
+    registry.close().map_err(|error| format!("does not close: {error}"))?;
+    Ok(seen)
+}
