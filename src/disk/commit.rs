@@ -209,6 +209,8 @@ impl Core {
         }
         write_new(&*self.dir, log::NEXT, &zeros)
             .and_then(|file| self.dir.sync().map(|()| file))
+            // Half of one would take the space of what gives space back.
+            .inspect_err(|_| drop(self.dir.remove(log::NEXT)))
             .map_err(|error| self.log_error("could not be preallocated", error))
     }
 
@@ -219,7 +221,9 @@ impl Core {
             None => self.preallocate_log()?,
         };
         let epoch = committer.next_epoch;
-        let begun = Log::begin(file, self.options.log_bytes, epoch, self.uuid, chain, keys)
+        let begun = file
+            .size()
+            .and_then(|size| Log::begin(file, size, epoch, self.uuid, chain, keys))
             .and_then(|log| self.dir.rename(log::NEXT, &log::file_name(epoch)).map(|()| log))
             .map_err(|error| self.log_error("cannot be begun", error))?;
         committer.next_epoch = epoch + 1;

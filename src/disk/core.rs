@@ -1,6 +1,6 @@
 //! What the parts of an open disk share, and the order in which they lock it.
 //!
-//! Lock order, outermost first: `upkeep`, `growth`, the committer's turn (`rounds`), range locks, `gate`, `committer`, `state`.
+//! Lock order, outermost first: `upkeep`, `growth`, `checkpointing`, the committer's turn (`rounds`), range locks, `gate`, `committer`, `state`.
 //! Nobody waits for a round, a checkpoint or log space while holding a range lock or the gate.
 
 use std::ops::Range;

@@ -10,18 +10,29 @@ use super::core::{Core, Growth};
 use super::key_slots::SlotKey;
 use super::layer::Layer;
 use super::recent::{self, Recent};
+use super::reserve::RESERVED;
 use super::settings::{DiskSettings, Kind, LayerRecord, StoreError};
 use super::state::{Entry, State};
 use crate::crypto::keyring::DiskKeys;
 use crate::io::Open;
 use crate::io::mutant;
-use crate::{Error, PAGE, Result};
+use crate::{Error, ErrorKind, PAGE, Result};
 
 impl Core {
     /// Replaces disk.toml. Not knowing whether the new one will be there after a crash poisons the disk.
     pub(crate) fn store_settings(&self, growth: &mut Growth) -> Result<()> {
         let keys = self.keys()?;
-        growth.settings.store(&*self.dir, &keys).map_err(|error| match error {
+        let first_try = growth.settings.store(&*self.dir, &keys);
+        let stored = match first_try {
+            Err(StoreError::Unchanged(error)) if error.kind() == ErrorKind::NoSpace => {
+                self.release_reserve();
+                let stored = growth.settings.store(&*self.dir, &keys);
+                let _ = self.ensure_reserve(RESERVED);
+                stored
+            }
+            other => other,
+        };
+        stored.map_err(|error| match error {
             StoreError::Unchanged(error) => error,
             StoreError::Unknown(error) => self.poison.set(error),
         })
@@ -35,9 +46,19 @@ impl Core {
             return Ok(());
         }
         let keys = self.keys()?;
-        let mut committer = self.committer.lock();
-        let chain = committer.chain;
-        let log = self.begin_log(&mut committer, &chain, &keys)?;
+        let _no_checkpoint = self.checkpointing.lock();
+        let begin = || {
+            let mut committer = self.committer.lock();
+            let chain = committer.chain;
+            self.begin_log(&mut committer, &chain, &keys).map(|log| (log, committer))
+        };
+        let (log, mut committer) = match begin() {
+            Err(error) if self.wants_old_log(&error) => {
+                self.take_over_old_log()?;
+                begin()?
+            }
+            begun => begun?,
+        };
         growth.settings.epoch = log.epoch;
         self.store_settings(&mut growth)?;
         self.begin_recent(log.epoch, &keys);
@@ -76,7 +97,7 @@ impl Core {
             .map_err(|error| Error::io("the free space cannot be asked for", error).at_path(self.dir.path()))?;
         if free < low_water {
             let what = format!("the file system has {free} bytes left, {low_water} are kept for what gives space back");
-            return Err(Error::new(crate::ErrorKind::NoSpace, what).at_path(self.dir.path()));
+            return Err(Error::new(ErrorKind::NoSpace, what).at_path(self.dir.path()));
         }
         Ok(())
     }
@@ -114,9 +135,9 @@ impl Core {
             _ => growth.settings.next_layer,
         };
         let created = (self.options.clock)();
-        growth.settings.next_layer = id.checked_add(1).ok_or_else(|| {
-            Error::new(crate::ErrorKind::LimitExceeded, "no layer id is left").at_path(self.dir.path())
-        })?;
+        growth.settings.next_layer = id
+            .checked_add(1)
+            .ok_or_else(|| Error::new(ErrorKind::LimitExceeded, "no layer id is left").at_path(self.dir.path()))?;
         self.store_settings(growth)?;
 
         let file_name = DiskSettings::layer_file(id, kind);

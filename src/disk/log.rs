@@ -271,6 +271,15 @@ struct RawBatch<'a> {
 }
 
 impl<'a> RawBatch<'a> {
+    /// The length that a header of `epoch` at `offset` claims, where that much is there.
+    fn claimed(content: &[u8], offset: usize, epoch: u64) -> Option<usize> {
+        let head = &mut content.get(offset..)?;
+        let whole = head.len();
+        (take_u32(head)? == BATCH_MAGIC).then_some(())?;
+        let len = take_u32(head)? as usize;
+        (take_u64(head)? == epoch && len <= whole).then_some(len)
+    }
+
     fn at(content: &'a [u8], offset: usize) -> Option<Self> {
         let mut head = content.get(offset..)?;
         let whole = head;
@@ -370,20 +379,38 @@ pub(crate) enum Replay {
     },
 }
 
+/// What no torn end leaves at or behind `from`, and where: a whole batch of `epoch`, or headers that claim more than
+/// anybody would look through. Each that begins no batch costs a look at all that it claims, so without that limit a log
+/// of them would take the square of its length; a torn end leaves one.
+fn damage_behind(content: &[u8], from: usize, epoch: u64) -> Option<(usize, &'static str)> {
+    const LOOKS: usize = 4;
+    if mutant!(DamageIsTheEnd) || mutant!(LogRecycled) {
+        return None;
+    }
+    let mut left = LOOKS * content.len();
+    for at in (from..content.len()).step_by(BLOCK) {
+        let Some(claimed) = RawBatch::claimed(content, at, epoch) else { continue };
+        if claimed > left {
+            return Some((at, "more headers than batches behind"));
+        }
+        left -= claimed;
+        if RawBatch::at(content, at).is_some() {
+            return Some((at, "whole batches behind"));
+        }
+    }
+    None
+}
+
 /// Reads the content of the log of `epoch`. Without `keys` no MAC is checked.
 pub(crate) fn replay(content: &[u8], epoch: u64, uuid: Uuid, keys: Option<&DiskKeys>, path: &Path) -> Result<Replay> {
     let corrupt =
         |what: &str, offset: usize| Error::new(ErrorKind::Corrupt, what).at_path(path).at_offset(offset as u64);
-    let batch_behind = |from: usize| {
-        let from = if mutant!(DamageIsTheEnd) || mutant!(LogRecycled) { content.len() } else { from };
-        (from..content.len()).step_by(BLOCK).find(|&at| RawBatch::at(content, at).is_some_and(|raw| raw.epoch == epoch))
-    };
     let header = content
         .get(..HEADER)
         .filter(|header| &header[..8] == MAGIC && crc32c::crc32c(&header[..112]).to_le_bytes() == header[112..HEADER]);
     let Some(header) = header else {
-        return match batch_behind(BLOCK) {
-            Some(at) => Err(corrupt("log has a damaged header and batches behind it", at)),
+        return match damage_behind(content, BLOCK, epoch) {
+            Some((at, what)) => Err(corrupt(&format!("log has a damaged header, and {what} it"), at)),
             None => Ok(Replay::Unbegun),
         };
     };
@@ -407,8 +434,8 @@ pub(crate) fn replay(content: &[u8], epoch: u64, uuid: Uuid, keys: Option<&DiskK
             .filter(|raw| (raw.epoch == epoch || mutant!(LogRecycled)) && raw.sequence == sequence);
         let Some(raw) = raw else {
             // A torn batch may have covered any number of blocks, but nothing is written behind it.
-            return match batch_behind(at) {
-                Some(behind) => Err(corrupt("log is damaged, with whole batches behind the damage", behind)),
+            return match damage_behind(content, at, epoch) {
+                Some((behind, what)) => Err(corrupt(&format!("log is damaged, with {what} the damage"), behind)),
                 None => Ok(Replay::Begun { follows, batches, chain }),
             };
         };
@@ -420,5 +447,46 @@ pub(crate) fn replay(content: &[u8], epoch: u64, uuid: Uuid, keys: Option<&DiskK
         sequence += 1;
         at += raw.bytes.len().next_multiple_of(BLOCK);
         batches.push(batch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A log of two batches, of which the second is torn, with `false_headers` of the same epoch behind it.
+    fn torn(false_headers: usize) -> Result<Replay> {
+        let (keys, epoch, path) = (DiskKeys::ephemeral()?, 3_u64, Path::new("log.3"));
+        let mut content = vec![0; 64 * BLOCK];
+        content[..8].copy_from_slice(MAGIC);
+        content[40..48].copy_from_slice(&epoch.to_le_bytes());
+        let mut chain = keys.mac(&[HEADER_PURPOSE, &content[..80]]);
+        content[80..112].copy_from_slice(&chain);
+        let crc = crc32c::crc32c(&content[..112]);
+        content[112..HEADER].copy_from_slice(&crc.to_le_bytes());
+        for (sequence, at) in [(0, BLOCK), (1, 2 * BLOCK)] {
+            let (batch, next) =
+                Batch { generation: sequence, ..Batch::default() }.encode(epoch, sequence, &chain, &keys);
+            content[at..at + batch.len()].copy_from_slice(&batch);
+            chain = next;
+        }
+        content[2 * BLOCK + 72] ^= 1;
+        for at in (3 * BLOCK..).step_by(BLOCK).take(false_headers) {
+            let claimed = (content.len() - at) as u32;
+            content[at..at + 4].copy_from_slice(&BATCH_MAGIC.to_le_bytes());
+            content[at + 4..at + 8].copy_from_slice(&claimed.to_le_bytes());
+            content[at + 8..at + 16].copy_from_slice(&epoch.to_le_bytes());
+        }
+        replay(&content, epoch, Uuid::nil(), Some(&keys), path)
+    }
+
+    #[test]
+    fn a_log_of_false_headers_is_refused_and_not_looked_through_for_each() {
+        for few in [0, 1, 3] {
+            assert!(matches!(torn(few), Ok(Replay::Begun { batches, .. }) if batches.len() == 1), "{few}");
+        }
+        let error = torn(60).expect_err("no torn end leaves that");
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("more headers than batches"), "{error}");
     }
 }

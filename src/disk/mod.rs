@@ -12,6 +12,7 @@
 //! | `growth` | beginning to write, a new layer, the switch |
 //! | `lines`, `resize`, `sweep` | snapshots; growing and shrinking; re-encrypting |
 //! | `upkeep` | punching, checkpoints, removing layers, in steps |
+//! | `reserve` | space held ready for a full file system |
 //! | `create`, `open` | making; opening and recovering |
 //! | `rekey` | going over to another account key |
 //! | `audit`, `verify` | what is really stored, against what is said to be; layers, and metadata |
@@ -50,6 +51,7 @@ mod range_lock;
 mod recent;
 mod rekey;
 mod report;
+mod reserve;
 mod resize;
 mod resolve;
 mod revoke;
@@ -249,10 +251,16 @@ pub fn remember_boot() {
 }
 
 impl Options {
+    /// What the smallest log has that can hold what may gather before it is turned over.
+    fn least_log_bytes(&self) -> u64 {
+        (2 * log::BLOCK + 3 * (self.pending_extents * log::EXTENT + commit::OPS_ROOM + log::BLOCK))
+            .next_multiple_of(log::BLOCK) as u64
+    }
+
     /// Too small a log could not hold what may gather before it is turned over.
     fn check(&self) -> Result<()> {
-        let least = 2 * log::BLOCK + 3 * (self.pending_extents * log::EXTENT + commit::OPS_ROOM + log::BLOCK);
-        if self.pending_extents < 8 || self.log_bytes < least as u64 || self.stripes == 0 || self.stripe_pages == 0 {
+        let least = self.least_log_bytes();
+        if self.pending_extents < 8 || self.log_bytes < least || self.stripes == 0 || self.stripe_pages == 0 {
             let what = format!("options out of range: a log of {} extents needs {least} bytes", self.pending_extents);
             return Err(Error::new(ErrorKind::InvalidInput, what));
         }

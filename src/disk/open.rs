@@ -23,7 +23,6 @@ use super::recent;
 use super::settings::{self, DiskSettings, Kind, LayerRecord};
 use super::state::{Entry, State};
 use super::transfer::read_file;
-use super::upkeep::RESERVE;
 use super::view_cache::ViewCache;
 use super::vitals::Costs;
 use super::{Access, Options};
@@ -408,7 +407,7 @@ fn clean_up(dir: &dyn Dir, layers_dir: &dyn Dir, names: &Names, settings: &DiskS
     let old = |epoch: &&u64| **epoch < newest;
     let logs = names.logs.iter().filter(old).map(|&epoch| log::file_name(epoch));
     let checkpoints = names.checkpoints.iter().filter(old).map(|&epoch| checkpoint::file_name(epoch));
-    let temporary = [settings::TEMPORARY, checkpoint::TEMPORARY, log::NEXT, RESERVE];
+    let temporary = [settings::TEMPORARY, checkpoint::TEMPORARY, log::NEXT];
     let temporary = temporary.iter().map(ToString::to_string).filter(|name| names.all.contains(name));
     logs.chain(checkpoints).chain(temporary).try_for_each(|name| match dir.remove(&name) {
         // Storing the settings since has used up a temporary of theirs.

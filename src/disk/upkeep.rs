@@ -13,17 +13,13 @@ use super::core::{Core, Due, Progress};
 use super::layer::Layer;
 use super::log;
 use super::recent;
+use super::reserve::{RESERVE, RESERVED};
 use super::settings::DiskSettings;
 use super::transfer::write_new;
-use crate::io::Open;
 use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, PAGE, Result};
 
-/// Holds space for a checkpoint, so that a full file system can still turn its logs over.
-pub(crate) const RESERVE: &str = "reserve";
-/// Bytes of it at the least.
-const RESERVED: u64 = 1 << 16;
 /// Runs punched in one step, while flushes wait.
 const PUNCHES: usize = 64;
 /// Dead runs looked at to find those: what is not settled yet in one round is in the next.
@@ -76,12 +72,24 @@ impl Core {
 
     /// Stores a checkpoint, durable when it returns, and answers what a log after it chains to.
     pub(crate) fn store_checkpoint(&self, due: &Due) -> Result<log::Chain> {
+        let (chain, reserve) = self.put_checkpoint(due)?;
+        self.remove_before(due.epoch).map_err(|error| {
+            Error::io("what a checkpoint replaces cannot be removed", error).at_path(self.dir.path())
+        })?;
+        if let Err(error) = self.ensure_reserve(reserve) {
+            tracing::warn!(path = %self.dir.path().display(), %error, "no space to reserve for the next checkpoint");
+        }
+        Ok(chain)
+    }
+
+    /// Puts a checkpoint in its place, durably. Answers what a log after it chains to, and the bytes that should be held
+    /// ready for the next one.
+    pub(crate) fn put_checkpoint(&self, due: &Due) -> Result<(log::Chain, u64)> {
         let failed = |error| Error::io("a checkpoint cannot be written", error).at_path(self.dir.path());
         let (content, chain) = due.state.encode(due.epoch, self.uuid, &self.keys()?);
         let first_try = write_new(&*self.dir, checkpoint::TEMPORARY, &content);
         if first_try.is_err() {
-            // This is what the reserve is for.
-            let _ = self.dir.remove(RESERVE);
+            self.release_reserve();
             write_new(&*self.dir, checkpoint::TEMPORARY, &content).map_err(failed)?;
         }
         self.dir.rename(checkpoint::TEMPORARY, &checkpoint::file_name(due.epoch)).map_err(failed)?;
@@ -89,25 +97,18 @@ impl Core {
         if !mutant!(CheckpointNameNotSynced) {
             self.dir.sync().map_err(|error| self.poison.set(failed(error)))?;
         }
-        for name in self.dir.list().map_err(failed)? {
-            let number = name.strip_prefix("log.").or_else(|| name.strip_prefix("checkpoint."));
-            if number.and_then(|number| number.parse().ok()).is_some_and(|number: u64| number < due.epoch) {
-                self.dir.remove(&name).map_err(failed)?;
-            }
-        }
-        let wanted = (2 * content.len() as u64).next_multiple_of(RESERVED);
-        if let Err(error) = self.ensure_reserve(wanted) {
-            tracing::warn!(path = %self.dir.path().display(), %error, "no space to reserve for the next checkpoint");
-        }
-        Ok(chain)
+        Ok((chain, (2 * content.len() as u64).next_multiple_of(RESERVED)))
     }
 
-    fn ensure_reserve(&self, wanted: u64) -> std::io::Result<()> {
-        let file = match self.dir.open(RESERVE, Open::ReadWrite) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => self.dir.open(RESERVE, Open::New)?,
-            other => other?,
-        };
-        if file.size()? < wanted { file.allocate(0, wanted) } else { Ok(()) }
+    /// Removes the logs and checkpoints that the one of `epoch` makes superfluous.
+    pub(crate) fn remove_before(&self, epoch: u64) -> std::io::Result<()> {
+        for name in self.dir.list()? {
+            let number = name.strip_prefix("log.").or_else(|| name.strip_prefix("checkpoint."));
+            if number.and_then(|number| number.parse().ok()).is_some_and(|number: u64| number < epoch) {
+                self.dir.remove(&name)?;
+            }
+        }
+        Ok(())
     }
 
     fn ready_next_log(&self) -> Result<()> {
@@ -290,6 +291,7 @@ impl Core {
         if let Err(error) = self.note_wear(1) {
             tracing::warn!(path = %self.dir.path().display(), %error, "the use of the data keys is not noted");
         }
+        let _one_at_a_time = self.checkpointing.lock();
         // A punch between the flush and the turn would be neither durable nor known to the checkpoint.
         let _turn = loop {
             self.flush()?;

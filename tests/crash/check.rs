@@ -203,12 +203,16 @@ pub(crate) fn open(rig: &Rig, image: &SimDisk, encryption: bool) -> Result<Disk,
     if is_traced() {
         image.start_trace();
     }
+    // Taking over what a killed process had answered needs a log, and on a full file system the one that is there, which
+    // needs the reserve.
+    let is_reserved =
+        |image: &SimDisk| image.raw_files().iter().any(|file| file.path == "disk/reserve" && file.size > 0);
+    let stinted = rig.boots && image.capacity().is_some() && !is_reserved(image);
     loop {
         let untold = image.has_untold_errors();
         match rig.open(image, encryption, Access::ReadWrite) {
             Ok(disk) => return Ok(disk),
-            // Taking over what a killed process had answered needs a log of its own, and so space.
-            Err(error) if rig.boots && error.kind() == ErrorKind::NoSpace => image.set_capacity(None),
+            Err(error) if stinted && error.kind() == ErrorKind::NoSpace => image.set_capacity(None),
             Err(error) if untold && error.kind() == ErrorKind::Io => {}
             Err(error) => return Err(format!("recovering: {error:?}\n{}", image.trace())),
         }

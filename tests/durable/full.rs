@@ -1,5 +1,7 @@
 //! A file system that is full: clients are told, what is there stays, and giving space back works.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -8,7 +10,7 @@ use sealdisk::crypto::keyring::DiskKeys;
 use sealdisk::disk::{Access, Disk, Durability, Options, Spec};
 use sealdisk::io::Dir;
 use sealdisk::io::real::RealDir;
-use sealdisk::{ErrorKind, PAGE, Result};
+use sealdisk::{Error, ErrorKind, PAGE, Result};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -51,6 +53,14 @@ impl Home {
         let dir: Arc<dyn Dir> = Arc::new(RealDir::open(&self.path).expect("the directory"));
         let options = Options { log_bytes: MIB, pending_extents: 1024, ..Options::default() };
         Disk::open(dir, Some(self.keys.clone()), None, Access::ReadWrite, true, options)
+    }
+}
+
+/// Takes all the space there is, as whoever else uses the file system might.
+fn fill(folder: &Path) {
+    let mut file = OpenOptions::new().create(true).append(true).open(folder.join("filler")).expect("a file");
+    for piece in [MIB as usize, BLOCK as usize] {
+        while file.write_all(&vec![1; piece]).is_ok() {}
     }
 }
 
@@ -122,5 +132,58 @@ fn a_full_file_system_is_told_and_loses_nothing() {
         assert_eq!(read(&disk, number), block(number + 7), "block {number}");
     }
     assert!(read(&disk, half)[..PAGE].iter().all(|byte| *byte == 0));
+    disk.close().expect("it closes");
+}
+
+#[test]
+fn a_file_system_that_stays_full_over_many_kills_still_takes_trims() {
+    const KILLS: u64 = 8;
+    let Some(small) = Small::mount() else {
+        eprintln!("left out: this user may not mount a small file system");
+        return;
+    };
+    let home = Home { path: small.path().join("disk"), keys: DiskKeys::ephemeral().expect("keys") };
+    std::fs::create_dir(&home.path).expect("a directory");
+    let dir: Arc<dyn Dir> = Arc::new(RealDir::open(&home.path).expect("the directory"));
+    let spec = Spec::new(Uuid::from_u128(1), "c/b", 64 * MIB);
+    Disk::create(dir, &spec, home.keys.clone(), true, &Options::default()).expect("a disk");
+
+    let disk = home.open().expect("it opens");
+    let stored = 2 * KILLS + 1;
+    for number in 0..stored {
+        disk.write(number * BLOCK, &block(number + 7), Durability::Volatile).expect("a write");
+    }
+    disk.flush().expect("a flush");
+    maintain(&disk);
+    drop(disk);
+    for kill in 0..KILLS {
+        fill(small.path());
+        let disk = home.open().unwrap_or_else(|error| panic!("opening after kill {kill}: {error}"));
+        fill(small.path());
+        let told = |what: &'static str| move |error: Error| panic!("{what} after kill {kill}: {error}");
+        for number in 0..stored {
+            // Without space there are no notes, and what was not flushed is lost or not.
+            let found = read(&disk, number);
+            let (trimmed, kept) = (found.iter().all(|byte| *byte == 0), found == block(number + 7));
+            let expected = match number {
+                _ if number >= 2 * kill => kept,
+                _ if number % 2 == 0 => trimmed,
+                _ => trimmed || kept,
+            };
+            assert!(expected, "block {number} after kill {kill}");
+        }
+        disk.zero(2 * kill * BLOCK, BLOCK, Durability::Volatile).unwrap_or_else(told("a trim"));
+        disk.flush().unwrap_or_else(told("a flush"));
+        maintain(&disk);
+        disk.write((stored - 1) * BLOCK, &block(stored + 6), Durability::Fua)
+            .unwrap_or_else(told("an overwrite in place"));
+        fill(small.path());
+        disk.zero((2 * kill + 1) * BLOCK, BLOCK, Durability::Volatile).unwrap_or_else(told("another trim"));
+        drop(disk);
+    }
+    let disk = home.open().expect("it opens");
+    disk.scrub().expect("a scrub");
+    std::fs::remove_file(small.path().join("filler")).expect("the filler");
+    disk.write(0, &block(1), Durability::Fua).expect("a write where there is space");
     disk.close().expect("it closes");
 }
