@@ -1,7 +1,9 @@
-//! Runs seeds until something fails or there are no more, on every core.
+//! Runs seeds until enough have failed or there are no more, on every core.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -27,17 +29,57 @@ pub(crate) enum Until {
     Images(u64),
 }
 
-/// Runs `execution` for seeds from `first` on, with `mutant` planted, until one fails.
+/// How a campaign went on: seeds, crash images, time, and every seed that failed, in order.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) seeds: u64,
+    images: u64,
+    elapsed: Duration,
+    pub(crate) findings: Vec<Finding>,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (seconds, bad) = (self.elapsed.as_secs_f64(), self.findings.len());
+        let rate = self.images as f64 / seconds;
+        write!(
+            f,
+            "{} seeds, {} crash images in {seconds:.1} s: {rate:.0} a second; {bad} bad",
+            self.seeds, self.images
+        )?;
+        if bad > 0 {
+            write!(f, ": {:?}", self.findings.iter().map(|(seed, _)| seed).collect::<Vec<_>>())?;
+        }
+        Ok(())
+    }
+}
+
+/// Looks for the first seed from `first` on that fails, with `mutant` planted.
 pub(crate) fn search(
     first: u64,
     until: Until,
     mutant: Option<Mutant>,
     execution: impl Execution,
 ) -> (Option<Finding>, u64) {
+    let mut outcome = run(first, until, mutant, 1, execution);
+    // The smallest, so that the same seed is named whatever the threads do.
+    (if outcome.findings.is_empty() { None } else { Some(outcome.findings.remove(0)) }, outcome.seeds)
+}
+
+/// Runs `execution` for seeds from `first` on, with `mutant` planted, until `enough` have failed. Says once a minute how
+/// far it has come.
+pub(crate) fn run(
+    first: u64,
+    until: Until,
+    mutant: Option<Mutant>,
+    enough: usize,
+    execution: impl Execution,
+) -> Outcome {
+    const MINUTE: Duration = Duration::from_secs(60);
     let next = AtomicU64::new(first);
     let stop = AtomicBool::new(false);
     let (start, images) = (Instant::now(), IMAGES.load(Ordering::Relaxed));
-    let finding: Mutex<Option<Finding>> = Mutex::new(None);
+    let findings: Mutex<Vec<Finding>> = Mutex::default();
     let draw = || {
         let over = match until {
             Until::Seeds(seeds) => next.load(Ordering::Relaxed) - first >= seeds,
@@ -46,26 +88,35 @@ pub(crate) fn search(
         };
         (!over && !stop.load(Ordering::Relaxed)).then(|| next.fetch_add(1, Ordering::Relaxed))
     };
+    let outcome = || {
+        let mut findings = findings.lock().expect("no panic while it is held").clone();
+        findings.sort_unstable();
+        let (seeds, images) = (next.load(Ordering::Relaxed) - first, IMAGES.load(Ordering::Relaxed) - images);
+        Outcome { seeds, images, elapsed: start.elapsed(), findings }
+    };
     let workers = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let (working, ended) = channel::<()>();
     std::thread::scope(|scope| {
         for _ in 0..workers {
-            scope.spawn(|| {
+            let (working, draw, stop, findings) = (working.clone(), &draw, &stop, &findings);
+            scope.spawn(move || {
                 plant(mutant);
                 while let Some(seed) = draw() {
                     if let Err(what) = one(seed, execution) {
-                        stop.store(true, Ordering::Relaxed);
-                        let mut finding = finding.lock().expect("no panic while it is held");
-                        // The smallest, so that the same seed is named whatever the threads do.
-                        if finding.as_ref().is_none_or(|(known, _)| seed < *known) {
-                            *finding = Some((seed, what));
-                        }
+                        let mut findings = findings.lock().expect("no panic while it is held");
+                        findings.push((seed, what));
+                        stop.fetch_or(findings.len() >= enough, Ordering::Relaxed);
                     }
                 }
+                drop(working);
             });
         }
+        drop(working);
+        while ended.recv_timeout(MINUTE) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("{}", outcome());
+        }
     });
-    let tried = next.load(Ordering::Relaxed) - first;
-    (finding.into_inner().expect("no panic while it was held"), tried)
+    outcome()
 }
 
 /// One seed under the scheduler. Panics of the core, deadlocks and endless loops are findings, too.

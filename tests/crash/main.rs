@@ -24,30 +24,35 @@ use std::time::{Duration, Instant};
 use campaign::Until;
 use sealdisk::io::sim::Fault;
 
-fn weather(until: Until) {
-    let first = std::env::var("SEALDISK_CRASH_SEED").ok().map(|seed| seed.parse().expect("a seed is a number"));
-    let until = if first.is_some() { Until::Seeds(1) } else { until };
-    let (start, images) = (Instant::now(), check::IMAGES.load(Ordering::Relaxed));
-    let (finding, seeds) = campaign::search(first.unwrap_or(0), until, None, storm::run);
-    let (seconds, images) = (start.elapsed().as_secs_f64(), check::IMAGES.load(Ordering::Relaxed) - images);
-    eprintln!("{seeds} seeds, {images} crash images in {seconds:.1} s: {:.0} a second", images as f64 / seconds);
-    if let Some((seed, what)) = finding {
+/// Number in an environment variable.
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+/// Runs seeds and tells how it went. `SEALDISK_CRASH_SEED`: this one alone.
+fn weather(first: u64, until: Until, enough: usize) {
+    let only = number("SEALDISK_CRASH_SEED");
+    let until = if only.is_some() { Until::Seeds(1) } else { until };
+    let outcome = campaign::run(only.unwrap_or(first), until, None, enough, storm::run);
+    eprintln!("{outcome}");
+    if let Some((seed, what)) = outcome.findings.first() {
         panic!("seed {seed}: {what}\nrepeat: SEALDISK_CRASH_SEED={seed} cargo test --features sim --test crash storm");
     }
 }
 
 #[test]
 fn storm() {
-    weather(Until::Seeds(2000));
+    weather(0, Until::Seeds(2000), 1);
 }
 
-/// Until 100 million images, or for `SEALDISK_CRASH_SECONDS`.
+/// Until there are `SEALDISK_CRASH_IMAGES` images (100 million), or for `SEALDISK_CRASH_SECONDS`, from seed
+/// `SEALDISK_CRASH_FIRST` on. It goes on after a seed that fails, up to a dozen.
 #[test]
 #[ignore = "takes more than an hour"]
 fn long_storm() {
-    let seconds = std::env::var("SEALDISK_CRASH_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
-    let elapsed = seconds.map(|seconds| Until::Elapsed(Duration::from_secs(seconds)));
-    weather(elapsed.unwrap_or(Until::Images(100_000_000)));
+    let images = number("SEALDISK_CRASH_IMAGES").unwrap_or(100_000_000);
+    let seconds = number("SEALDISK_CRASH_SECONDS").map(|seconds| Until::Elapsed(Duration::from_secs(seconds)));
+    weather(number("SEALDISK_CRASH_FIRST").unwrap_or(0), seconds.unwrap_or(Until::Images(images)), 12);
 }
 
 fn sequences(len: u32) {
