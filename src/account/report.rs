@@ -126,12 +126,17 @@ pub struct KeyPages {
     pub bytes: u64,
     /// What is written now comes under it.
     pub current: bool,
+    /// AES blocks encrypted under it; a new one is due before 2^44. `None`: another disk counts them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed_blocks: Option<u64>,
+    /// More than half of those: a new one is due.
+    pub worn: bool,
 }
 
 impl From<KeyUsage> for KeyPages {
     fn from(usage: KeyUsage) -> Self {
-        let KeyUsage { disk, layer, pages, current } = usage;
-        Self { key: key_id(disk, layer), pages, bytes: pages * PAGE as u64, current }
+        let KeyUsage { disk, layer, pages, current, sealed_blocks, worn } = usage;
+        Self { key: key_id(disk, layer), pages, bytes: pages * PAGE as u64, current, sealed_blocks, worn }
     }
 }
 
@@ -197,6 +202,8 @@ pub struct LayerReport {
     pub pending_scrub_bytes: u64,
     /// AES blocks encrypted under the data key; a new one is due before 2^44.
     pub sealed_blocks: u64,
+    /// More than half of those, and no new one was taken yet.
+    pub worn: bool,
 }
 
 /// How pages are stored, as users see it.
@@ -297,14 +304,24 @@ mod tests {
             state: DiskState::Known {
                 size_bytes: 1024,
                 bytes: Bytes { zero_bytes: 1024, encrypted_bytes: 512, ..Bytes::default() },
-                keys: vec![KeyPages { key: key_id(Uuid::nil(), 1), pages: 1, bytes: 512, current: true }],
+                keys: vec![KeyPages {
+                    key: key_id(Uuid::nil(), 1),
+                    pages: 1,
+                    bytes: 512,
+                    current: true,
+                    sealed_blocks: Some(32),
+                    worn: false,
+                }],
             },
         };
         let json = serde_json::to_value(&known).expect("json");
         let expected = serde_json::json!({
             "name": "a", "size_bytes": 1024, "base_bytes": 0, "plain_bytes": 0, "encrypted_bytes": 512,
             "zero_bytes": 1024, "pending_scrub_bytes": null,
-            "keys": [{ "key": "00000000-0000-0000-0000-000000000000/1", "pages": 1, "bytes": 512, "current": true }],
+            "keys": [{
+                "key": "00000000-0000-0000-0000-000000000000/1", "pages": 1, "bytes": 512, "current": true,
+                "sealed_blocks": 32, "worn": false,
+            }],
         });
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_value::<DiskStatus>(json).expect("back"), known);

@@ -230,6 +230,7 @@ pub(super) fn show(registry: &Registry, name: &BlobName) -> Result<DiskReport> {
             held_bytes: layer.held,
             pending_scrub_bytes: layer.dead,
             sealed_blocks: layer.sealed_blocks,
+            worn: layer.worn,
         }
     });
     Ok(DiskReport {

@@ -58,6 +58,8 @@ struct Layer {
     live_bytes: u64,
     /// AES blocks encrypted under the key; a new one is due before 2^44.
     sealed_blocks: u64,
+    /// More than half of those, and no new one was taken yet.
+    worn: bool,
     held_pages: u64,
     held_bytes: u64,
     missing_bytes: u64,
@@ -93,6 +95,10 @@ impl Audit {
             bar.finish_and_clear();
             Ok(Report::new(status, disk, layers))
         })?;
+        for layer in report.layers.iter().filter(|layer| layer.worn) {
+            let key = layer.key.as_deref().unwrap_or_default();
+            context.note_worn(&report.name, key, layer.sealed_blocks);
+        }
         let wrong: u64 = report.layers.iter().map(|layer| layer.missing_bytes + layer.clear_bytes).sum();
         if wrong == 0 {
             return context.show(&report, Text(&report));
@@ -129,6 +135,7 @@ impl Layer {
             account_key: layer.account_key,
             live_bytes: layer.live_bytes,
             sealed_blocks: layer.sealed_blocks,
+            worn: layer.worn,
             held_pages: held_bytes / crate::PAGE as u64,
             held_bytes,
             missing_bytes,

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::size;
 use super::unlock;
 use crate::Error;
 use crate::account::failure::Failure;
@@ -79,6 +80,15 @@ impl Context {
     /// Says that what was shown could not be authenticated, and why.
     pub fn note_locked(&self, why: &Failure) {
         self.note(format_args!("note: the account is locked, so nothing of this is authenticated: {}", why.message));
+    }
+
+    /// Says on standard error that a data key of a disk is due to be replaced.
+    pub fn note_worn(&self, disk: &str, key: &str, sealed_blocks: u64) {
+        let sealed = size::human(sealed_blocks.saturating_mul(16));
+        self.note(format_args!(
+            "warning: {disk}: {sealed} of the 256 TiB that one data key should encrypt were encrypted under {key}: \
+             `sealdisk key rotate-data {disk}` takes a new one"
+        ));
     }
 
     /// Says on standard error what is no part of the answer.

@@ -32,8 +32,15 @@ impl Status {
         let report: Report = context.ask(&self.key, Request::Status, &[])?;
         context.show(&report, Text(&report))?;
         for disk in &report.disks {
-            if let DiskState::Failed { error } = &disk.state {
-                context.note(format_args!("warning: {}: {}", disk.name, error.message));
+            match &disk.state {
+                DiskState::Failed { error } => {
+                    context.note(format_args!("warning: {}: {}", disk.name, error.message));
+                }
+                DiskState::Known { keys, .. } => {
+                    for key in keys.iter().filter(|key| key.worn) {
+                        context.note_worn(&disk.name, &key.key, key.sealed_blocks.unwrap_or_default());
+                    }
+                }
             }
         }
         if let Some(locked) = &report.locked {

@@ -138,6 +138,7 @@ pub(crate) fn open(
                 .or_else(|e| if gone(&e) { Ok(()) } else { Err(e) })
                 .map_err(|e| Error::io("the disk cannot be opened", e).at_path(core.dir.path()))?;
         }
+        core.warn_if_worn();
     }
     Ok(core)
 }

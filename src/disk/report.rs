@@ -31,6 +31,8 @@ pub struct LayerUsage {
     pub dead: u64,
     /// AES blocks encrypted under its data key, give or take 8 GiB for every time the disk was opened.
     pub sealed_blocks: u64,
+    /// So many that a new data key is due, which it has not got yet.
+    pub worn: bool,
 }
 
 /// Pages of a disk under one data key.
@@ -44,6 +46,10 @@ pub struct KeyUsage {
     pub pages: u64,
     /// What is written now comes under it.
     pub current: bool,
+    /// AES blocks encrypted under it, as in [`LayerUsage::sealed_blocks`]; `None`: another disk counts them.
+    pub sealed_blocks: Option<u64>,
+    /// As [`LayerUsage::worn`].
+    pub worn: bool,
 }
 
 impl Core {
@@ -97,7 +103,7 @@ impl Core {
     /// keys, own ones first and from bottom to top, together are `encrypted`.
     pub(crate) fn usage_through(&self) -> Result<(Usage, Vec<KeyUsage>)> {
         let top = self.gate.read().top.as_ref().map(|top| top.id);
-        let own = self.settings().uuid;
+        let DiskSettings { uuid: own, sealed_below, .. } = self.settings();
         let base = self.base.as_deref().filter(|base| base.looks_through());
         let (mut usage, mut keys, uncovered) = {
             let state = self.state.read();
@@ -109,6 +115,8 @@ impl Core {
                     layer,
                     pages,
                     current,
+                    sealed_blocks: Some(super::wear::blocks(entry.layer.sealed())),
+                    worn: layer >= sealed_below && self.is_worn(&entry.layer),
                 })
             };
             let keys: Vec<_> = state.entries.iter().zip(live).filter_map(key).collect();
@@ -133,7 +141,14 @@ impl Core {
             })?;
         }
         let inherited = inherited.into_iter();
-        keys.extend(inherited.map(|((disk, layer), pages)| KeyUsage { disk, layer, pages, current: false }));
+        keys.extend(inherited.map(|((disk, layer), pages)| KeyUsage {
+            disk,
+            layer,
+            pages,
+            current: false,
+            sealed_blocks: None,
+            worn: false,
+        }));
         Ok((usage, keys))
     }
 
@@ -146,6 +161,7 @@ impl Core {
     }
 
     pub(crate) fn layers(&self) -> Vec<LayerUsage> {
+        let sealed_below = self.growth.lock().settings.sealed_below;
         let account_key = self.keys.read().as_ref().map(crate::crypto::keyring::DiskKeys::account_key_id);
         let state = self.state.read();
         let (_, live) = live_pages(&state);
@@ -159,6 +175,7 @@ impl Core {
             held: bytes(entry.held().len()),
             dead: bytes(entry.dead.len() + entry.punched),
             sealed_blocks: super::wear::blocks(entry.layer.sealed()),
+            worn: entry.layer.id >= sealed_below && self.is_worn(&entry.layer),
         };
         state.entries.iter().zip(live).map(one).collect()
     }

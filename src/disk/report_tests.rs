@@ -113,8 +113,15 @@ fn a_clone_tells_how_the_other_disk_stores_its_pages() {
     assert_eq!((usage.base, usage.plain, usage.zero), (0, 682 * 512, 681 * 512));
     assert_eq!(usage.encrypted, (682 + 3 + 1) * 512);
     // Its own key, of the three pages and the footer, and the other disk's.
-    let own = KeyUsage { disk: disk.settings().uuid, layer: 1, pages: 4, current: true };
-    let other = KeyUsage { disk: OTHER, layer: 5, pages: 682, current: false };
+    let own = KeyUsage {
+        disk: disk.settings().uuid,
+        layer: 1,
+        pages: 4,
+        current: true,
+        sealed_blocks: Some(3 * 32),
+        worn: false,
+    };
+    let other = KeyUsage { disk: OTHER, layer: 5, pages: 682, current: false, sealed_blocks: None, worn: false };
     assert_eq!(disk.usage_and_keys().unwrap(), (usage, vec![own, other]));
 }
 

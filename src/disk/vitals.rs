@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::Usage;
 use super::core::Core;
-use super::settings::Kind;
 
 /// Numbers of a moment. Counts are since the disk was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,8 +20,8 @@ pub struct Vitals {
     pub poisoned: bool,
     /// The keys were taken back.
     pub revoked: bool,
-    /// Data keys that are due to be replaced: see `wear`.
-    pub worn_keys: usize,
+    /// Whether the data key of what is written now is due to be replaced: see `wear`.
+    pub worn_key: bool,
     /// Rounds of the committer, each of which answers every flush that waits.
     pub rounds: u64,
     /// Syncs of files in those rounds, and the time they took.
@@ -57,11 +56,11 @@ impl Core {
 
     /// `None`: the state is being changed; ask again.
     pub(crate) fn try_vitals(&self) -> Option<Vitals> {
+        let worn_key = self.gate.try_read()?.top.as_ref().is_some_and(|top| self.is_worn(top));
         let state = self.state.try_read()?;
         let presence = |entry: &super::state::Entry| {
             entry.held().memory_bytes() + entry.zero().memory_bytes() + entry.dead.memory_bytes()
         };
-        let worn = |entry: &&super::state::Entry| entry.layer.kind == Kind::Xts && self.is_worn(entry.layer.sealed());
         Some(Vitals {
             usage: Self::usage_of(&state),
             presence_bytes: state.entries.iter().map(presence).sum(),
@@ -69,7 +68,7 @@ impl Core {
             snapshots: state.lines.iter().filter(|line| line.is_listed()).count(),
             poisoned: self.poison.is_set(),
             revoked: self.revoked.load(Ordering::SeqCst),
-            worn_keys: state.entries.iter().filter(worn).count(),
+            worn_key,
             rounds: self.costs.rounds.load(Ordering::Relaxed),
             syncs: self.costs.syncs.load(Ordering::Relaxed),
             sync_time: Duration::from_nanos(self.costs.sync_nanos.load(Ordering::Relaxed)),

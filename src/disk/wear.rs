@@ -1,13 +1,15 @@
 //! How much was encrypted under each data key.
 //!
 //! IEEE 1619-2018 allows 2^44 blocks of 16 bytes (256 TiB) in a key's scope. Counting every write, also those over the same
-//! page, is stricter than that. At half of it the owner is told to take a new key.
+//! page, is stricter than that. At half of it the owner is told to take a new key: in the log, when the disk is opened and
+//! whenever more is noted; in reports; by a metric. A key that was rotated away encrypts no more, and needs no telling.
 //!
 //! Counted in memory with every write and noted in disk.toml every 8 GiB, by upkeep, and when the disk is closed. A crash
 //! forgets what was not noted: a count of years does not depend on it, and steady-state writes cost no sync for it.
 
 use super::Options;
 use super::core::Core;
+use super::layer::Layer;
 use super::settings::Kind;
 use super::state::State;
 use crate::{PAGE, Result};
@@ -30,9 +32,25 @@ pub(crate) fn blocks(pages: u64) -> u64 {
 }
 
 impl Core {
-    /// Whether it is time for a new key, after so many pages.
-    pub(crate) fn is_worn(&self, pages: u64) -> bool {
-        blocks(pages) >= self.options.key_blocks / 2
+    /// Whether it is time for a new key instead of that of `layer`, unless it was rotated away.
+    pub(crate) fn is_worn(&self, layer: &Layer) -> bool {
+        layer.kind == Kind::Xts && blocks(layer.sealed()) >= self.options.key_blocks / 2
+    }
+
+    /// Says so of the layer that takes new writes.
+    pub(crate) fn warn_if_worn(&self) {
+        let gate = self.gate.read();
+        if let Some(top) = gate.top.as_ref().filter(|top| self.is_worn(top)) {
+            self.warn_worn(top);
+        }
+    }
+
+    fn warn_worn(&self, layer: &Layer) {
+        tracing::warn!(
+            path = %self.dir.path().display(), layer = layer.id, blocks = blocks(layer.sealed()),
+            limit = self.options.key_blocks,
+            "much was encrypted under one data key: `sealdisk key rotate-data` takes a new one"
+        );
     }
 
     /// Whether `pages` were encrypted since it was last noted that it should be.
@@ -60,12 +78,8 @@ impl Core {
         self.store_settings(&mut growth)?;
         for (layer, pages) in noted {
             layer.wear_noted(pages);
-            if self.is_worn(pages) {
-                tracing::warn!(
-                    path = %self.dir.path().display(), layer = layer.id, blocks = blocks(pages),
-                    limit = self.options.key_blocks,
-                    "much was encrypted under one data key: `sealdisk key rotate-data` takes a new one"
-                );
+            if layer.id >= growth.settings.sealed_below && self.is_worn(layer) {
+                self.warn_worn(layer);
             }
         }
         Ok(())
@@ -144,11 +158,15 @@ mod tests {
         assert!(log.contains("key rotate-data") && log.contains("layer=1"), "{log}");
         disk.close().unwrap();
 
-        // A restart does not forget it.
+        // A restart does not forget it, and says so at once.
+        let log = Log::of(|| open().close().unwrap());
+        assert!(log.contains("key rotate-data") && log.contains("layer=1"), "{log}");
         let disk = open();
         let log = Log::of(|| write(&disk, 8));
         assert!(log.contains("key rotate-data"), "{log}");
+        assert!(disk.usage_and_keys().unwrap().1[0].worn && disk.layers()[0].worn);
         disk.rotate_key().unwrap();
+        assert!(disk.layers().iter().all(|layer| !layer.worn), "it encrypts no more");
         assert_eq!(Log::of(|| write(&disk, 32)), "");
         let log = Log::of(|| (0..2).for_each(|_| write(&disk, 32)));
         assert!(log.contains("layer=2") && !log.contains("layer=1"), "{log}");

@@ -203,8 +203,8 @@ impl Sample {
         out.gauges("sealdisk_disk_snapshots", "Its snapshots.", self.of_disks(|disk| Some(disk.snapshots)))?;
         let help = "Whether storing failed, so that the disk takes no changes until the server is started again.";
         out.gauges("sealdisk_disk_poisoned", help, self.of_disks(|disk| Some(u32::from(disk.poisoned))))?;
-        let help = "Data keys that encrypted so much that new ones are due.";
-        out.gauges("sealdisk_disk_worn_keys", help, self.of_disks(|disk| Some(disk.worn_keys)))?;
+        let help = "Data keys that encrypted so much that new ones are due: 0 or 1, as only one takes new writes.";
+        out.gauges("sealdisk_disk_worn_keys", help, self.of_disks(|disk| Some(u32::from(disk.worn_key))))?;
         let busy = self.disks.iter().filter(|disk| disk.busy || disk.vitals.is_some());
         let busy = busy.map(|disk| ([("disk", disk.name.as_str())], u32::from(disk.busy)));
         let help = "Whether the disk could not be looked at: it is being opened, or stuck. Its numbers are older ones.";

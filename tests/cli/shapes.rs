@@ -32,7 +32,9 @@ fn status_counts_every_byte_of_every_disk() {
     };
     // The footer page of each was stored as the setting was when the disk was made.
     let uuid = account.json(&["show", "one"])["uuid"].as_str().map(str::to_owned).expect("its uuid");
-    let keys = json!([{ "key": format!("{uuid}/1"), "pages": 1, "bytes": 512, "current": false }]);
+    let keys = json!([{
+        "key": format!("{uuid}/1"), "pages": 1, "bytes": 512, "current": false, "sealed_blocks": 0, "worn": false,
+    }]);
     let (plain, encrypted) = (disk("images/two.vhd", 2 * MIB, 512, 0, json!([])), disk("one", MIB, 0, 512, keys));
     assert_eq!(status["disks"], json!([plain, encrypted]));
     assert_eq!(account.json(&["encryption", "status"]), json!({ "encryption": "off" }));

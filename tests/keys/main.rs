@@ -22,3 +22,4 @@ mod sources;
 mod tamper;
 mod tamper_log;
 mod thief;
+mod wear;

@@ -16,12 +16,12 @@ pub(crate) struct AccountKeys {
     pub(crate) account_key_wrapping: KwAes256,
 }
 
-fn derive(key: &[u8], purpose: &str, ids: &[&[u8]]) -> KwAes256 {
+fn derive(key: &[u8], purpose: &str, ids: &[&[u8]]) -> [u8; 32] {
     let label = format!("sealdisk/1 {purpose}\0");
     let info: Vec<&[u8]> = [label.as_bytes()].into_iter().chain(ids.iter().copied()).collect();
     let mut derived = [0; 32];
     hkdf::Hkdf::<sha2::Sha256>::new(None, key).expand_multi_info(&info, &mut derived).expect("32 bytes");
-    KwAes256::new(&derived.into())
+    derived
 }
 
 fn settings(account: &Account) -> toml::Table {
@@ -67,7 +67,8 @@ impl AccountKeys {
         let settings = settings(account);
         let entry = &settings["account_key"][0];
         let (account, id) = (uuid(&settings["account"]), uuid(&entry["id"]));
-        let account_key_wrapping = derive(kek, "account-key-wrap", &[account.as_bytes(), id.as_bytes()]);
+        let wrapping = derive(kek, "account-key-wrap", &[account.as_bytes(), id.as_bytes()]);
+        let account_key_wrapping = KwAes256::new(&wrapping.into());
         let mut account_key = [0; 32];
         account_key_wrapping.unwrap_key(&bytes(&entry["wrapped"]), &mut account_key).expect("the account key");
         Self { account, id, account_key, account_key_wrapping }
@@ -75,7 +76,13 @@ impl AccountKeys {
 
     pub(crate) fn data_key_wrapping(&self, disk: Uuid, layer: u32) -> KwAes256 {
         let ids = [self.account.as_bytes() as &[u8], self.id.as_bytes(), disk.as_bytes(), &layer.to_le_bytes()];
-        derive(&self.account_key, "data-key-wrap", &ids)
+        KwAes256::new(&derive(&self.account_key, "data-key-wrap", &ids).into())
+    }
+
+    /// The key of the MAC over the metadata of a disk.
+    pub(crate) fn disk_mac_key(&self, disk: Uuid) -> [u8; 32] {
+        let ids = [self.account.as_bytes() as &[u8], self.id.as_bytes(), disk.as_bytes()];
+        derive(&self.account_key, "disk-mac", &ids)
     }
 
     /// Names of the account key and the data keys of a disk, with every round key, and their bytes.
