@@ -2,6 +2,9 @@
 
 use std::ops::{ControlFlow, Range};
 
+use memmap2::{Advice, MmapMut};
+use zerocopy::FromBytes;
+
 use super::header::Header;
 use super::meta::{Metadata, Notice};
 use super::source::Source;
@@ -12,10 +15,9 @@ use crate::{Error, Result};
 /// that any implementation is known to make, need just fewer.
 pub const MAX_ENTRIES: u64 = 4 << 20;
 
-/// The most blocks of a file that do not lie in it in ascending order, for they must be sorted, which is what costs most
-/// of all that a hostile table can ask for. 2040 GiB in blocks of 2 MiB, as every implementation has by default, need
-/// just fewer.
-const MAX_UNORDERED: u64 = 1 << 20;
+/// The most block-sized places of a file that are told apart to find blocks on each other when they do not lie in it in
+/// ascending order. 2040 GiB in blocks of 512 KiB, each with its bitmap on 4 KiB borders, need fewer.
+const MAX_PLACES: u64 = 5 << 20;
 
 /// Bytes of the table read at a time, so that a bad entry is found before the rest is read.
 const CHUNK: usize = 64 << 10;
@@ -190,6 +192,8 @@ impl Checker {
 struct Forbidden {
     starts: [u32; Self::PLACES],
     ends: [u32; Self::PLACES],
+    /// Where the last of them ends: most files have their blocks behind it.
+    end: u32,
 }
 
 impl Forbidden {
@@ -198,10 +202,11 @@ impl Forbidden {
 
     fn new(structures: &[(&'static str, Range<u64>)]) -> Self {
         debug_assert!(structures.len() <= Self::PLACES);
-        let mut forbidden = Self { starts: [u32::MAX; Self::PLACES], ends: [0; Self::PLACES] };
+        let mut forbidden = Self { starts: [u32::MAX; Self::PLACES], ends: [0; Self::PLACES], end: 0 };
         for (n, (_, range)) in structures.iter().take(Self::PLACES).enumerate() {
             forbidden.starts[n] = clamp(range.start / SECTOR);
             forbidden.ends[n] = clamp(range.end.div_ceil(SECTOR));
+            forbidden.end = forbidden.end.max(forbidden.ends[n]);
         }
         forbidden
     }
@@ -212,6 +217,9 @@ impl Forbidden {
         // Past 2 TiB, where sectors need more bits, another look is needed.
         let clamped = clamp(end);
         let mut any = clamped == u32::MAX;
+        if start >= self.end {
+            return any;
+        }
         for (from, to) in self.starts.iter().zip(&self.ends) {
             any |= (start < *to) & (*from < clamped);
         }
@@ -223,21 +231,35 @@ fn clamp(sector: u64) -> u32 {
     u32::try_from(sector).unwrap_or(u32::MAX)
 }
 
-/// Looks for blocks that share bytes, in O(n log n).
+/// Looks for blocks that share bytes, in O(places of the file), without sorting. A place is the largest power of two of
+/// sectors that is no longer than a block: two blocks that begin in one place overlap, and a block can only overlap
+/// those that begin up to two places before or behind its own.
 fn overlaps(entries: &[u32], checker: &Checker, fault: &mut dyn FnMut(Error) -> Result<()>) -> Result<()> {
-    if checker.used > MAX_UNORDERED {
-        let what = format!("more than {MAX_UNORDERED} blocks that do not lie in ascending order");
+    const REACH: usize = 2;
+    let shift = checker.stride.ilog2();
+    let places = checker.end >> shift;
+    if places > MAX_PLACES {
+        let what = format!("blocks in no order, and the file has room for more than {MAX_PLACES} of them");
         return Err(Fault::LimitExceeded.at(checker.table, what));
     }
-    let places = entries.iter().enumerate().filter(|&(_, &entry)| entry != UNUSED);
-    let mut order: Vec<u64> = places.map(|(index, &entry)| u64::from(entry) << 32 | index as u64).collect();
-    order.sort_unstable();
-    for pair in order.windows(2) {
-        let (before, block, index) = (pair[0] >> 32, pair[1] >> 32, pair[1] & 0xFFFF_FFFF);
-        if block - before < checker.stride {
-            let what = format!("block {index} (sector {block:#x}) lies on the block at sector {before:#x}");
-            fault(Fault::BlockOverlap.at(checker.table + index * 4, what))?;
+    // Where the block that begins in a place begins; 0, where the footer copy lies, for none. Looked at all over: huge
+    // pages, where there are any, halve the time.
+    let count = places as usize + 1 + 2 * REACH;
+    let mut map =
+        MmapMut::map_anon(count * size_of::<u32>()).map_err(|error| Error::io("no memory to check blocks", error))?;
+    let _ = map.advise(Advice::HugePage);
+    let (begins, _) =
+        <[u32]>::mut_from_prefix_with_elems(&mut map, count).expect("a mapping is aligned, and this long");
+    for (index, &entry) in entries.iter().enumerate().filter(|&(_, &entry)| entry != UNUSED) {
+        let place = (entry >> shift) as usize;
+        // What reaches past the file was refused before.
+        let Some(near) = begins.get_mut(place..=place + 2 * REACH) else { continue };
+        let touches = |&&other: &&u32| other != 0 && u64::from(other.abs_diff(entry)) < checker.stride;
+        if let Some(other) = near.iter().find(touches) {
+            let what = format!("block {index} (sector {entry:#x}) lies on the block at sector {other:#x}");
+            fault(Fault::BlockOverlap.at(checker.table + index as u64 * 4, what))?;
         }
+        near[REACH] = entry;
     }
     Ok(())
 }
