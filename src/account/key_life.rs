@@ -224,8 +224,7 @@ impl Registry {
     pub fn erase_all_keys(&self) -> Result<()> {
         let _changing = self.shared.changing.lock();
         let mut settings = self.shared.settings.write();
-        let erased = Error::new(ErrorKind::Revoked, "the keys of this account are erased: no key opens it again");
-        *self.shared.keys.write() = Keys::Locked(erased.into());
+        *self.shared.keys.write() = Keys::Locked(super::settings::erased().into());
         let_go(self.open_disks(), false);
         settings.erase_account_keys(&*self.shared.account)?;
         drop(settings);

@@ -214,8 +214,7 @@ impl Settings {
     /// [`ErrorKind::Revoked`] for keys that are erased, whatever key is at hand.
     pub fn check_not_erased(&self) -> Result<()> {
         if self.erased() {
-            return Err(Error::new(ErrorKind::Revoked, "the keys of this account are erased: no key opens it again")
-                .at_path(&self.path));
+            return Err(erased().at_path(&self.path));
         }
         Ok(())
     }
@@ -324,6 +323,12 @@ pub fn is_damage(error: &Error) -> bool {
 }
 
 /// Seconds since the epoch.
+/// What a verb that needs keys of an account gets once there are none.
+pub(super) fn erased() -> Error {
+    Error::new(ErrorKind::Revoked, "the keys of this account are erased: no key opens it again")
+        .hint("`sealdisk delete` removes what is left, `sealdisk init` makes a new account elsewhere")
+}
+
 pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -139,7 +139,7 @@ fn an_account_is_beyond_reading() {
     assert_eq!(account.files_with(SECRET), Vec::<PathBuf>::new());
     for verb in [&["serve"][..], &["key", "restore"], &["create", "c", "--size", "1M"], &["scrub", "a", "--wait"]] {
         let refused = stderr_of_failure(account.command().args(verb));
-        assert!(refused.contains("erased"), "{verb:?}: {refused}");
+        assert!(refused.contains("erased") && refused.contains("hint: `sealdisk delete`"), "{verb:?}: {refused}");
     }
 
     fs::write(&path, &settings).expect("an old copy put back");

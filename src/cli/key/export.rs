@@ -7,11 +7,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::Error;
 use crate::account::key_request::KeyRequest;
 use crate::account::name::BlobName;
 use crate::cli::context::{Context, Outcome};
 use crate::crypto::kek::KekOptions;
+use crate::{Error, ErrorKind};
 
 /// Write the data key of one layer to a file, for an auditor
 ///
@@ -40,12 +40,14 @@ pub(in crate::cli) struct Export {
 impl Export {
     pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
         let out = &self.out;
-        let file = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(out)
-            .map_err(|error| Error::io("cannot be made", error).at_path(out))?;
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(out).map_err(|error| {
+            let error = Error::io("cannot be made", error).at_path(out);
+            if error.kind() == ErrorKind::AlreadyExists {
+                error.hint("name a file that is not there yet")
+            } else {
+                error
+            }
+        })?;
         let request = KeyRequest::Export { name: self.name.clone(), layer: self.layer };
         let revealed: Result<(), _> = context.ask(&self.key, request.into(), &[file.as_fd()]);
         if revealed.is_err() {

@@ -90,7 +90,7 @@ impl Display for Text<'_> {
         let Self(rotated, before) = self;
         write!(f, "the account is opened by {} (version {})", rotated.key_source, rotated.kek_version)?;
         if rotated.kek_replaced {
-            write!(f, "\n{before} opens it no more")?;
+            write!(f, "\nthe old one ({before}) opens it no more")?;
         } else {
             write!(f, "\nthe key is the same: as long as {before} still gives it, that opens the account too")?;
         }
