@@ -163,7 +163,7 @@ fn disk_size(asked: Option<u64>, base: Option<u64>) -> Result<u64> {
 }
 
 /// Refuses what is no size of a disk, in bytes.
-pub(super) fn check_size(size: u64) -> Result<()> {
+pub(crate) fn check_size(size: u64) -> Result<()> {
     if size == 0 || !size.is_multiple_of(PAGE as u64) {
         return Err(Error::new(ErrorKind::InvalidInput, format!("{size} bytes are no size for a disk"))
             .hint("the size is a multiple of 512, and not 0"));

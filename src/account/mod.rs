@@ -22,7 +22,7 @@ mod folder;
 pub mod key_life;
 pub mod key_request;
 mod keys;
-mod life;
+pub(crate) mod life;
 pub mod life_request;
 pub mod lock;
 mod maintenance;

@@ -103,7 +103,7 @@ impl Registry {
         let mut attached = entry.attached.lock();
         // Not those of other readers, which go without asking who else reads them.
         snapshot.parse::<SnapshotName>()?;
-        let view = Arc::new(disk.at_snapshot(snapshot)?);
+        let view = Arc::new(disk.at_snapshot(snapshot).map_err(hint_snapshots)?);
         attached.retain(|(_, view)| view.strong_count() > 0);
         attached.push((snapshot.to_owned(), Arc::downgrade(&view)));
         Ok(view)

@@ -40,7 +40,8 @@ impl Delete {
 pub(super) fn confirm(question: &str) -> Result<()> {
     let no = |kind, what: &str| Err(Error::new(kind, what).hint("--yes does it without asking"));
     if !io::stdin().is_terminal() {
-        return no(ErrorKind::InvalidInput, "this cannot be undone, and there is no terminal to ask on");
+        let what = format!("{question} This cannot be undone, and there is no terminal to ask on");
+        return no(ErrorKind::InvalidInput, &what);
     }
     let failed = |error| Error::io("cannot ask on the terminal", error);
     let mut terminal = io::stderr().lock();

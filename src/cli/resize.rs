@@ -5,6 +5,7 @@ use clap::Args;
 use super::context::{Context, Outcome};
 use super::delete::confirm;
 use super::{show, size};
+use crate::account::life::check_size;
 use crate::account::name::BlobName;
 use crate::account::report::DiskReport;
 use crate::account::request::Request;
@@ -35,6 +36,7 @@ pub(super) struct Resize {
 impl Resize {
     pub(super) fn run(self, context: &Context) -> Outcome {
         let Self { name, size, yes, key } = self;
+        check_size(size)?;
         let now: DiskReport = context.ask(&key, Request::Show { name: name.clone() }, &[])?;
         let lost = now.size_bytes.saturating_sub(size);
         if lost > 0 && !yes {

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::client::Client;
 use crate::shapes::answer;
-use crate::support::{Account, MIB, program, run, stdout_of};
+use crate::support::{Account, MIB, program, run, stderr_of_failure, stdout_of};
 
 fn kind(account: &Account, arguments: &[&str]) -> Option<String> {
     answer(account, arguments).0["error"]["kind"].as_str().map(str::to_owned)
@@ -65,6 +65,11 @@ fn a_disk_grows_and_shrinks() {
     assert_eq!(account.json(&["resize", "disk", "4M"])["size_bytes"], 4 * MIB);
     assert_eq!(Client::attach(&server, "disk").read(4 * MIB - 512, 512), [0; 512]);
     assert_eq!(kind(&account, &["resize", "disk", "1M"]).as_deref(), Some("InvalidInput"));
+    // Where nobody can be asked, what would be lost is said all the same.
+    let told = stderr_of_failure(account.command().args(["resize", "disk", "1M"]));
+    assert!(told.contains("cut off the last 3 MiB of disk for good?") && told.contains("--yes"), "{told}");
+    let told = stderr_of_failure(account.command().args(["resize", "disk", "1000"]));
+    assert!(told.contains("1000 bytes are no size") && !told.contains("for good"), "{told}");
     assert_eq!(account.json(&["resize", "disk", "1M", "--yes"])["size_bytes"], MIB);
     account.sealdisk(&["resize", "disk", "2M"]);
     assert_eq!(Client::attach(&server, "disk").read(MIB, 4096), [0; 4096]);

@@ -42,29 +42,33 @@ impl Rollback {
             context.session(&key, &rollback.clone().into(), |session| {
                 let report: RollbackReport = session.call(preview.into(), &[])?;
                 if !yes {
-                    context.note(Text(&report));
-                    delete::confirm("roll back?")?;
+                    context.note(Text(&report, "drops"));
+                    delete::confirm(&format!("roll {} back to {}?", report.name, report.snapshot))?;
                 }
                 let LifeRequest::Rollback { name, snapshot, .. } = rollback else { unreachable!("made above") };
                 let rollback = LifeRequest::Rollback { name, snapshot, drops: report.snapshots.clone() };
                 Ok((report, session.call(rollback.into(), &[])?))
             })?;
-        context.show(&disk, format_args!("rolled {} back to {}\n{}", report.name, report.snapshot, Text(&report)))
+        context.show(
+            &disk,
+            format_args!("rolled {} back to {}\n{}", report.name, report.snapshot, Text(&report, "dropped")),
+        )
     }
 }
 
-struct Text<'a>(&'a RollbackReport);
+/// What goes with a rollback, and the word for it.
+struct Text<'a>(&'a RollbackReport, &'static str);
 
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self(report) = self;
-        write!(f, "dropped: {} written or cleared since", size::human(report.changed_bytes))?;
+        let Self(report, drops) = self;
+        write!(f, "{drops}: {} written or cleared since", size::human(report.changed_bytes))?;
         if report.size_bytes != report.size_then_bytes {
             let (now, then) = (size::human(report.size_bytes), size::human(report.size_then_bytes));
-            write!(f, "\ndropped: the size of {now}; it was {then}")?;
+            write!(f, "\n{drops}: the size of {now}; it was {then}")?;
         }
         if !report.snapshots.is_empty() {
-            write!(f, "\ndropped: the later snapshots {}", report.snapshots.join(", "))?;
+            write!(f, "\n{drops}: the later snapshots {}", report.snapshots.join(", "))?;
         }
         Ok(())
     }
