@@ -4,7 +4,7 @@ use super::Plain;
 use crate::Result;
 
 /// A disk's content, wherever it lies.
-pub trait Content {
+pub trait Content: Send {
     /// Bytes.
     fn size(&self) -> u64;
     /// The first byte at or after `offset` that may be other than zero; `None`: there is none.

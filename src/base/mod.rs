@@ -11,6 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub mod ahead;
 mod content;
 pub mod file;
 mod identity;

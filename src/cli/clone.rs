@@ -97,7 +97,8 @@ fn copy(
     stop: Stop,
 ) -> Result<Copied, Failure> {
     let (reading, client) = copying::read(here, view)?;
-    let mut pieces = Seekable(Stoppable::new(client, stop));
-    let source = Source { pieces: &mut pieces, label: reading.source, stable: reading.stable, changed: &|| Ok(None) };
+    let mut pieces = Seekable(Stoppable::new(client, stop.clone()));
+    let source =
+        Source { pieces: &mut pieces, label: reading.source, stable: reading.stable, stop, changed: &|| Ok(None) };
     copying::copy(context, there, name, source, None)
 }

@@ -15,6 +15,7 @@ use crate::account::name::BlobName;
 use crate::account::report::DiskReport;
 use crate::account::session::Session;
 use crate::account::view_name::ViewName;
+use crate::copy::Stop;
 use crate::copy::into_disk::{self, Begin, Target};
 use crate::copy::source::Pieces;
 use crate::nbd::client::Client;
@@ -30,6 +31,8 @@ pub(super) struct Source<'a> {
     pub(super) label: String,
     /// It reads the same another time.
     pub(super) stable: bool,
+    /// What its reading ends by.
+    pub(super) stop: Stop,
     /// Called at the end: the error to report when it is no longer what it was.
     pub(super) changed: &'a dyn Fn() -> Result<Option<Error>>,
 }
@@ -97,7 +100,7 @@ pub(super) fn copy(
         })
     };
     let target = Target { client: &mut client, note: &mut note };
-    let copied = into_disk::copy(source.pieces, target, begin, &mut |done| {
+    let copied = into_disk::copy(source.pieces, target, begin, &source.stop, &mut |done| {
         reached.set(done);
         bar.set_position(done);
     });

@@ -93,8 +93,8 @@ impl Import {
             let changed = plain.stamp()? != stamp;
             Ok(changed.then(|| Error::new(ErrorKind::Io, "the image was changed while it was copied").at_path(path)))
         };
-        let mut pieces = Seekable(Stoppable::new(&plain, stop));
-        self.copy(context, Source { pieces: &mut pieces, label, stable: true, changed: &changed })
+        let mut pieces = Seekable(Stoppable::new(&plain, stop.clone()));
+        self.copy(context, Source { pieces: &mut pieces, label, stable: true, stop, changed: &changed })
     }
 
     fn nbd(&self, context: &Context, uri: &Uri, stop: Stop) -> Result<Copied, Failure> {
@@ -109,9 +109,9 @@ impl Import {
             let what = format!("the export of {uri} has {size} bytes: no whole number of 512-byte pages");
             return Err(Error::new(ErrorKind::InvalidInput, what).into());
         }
-        let mut pieces = Seekable(Stoppable::new(client, stop));
+        let mut pieces = Seekable(Stoppable::new(client, stop.clone()));
         let label = format!("{uri}: {size} bytes");
-        self.copy(context, Source { pieces: &mut pieces, label, stable: true, changed: &|| Ok(None) })
+        self.copy(context, Source { pieces: &mut pieces, label, stable: true, stop, changed: &|| Ok(None) })
     }
 
     fn stream(&self, context: &Context, stop: Stop) -> Result<Copied, Failure> {
@@ -120,9 +120,9 @@ impl Import {
             let error = Error::new(ErrorKind::InvalidInput, "standard input is a terminal");
             return Err(error.hint("pipe an image into it, or name a file").into());
         }
-        let mut pieces = Stream::open(&stdin, self.format, self.size, stop)?;
+        let mut pieces = Stream::open(&stdin, self.format, self.size, stop.clone())?;
         let label = "a stream".to_owned();
-        self.copy(context, Source { pieces: &mut pieces, label, stable: false, changed: &|| Ok(None) })
+        self.copy(context, Source { pieces: &mut pieces, label, stable: false, stop, changed: &|| Ok(None) })
     }
 
     fn copy(&self, context: &Context, source: Source<'_>) -> Result<Copied, Failure> {

@@ -1,15 +1,19 @@
 //! Into an unfinished disk: what differs from what it holds is written, made durable, read back and compared, and only then
 //! noted as done.
 //!
+//! The source is read, and its SHA-256 taken, by a thread of its own while what came before is written; so is what was written
+//! read back while what came before of it is compared.
+//!
 //! A disk that an earlier copy began is not trusted past what is noted: from there on it is cleared, or compared.
 
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 
-use super::PIECE;
 use super::source::Pieces;
+use super::{PIECE, Stop};
 use crate::base::Content;
+use crate::base::ahead::read_ahead;
 use crate::nbd::client::Client;
 use crate::vhd::convert::is_zero;
 use crate::{Error, ErrorKind, Result};
@@ -48,8 +52,15 @@ pub struct Done {
 }
 
 /// Copies `source`. `progress` hears how many bytes are done. After an error that is not the disk's own, what was copied
-/// until then is noted.
-pub fn copy(source: &mut dyn Pieces, target: Target<'_>, begin: Begin, progress: &mut dyn FnMut(u64)) -> Result<Done> {
+/// until then is noted. `stop` is what the source listens to: it is used after an error of the disk, so that nobody waits for
+/// a source that is silent.
+pub fn copy(
+    source: &mut dyn Pieces,
+    target: Target<'_>,
+    begin: Begin,
+    stop: &Stop,
+    progress: &mut dyn FnMut(u64),
+) -> Result<Done> {
     let mut copy = Copy {
         target,
         compare: begin == Begin::Compare,
@@ -66,28 +77,39 @@ pub fn copy(source: &mut dyn Pieces, target: Target<'_>, begin: Begin, progress:
             done
         }
     };
-    let mut buf = vec![0; PIECE];
-    loop {
-        progress(at);
-        let piece = match source.next(at, &mut buf) {
-            Ok(piece) => piece,
-            Err(error) => {
-                // The source's error is the one to report.
-                let _ = copy.note(at, None);
-                return Err(error);
-            }
-        };
-        let (from, len) = piece.unwrap_or_else(|| (source.size().unwrap_or(at), 0));
-        copy.make_room(at, from + len as u64)?;
-        copy.clear(at, from)?;
-        at = from;
-        if len == 0 {
-            break;
+    let mut next = at;
+    let fill = |buf: &mut [u8]| {
+        let Some((from, len)) = source.next(next, buf)? else { return Ok(None) };
+        next = from + len as u64;
+        Ok(Some((from, len, Sha256::digest(&buf[..len]).into())))
+    };
+    progress(at);
+    let read = read_ahead(PIECE, fill, |pieces| {
+        loop {
+            let piece = match pieces.take() {
+                Ok(piece) => piece,
+                Err(error) => {
+                    // The source's error is the one to report.
+                    let _ = copy.note(at, None);
+                    return Err(error);
+                }
+            };
+            let Some((from, data, digest)) = piece else { return Ok(()) };
+            let end = from + data.len() as u64;
+            copy.make_room(at, end)
+                .and_then(|()| copy.clear(at, from))
+                .and_then(|()| copy.put(from, data, digest))
+                .and_then(|()| copy.note_at_times(end))
+                .inspect_err(|_| stop.now())?;
+            at = end;
+            progress(at);
         }
-        copy.put(from, &buf[..len])?;
-        at += len as u64;
-        copy.note_at_times(at)?;
-    }
+    });
+    read?;
+    let end = source.size().unwrap_or(at);
+    copy.make_room(at, end)?;
+    copy.clear(at, end)?;
+    at = end;
     // What an earlier copy of a longer stream left.
     let end = copy.target.client.size();
     copy.clear(at, end)?;
@@ -135,7 +157,7 @@ impl Copy<'_> {
         Ok(())
     }
 
-    fn put(&mut self, from: u64, data: &[u8]) -> Result<()> {
+    fn put(&mut self, from: u64, data: &[u8], digest: [u8; 32]) -> Result<()> {
         let end = from + data.len() as u64;
         let held = self.compare && self.target.client.next_data(from)?.is_some_and(|data| data < end);
         let mut old = Vec::new();
@@ -172,7 +194,7 @@ impl Copy<'_> {
             }
             start = next;
         }
-        self.unverified.push((from, data.len(), Sha256::digest(data).into()));
+        self.unverified.push((from, data.len(), digest));
         Ok(())
     }
 
@@ -185,13 +207,20 @@ impl Copy<'_> {
     fn note(&mut self, done: u64, size: Option<u64>) -> Result<()> {
         let client = &mut *self.target.client;
         client.flush()?;
-        let mut buf = vec![0; PIECE];
-        for (at, len, digest) in self.unverified.drain(..) {
+        let mut written = self.unverified.drain(..);
+        let fill = |buf: &mut [u8]| {
+            let Some((at, len, digest)) = written.next() else { return Ok(None) };
             client.read_at(at, &mut buf[..len])?;
-            if Sha256::digest(&buf[..len])[..] != digest {
-                return Err(Error::new(ErrorKind::Io, "what was written reads back differently").at_offset(at));
+            Ok(Some((at, len, digest)))
+        };
+        read_ahead(PIECE, fill, |pieces| {
+            while let Some((at, data, digest)) = pieces.take()? {
+                if Sha256::digest(data)[..] != digest {
+                    return Err(Error::new(ErrorKind::Io, "what was written reads back differently").at_offset(at));
+                }
             }
-        }
+            Ok(())
+        })?;
         (self.target.note)(done, size)?;
         self.since = Instant::now();
         Ok(())

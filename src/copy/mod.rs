@@ -40,6 +40,11 @@ impl Stop {
         Ok(stop)
     }
 
+    /// The program itself wants no more of it.
+    pub fn now(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
     /// [`ErrorKind::Cancelled`] once it is wanted.
     pub fn check(&self) -> Result<()> {
         if self.0.load(Ordering::SeqCst) {

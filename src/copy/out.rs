@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use super::PIECE;
 use crate::base::Content;
+use crate::base::ahead::read_ahead;
 use crate::{Error, Result};
 
 /// Writes the whole of `source`, zeros up to `size` bytes, and `footer`.
@@ -15,20 +16,31 @@ pub fn write_all(
     progress: &mut dyn FnMut(u64),
 ) -> Result<()> {
     let failed = |e: io::Error| Error::io("cannot write the stream", e);
-    let (zeros, mut buf) = (vec![0; PIECE], vec![0; PIECE]);
-    let mut at = 0;
-    while at < size {
-        let end = (at + PIECE as u64).min(size);
+    let mut next = 0;
+    // What is read of a piece, and where it ends: the rest of it is zeros.
+    let fill = |buf: &mut [u8]| {
+        if next >= size {
+            return Ok(None);
+        }
+        let (at, end) = (next, (next + PIECE as u64).min(size));
         let inside = source.size().clamp(at, end);
         let has_data = inside > at && source.next_data(at)?.is_some_and(|data| data < inside);
         let read = if has_data { (inside - at) as usize } else { 0 };
         if has_data {
             source.read_at(at, &mut buf[..read])?;
         }
-        to.write_all(&buf[..read]).and_then(|()| to.write_all(&zeros[..(end - at) as usize - read])).map_err(failed)?;
-        at = end;
-        progress(at);
-    }
+        next = end;
+        Ok(Some((at, read, end)))
+    };
+    let zeros = vec![0; PIECE];
+    read_ahead(PIECE, fill, |pieces| {
+        while let Some((at, data, end)) = pieces.take()? {
+            let rest = &zeros[..(end - at) as usize - data.len()];
+            to.write_all(data).and_then(|()| to.write_all(rest)).map_err(failed)?;
+            progress(end);
+        }
+        Ok(())
+    })?;
     to.write_all(footer).and_then(|()| to.flush()).map_err(failed)
 }
 

@@ -5,7 +5,7 @@ use crate::Result;
 use crate::base::Content;
 
 /// A source that is read once, from front to back.
-pub trait Pieces {
+pub trait Pieces: Send {
     /// Bytes, where that is known before the end.
     fn size(&self) -> Option<u64>;
 

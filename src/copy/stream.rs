@@ -119,7 +119,7 @@ impl<F: AsFd> Stream<F> {
     }
 }
 
-impl<F: AsFd> Pieces for Stream<F> {
+impl<F: AsFd + Send> Pieces for Stream<F> {
     /// Before the end: what is expected.
     fn size(&self) -> Option<u64> {
         self.expected

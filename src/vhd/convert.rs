@@ -10,6 +10,7 @@ use super::output::Output;
 use super::sink::Sink;
 use super::write::{self, SparseWriter};
 use super::{DEFAULT_BLOCK, Fault, open};
+use crate::base::ahead::read_ahead;
 use crate::base::file::HostFile;
 use crate::base::{self, Content, Format, Plain};
 use crate::io::File;
@@ -143,22 +144,28 @@ fn copy(
     put: &mut dyn FnMut(u64, &[u8]) -> Result<u64>,
 ) -> Result<u64> {
     let size = source.size();
-    let mut buf = vec![0; piece.min(size) as usize];
-    let mut stored = 0;
-    let mut at = 0;
-    while let Some(data) = source.next_data(at)? {
-        at = data / piece * piece;
+    let mut next = 0;
+    let fill = |buf: &mut [u8]| {
+        if next == size {
+            return Ok(None);
+        }
+        let Some(data) = source.next_data(next)? else { return Ok(None) };
+        let at = data / piece * piece;
         let data = &mut buf[..piece.min(size - at) as usize];
         source.read_at(at, data)?;
-        if !is_zero(data) {
-            stored += put(at, data)?;
+        next = at + data.len() as u64;
+        Ok(Some((at, data.len(), is_zero(data))))
+    };
+    let mut stored = 0;
+    read_ahead(piece.min(size) as usize, fill, |pieces| {
+        while let Some((at, data, zero)) = pieces.take()? {
+            if !zero {
+                stored += put(at, data)?;
+            }
+            progress(at + data.len() as u64);
         }
-        at += data.len() as u64;
-        progress(at);
-        if at == size {
-            break;
-        }
-    }
+        Ok(())
+    })?;
     progress(size);
     Ok(stored)
 }
@@ -207,24 +214,36 @@ fn verify(
     if written.size() != size {
         return Err(differs(0));
     }
-    let (mut ours, mut theirs) = (vec![0; PIECE as usize], vec![0; PIECE as usize]);
-    let mut at = 0;
-    while at < size {
-        let Some(next) = first(source.next_data(at)?, written.next_data(at)?) else { break };
-        at = next / PIECE * PIECE;
+    let source_size = source.size();
+    let mut next = 0;
+    let fill = |buf: &mut [u8]| {
+        if next == size {
+            return Ok(None);
+        }
+        let Some(data) = first(source.next_data(next)?, written.next_data(next)?) else { return Ok(None) };
+        let at = data / PIECE * PIECE;
         let len = PIECE.min(size - at) as usize;
         // The new disk may be larger: zeros past the end of the source.
-        let inside = (source.size().saturating_sub(at)).min(len as u64) as usize;
-        source.read_at(at, &mut ours[..inside])?;
-        ours[inside..len].fill(0);
-        written.read_at(at, &mut theirs[..len])?;
-        if let Some(n) = (0..len).find(|&n| ours[n] != theirs[n]) {
-            return Err(differs(at + n as u64));
+        let inside = source_size.saturating_sub(at).min(len as u64) as usize;
+        source.read_at(at, &mut buf[..inside])?;
+        buf[inside..len].fill(0);
+        next = at + len as u64;
+        Ok(Some((at, len, ())))
+    };
+    let mut theirs = vec![0; PIECE as usize];
+    read_ahead(PIECE as usize, fill, |pieces| {
+        while let Some((at, ours, ())) = pieces.take()? {
+            let theirs = &mut theirs[..ours.len()];
+            written.read_at(at, theirs)?;
+            if ours != theirs {
+                let same = ours.iter().zip(theirs).take_while(|(ours, theirs)| ours == theirs).count();
+                return Err(differs(at + same as u64));
+            }
+            progress((at + ours.len() as u64).min(source_size));
         }
-        at += len as u64;
-        progress(at.min(source.size()));
-    }
-    progress(source.size());
+        Ok(())
+    })?;
+    progress(source_size);
     Ok(())
 }
 

@@ -1,8 +1,11 @@
 //! Streams in and out, through pipes.
 
 use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
-use crate::house::{content, failure_of, image, noise, shell, text};
+use crate::house::{content, failure_of, image, layer_bytes, noise, shell, text};
 use crate::support::{Account, MIB, program, run, stdout_of};
 
 const SIZE: u64 = 13 * MIB;
@@ -102,4 +105,31 @@ fn what_is_no_stream_of_a_disk_is_refused() {
         assert_eq!(document["error"]["kind"], kind, "{line}: {document}");
     }
     assert_eq!(account.json(&["list"]).as_array().map(Vec::len), Some(1), "nothing was made");
+}
+
+/// The disk fails while the stream stays open and says nothing: nobody waits for more of it.
+#[test]
+fn a_silent_stream_does_not_hold_a_copy_whose_disk_is_gone() {
+    let account = Account::new();
+    let server = account.serve();
+    let mut command = account.command();
+    command.args(["import", "-", "disk", "--json"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut child = command.spawn().expect("the program starts");
+    let mut stream = child.stdin.take().expect("a pipe");
+    // A piece, of which some is held back for a footer, and a piece more.
+    stream.write_all(&noise(1, 9 << 20)).expect("taken");
+    let started = Instant::now();
+    while layer_bytes(&account) < 4 * MIB {
+        assert!(started.elapsed() < Duration::from_secs(60), "nothing is written");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    server.kill();
+    // It finds out with the next piece, if it has not yet.
+    let _ = stream.write_all(&noise(2, 4 << 20));
+    let (sender, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output().expect("a child can be waited for")));
+    let output = ended.recv_timeout(Duration::from_secs(60)).expect("it ends while the stream is open");
+    assert_eq!(failure_of(&output)["unfinished"], "disk");
+    drop(stream);
+    account.sealdisk(&["delete", "disk", "--yes"]);
 }
