@@ -107,10 +107,10 @@ pub(crate) fn switch(registry: &Registry, set: Switch) -> Done {
     ask(registry, Request::Encryption { set: Some(set) })
 }
 
-fn sweep(registry: &Registry, include_base: bool) -> Done {
+pub(crate) fn sweep(registry: &Registry, name: &str, include_base: bool) -> Done {
     let (mut page, sweep) = (Some(0), Sweep { include_base, rate: None });
     while let Some(next) = page {
-        page = registry.reencrypt(&blob("a"), next, sweep)?.next;
+        page = registry.reencrypt(&blob(name), next, sweep)?.next;
     }
     Ok(())
 }
@@ -370,7 +370,13 @@ fn keys() -> Vec<Case> {
         ),
         Case {
             after: all_is_encrypted,
-            ..case("keys", "reencrypt a", |r| drop_snapshot(r, "a", "s"), |r| sweep(r, false), |r| sweep(r, true))
+            ..case(
+                "keys",
+                "reencrypt a",
+                |r| drop_snapshot(r, "a", "s"),
+                |r| sweep(r, "a", false),
+                |r| sweep(r, "a", true),
+            )
         },
         case(
             "keys",

@@ -7,9 +7,11 @@
 mod cases;
 mod ends;
 mod faults;
+mod model;
 mod mutants;
 mod rig;
 mod seen;
+mod storm;
 
 use cases::{Case, all};
 
@@ -54,7 +56,36 @@ fn keys_and_the_switch_change_whole() {
     ends("keys");
 }
 
-/// The same with every call of every recovery, and more images.
+fn weather(seeds: impl Iterator<Item = u64>) {
+    let only = std::env::var("SEALDISK_CRASH_SEED").ok().map(|seed| seed.parse().expect("a seed is a number"));
+    let seeds: Box<dyn Iterator<Item = u64>> = only.map_or(Box::new(seeds), |seed| Box::new(std::iter::once(seed)));
+    let start = std::time::Instant::now();
+    let (mut lived, mut ends) = (0, 0);
+    for seed in seeds {
+        ends += storm::run(seed).unwrap_or_else(|what| {
+            let again = format!("SEALDISK_CRASH_SEED={seed} cargo test --features sim --test account_crash storm");
+            panic!("seed {seed}: {what}\nrepeat: {again}")
+        });
+        lived += 1;
+    }
+    eprintln!("{lived} seeds, {ends} ends in {:.1} s", start.elapsed().as_secs_f64());
+}
+
+#[test]
+fn storm() {
+    weather(0..100);
+}
+
+/// For `SEALDISK_CRASH_SECONDS`, or ten minutes.
+#[test]
+#[ignore = "takes ten minutes"]
+fn long_storm() {
+    let seconds = std::env::var("SEALDISK_CRASH_SECONDS").ok().map_or(600, |seconds| seconds.parse().expect("seconds"));
+    let start = std::time::Instant::now();
+    weather((1000..).take_while(move |_| start.elapsed().as_secs() < seconds));
+}
+
+/// Every verb, with more ends and more recoveries that are stopped.
 #[test]
 #[ignore = "takes minutes"]
 fn every_verb_at_length() {

@@ -107,10 +107,12 @@ pub(crate) fn copy(disk: &SimDisk, dice: &mut Dice) -> SimDisk {
 
 /// One end that the disk may come to now.
 pub(crate) fn any_end(disk: &SimDisk, dice: &mut Dice) -> SimDisk {
-    match dice.index(3) {
-        0 => disk.kill(dice),
-        n => disk.power_cut(dice, [Tear::Sector, Tear::Block][n - 1]),
-    }
+    if dice.one_in(3) { disk.kill(dice) } else { power_cut(disk, dice) }
+}
+
+pub(crate) fn power_cut(disk: &SimDisk, dice: &mut Dice) -> SimDisk {
+    let tear = if dice.coin() { Tear::Sector } else { Tear::Block };
+    disk.power_cut(dice, tear)
 }
 
 /// Calls `look` before every call that `work` makes.

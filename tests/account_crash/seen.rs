@@ -12,6 +12,9 @@ use sealdisk::{ErrorKind, PAGE};
 use crate::cases::SOURCE;
 use crate::rig;
 
+/// Stands for what a page is filled with that is filled with more than one thing: nobody writes it.
+pub(crate) const TORN: u8 = 255;
+
 /// A disk, or what a snapshot sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Pages {
@@ -21,25 +24,28 @@ pub(crate) struct Pages {
     pub(crate) filled: Vec<u8>,
 }
 
+/// How the names of snapshots begin that are drawn for a clone.
+pub(crate) const DRAWN: &str = "clone-";
+
 /// Names that are drawn by lot are cut short.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Content {
     pub(crate) pages: Pages,
     pub(crate) snapshots: Vec<(String, Pages)>,
-    clone_of: Option<String>,
-    base: Option<PathBuf>,
+    pub(crate) clone_of: Option<String>,
+    pub(crate) base: Option<PathBuf>,
     /// Bytes that a copy into it has noted; what lies behind them is not looked at.
-    unfinished: Option<u64>,
+    pub(crate) unfinished: Option<u64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Seen {
-    encryption: bool,
-    revoked: bool,
-    kek: Option<u8>,
+    pub(crate) encryption: bool,
+    pub(crate) revoked: bool,
+    pub(crate) kek: Option<u8>,
     pub(crate) disks: BTreeMap<String, Result<Content, ErrorKind>>,
     /// Deleted, and kept for clones.
-    hidden: usize,
+    pub(crate) hidden: usize,
 }
 
 impl Seen {
@@ -71,15 +77,12 @@ impl Seen {
 fn pages(disk: &Disk, len: u64) -> Result<Pages, String> {
     let mut bytes = vec![0; len as usize];
     disk.read(0, &mut bytes).map_err(|error| format!("cannot be read: {error}"))?;
-    let filled = bytes.chunks(PAGE).map(|page| {
-        let same = page.iter().all(|byte| *byte == page[0]);
-        same.then_some(page[0]).ok_or_else(|| format!("a page is no whole: {:x?}", &page[..16]))
-    });
-    Ok(Pages { size: disk.size(), filled: filled.collect::<Result<_, _>>()? })
+    let filled = |page: &[u8]| if page.iter().all(|byte| *byte == page[0]) { page[0] } else { TORN };
+    Ok(Pages { size: disk.size(), filled: bytes.chunks(PAGE).map(filled).collect() })
 }
 
 fn short(name: &str) -> String {
-    if name.starts_with("clone-") { "clone".into() } else { name.into() }
+    if name.starts_with(DRAWN) { DRAWN.into() } else { name.into() }
 }
 
 fn content(registry: &Registry, name: &BlobName) -> Result<Result<Content, ErrorKind>, String> {
