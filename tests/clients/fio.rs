@@ -9,6 +9,7 @@ use std::time::Duration;
 use crate::support::{Account, MIB, Server, program, run, stdout_of};
 
 const NAME: &str = "disk";
+const JOBS: usize = 4;
 
 /// Pages of 512 bytes in requests of mixed sizes, several jobs, each with a connection and a part of the disk of its own.
 fn job(server: &Server, folder: &Path, part: u64, options: &[&str]) -> std::process::Command {
@@ -20,7 +21,7 @@ fn job(server: &Server, folder: &Path, part: u64, options: &[&str]) -> std::proc
             "fio",
             "--name=job",
             "--ioengine=nbd",
-            "--numjobs=4",
+            &format!("--numjobs={JOBS}"),
             "--blockalign=512",
             "--randseed=7",
         ])
@@ -60,6 +61,19 @@ fn mixed_reads_writes_and_trims_verify() {
     stdout_of(&mut job(&server, &folder, 4 * MIB, &["--rw=randtrimwrite", "--bs=4k", "--iodepth=1", "--do_verify=1"]));
 }
 
+/// Clients that are attached now, by the log. (fio attaches for a moment before its jobs do.)
+fn attached(server: &Server) -> usize {
+    let log = server.log();
+    log.matches(" attached ").count().saturating_sub(log.matches(" detached ").count())
+}
+
+/// Bytes encrypted so far, those of pages that were overwritten included.
+fn sealed_bytes(account: &Account) -> u64 {
+    let shown = account.json(&["show", NAME]);
+    let layers = shown["layers"].as_array().expect("layers").iter();
+    layers.map(|layer| layer["sealed_blocks"].as_u64().expect("a number") * 16).sum()
+}
+
 /// Kills the server under writers that note what was answered, and checks all of that after a restart: no flush was
 /// asked for, but the machine goes on, and with it what the server handed to the kernel.
 fn kill_under_writers(filled: bool) {
@@ -77,7 +91,14 @@ fn kill_under_writers(filled: bool) {
     let killed: Output = thread::scope(|scope| {
         let mut fio = job(&server, &folder, part, &[&writes[..], &["--do_verify=0", "--verify_state_save=1"]].concat());
         let fio = scope.spawn(move || run(&mut fio));
-        thread::sleep(Duration::from_millis(700));
+        // However long a busy machine takes until every job is attached and writes; fio's own time is bounded.
+        while attached(&server) < JOBS && !fio.is_finished() {
+            thread::sleep(Duration::from_millis(5));
+        }
+        let enough = sealed_bytes(&account) + 8 * MIB;
+        while sealed_bytes(&account) < enough && !fio.is_finished() {
+            thread::sleep(Duration::from_millis(5));
+        }
         server.kill();
         fio.join().expect("fio ends")
     });
