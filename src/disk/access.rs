@@ -140,7 +140,7 @@ impl Core {
         if mutant!(DirtyBeforeStored) {
             top.mark_dirty();
         }
-        let stored = top.write(pages.start, data);
+        let stored = top.write(pages.start, data, !held);
         let late = mutant!(DirtyBeforeStored) || (mutant!(FailedWriteLeavesClean) && stored.is_err());
         if held {
             if !late {

@@ -55,7 +55,7 @@ pub(crate) fn create(dir: &dyn Dir, spec: &Spec, keys: &DiskKeys, encryption: bo
     let file = layers_dir.open(&name, Open::New).map_err(at)?;
     file.set_size(pages * PAGE as u64).map_err(at)?;
     let layer = Layer::new(FIRST, kind, created, Arc::clone(&file), name, cipher);
-    layer.write(pages - 1, &footer)?;
+    layer.write(pages - 1, &footer, true)?;
     layer.sync(&Poison::default())?;
     layers_dir.sync().map_err(at)?;
 

@@ -31,6 +31,11 @@ const PIECE: usize = 256 << 10;
 const POOLED: usize = 8;
 /// Writes up to this many bytes are encrypted on the stack.
 const SMALL: usize = 4096;
+/// Pages that are stored for the first time go to the kernel in runs that end on multiples of this many bytes. What one
+/// call brings into the page cache becomes one folio there, and every later small write walks all blocks of its folio:
+/// a write of 4 KiB costs 1.9 us in one of 32 KiB, 3.1 in one of 256 KiB and 7.7 in one of 1 MiB (ext4, Linux 6.18).
+/// Large reads and writes gain little by larger ones.
+const FOLIO: usize = 32 << 10;
 
 static POOL: PlainMutex<Vec<Box<[u8]>>> = PlainMutex::new(Vec::new());
 
@@ -125,15 +130,25 @@ impl Layer {
         Ok(done)
     }
 
-    /// Stores whole pages from `first_page` on. The caller marks the layer dirty afterwards, also when this fails:
-    /// some of the pages may have been written.
-    pub(crate) fn write(&self, first_page: u64, data: &[u8]) -> Result<()> {
-        let put = |page: u64, bytes: &[u8]| {
-            write_full(&*self.file, bytes, page * PAGE as u64)
-                .map_err(|error| self.io("cannot write a layer", page, error))
-        };
+    /// Writes stored bytes; `first`: not all of these pages were stored before.
+    fn put(&self, page: u64, mut bytes: &[u8], first: bool) -> Result<()> {
+        let mut at = page * PAGE as u64;
+        while !bytes.is_empty() {
+            let len = if first { bytes.len().min(FOLIO - at as usize % FOLIO) } else { bytes.len() };
+            let (part, rest) = bytes.split_at(len);
+            write_full(&*self.file, part, at)
+                .map_err(|error| self.io("cannot write a layer", at / PAGE as u64, error))?;
+            at += len as u64;
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// Stores whole pages from `first_page` on; `first`: not all of them were stored before. The caller marks the layer
+    /// dirty afterwards, also when this fails: some of the pages may have been written.
+    pub(crate) fn write(&self, first_page: u64, data: &[u8], first: bool) -> Result<()> {
         if self.kind == Kind::Plain {
-            return put(first_page, data);
+            return self.put(first_page, data, first);
         }
         let cipher = self.cipher.read();
         let cipher = cipher.as_ref().ok_or_else(|| self.keyless())?;
@@ -143,7 +158,7 @@ impl Layer {
             let sealed = &mut sealed[..data.len()];
             cipher.encrypt(first_page, data, sealed);
             xts::wipe_stack();
-            return put(first_page, sealed);
+            return self.put(first_page, sealed, first);
         }
         let mut piece = POOL.lock().pop().unwrap_or_else(|| vec![0; PIECE].into_boxed_slice());
         let mut page = first_page;
@@ -151,7 +166,7 @@ impl Layer {
             let sealed = &mut piece[..chunk.len()];
             cipher.encrypt(page, chunk, sealed);
             xts::wipe_stack();
-            put(page, sealed)?;
+            self.put(page, sealed, first)?;
             page += (chunk.len() / PAGE) as u64;
             Ok(())
         });

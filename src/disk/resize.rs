@@ -67,7 +67,7 @@ impl Core {
             self.check_open(&gate)?;
             let old = self.state.read().size;
             if self.footer {
-                let written = top.write(last, &footer);
+                let written = top.write(last, &footer, true);
                 let mut state = self.state.write();
                 top.mark_dirty();
                 if let Err(error) = written {

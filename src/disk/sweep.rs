@@ -143,7 +143,7 @@ impl Core {
     fn take_up(&self, top: &Layer, pages: Range<u64>, read: impl FnOnce(u64, &mut [u8]) -> Result<()>) -> Result<()> {
         let mut bytes = vec![0; (pages.end - pages.start) as usize * PAGE];
         read(pages.start, &mut bytes)?;
-        let written = top.write(pages.start, &bytes);
+        let written = top.write(pages.start, &bytes, true);
         let mut state = self.state.write();
         top.mark_dirty();
         written
