@@ -255,4 +255,11 @@ ALL = [
         lambda bench, folder, path: [bench.find("limit"), path, bench.size],
         filled=False,
     ),
+    Peer(
+        "floor",
+        "the limit with a file: stores, in plaintext",
+        ("limit",),
+        lambda bench, folder, path: [bench.find("limit"), path, bench.size, folder / "disk.raw"],
+        fresh=True,
+    ),
 ]
