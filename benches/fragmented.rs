@@ -1,0 +1,122 @@
+//! 4 KiB random reads of a 64 GiB disk that is as fragmented as can be, beside the same reads of a fresh one, by the time
+//! of the processor.
+//!
+//! Both hold a gibibyte of data, written in blocks of 4 KiB. On the fresh disk it lies together in one layer, and nothing
+//! else was ever written. On the fragmented one it is spread over all of the disk in runs of 64 KiB, every other block of
+//! a run in another layer, and between the runs every other block is marked as zero: sixteen million runs. Reads go to
+//! blocks that are held, in an order of chance, so that both do one read of the page cache each.
+//!
+//! Run with `cargo bench --bench fragmented`. It works in a temporary folder (`TMPDIR`), about 3 GiB of it, and takes a
+//! minute or two.
+
+#![allow(clippy::unwrap_used, reason = "a bench may panic")]
+
+use std::sync::Arc;
+
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use rustix::time::{ClockId, clock_gettime};
+use sealdisk::crypto::keyring::DiskKeys;
+use sealdisk::disk::{Access, Disk, Durability, Options, Spec};
+use sealdisk::io::Dir;
+use sealdisk::io::real::RealDir;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+const SIZE: u64 = 64 << 30;
+const BLOCK: u64 = 4096;
+/// Blocks of data together.
+const RUN: u64 = 16;
+/// From the beginning of one run to that of the next.
+const STRIDE: u64 = 1024;
+const RUNS: u64 = SIZE / BLOCK / STRIDE;
+const READS: usize = 200_000;
+const ROUNDS: usize = 7;
+
+struct Place {
+    _folder: TempDir,
+    disk: Disk,
+}
+
+fn place() -> Place {
+    let folder = TempDir::new().unwrap();
+    let dir = || -> Arc<dyn Dir> { Arc::new(RealDir::open(folder.path()).unwrap()) };
+    let keys = DiskKeys::ephemeral().unwrap();
+    // Nothing is noted for a killed process: it only makes the preparation longer.
+    let options = Options { boot: None, ..Options::default() };
+    let spec = Spec::new(Uuid::new_v4(), "vhds/bench", SIZE);
+    Disk::create(dir(), &spec, keys.clone(), true, &options).unwrap();
+    let disk = Disk::open(dir(), Some(keys), None, Access::ReadWrite, true, options).unwrap();
+    Place { _folder: folder, disk }
+}
+
+/// Writes these blocks, each for itself.
+fn write(disk: &Disk, blocks: impl Iterator<Item = u64>) {
+    for block in blocks {
+        disk.write(block * BLOCK, &[0x5a; BLOCK as usize], Durability::Volatile).unwrap();
+    }
+}
+
+/// Held blocks in order, as many on both disks.
+fn together(number: u64) -> u64 {
+    number
+}
+
+fn spread(number: u64) -> u64 {
+    number / RUN * STRIDE + number % RUN
+}
+
+fn fresh() -> Place {
+    let place = place();
+    write(&place.disk, (0..RUNS * RUN).map(together));
+    place.disk.flush().unwrap();
+    place
+}
+
+fn fragmented() -> Place {
+    let place = place();
+    let disk = &place.disk;
+    for run in 0..RUNS {
+        for block in (RUN..STRIDE).step_by(2) {
+            disk.zero((run * STRIDE + block) * BLOCK, BLOCK, Durability::Volatile).unwrap();
+        }
+    }
+    write(disk, (0..RUNS * RUN).step_by(2).map(spread));
+    disk.rotate_key().unwrap();
+    write(disk, (1..RUNS * RUN).step_by(2).map(spread));
+    disk.flush().unwrap();
+    place
+}
+
+/// Nanoseconds of the processor for each of `READS` reads.
+fn read(disk: &Disk, rng: &mut ChaCha8Rng, block: fn(u64) -> u64) -> f64 {
+    let mut buf = [0; BLOCK as usize];
+    let now = || {
+        let time = clock_gettime(ClockId::ThreadCPUTime);
+        time.tv_sec * 1_000_000_000 + time.tv_nsec
+    };
+    let started = now();
+    for _ in 0..READS {
+        disk.read(block(rng.random_range(0..RUNS * RUN)) * BLOCK, &mut buf).unwrap();
+    }
+    assert_eq!(buf, [0x5a; BLOCK as usize]);
+    (now() - started) as f64 / READS as f64
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+fn main() {
+    let (fresh, fragmented) = (fresh(), fragmented());
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    let mut times = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        times.0.push(read(&fresh.disk, &mut rng, together));
+        times.1.push(read(&fragmented.disk, &mut rng, spread));
+    }
+    let (fresh, fragmented) = (median(times.0), median(times.1));
+    println!("4 KiB random reads of 64 GiB, median of {ROUNDS} rounds in turn, processor time of each:");
+    println!("fresh {fresh:.0} ns, fragmented {fragmented:.0} ns, ratio {:.2} (goal 1.10)", fragmented / fresh);
+}
