@@ -16,12 +16,15 @@ use parking_lot::Mutex;
 
 use super::config::{Config, RESERVED};
 
-/// Sizes of buffers in bytes. The last but one serves a connection at rest, the last one under load.
-const CLASSES: [usize; 4] = [4 << 10, 16 << 10, SMALL, LARGE];
+/// Sizes of buffers in bytes.
+const CLASSES: [usize; 5] = [4 << 10, 16 << 10, SMALL, LARGE, SENDING];
 /// A connection's receive or send buffer: two of them are what is reserved for it.
 pub(super) const SMALL: usize = RESERVED / 2;
-/// The same under load, and the longest piece of a request that is handled at once.
+/// The receive buffer under load, and the longest piece of a request that is handled at once.
 pub(super) const LARGE: usize = 256 << 10;
+/// The send buffer under load: four pieces of reads with their headers. What is sent at once wakes the client once, and it
+/// is still small enough to stay in the second-level cache from the disk to the socket.
+pub(super) const SENDING: usize = (512 << 10) + (4 << 10);
 /// Bytes of free buffers kept for reuse.
 const MAX_FREE: usize = 8 << 20;
 
@@ -208,6 +211,6 @@ mod tests {
         let _held = share.reserved().unwrap();
         let first = share.take(4096).unwrap().as_ptr();
         assert_eq!(share.take(4096).unwrap().as_ptr(), first);
-        assert!(share.take(LARGE + 1).is_none());
+        assert!(share.take(SENDING + 1).is_none());
     }
 }

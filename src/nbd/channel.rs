@@ -8,11 +8,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::sockopt::{self, Timeout};
-use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
+use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
 use rustls::ServerConnection;
 
 /// Bytes of ciphertext read at once.
 const CIPHERTEXT: usize = 64 << 10;
+/// Bytes that a unix socket takes before the client has to (the kernel counts its own overhead as much again, and gives
+/// less where `net.core.wmem_max` is less). With the usual 208 KiB a stream of long replies stops, and both sides sleep and
+/// wake, several times a MiB.
+const SOCKET_AHEAD: usize = 512 << 10;
 /// Bytes of plaintext that TLS takes ahead of the socket.
 const TLS_AHEAD: usize = 256 << 10;
 
@@ -34,6 +38,10 @@ impl Channel {
     pub(super) fn new(socket: OwnedFd, tls: Option<ServerConnection>, tick: Duration) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, false)?;
         sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(tick))?;
+        // TCP fits its buffers to the path by itself, as long as nobody sets them.
+        if sockopt::socket_domain(&socket)? == AddressFamily::UNIX {
+            sockopt::set_socket_send_buffer_size(&socket, SOCKET_AHEAD)?;
+        }
         let tls = tls.map(|mut connection| {
             connection.set_buffer_limit(Some(TLS_AHEAD));
             Box::new(Tls { connection, ciphertext: Vec::new(), taken: 0 })

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::buffers::{LARGE, Lease, Share};
+use super::buffers::{LARGE, Lease, SENDING, Share};
 use super::context::{Contexts, Extent, Status};
 use super::record::{Cause, Record};
 use super::tally::Command;
@@ -108,7 +108,7 @@ impl Output {
         true
     }
 
-    /// Bytes of the buffer: the longest reply there will be room for once all has been sent. It grows to [`LARGE`] when
+    /// Bytes of the buffer: the longest reply there will be room for once all has been sent. It grows to [`SENDING`] when
     /// `wanted` is more and the budget allows it, and is 0 only when the system has no memory.
     pub(super) fn capacity_for(&mut self, wanted: usize) -> usize {
         if self.buffer.is_none() {
@@ -117,8 +117,8 @@ impl Output {
         let unsent = self.end - self.start;
         let Some(buffer) = &mut self.buffer else { return 0 };
         if wanted > buffer.len()
-            && buffer.len() < LARGE
-            && let Some(mut larger) = self.share.take(LARGE)
+            && let Some(mut larger) =
+                [SENDING, LARGE].into_iter().filter(|size| *size > buffer.len()).find_map(|size| self.share.take(size))
         {
             larger[..unsent].copy_from_slice(&buffer[self.start..self.end]);
             *buffer = larger;
