@@ -23,6 +23,7 @@ use super::channel::Channel;
 use super::input::Input;
 use super::job::{Done, Job, Product, Tag, Work};
 use super::output::{CONTROL, Output, To};
+use super::patience::{Lookouts, Patience};
 use super::read::{PIECE, Progress, ReadStream};
 use super::record::{Cause, Record};
 use super::session::Session;
@@ -43,6 +44,7 @@ pub(super) struct Shared {
     pub(super) workers: Arc<Workers>,
     /// New requests are answered "shutting down".
     pub(super) stopping: Arc<AtomicBool>,
+    pub(super) lookouts: Lookouts,
 }
 
 /// One client in transmission.
@@ -50,13 +52,13 @@ pub(super) struct Connection {
     pub(super) shared: Arc<Shared>,
     pub(super) session: Arc<Session>,
     pub(super) share: Arc<Share>,
-    channel: Channel,
+    pub(super) channel: Channel,
     pub(super) input: Input,
     pub(super) output: Output,
     lane: Arc<Lane>,
     /// Jobs handed to the pool and not collected yet.
     jobs: usize,
-    finished: VecDeque<Done>,
+    pub(super) finished: VecDeque<Done>,
     streams: VecDeque<ReadStream>,
     /// The request whose payload is arriving.
     pub(super) payload: Option<Payload>,
@@ -67,7 +69,12 @@ pub(super) struct Connection {
     pub(super) closing: bool,
     /// When the last bytes were received. All complete requests are taken up before more is, so it is when any request
     /// that is taken up had arrived.
-    arrived: Instant,
+    pub(super) arrived: Instant,
+    pub(super) patience: Patience,
+    /// Requests taken up since there was last nothing to do.
+    pub(super) taken: u32,
+    /// It was one.
+    pub(super) alone: bool,
 }
 
 /// What stopped the parsing.
@@ -106,6 +113,9 @@ impl Connection {
             next_write: 0,
             closing: false,
             arrived: Instant::now(),
+            patience: Patience::new(),
+            taken: 0,
+            alone: false,
             shared,
         })
     }
@@ -310,51 +320,6 @@ impl Connection {
         self.channel.flush()
     }
 
-    /// Receives what has arrived. `false`: nothing has.
-    fn receive(&mut self) -> io::Result<bool> {
-        self.receive_some(false)
-    }
-
-    fn receive_some(&mut self, wait: bool) -> io::Result<bool> {
-        let space = self.input.space();
-        if space.is_empty() {
-            return Err(io::ErrorKind::OutOfMemory.into());
-        }
-        match self.channel.receive(space, wait) {
-            Ok(0) => self.closing = true,
-            Ok(received) => {
-                self.input.received(received);
-                self.arrived = Instant::now();
-            }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            Err(e) => return Err(e),
-        }
-        Ok(true)
-    }
-
-    /// Receives, with nothing else to do: one system call while the client is busy, and after a while of silence a
-    /// sleep that holds no buffers.
-    fn receive_waiting(&mut self) -> io::Result<()> {
-        let since = Instant::now();
-        while !self.receive_some(true)? {
-            if self.payload.is_some() || !self.input.is_empty() {
-                if since.elapsed() >= self.shared.config.stall_timeout {
-                    return Err(io::ErrorKind::TimedOut.into());
-                }
-                continue;
-            }
-            self.input.rest();
-            self.output.rest();
-            self.finished.shrink_to_fit();
-            let left = self.shared.config.idle_timeout.map(|limit| limit.saturating_sub(since.elapsed()));
-            let mut fds = [PollFd::from_borrowed_fd(self.channel.fd(), PollFlags::IN)];
-            if poll(&mut fds, left)? == 0 {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-        }
-        Ok(())
-    }
-
     /// Sleeps until a job has finished, or the client sends (when `lack` asks for it) or takes replies (when it is
     /// `blocked`).
     fn wait(&mut self, lack: Lack, blocked: bool) -> io::Result<()> {
@@ -365,7 +330,7 @@ impl Connection {
             interest |= PollFlags::IN;
         }
         // A client may take as long as it likes between requests, but not within one.
-        let mid_request = lack == Lack::Input && (self.payload.is_some() || !self.input.is_empty());
+        let mid_request = lack == Lack::Input && self.within_request();
         let limit = (blocked || mid_request).then_some(self.shared.config.stall_timeout);
         let Some(bell) = self.lane.sleep() else { return Ok(()) };
         let mut fds =
@@ -384,7 +349,7 @@ impl Connection {
     }
 }
 
-fn poll(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> io::Result<usize> {
+pub(super) fn poll(fds: &mut [PollFd<'_>], limit: Option<Duration>) -> io::Result<usize> {
     let limit = limit.map(|limit| Timespec { tv_sec: limit.as_secs() as i64, tv_nsec: limit.subsec_nanos().into() });
     match rustix::event::poll(fds, limit.as_ref()) {
         // As if something had happened: the caller looks again.

@@ -41,7 +41,9 @@ impl Connection {
             if style == HeaderStyle::Extended && payload > self.shared.config.max_request.into() {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "a payload longer than was offered"));
             }
-            return Ok(self.take_with_payload(&request, payload, op));
+            let lack = self.take_with_payload(&request, payload, op);
+            self.taken = self.taken.saturating_add(lack.is_none().into());
+            return Ok(lack);
         }
         let lack = match op {
             Ok(op) => self.perform(&request, op)?,
@@ -49,6 +51,7 @@ impl Connection {
         };
         if lack.is_none() {
             self.input.consume(style.request_len());
+            self.taken = self.taken.saturating_add(1);
         }
         Ok(lack)
     }

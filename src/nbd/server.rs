@@ -31,6 +31,7 @@ use super::connection::{Connection, Shared};
 use super::door::Door;
 use super::handshake::{Handshake, Outcome, Security};
 use super::listen::{self, Listener, SocketFile};
+use super::patience::Lookouts;
 use super::record::Record;
 use super::session::Session;
 use super::stats::Stats;
@@ -209,6 +210,7 @@ impl Hub {
             buffers: Arc::clone(&stats.buffers),
             workers: Arc::clone(&stats.workers),
             stopping: Arc::new(AtomicBool::new(false)),
+            lookouts: Lookouts::new(),
             config,
         });
         Self {
