@@ -101,8 +101,9 @@ fn how_many_clients_there_may_be() {
 #[test]
 fn how_long_a_client_may_take() {
     let account = account();
-    let limit = Duration::from_millis(250);
-    let server = account.serve_with(&["--handshake-timeout=0.25"]);
+    // Long beside the pauses of a busy machine.
+    let limit = Duration::from_secs(1);
+    let server = account.serve_with(&["--handshake-timeout=1"]);
     let mut attached = Client::attached(server.socket(), HeaderStyle::Simple);
     let start = Instant::now();
     let mut silent = Client::greeted(server.socket());
@@ -111,7 +112,7 @@ fn how_long_a_client_may_take() {
     attached.read(0, 512);
     drop(server);
 
-    let server = account.serve_with(&["--stall-timeout=0.25"]);
+    let server = account.serve_with(&["--stall-timeout=1"]);
     let mut client = Client::attached(server.socket(), HeaderStyle::Simple);
     std::thread::sleep(limit * 2);
     let write = Request { flags: 0, command: command::WRITE, cookie: 1, offset: 0, length: 512 };
@@ -126,7 +127,7 @@ fn how_long_a_client_may_take() {
     assert!(start.elapsed() >= limit);
     drop(server);
 
-    let server = account.serve_with(&["--idle-timeout=0.25"]);
+    let server = account.serve_with(&["--idle-timeout=1"]);
     let mut client = Client::attached(server.socket(), HeaderStyle::Simple);
     for _ in 0..15 {
         client.read(0, 512);
@@ -142,7 +143,7 @@ fn how_long_a_client_may_take() {
 #[test]
 fn how_long_a_stopping_server_answers() {
     let account = account();
-    for (option, grace) in [("--shutdown-grace=0.6", 600), ("--shutdown-grace=0", 0)] {
+    for (option, grace) in [("--shutdown-grace=3", 3000), ("--shutdown-grace=0", 0)] {
         let grace = Duration::from_millis(grace);
         let server = account.serve_with(&[option]);
         let mut stays = Client::attached(server.socket(), HeaderStyle::Structured);
@@ -151,7 +152,7 @@ fn how_long_a_stopping_server_answers() {
         let start = Instant::now();
         server.signal_terminate();
         let mut refused = 0;
-        while start.elapsed() < grace / 3 {
+        while !grace.is_zero() && (refused == 0 || start.elapsed() < grace / 6) {
             match asks.try_write(0, &[2; 512], 0) {
                 0 => assert_eq!(refused, 0, "once it stops, it stops"),
                 error => {
@@ -160,7 +161,6 @@ fn how_long_a_stopping_server_answers() {
                 }
             }
         }
-        assert!(refused > 0 || grace.is_zero());
         stays.assert_ended();
         let took = start.elapsed();
         asks.assert_ended();
