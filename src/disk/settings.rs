@@ -156,15 +156,22 @@ impl DiskSettings {
                     .hint("restore the account directory from a backup"));
             }
         }
-        // Before the fields, which another version may have others of.
-        let version = toml::from_str::<toml::Table>(body).ok().and_then(|table| table.get("version")?.as_integer());
-        if let Some(version) = version.filter(|&version| version != i64::from(VERSION)) {
-            return Err(Error::new(ErrorKind::Unsupported, format!("format version {version}"))
+        let unsupported = |version: i64| {
+            Error::new(ErrorKind::Unsupported, format!("format version {version}"))
                 .at_path(&path)
-                .hint("open it with the version of sealdisk that wrote it"));
+                .hint("open it with the version of sealdisk that wrote it")
+        };
+        let settings: Self = toml::from_str(body).map_err(|error| {
+            // Another version may have other fields.
+            let version = toml::from_str::<toml::Table>(body).ok().and_then(|table| table.get("version")?.as_integer());
+            match version {
+                Some(version) if version != i64::from(VERSION) => unsupported(version),
+                _ => corrupt(&format!("does not parse: {}", error.message().replace('\n', " "))),
+            }
+        })?;
+        if settings.version != VERSION {
+            return Err(unsupported(settings.version.into()));
         }
-        let settings: Self = toml::from_str(body)
-            .map_err(|error| corrupt(&format!("does not parse: {}", error.message().replace('\n', " "))))?;
         let ordered = settings.layers.windows(2).all(|pair| pair[0].id < pair[1].id);
         if !ordered || settings.layers.last().is_some_and(|layer| layer.id >= settings.next_layer) {
             return Err(corrupt("has a layer table out of order"));
