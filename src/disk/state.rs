@@ -260,8 +260,12 @@ impl State {
         }
     }
 
-    /// A layer that holds nothing, durably so, with nothing left behind, and that is not `top`.
+    /// A layer that holds nothing, durably so, with nothing left behind, and that is not `top`. As long as not everything
+    /// left behind is known, none: where its file then cannot be removed, nobody would count what lies there.
     pub(crate) fn removable(&self, top: Option<u32>) -> Option<u32> {
+        if !self.dead_known {
+            return None;
+        }
         let spent = |entry: &&Entry| {
             entry.holds_nothing()
                 && entry.dead.is_empty()
