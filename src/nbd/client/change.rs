@@ -55,6 +55,7 @@ impl Client {
             ReplyHeader::Chunk { kind, done, length, .. } => self.plain_chunk(kind, done, length, offset)?,
         }
         self.changes.swap_remove(index);
+        self.answered += 1;
         Ok(())
     }
 }

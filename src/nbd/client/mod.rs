@@ -47,7 +47,10 @@ pub struct Client {
     size: u64,
     /// Bytes the server serves in one request.
     most: usize,
+    /// Of the last request: they are counted.
     cookie: u64,
+    /// Requests that were answered to the end.
+    answered: u64,
     /// Changes that are not answered yet: cookie and offset.
     changes: Vec<(u64, u64)>,
     status: Status,
@@ -84,7 +87,17 @@ impl Client {
     }
 
     fn new(line: Line, style: HeaderStyle, context: Option<u32>, size: u64, most: usize) -> Self {
-        Self { line, style, context, size, most, cookie: 0, changes: Vec::new(), status: Status::default() }
+        Self {
+            line,
+            style,
+            context,
+            size,
+            most,
+            cookie: 0,
+            answered: 0,
+            changes: Vec::new(),
+            status: Status::default(),
+        }
     }
 
     /// The disk was resized.
@@ -178,6 +191,7 @@ impl Client {
                 break;
             }
         }
+        self.answered += 1;
         self.status = status.ok_or_else(|| self.line.broken("no block status"))?;
         self.line.progress(self.status.end() - offset);
         Ok(())
@@ -212,8 +226,73 @@ impl Content for Client {
 
 impl Drop for Client {
     fn drop(&mut self) {
+        // A server that is told so first does all that is under way, and nobody would hear of it.
+        if self.answered != self.cookie {
+            return;
+        }
         self.cookie += 1;
         let goodbye = Request { flags: 0, command: command::DISC, cookie: self.cookie, offset: 0, length: 0 };
         self.line.send_if_possible(&goodbye.emit(self.style));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Cursor};
+    use std::sync::{Arc, Mutex};
+    use std::time::Duration;
+
+    use super::super::wire::handshake::{OptionType, ReplyType, greeting, info_export, put_reply};
+    use super::super::wire::transmission::{flag, put_simple_reply};
+    use super::*;
+
+    /// Says what it was given, and keeps what it is told.
+    struct Scripted(Cursor<Vec<u8>>, Arc<Mutex<Vec<u8>>>);
+
+    impl Read for Scripted {
+        fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+            self.0.read(buf)
+        }
+    }
+
+    impl Write for Scripted {
+        fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
+            self.1.lock().expect("nobody else").extend_from_slice(buf);
+            Ok(buf.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn goodbye_is_said_only_when_nothing_is_under_way() {
+        for answers in [0, 1, 2] {
+            let mut says = greeting().to_vec();
+            put_reply(&mut says, OptionType::StructuredReply, ReplyType::ErrUnsup, &[]);
+            put_reply(&mut says, OptionType::Go, ReplyType::Info, &[&info_export(1024, flag::HAS_FLAGS)]);
+            put_reply(&mut says, OptionType::Go, ReplyType::Ack, &[]);
+            for cookie in 1..=answers {
+                let mut reply = [0; 16];
+                put_simple_reply(&mut reply, cookie, 0);
+                says.extend([&reply[..], &[7; 512]].concat());
+            }
+            let told = Arc::new(Mutex::new(Vec::new()));
+            let stream = Scripted(Cursor::new(says), Arc::clone(&told));
+            let mut client =
+                Client::over(stream, "x", Patience::new(Duration::from_secs(60), || Ok(()))).expect("attached");
+            for n in 0..2 {
+                assert_eq!(client.read_at(n * 512, &mut [0; 512]).is_ok(), n < answers);
+                if n >= answers {
+                    break;
+                }
+            }
+            drop(client);
+            let told = told.lock().expect("nobody else");
+            let len = HeaderStyle::Simple.request_len();
+            let last = Request::parse(HeaderStyle::Simple, &told[told.len() - len..]).expect("a request");
+            assert_eq!(last.command, if answers == 2 { command::DISC } else { command::READ });
+        }
     }
 }

@@ -77,6 +77,7 @@ impl Client {
             ReplyHeader::Simple { error: 0, .. } => {
                 self.line.fill_content(ours)?;
                 parts.swap_remove(index);
+                self.answered += 1;
             }
             ReplyHeader::Simple { error, .. } => return Err(self.refused(error, "", at)),
             ReplyHeader::Chunk { kind, done, length, .. } => {
@@ -87,6 +88,7 @@ impl Client {
                     if part.filled != part.len {
                         return Err(self.line.broken("less content than asked for"));
                     }
+                    self.answered += 1;
                 }
             }
         }
