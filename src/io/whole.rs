@@ -11,7 +11,7 @@
 
 use std::io;
 
-use super::{Dir, File, Open};
+use super::{Dir, File, Open, mutant};
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of a large file that are overwritten in one piece.
@@ -61,6 +61,9 @@ pub fn replace(dir: &dyn Dir, name: &str, content: &[u8]) -> Result<()> {
         let _ = dir.remove(&temporary);
         failed(error)
     })?;
+    if mutant!(ReplacedNotSynced) {
+        return Ok(());
+    }
     dir.sync().map_err(failed)
 }
 

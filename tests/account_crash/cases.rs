@@ -43,15 +43,15 @@ pub(crate) struct Case {
     /// What somebody may ask for who sees that it is done.
     pub(crate) then: Verb,
     pub(crate) between: Between,
-    /// The disk that it makes unreadable.
-    pub(crate) loses: Option<&'static str>,
+    /// The disks that it makes unreadable.
+    pub(crate) loses: &'static [&'static str],
     pub(crate) after: Raw,
 }
 
 pub(crate) const AREAS: [&str; 5] = ["disks", "snapshots", "clones", "copies", "keys"];
 
 fn case(area: &'static str, name: &'static str, before: Verb, verb: Verb, then: Verb) -> Case {
-    Case { area, name, before, verb, then, between: |_, _, _| false, loses: None, after: |_| Ok(()) }
+    Case { area, name, before, verb, then, between: |_, _, _| false, loses: &[], after: |_| Ok(()) }
 }
 
 pub(crate) fn blob(name: &str) -> BlobName {
@@ -334,9 +334,24 @@ fn one_has_no_keys(disk: &SimDisk) -> Result<(), String> {
     }
 }
 
+/// No wrapped key is left anywhere.
+fn none_has_keys(disk: &SimDisk) -> Result<(), String> {
+    let text = |file: &RawFile| file.sectors.iter().flat_map(|(_, sector)| sector.to_vec()).collect::<Vec<u8>>();
+    for file in disk.raw_files() {
+        let opens = String::from_utf8_lossy(&text(&file)).contains("[[account_key]]");
+        if file.path.ends_with("/keys") || (file.path.starts_with("account.toml") && opens) {
+            return Err(format!("{} is left", file.path));
+        }
+    }
+    Ok(())
+}
+
 fn keys() -> Vec<Case> {
     let off: Verb = |r| switch(r, Switch::Off);
     let revoke: Verb = |r| ask(r, KeyRequest::Revoke);
+    let all_before_or_lost: Between = |before, _, seen| {
+        before.disks.iter().all(|(name, disk)| seen.disks.get(name).is_some_and(|seen| seen == disk || seen.is_err()))
+    };
     let readable_or_not: Between = |before, after, seen| {
         let others = |of: &Seen| {
             let mut of = of.clone();
@@ -432,13 +447,25 @@ fn keys() -> Vec<Case> {
         },
         Case {
             between: readable_or_not,
-            loses: Some("a"),
+            loses: &["a"],
             after: one_has_no_keys,
             ..case(
                 "keys",
                 "key erase a",
                 nothing,
                 |r| ask(r, KeyRequest::Erase { name: Some(blob("a")) }),
+                |r| delete(r, "a"),
+            )
+        },
+        Case {
+            between: all_before_or_lost,
+            loses: &["a", "z"],
+            after: none_has_keys,
+            ..case(
+                "keys",
+                "key erase --account",
+                nothing,
+                |r| ask(r, KeyRequest::Erase { name: None }),
                 |r| delete(r, "a"),
             )
         },

@@ -71,7 +71,7 @@ impl Frame {
         if later != after {
             return Err(format!("done, it leaves {}", later.against(&after)));
         }
-        let lost = |(name, disk): &(&String, &_)| Result::is_err(*disk) && Some(name.as_str()) != case.loses;
+        let lost = |(name, disk): &(&String, &_)| Result::is_err(*disk) && !case.loses.contains(&name.as_str());
         if let Some((name, disk)) = after.disks.iter().find(lost).filter(|_| !after.is_revoked()) {
             return Err(format!("done, it leaves {name} as {disk:?}"));
         }

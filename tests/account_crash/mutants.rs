@@ -14,6 +14,7 @@ fn case_for(mutant: Mutant) -> &'static str {
         Mutant::DeletionNotSynced | Mutant::RemovedBeforeItsName => "delete a",
         Mutant::DiskNamesNotSettled | Mutant::DoubtForgotten => "rename a to b",
         Mutant::OrphanStays => "clone a b",
+        Mutant::ReplacedNotSynced => "key restore",
         Mutant::SourceNotKept => "delete a, which b is a clone of",
         Mutant::SwitchNotStored => "encryption off",
         _ => "create b",

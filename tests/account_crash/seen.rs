@@ -74,9 +74,9 @@ impl Seen {
     }
 }
 
-fn pages(disk: &Disk, len: u64) -> Result<Pages, String> {
+fn pages(disk: &Disk, len: u64) -> sealdisk::Result<Pages> {
     let mut bytes = vec![0; len as usize];
-    disk.read(0, &mut bytes).map_err(|error| format!("cannot be read: {error}"))?;
+    disk.read(0, &mut bytes)?;
     let filled = |page: &[u8]| if page.iter().all(|byte| *byte == page[0]) { page[0] } else { TORN };
     Ok(Pages { size: disk.size(), filled: bytes.chunks(PAGE).map(filled).collect() })
 }
@@ -85,40 +85,40 @@ fn short(name: &str) -> String {
     if name.starts_with(DRAWN) { DRAWN.into() } else { name.into() }
 }
 
+/// The error says that the disk cannot be opened, or has no keys here; any other is none that may be.
 fn content(registry: &Registry, name: &BlobName) -> Result<Result<Content, ErrorKind>, String> {
-    let told = |what: String| format!("{name}: {what}");
-    if registry.is_unfinished(name) {
-        let begun = match registry.begin_copy(name, 512, SOURCE) {
-            Ok(begun) => begun,
-            Err(error) => return Ok(Err(error.kind())),
-        };
-        let pages = pages(&begun.disk, begun.done_bytes).map_err(told)?;
-        let unfinished = Some(begun.done_bytes);
-        return Ok(Ok(Content { pages, snapshots: Vec::new(), clone_of: None, base: None, unfinished }));
-    }
-    let disk = match registry.disk(name) {
-        Ok(disk) => disk,
+    let opened = if registry.is_unfinished(name) {
+        registry.begin_copy(name, PAGE as u64, SOURCE).map(|begun| (begun.disk, Some(begun.done_bytes)))
+    } else {
+        registry.disk(name).map(|disk| (disk, None))
+    };
+    let read = match opened {
+        Ok((disk, done)) => content_of(registry, &disk, done),
         Err(error) => return Ok(Err(error.kind())),
     };
-    match disk.verify() {
-        Err(error) if error.kind() == ErrorKind::Revoked => return Ok(Err(ErrorKind::Revoked)),
-        verified => verified.map_err(|error| told(format!("does not verify: {error}")))?,
+    match read {
+        Err(error) if matches!(error.kind(), ErrorKind::Revoked | ErrorKind::WrongKey) => Ok(Err(error.kind())),
+        read => read.map(Ok).map_err(|error| format!("{name}: {error}")),
     }
+}
+
+fn content_of(registry: &Registry, disk: &Disk, unfinished: Option<u64>) -> sealdisk::Result<Content> {
+    disk.verify()?;
     let snapshots = disk.snapshots().into_iter().map(|line| {
-        let view = disk.at_snapshot(&line.name).map_err(|error| format!("{}: {error}", line.name))?;
+        let view = disk.at_snapshot(&line.name)?;
         Ok((short(&line.name), pages(&view, view.size())?))
     });
-    Ok(Ok(Content {
-        pages: pages(&disk, disk.size()).map_err(told)?,
-        snapshots: snapshots.collect::<Result<_, String>>().map_err(told)?,
-        clone_of: registry.clone_of(&disk).map(|of| {
+    Ok(Content {
+        pages: pages(disk, unfinished.unwrap_or(disk.size()))?,
+        snapshots: snapshots.collect::<sealdisk::Result<_>>()?,
+        clone_of: registry.clone_of(disk).map(|of| {
             let (disk, line) = of.split_once('@').unwrap_or((&of, ""));
             let deleted = if line.ends_with("(deleted)") { " (deleted)" } else { "" };
             format!("{disk}{deleted}")
         }),
         base: disk.settings().base.map(|base| base.path),
-        unfinished: None,
-    }))
+        unfinished,
+    })
 }
 
 /// What an open account shows.

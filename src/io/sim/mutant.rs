@@ -130,6 +130,8 @@ pub enum Mutant {
     OrphanStays,
     /// What a disk consists of is removed before its deletion is durable.
     RemovedBeforeItsName,
+    /// account.toml is replaced without a sync of its directory.
+    ReplacedNotSynced,
     /// A disk is removed for good though a clone reads from it.
     SourceNotKept,
     /// The encryption setting is changed and not stored.
@@ -151,6 +153,7 @@ impl Mutant {
         Self::MadeInSight,
         Self::OrphanStays,
         Self::RemovedBeforeItsName,
+        Self::ReplacedNotSynced,
         Self::SourceNotKept,
         Self::SwitchNotStored,
         Self::UnknownIsNoClone,
