@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use sealdisk::nbd::{Config, Tls};
 
@@ -77,6 +78,15 @@ impl Serving {
     /// The most bytes that were ever resident.
     pub(crate) fn peak(&self) -> u64 {
         self.status("VmHWM:")
+    }
+
+    /// Time of the processor that it has used.
+    pub(crate) fn processor(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).unwrap();
+        // Of what follows the name in brackets, user and system time.
+        let fields = stat.rsplit_once(')').unwrap().1.split_whitespace().skip(11).take(2);
+        let ticks: u64 = fields.map(|field| field.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
     }
 
     pub(crate) fn threads(&self) -> u64 {

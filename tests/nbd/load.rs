@@ -1,7 +1,7 @@
 //! Many clients at once.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use sealdisk::nbd::Config;
 use sealdisk::nbd::wire::transmission::{HeaderStyle, ReplyHeader, Request, command};
@@ -76,4 +76,23 @@ fn thousands_of_requests_in_flight() {
     for client in idle.iter_mut().chain(&mut active) {
         assert_eq!(client.read(0, 1).len(), 1);
     }
+}
+
+/// One that sends its requests one by one is looked out for, but not once it is silent.
+#[test]
+fn a_quick_client_that_falls_silent_costs_no_processor() {
+    const GOAL: Duration = Duration::from_millis(10);
+    let server = Serving::start(MIB, &Config::default());
+    let mut client = Client::attached(&server.socket, HeaderStyle::Structured);
+    for round in 0..2000u64 {
+        let offset = round % 256 * 4096;
+        client.write(offset, &[round as u8 | 1; 4096]);
+        assert_eq!(client.read(offset, 4096), [round as u8 | 1; 4096]);
+    }
+    let before = server.processor();
+    std::thread::sleep(Duration::from_millis(400));
+    let spent = server.processor() - before;
+    println!("{spent:?} of the processor in 400 ms of silence, the goal {GOAL:?}");
+    assert!(spent <= 5 * GOAL, "{spent:?} in 400 ms of silence");
+    assert_eq!(client.read(0, 512).len(), 512);
 }
