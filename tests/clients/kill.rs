@@ -77,8 +77,11 @@ fn kill_again_and_again(rounds: u64) {
             assert!(right, "round {round}, page {page}: neither {answered} nor {sent} but {:?}", &content[..16]);
         }
         before = disk;
+        // Also while it runs: a long run that is cut off has shown something too.
+        if (round + 1) % 100 == 0 || round + 1 == rounds {
+            eprintln!("{} kills, {checked} written pages checked, none lost", round + 1);
+        }
     }
-    eprintln!("{rounds} kills, {checked} written pages checked, none lost");
 }
 
 #[test]

@@ -72,10 +72,12 @@ fn fio_finds_all_it_wrote_through_rotation_re_encryption_revocation_and_restorin
     let load = std::thread::spawn({
         let enough = Arc::clone(&enough);
         // Again, the same over it, where a busy machine takes longer for two rounds.
-        move || loop {
-            stdout_of(&mut fio(&uri, &folder, &["--rate=2m", "--do_verify=1"]));
-            if enough.load(Ordering::Relaxed) {
-                break;
+        move || {
+            for _ in 0..10 {
+                stdout_of(&mut fio(&uri, &folder, &["--rate=2m", "--do_verify=1"]));
+                if enough.load(Ordering::Relaxed) {
+                    break;
+                }
             }
         }
     });
