@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit};
 use serde::Serialize;
@@ -32,6 +33,10 @@ const SOCKET: &str = "nbd.sock";
 const CONTROL: &str = "control.sock";
 /// Threads for accepting and handshakes; requests have threads of their own.
 const HANDSHAKE_THREADS: usize = 2;
+
+/// Some send a signal to a process and then to its group, as timeout(1) does: what comes so soon after the first is the same
+/// wish again.
+const SENT_TWICE: Duration = Duration::from_millis(500);
 
 /// What is served, and where.
 #[derive(Debug, Default)]
@@ -149,7 +154,7 @@ impl Service {
     }
 
     /// Serves until a signal comes; then accepts no more, finishes what is in flight, flushes and closes every disk.
-    /// A second signal ends the process at once, as a crash would.
+    /// A second signal, [`SENT_TWICE`] later or more, ends the process at once, as a crash would.
     pub(super) fn run(self) -> Result<()> {
         let Self { registry, manager, control, server, mut metrics, runtime, mut signals, reachable: _ } = self;
         if let Some(metrics) = &mut metrics {
@@ -158,14 +163,16 @@ impl Service {
         let (stop, stopped) = oneshot::channel();
         let handle = signals.handle();
         let waiter = std::thread::Builder::new().name("signals".into()).spawn(move || {
-            let mut stop = Some(stop);
+            let (mut stop, mut asked) = (Some(stop), Instant::now());
             for signal in signals.forever() {
                 match stop.take() {
                     Some(stop) => {
+                        asked = Instant::now();
                         tracing::info!(signal, "stopping");
                         // Nobody waits for it any more when the server has failed.
                         let _ = stop.send(());
                     }
+                    None if asked.elapsed() < SENT_TWICE => {}
                     None => std::process::exit(1),
                 }
             }

@@ -170,6 +170,31 @@ fn how_long_a_stopping_server_answers() {
     }
 }
 
+/// A signal that is sent to the server and to its group arrives twice and means the same; a later one means at once.
+#[test]
+fn a_signal_that_comes_twice_at_a_time_is_one() {
+    let account = account();
+    let server = account.serve_with(&["--shutdown-grace=0.2"]);
+    let mut stays = Client::attached(server.socket(), HeaderStyle::Structured);
+    server.signal_terminate();
+    // So that the kernel does not make one of them.
+    std::thread::sleep(Duration::from_millis(5));
+    server.signal_terminate();
+    stays.assert_ended();
+    assert!(server.ended().success());
+
+    let server = account.serve_with(&["--shutdown-grace=600"]);
+    let _stays = Client::attached(server.socket(), HeaderStyle::Structured);
+    let said = server.log().matches("stopping").count();
+    server.signal_terminate();
+    while server.log().matches("stopping").count() == said {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    std::thread::sleep(Duration::from_millis(700));
+    server.signal_terminate();
+    assert_eq!(server.ended().code(), Some(1));
+}
+
 #[test]
 fn limits_that_cannot_be_are_refused() {
     let account = account();
