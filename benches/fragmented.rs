@@ -1,21 +1,24 @@
 //! 4 KiB random reads of a 64 GiB disk that is as fragmented as can be, beside the same reads of a fresh one, by the time
 //! of the processor.
 //!
-//! Both hold a gibibyte of data, written in blocks of 4 KiB. On the fresh disk it lies together in one layer, and nothing
-//! else was ever written. On the fragmented one it is spread over all of the disk in runs of 64 KiB, every other block of
-//! a run in another layer, and between the runs every other block is marked as zero: sixteen million runs. Reads go to
-//! blocks that are held, in an order of chance, so that both do one read of the page cache each.
+//! Both lie over the same empty base image and hold the same gibibyte of data, in runs of 64 KiB all over the disk, so that
+//! the page cache has as much to do for either. On the fresh disk it was written once, and that is all. On the fragmented one
+//! every other block of a run is in another layer, and between the runs every other block is marked as zero: sixteen
+//! million runs. Reads go to blocks that are held, in an order of chance, so that each is one read of the page cache.
 //!
 //! Run with `cargo bench --bench fragmented`. It works in a temporary folder (`TMPDIR`), about 3 GiB of it, and takes a
 //! minute or two.
 
 #![allow(clippy::unwrap_used, reason = "a bench may panic")]
 
+use std::fs::File;
+use std::path::Path;
 use std::sync::Arc;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rustix::time::{ClockId, clock_gettime};
+use sealdisk::base;
 use sealdisk::crypto::keyring::DiskKeys;
 use sealdisk::disk::{Access, Disk, Durability, Options, Spec};
 use sealdisk::io::Dir;
@@ -38,15 +41,17 @@ struct Place {
     disk: Disk,
 }
 
-fn place() -> Place {
+fn place(image: &Path) -> Place {
     let folder = TempDir::new().unwrap();
     let dir = || -> Arc<dyn Dir> { Arc::new(RealDir::open(folder.path()).unwrap()) };
     let keys = DiskKeys::ephemeral().unwrap();
     // Nothing is noted for a killed process: it only makes the preparation longer.
     let options = Options { boot: None, ..Options::default() };
-    let spec = Spec::new(Uuid::new_v4(), "vhds/bench", SIZE);
+    // Over a base whatever is trimmed has to be marked.
+    let (base, record) = base::open(image, &base::OpenOptions::default()).unwrap();
+    let spec = Spec { base: Some(record), ..Spec::new(Uuid::new_v4(), "vhds/bench", SIZE) };
     Disk::create(dir(), &spec, keys.clone(), true, &options).unwrap();
-    let disk = Disk::open(dir(), Some(keys), None, Access::ReadWrite, true, options).unwrap();
+    let disk = Disk::open(dir(), Some(keys), Some(base), Access::ReadWrite, true, options).unwrap();
     Place { _folder: folder, disk }
 }
 
@@ -57,39 +62,37 @@ fn write(disk: &Disk, blocks: impl Iterator<Item = u64>) {
     }
 }
 
-/// Held blocks in order, as many on both disks.
-fn together(number: u64) -> u64 {
-    number
-}
-
-fn spread(number: u64) -> u64 {
+/// Where the held block of this number lies.
+fn held(number: u64) -> u64 {
     number / RUN * STRIDE + number % RUN
 }
 
-fn fresh() -> Place {
-    let place = place();
-    write(&place.disk, (0..RUNS * RUN).map(together));
+fn fresh(image: &Path) -> Place {
+    let place = place(image);
+    write(&place.disk, (0..RUNS * RUN).map(held));
     place.disk.flush().unwrap();
     place
 }
 
-fn fragmented() -> Place {
-    let place = place();
+fn fragmented(image: &Path) -> Place {
+    let place = place(image);
     let disk = &place.disk;
     for run in 0..RUNS {
         for block in (RUN..STRIDE).step_by(2) {
             disk.zero((run * STRIDE + block) * BLOCK, BLOCK, Durability::Volatile).unwrap();
         }
     }
-    write(disk, (0..RUNS * RUN).step_by(2).map(spread));
+    write(disk, (0..RUNS * RUN).step_by(2).map(held));
     disk.rotate_key().unwrap();
-    write(disk, (1..RUNS * RUN).step_by(2).map(spread));
+    write(disk, (1..RUNS * RUN).step_by(2).map(held));
     disk.flush().unwrap();
+    let runs = disk.runs(0, STRIDE * BLOCK, usize::MAX).unwrap().len() as u64;
+    assert!(runs >= STRIDE - RUN, "{runs} runs in a stride");
     place
 }
 
 /// Nanoseconds of the processor for each of `READS` reads.
-fn read(disk: &Disk, rng: &mut ChaCha8Rng, block: fn(u64) -> u64) -> f64 {
+fn read(disk: &Disk, rng: &mut ChaCha8Rng) -> f64 {
     let mut buf = [0; BLOCK as usize];
     let now = || {
         let time = clock_gettime(ClockId::ThreadCPUTime);
@@ -97,7 +100,7 @@ fn read(disk: &Disk, rng: &mut ChaCha8Rng, block: fn(u64) -> u64) -> f64 {
     };
     let started = now();
     for _ in 0..READS {
-        disk.read(block(rng.random_range(0..RUNS * RUN)) * BLOCK, &mut buf).unwrap();
+        disk.read(held(rng.random_range(0..RUNS * RUN)) * BLOCK, &mut buf).unwrap();
     }
     assert_eq!(buf, [0x5a; BLOCK as usize]);
     (now() - started) as f64 / READS as f64
@@ -109,12 +112,15 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 fn main() {
-    let (fresh, fragmented) = (fresh(), fragmented());
+    let folder = TempDir::new().unwrap();
+    let image = folder.path().join("base.raw");
+    File::create_new(&image).unwrap().set_len(SIZE).unwrap();
+    let (fresh, fragmented) = (fresh(&image), fragmented(&image));
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut times = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        times.0.push(read(&fresh.disk, &mut rng, together));
-        times.1.push(read(&fragmented.disk, &mut rng, spread));
+        times.0.push(read(&fresh.disk, &mut rng));
+        times.1.push(read(&fragmented.disk, &mut rng));
     }
     let (fresh, fragmented) = (median(times.0), median(times.1));
     println!("4 KiB random reads of 64 GiB, median of {ROUNDS} rounds in turn, processor time of each:");
