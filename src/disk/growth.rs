@@ -185,12 +185,14 @@ impl Core {
     }
 
     /// The layer that takes writes under this setting, if the newest one may: it must lie above every line, have a key
-    /// that was not rotated away, and be of the right kind.
+    /// that was not rotated away, and be of the right kind. A line that is being erased is one until that is durable: it
+    /// comes back where it fails, and would see what was overwritten in place.
     pub(crate) fn usable_top(state: &State, sealed_below: u32, encryption: bool) -> Option<Arc<Layer>> {
         let newest = &state.entries.last()?.layer;
         let fits =
             newest.id > state.highest_seen() && newest.id >= sealed_below && (newest.kind == Kind::Xts) == encryption;
-        fits.then(|| Arc::clone(newest))
+        let settled = state.ops_settled() || mutant!(ErasedLineForgotten);
+        (fits && settled).then(|| Arc::clone(newest))
     }
 
     /// How new writes are stored from now on. Waits for the changes in flight; makes no layer.

@@ -3,8 +3,8 @@
 //! Most are found by the storm within a few hundred seeds. For those that chance seldom meets there is a search of their
 //! own, by what leads to them, so that none depends on seeds that a change of the core would move.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sealdisk::disk::{Access, Durability, PageState, Run};
@@ -12,7 +12,9 @@ use sealdisk::io::sim::{Call, Dice, Fault, Faults, Mutant, direct, plant};
 use sealdisk::{ErrorKind, PAGE};
 
 use crate::campaign::{Execution, Until, one, search};
+use crate::cells::CELLS_A_PAGE;
 use crate::check;
+use crate::oracle::Change;
 use crate::rig::Rig;
 use crate::solo::{Solo, Step};
 use crate::storm::{self, Mood};
@@ -49,6 +51,7 @@ fn hunt(mutant: Mutant) -> Option<String> {
         Mutant::SyncsNotSerialised => crowded(Mood::Syncs),
         Mutant::SweptAfterSwitch => among_clients(mutant, "switch ", a_sweep_and_the_switch),
         Mutant::SweptWithoutLock => crowded(Mood::Switches),
+        Mutant::ErasedLineForgotten => shown_by(mutant, the_switch_while_a_snapshot_is_deleted),
         Mutant::ReadWithoutLock => shown_by(mutant, in_the_middle_of_a_read),
         Mutant::PendingLineNotLookedAt => crowded(Mood::Lines),
         _ => among_clients(mutant, "", storm::run),
@@ -156,6 +159,38 @@ fn a_directory_that_is_not_synced(seed: u64) -> Result<(), String> {
             if page == [7; PAGE] { Ok(()) } else { Err("a durable write is not there".to_owned()) }
         })
     })
+}
+
+/// The setting changes and a page of a snapshot is written while the snapshot is being deleted: after a power cut it is
+/// there as it was, or gone.
+fn the_switch_while_a_snapshot_is_deleted(seed: u64) -> Result<(), String> {
+    let failed = |what: &'static str| move |error| format!("{what}: {error:?}");
+    let rig = Rig::sized(seed, 2, None);
+    let mut solo = Solo::new(&rig, seed, true);
+    prepare(&mut solo, &[Step::Write(0), Step::Snapshot])?;
+    let (disk, oracle) = (Arc::new(solo.disk.take().expect("it is open")), Arc::clone(&solo.oracle));
+    let name = oracle.lines().remove(0);
+    let (other, in_it) = (Arc::clone(&disk), AtomicBool::new(false));
+    let cut = Arc::new(Mutex::new(Ok(())));
+    let (slot, asked) = (Arc::clone(&cut), Arc::clone(&oracle));
+    solo.world.set_observer(Some(Arc::new(move |world| {
+        if in_it.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        other.set_encryption(true);
+        let request = asked.begin(0..CELLS_A_PAGE, Change::WriteZeros);
+        let answer = other.write(0, &[0; PAGE], Durability::Volatile);
+        asked.end(request, 0..CELLS_A_PAGE, answer.is_ok(), false);
+        let mut dice = Dice::new(seed);
+        *slot.lock().expect("one thread") = (0..8).try_for_each(|_| {
+            let image = check::power_cut(world, &mut dice);
+            check::recover(&rig, &image, &asked, &mut dice).map(drop)
+        });
+    })));
+    oracle.erase(&name);
+    disk.delete_snapshot(&name).map_err(failed("deleting a snapshot"))?;
+    solo.world.set_observer(None);
+    cut.lock().expect("one thread").clone()
 }
 
 /// Between finding out where pages lie and reading them there, somebody else writes them elsewhere, and they are punched.

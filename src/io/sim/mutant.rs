@@ -30,6 +30,8 @@ pub enum Mutant {
     DirtyBeforeStored,
     /// A flush that finds nothing dirty does not wait for the round under way.
     EmptyFlushDoesNotWait,
+    /// Writes go on in the layer that a snapshot sees before its deletion is durable.
+    ErasedLineForgotten,
     /// A write that failed does not mark its layer dirty.
     FailedWriteLeavesClean,
     /// What a failed write left behind is not noted as dead.
@@ -173,6 +175,7 @@ impl Mutant {
         Self::DirtyAfterPublished,
         Self::DirtyBeforeStored,
         Self::EmptyFlushDoesNotWait,
+        Self::ErasedLineForgotten,
         Self::FailedWriteLeavesClean,
         Self::FailedWriteNotDead,
         Self::FailedWritePublished,
