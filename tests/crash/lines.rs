@@ -21,7 +21,8 @@ enum Status {
 #[derive(Debug, Clone)]
 pub(crate) struct LineModel {
     name: String,
-    pages: usize,
+    /// Pages: one of these, several where it was drawn while the size of the disk was in doubt.
+    pages: Vec<usize>,
     cells: Vec<Values>,
     status: Status,
 }
@@ -29,7 +30,7 @@ pub(crate) struct LineModel {
 impl LineModel {
     pub(crate) fn settled(content: &LineContent) -> Self {
         let cells = content.values.iter().map(|value| smallvec![value.expect("checked before")]).collect();
-        let pages = content.values.len() / CELLS_A_PAGE;
+        let pages = vec![content.values.len() / CELLS_A_PAGE];
         Self { name: content.name.clone(), pages, cells, status: Status::Drawn }
     }
 }
@@ -53,8 +54,9 @@ impl State {
         for content in found {
             let line = self.lines.iter().find(|line| line.name == content.name);
             let line = line.ok_or_else(|| format!("snapshot {} is there", content.name))?;
-            if content.values.len() != line.pages * CELLS_A_PAGE {
-                return Err(format!("snapshot {} has {} cells", line.name, content.values.len()));
+            if !line.pages.iter().any(|pages| content.values.len() == pages * CELLS_A_PAGE) {
+                let (name, cells, pages) = (&line.name, content.values.len(), &line.pages);
+                return Err(format!("snapshot {name} has {cells} cells and should have {pages:?} pages"));
             }
             for (cell, value) in content.values.iter().enumerate() {
                 let now;
@@ -86,9 +88,11 @@ impl Oracle {
         state.lines.iter().filter(|line| line.status == Status::Drawn).map(|line| line.name.clone()).collect()
     }
 
-    /// A snapshot's pages.
-    pub(crate) fn line_pages(&self, name: &str) -> usize {
-        self.state().lines.iter().find(|line| line.name == name).map_or(0, |line| line.pages)
+    /// Whether the disk keeps its size, without doubt, where it is rolled back to this snapshot.
+    pub(crate) fn has_size_of_line(&self, name: &str) -> bool {
+        let state = self.state();
+        let line = state.lines.iter().find(|line| line.name == name);
+        state.pages.len() == 1 && line.is_some_and(|line| line.pages == state.pages)
     }
 
     /// A snapshot of a new name is asked for.
@@ -97,7 +101,7 @@ impl Oracle {
         let name = format!("s{}", state.next_request());
         let begin = state.tick();
         *state.reads.entry(begin).or_default() += 1;
-        let (pages, status) = (state.pages[0], Status::Drawing(begin));
+        let (pages, status) = (state.pages.clone(), Status::Drawing(begin));
         state.lines.push(LineModel { name: name.clone(), pages, cells: Vec::new(), status });
         (name, begin)
     }
@@ -108,8 +112,9 @@ impl Oracle {
             return;
         }
         state.reads.remove(&begin);
-        let pages = state.pages[0];
-        let cells = (0..pages * CELLS_A_PAGE).map(|cell| state.since(cell, begin)).collect();
+        let pages = state.pages.clone();
+        let most = pages.iter().max().map_or(0, |pages| pages * CELLS_A_PAGE);
+        let cells = (0..most).map(|cell| state.since(cell, begin)).collect();
         let status = if succeeded { Status::Drawn } else { Status::Doubtful };
         let model = LineModel { name: name.to_owned(), pages, cells, status };
         if let Some(line) = state.lines.iter_mut().find(|line| line.name == name) {
@@ -153,10 +158,15 @@ impl Oracle {
         let (request, begin) = (state.next_request(), state.tick());
         let at = state.lines.iter().position(|line| line.name == name).expect("a snapshot that is there");
         let line = state.lines[at].clone();
-        state.pages.push(line.pages);
+        state.pages.extend(&line.pages);
         state.lines[at + 1..].iter_mut().for_each(|line| line.status = Status::Doubtful);
+        // Past its end there are zeros.
+        let least = line.pages.iter().min().map_or(0, |pages| pages * CELLS_A_PAGE);
         for cell in 0..state.cells.len() {
-            let values = line.cells.get(cell).cloned().unwrap_or_else(|| smallvec![0]);
+            let mut values = line.cells.get(cell).cloned().unwrap_or_default();
+            if cell >= least && !values.contains(&0) {
+                values.push(0);
+            }
             state.push(cell, request, values, ANY, begin);
         }
         request
@@ -167,8 +177,8 @@ impl Oracle {
         self.end(request, 0..cells, succeeded, true);
         let mut state = self.state();
         if !state.frozen && succeeded {
-            state.pages.remove(0);
             let at = state.lines.iter().position(|line| line.name == name).expect("a snapshot that is there");
+            state.pages = state.lines[at].pages.clone();
             state.lines.truncate(at + 1);
         }
     }
@@ -193,12 +203,57 @@ impl Oracle {
         self.end(request, pages.min(before) * CELLS_A_PAGE..cells, succeeded, true);
         let mut state = self.state();
         if !state.frozen && succeeded {
-            state.pages.remove(0);
+            // Whatever an earlier one that failed may have made of it.
+            state.pages = vec![pages];
         }
     }
 
     /// Whether a failed resize or rollback has left the size in doubt.
     pub(crate) fn size_is_in_doubt(&self) -> bool {
         self.state().pages.len() > 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NEW: usize = 3;
+
+    fn drawn(oracle: &Oracle, pages: usize) -> Result<(), String> {
+        let (name, begin) = oracle.draw();
+        oracle.drawn(&name, begin, true);
+        let (values, layers) = (vec![Some(0); pages * CELLS_A_PAGE], vec![None; pages]);
+        let checked = oracle.check_line(LineContent { name: name.clone(), values, layers });
+        oracle.erased(&name);
+        checked
+    }
+
+    #[test]
+    fn a_resize_that_succeeds_settles_what_one_that_failed_left_in_doubt() {
+        let oracle = Oracle::new(&[0; 2 * CELLS_A_PAGE], &[ZERO; 2], NEW, true);
+        let failed = oracle.resize(1);
+        oracle.resized(1, failed, false);
+        assert!(oracle.size_is_in_doubt());
+        assert!(drawn(&oracle, 1).is_ok() && drawn(&oracle, 2).is_ok() && drawn(&oracle, NEW).is_err());
+        let done = oracle.resize(NEW);
+        oracle.resized(NEW, done, true);
+        assert!(!oracle.size_is_in_doubt() && oracle.pages() == NEW);
+        assert!(drawn(&oracle, 1).is_err() && drawn(&oracle, 2).is_err() && drawn(&oracle, NEW).is_ok());
+    }
+
+    #[test]
+    fn a_rollback_brings_the_doubt_of_its_snapshot_back() {
+        let oracle = Oracle::new(&[0; 2 * CELLS_A_PAGE], &[ZERO; 2], NEW, true);
+        let failed = oracle.resize(1);
+        oracle.resized(1, failed, false);
+        let (name, begin) = oracle.draw();
+        oracle.drawn(&name, begin, true);
+        let done = oracle.resize(NEW);
+        oracle.resized(NEW, done, true);
+        assert!(!oracle.has_size_of_line(&name));
+        let request = oracle.roll_back(&name);
+        oracle.rolled_back(&name, request, true);
+        assert!(drawn(&oracle, 1).is_ok() && drawn(&oracle, 2).is_ok() && drawn(&oracle, NEW).is_err());
     }
 }

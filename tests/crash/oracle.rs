@@ -64,7 +64,8 @@ pub(crate) struct State {
     pub(crate) frozen: bool,
     /// Those past the end of the disk, too: as zeros that a growing disk would show.
     pub(crate) cells: Vec<Vec<Write>>,
-    /// Pages of the disk; two while it is being resized or rolled back, the new one last.
+    /// Pages of the disk: what is answered, and then what it may have instead, while it is being resized or rolled back
+    /// and after that has failed.
     pub(crate) pages: Vec<usize>,
     pub(crate) lines: Vec<LineModel>,
     /// Begin of every read under way.

@@ -77,7 +77,7 @@ fn erase(ring: &Ring, disk: &Disk, dice: &mut Dice) {
 fn roll_back(ring: &Ring, disk: &Disk, dice: &mut Dice) {
     let Some(name) = any_line(ring, dice) else { return };
     let oracle = ring.oracle();
-    let resizes = oracle.line_pages(&name) != oracle.pages();
+    let resizes = !oracle.has_size_of_line(&name);
     let _size_stays = (!resizes).then(|| ring.sized.read());
     let _alone = resizes.then(|| ring.sized.write());
     let request = oracle.roll_back(&name);
