@@ -33,7 +33,11 @@ impl Core {
             };
             let growth = self.growth.lock();
             if self.state.read().size == new {
-                return Ok(());
+                // Perhaps by another that is not durable yet.
+                if mutant!(SameSizeNotFlushed) {
+                    return Ok(());
+                }
+                break;
             }
             let top = self.gate.read().top.clone();
             let Some(top) = top else {

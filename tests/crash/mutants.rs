@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sealdisk::disk::{Access, Durability, PageState, Run};
+use sealdisk::disk::{Access, Disk, Durability, PageState, Run};
 use sealdisk::io::sim::{Call, Dice, Fault, Faults, Mutant, direct, plant};
 use sealdisk::{ErrorKind, PAGE};
 
@@ -48,6 +48,7 @@ fn hunt(mutant: Mutant) -> Option<String> {
             exhaustive::repeat(&steps, mutant)
         }
         Mutant::DirectoryNotGuarded => among_clients(mutant, "directory ", a_directory_that_is_not_synced),
+        Mutant::SameSizeNotFlushed => among_clients(mutant, "resize ", two_resizes_to_one_size),
         Mutant::SyncsNotSerialised => crowded(Mood::Syncs),
         Mutant::SweptAfterSwitch => among_clients(mutant, "switch ", a_sweep_and_the_switch),
         Mutant::SweptWithoutLock => crowded(Mood::Switches),
@@ -127,6 +128,30 @@ fn a_sweep_and_the_switch(seed: u64) -> Result<(), String> {
         [Run { state: PageState::Plain, .. }] => Ok(()),
         ref other => Err(format!("written in plaintext, stored as {other:?}")),
     }
+}
+
+/// Two ask for the same size at once: for each that is answered, a power cut leaves that size.
+fn two_resizes_to_one_size(seed: u64) -> Result<(), String> {
+    const PAGES: usize = 4;
+    let rig = Rig::sized(seed, 2, None);
+    let (disk, world) = direct(|| {
+        let solo = Solo::new(&rig, seed, true);
+        (Arc::new(solo.disk.expect("it is open")), solo.world)
+    });
+    let resized = move |disk: &Disk, mut dice: Dice| {
+        disk.resize((PAGES * PAGE) as u64).map_err(|error| format!("a resize: {error:?}"))?;
+        direct(|| {
+            let image = check::power_cut(&world, &mut dice);
+            let found = check::open(&rig, &image, true)?.size();
+            let kept = found == (PAGES * PAGE) as u64;
+            if kept { Ok(()) } else { Err(format!("a resize to {PAGES} pages was answered, and left {found} bytes")) }
+        })
+    };
+    let mut dice = Dice::new(seed);
+    let (other, resize, fork) = (Arc::clone(&disk), resized.clone(), dice.fork());
+    let second = shuttle::thread::spawn(move || resize(&other, fork));
+    let first = resized(&disk, dice);
+    second.join().expect("a panic ends the execution").and(first)
 }
 
 /// A new layer is named while upkeep makes the next log in the same directory, whose sync fails, once: a write into that

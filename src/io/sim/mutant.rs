@@ -92,6 +92,8 @@ pub enum Mutant {
     RollbackKeepsLayer,
     /// A rollback lets an emptied layer take writes again.
     RolledBackToUnsealed,
+    /// A resize to the size that the disk has by one under way does not wait for that to be durable.
+    SameSizeNotFlushed,
     /// The settings are replaced without a sync of their directory.
     SettingsNameNotSynced,
     /// A short write counts as a whole one.
@@ -206,6 +208,7 @@ impl Mutant {
         Self::ReadWithoutLock,
         Self::RollbackKeepsLayer,
         Self::RolledBackToUnsealed,
+        Self::SameSizeNotFlushed,
         Self::SettingsNameNotSynced,
         Self::ShortIsWhole,
         Self::ShrinkKeepsBase,
