@@ -65,6 +65,7 @@ pub(crate) fn open(
         sync_all(&*dir, &*layers_dir, &names).map_err(|error| {
             Error::io("what was written before cannot be made durable, so the disk is not opened", error)
                 .at_path(dir.path())
+                .hint("look after the device; what is durable is read when the disk is opened again")
         })?;
         recent::restore(&noted, &blocks);
     }

@@ -198,7 +198,18 @@ pub(crate) fn is_traced() -> bool {
     *TRACED
 }
 
-/// Opens a disk after a crash. While the kernel has a failed write-back to tell of, opening refuses, once for each file.
+/// Opens a disk, again where the kernel had a failed write-back to tell of and has told it: once for each file.
+pub(crate) fn open_when_told(rig: &Rig, world: &SimDisk, encryption: bool) -> sealdisk::Result<Disk> {
+    loop {
+        let untold = world.untold_errors();
+        match rig.open(world, encryption, Access::ReadWrite) {
+            Err(error) if error.kind() == ErrorKind::Io && world.untold_errors() < untold => {}
+            other => return other,
+        }
+    }
+}
+
+/// Opens a disk after a crash.
 pub(crate) fn open(rig: &Rig, image: &SimDisk, encryption: bool) -> Result<Disk, String> {
     if is_traced() {
         image.start_trace();
@@ -209,11 +220,9 @@ pub(crate) fn open(rig: &Rig, image: &SimDisk, encryption: bool) -> Result<Disk,
         |image: &SimDisk| image.raw_files().iter().any(|file| file.path == "disk/reserve" && file.size > 0);
     let stinted = rig.boots && image.capacity().is_some() && !is_reserved(image);
     loop {
-        let untold = image.has_untold_errors();
-        match rig.open(image, encryption, Access::ReadWrite) {
+        match open_when_told(rig, image, encryption) {
             Ok(disk) => return Ok(disk),
             Err(error) if stinted && error.kind() == ErrorKind::NoSpace => image.set_capacity(None),
-            Err(error) if untold && error.kind() == ErrorKind::Io => {}
             Err(error) => return Err(format!("recovering: {error:?}\n{}", image.trace())),
         }
     }

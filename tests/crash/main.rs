@@ -12,6 +12,7 @@ mod exhaustive;
 mod lines;
 mod mutants;
 mod nth;
+mod openings;
 mod oracle;
 mod rig;
 mod scheduler;
@@ -85,6 +86,11 @@ fn every_call_fails_once_in_making_a_disk() {
         let calls = nth::every_call_of_making_one(fault);
         assert!(calls > 20, "making a disk in {calls} calls is too short");
     }
+}
+
+#[test]
+fn what_a_killed_process_was_not_told_is_told_once() {
+    openings::told_once();
 }
 
 #[test]

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use sealdisk::disk::{Access, Disk, Durability};
+use sealdisk::disk::{Disk, Durability};
 use sealdisk::io::sim::{Call, Dice, Fault, Faults, Fired, SimDisk, direct};
 use sealdisk::io::sync::RwLock;
 use sealdisk::{Error, ErrorKind};
@@ -215,8 +215,7 @@ fn one_generation(
     // Notes are worthless while an opening syncs what they are of, so an end in here may lose that.
     let kept = ring.oracle.is_kept_by(world.boot());
     ring.oracle.note_in(None);
-    let opened = rig.open(&world, ring.oracle().encryption(), Access::ReadWrite);
-    match opened {
+    match check::open_when_told(rig, &world, ring.oracle().encryption()) {
         Ok(disk) if !ring.is_over() => storm(&ring, disk, dice, kept),
         Ok(_) => {}
         Err(error) => ring.refused("opening", &error),

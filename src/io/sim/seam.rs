@@ -72,10 +72,10 @@ impl SimDisk {
         u128::from(self.world().boot).to_le_bytes()
     }
 
-    /// Whether a failed sync or write-back waits to be told to whoever syncs that file next.
+    /// Files of which a failed sync or write-back waits to be told to whoever syncs them next.
     #[must_use]
-    pub fn has_untold_errors(&self) -> bool {
-        self.world().has_untold_errors()
+    pub fn untold_errors(&self) -> usize {
+        self.world().untold_errors()
     }
 
     /// Turns every bit of a stored sector of the file at `path`, counted from the root, as a failing device might.

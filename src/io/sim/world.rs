@@ -256,8 +256,9 @@ impl World {
         }
     }
 
-    pub(super) fn has_untold_errors(&self) -> bool {
-        self.nodes.iter().any(|node| matches!(&**node, Node::File(file) if file.reported < file.errors))
+    pub(super) fn untold_errors(&self) -> usize {
+        let untold = |node: &&Arc<Node>| matches!(&***node, Node::File(file) if file.reported < file.errors);
+        self.nodes.iter().filter(untold).count()
     }
 
     pub(super) fn damage(&mut self, path: &str, sector: usize) {
