@@ -35,10 +35,14 @@ impl Core {
 
     /// Before the first change of an opening, on a full file system: makes the log of an earlier opening the next one. A
     /// checkpoint takes its place first, a clean one, because what was recovered is durable. Then it is filled with zeros
-    /// where it lies, so that nobody else gets its space meanwhile. The caller holds `growth` and `checkpointing`, and has
-    /// not begun a log.
+    /// where it lies, so that nobody else gets its space meanwhile. Does nothing where there is no old log: the disk was
+    /// closed, and a failed read hid that from the opening. The caller holds `growth` and `checkpointing`, and has not
+    /// begun a log.
     pub(crate) fn take_over_old_log(&self) -> Result<()> {
         let failed = |error| Error::io("an old log cannot be taken over", error).at_path(self.dir.path());
+        let names = self.dir.list().map_err(failed)?;
+        let number = |name: &String| name.strip_prefix("log.")?.parse::<u64>().ok().filter(|&number| number < u64::MAX);
+        let Some(newest) = names.iter().filter_map(number).max() else { return Ok(()) };
         // A punch that is not durable would be known to nobody.
         let _turn = loop {
             if self.any_layer_dirty() {
@@ -55,12 +59,7 @@ impl Core {
         committer.chain = chain;
         self.opened_clean.store(true, Ordering::SeqCst);
 
-        let names = self.dir.list().map_err(failed)?;
-        let number = |name: &String| name.strip_prefix("log.")?.parse::<u64>().ok();
-        if let Some(newest) = names.iter().filter_map(number).filter(|&number| number < epoch).max() {
-            // What a failed attempt left is under that name.
-            self.dir.rename(&log::file_name(newest), log::NEXT).map_err(failed)?;
-        }
+        self.dir.rename(&log::file_name(newest), log::NEXT).map_err(failed)?;
         self.remove_before(epoch).map_err(failed)?;
         let file = self.dir.open(log::NEXT, Open::ReadWrite).map_err(failed)?;
         self.recycle(&mut committer, file, bytes).map_err(failed)

@@ -89,6 +89,12 @@ fn every_call_fails_once_in_making_a_disk() {
 }
 
 #[test]
+fn a_full_file_system_refuses_for_want_of_space_whatever_failed_in_opening() {
+    let calls = openings::every_call_fails_before_a_full_file_system();
+    assert!(calls > 15, "an opening of {calls} calls is too short");
+}
+
+#[test]
 fn what_a_killed_process_was_not_told_is_told_once() {
     openings::told_once();
 }

@@ -2,7 +2,7 @@
 
 use sealdisk::ErrorKind;
 use sealdisk::disk::Access;
-use sealdisk::io::sim::{Call, Dice, Fault, Faults, direct};
+use sealdisk::io::sim::{Call, Dice, Fault, Faults, SimDisk, direct};
 
 use crate::check;
 use crate::rig::Rig;
@@ -13,6 +13,53 @@ fn do_all(solo: &mut Solo, steps: &[Step]) -> Result<(), String> {
         solo.step(*step)?.map_err(|error| format!("{step:?}: {error:?}"))?;
     }
     Ok(())
+}
+
+/// Every call of opening a closed disk fails once. With the file system full then, a change is refused for want of space
+/// and for nothing else, and done once there is some: also where the disk was taken for one that nobody closed, so that
+/// an old log was looked for in vain.
+pub(crate) fn every_call_fails_before_a_full_file_system() -> u64 {
+    let rig = Rig::sized(5, 4, Some(2));
+    let mut at = 1;
+    while direct(|| open_and_fill(&rig, at)).unwrap_or_else(|what| panic!("with call {at} of opening failed: {what}")) {
+        at += 1;
+    }
+    at - 1
+}
+
+/// Blocks: enough for a checkpoint, too few for a log.
+fn leave_free(world: &SimDisk, blocks: u64) {
+    const MANY: u64 = 1 << 20;
+    world.set_capacity(Some(MANY));
+    let free = world.root().free_bytes().expect("nothing fails") / 4096;
+    world.set_capacity(Some(MANY - free + blocks));
+}
+
+/// Whether there was a call `at`.
+fn open_and_fill(rig: &Rig, at: u64) -> Result<bool, String> {
+    let mut solo = Solo::new(rig, at, true);
+    do_all(&mut solo, &[Step::Write(0), Step::Flush])?;
+    let closed = solo.disk.take().expect("it is open").close();
+    closed.map_err(|error| format!("closing: {error:?}"))?;
+
+    solo.world.set_faults(Faults { once: Some((solo.world.calls() + at, Fault::Eio)), ..Faults::default() });
+    let opened = solo.open()?;
+    solo.world.set_faults(Faults::default());
+    let fired = !solo.world.fired().is_empty();
+    if let Err(error) = opened {
+        if !fired {
+            return Err(format!("opening: {error:?}"));
+        }
+        solo.open()?.map_err(|error| format!("opening again: {error:?}"))?;
+    }
+    leave_free(&solo.world, 2);
+    match solo.step(Step::Write(1))? {
+        Err(error) if error.kind() == ErrorKind::NoSpace => {}
+        other => return Err(format!("a change on a full file system: {other:?}")),
+    }
+    solo.world.set_capacity(None);
+    do_all(&mut solo, &[Step::Write(1), Step::Flush, Step::Reopen])?;
+    Ok(fired)
 }
 
 /// A layer whose write-back failed, and a process that was killed before it could hear of that: the next opening refuses
