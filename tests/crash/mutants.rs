@@ -5,7 +5,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sealdisk::disk::{Access, Disk, Durability, PageState, Run};
 use sealdisk::io::sim::{Call, Dice, Fault, Faults, Mutant, direct, plant};
@@ -20,8 +20,8 @@ use crate::solo::{Solo, Step};
 use crate::storm::{self, Mood};
 use crate::{damage, exhaustive};
 
-/// For one mutant, many times what any of them has taken.
-const PATIENCE: Duration = Duration::from_secs(120);
+/// Seeds for one mutant, many times what any of them has taken. Not a time, which a busy machine would use up.
+const PATIENCE: u64 = 30_000;
 
 /// Looks for one mutant and says what has shown it.
 fn hunt(mutant: Mutant) -> Option<String> {
@@ -60,7 +60,7 @@ fn hunt(mutant: Mutant) -> Option<String> {
 }
 
 fn among_clients(mutant: Mutant, of: &str, execution: impl Execution) -> Option<String> {
-    let (seed, what) = search(0, Until::Elapsed(PATIENCE), Some(mutant), execution).0?;
+    let (seed, what) = search(0, Until::Seeds(PATIENCE), Some(mutant), execution).0?;
     if let Err(what) = one(seed, execution) {
         panic!("{of}seed {seed} fails without a mutant: {what}");
     }
