@@ -21,6 +21,14 @@ enum Part {
     Mixed(RoaringBitmap),
 }
 
+/// How much of a range is in a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Share {
+    Nothing,
+    Some,
+    All,
+}
+
 /// See the module documentation. Ranges are in pages.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct PageSet {
@@ -111,6 +119,27 @@ impl PageSet {
     #[must_use]
     pub(crate) fn intersects(&self, range: Range<u64>) -> bool {
         self.next_run(range).is_some()
+    }
+
+    /// How much of `range` is in; nothing of an empty one. What a read asks each layer: the first page settles most of it.
+    #[must_use]
+    pub(crate) fn share(&self, range: Range<u64>) -> Share {
+        let mut shares = pieces(range).map(|(index, base, piece)| match self.part(index) {
+            Part::Empty => Share::Nothing,
+            Part::Full => Share::All,
+            Part::Mixed(bits) => {
+                let piece = local(&piece, base);
+                if bits.contains(piece.start) {
+                    if bits.contains_range(piece) { Share::All } else { Share::Some }
+                } else if bits.range(piece).next().is_some() {
+                    Share::Some
+                } else {
+                    Share::Nothing
+                }
+            }
+        });
+        let first = shares.next().unwrap_or(Share::Nothing);
+        if shares.all(|share| share == first) { first } else { Share::Some }
     }
 
     /// The first run of pages inside `range`, clipped to it.
@@ -388,6 +417,12 @@ mod tests {
             prop_assert_eq!(set.is_empty(), model.is_empty());
             prop_assert_eq!(set.count(probe.clone()), model.range(probe.clone()).count() as u64);
             prop_assert_eq!(set.contains_all(probe.clone()), probe.clone().all(|page| model.contains(&page)));
+            let share = match model.range(probe.clone()).count() as u64 {
+                0 => Share::Nothing,
+                some if some == probe.end - probe.start => Share::All,
+                _ => Share::Some,
+            };
+            prop_assert_eq!(set.share(probe.clone()), share);
             let mut stored = Vec::new();
             set.encode(&mut stored);
             let mut input = &stored[..];

@@ -8,13 +8,15 @@ use smallvec::SmallVec;
 
 use super::layer::Layer;
 use super::log::Line;
-use super::page_set::PageSet;
+use super::page_set::{PageSet, Share};
 use super::state::{Entry, State};
 use super::view_cache::{CHUNK, Holder};
 use crate::{Error, ErrorKind, Result};
 
 /// Layers seen up to which the walk is as quick as looking up what was kept of it.
 const SHALLOW: usize = 2;
+/// Layers from the top in which what a short read asks for is looked for before anything else.
+const NEAR: usize = 8;
 /// Longer ranges are walked: their answers would only drive others out.
 const LONGEST_KEPT: u64 = 64 * CHUNK;
 
@@ -179,12 +181,8 @@ impl State {
     /// The same for a read: all the runs of `pages`. Quick also in a high stack, where the pages were looked at before.
     pub(crate) fn look_up(&self, view: View, pages: Range<u64>) -> Segments {
         let seen = self.seen(view);
-        // A disk that is not, or not any more, in several layers.
-        if let Some(top) = seen.checked_sub(1).map(|top| &self.entries[top])
-            && top.held().contains_all(pages.clone())
-        {
-            let source = Source::Layer(Arc::clone(&top.layer));
-            return SmallVec::from_iter([Segment { pages, source, depth: 1 }]);
+        if let Some(segment) = self.single(view, seen, &pages) {
+            return SmallVec::from_iter([segment]);
         }
         if seen <= SHALLOW || pages.end - pages.start > LONGEST_KEPT {
             return self.segments(view, pages, usize::MAX);
@@ -210,6 +208,28 @@ impl State {
         let paint = |chunk: Range<u64>, painted: &mut [Holder]| self.paint(seen, chunk, painted);
         self.views.look_up(view.line, pages, paint, &mut push);
         found
+    }
+
+    /// The answer of the walk where it is one for all of `pages` and found near the top; `None`: not so, or not known. A
+    /// layer that holds a page does not have it as zero: so the bitmaps, which for a fragmented disk are larger than a
+    /// processor's caches, are asked no further than it takes.
+    fn single(&self, view: View, seen: usize, pages: &Range<u64>) -> Option<Segment> {
+        let segment = |source, depth| Some(Segment { pages: pages.clone(), source, depth });
+        for (entry, depth) in self.entries[..seen].iter().rev().take(NEAR).zip(1..) {
+            match entry.held().share(pages.clone()) {
+                Share::All => return segment(Source::Layer(Arc::clone(&entry.layer)), depth),
+                Share::Some => return None,
+                Share::Nothing => {}
+            }
+            match entry.zero().share(pages.clone()) {
+                Share::All => return segment(Source::Zero(Some(entry.layer.id)), depth),
+                Share::Some => return None,
+                Share::Nothing => {}
+            }
+        }
+        let mut below = below_all(view.base_limit, pages.clone());
+        let first = below.next().filter(|_| seen <= NEAR);
+        if below.next().is_none() { first } else { None }
     }
 
     /// The answers of the walk for every page of `chunk`, by going over it with one layer after the other from the bottom:
