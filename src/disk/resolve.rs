@@ -15,7 +15,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// Layers seen up to which the walk is as quick as looking up what was kept of it.
 const SHALLOW: usize = 2;
-/// Layers from the top in which what a short read asks for is looked for before anything else.
+/// Layers seen up to which what a read asks for is looked for in one after the other, before anything else. In a higher stack
+/// that would cost more than looking up what was kept.
 const NEAR: usize = 8;
 /// Longer ranges are walked: their answers would only drive others out.
 const LONGEST_KEPT: u64 = 64 * CHUNK;
@@ -210,12 +211,15 @@ impl State {
         found
     }
 
-    /// The answer of the walk where it is one for all of `pages` and found near the top; `None`: not so, or not known. A
-    /// layer that holds a page does not have it as zero: so the bitmaps, which for a fragmented disk are larger than a
-    /// processor's caches, are asked no further than it takes.
+    /// The answer of the walk where it is one for all of `pages` and the stack is low; `None`: not so, or not known. A layer
+    /// that holds a page does not have it as zero: so the bitmaps, which for a fragmented disk are larger than a processor's
+    /// caches, are asked no further than it takes.
     fn single(&self, view: View, seen: usize, pages: &Range<u64>) -> Option<Segment> {
+        if seen > NEAR {
+            return None;
+        }
         let segment = |source, depth| Some(Segment { pages: pages.clone(), source, depth });
-        for (entry, depth) in self.entries[..seen].iter().rev().take(NEAR).zip(1..) {
+        for (entry, depth) in self.entries[..seen].iter().rev().zip(1..) {
             match entry.held().share(pages.clone()) {
                 Share::All => return segment(Source::Layer(Arc::clone(&entry.layer)), depth),
                 Share::Some => return None,
@@ -228,7 +232,7 @@ impl State {
             }
         }
         let mut below = below_all(view.base_limit, pages.clone());
-        let first = below.next().filter(|_| seen <= NEAR);
+        let first = below.next();
         if below.next().is_none() { first } else { None }
     }
 
