@@ -61,7 +61,7 @@ pub(crate) fn open(
     let clean = names.is_clean(&*dir);
     if !clean && !mutant!(OpenedUnsynced) {
         let noted = recent::open_all(&*dir, &names.recent);
-        let blocks = recent::withdraw(&noted);
+        let blocks = recent::withdraw(&noted).map_err(at)?;
         sync_all(&*dir, &*layers_dir, &names).map_err(|error| {
             Error::io("what was written before cannot be made durable, so the disk is not opened", error)
                 .at_path(dir.path())

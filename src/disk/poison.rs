@@ -43,7 +43,11 @@ impl Poison {
     /// Sets the mark and gives the error back.
     pub(crate) fn set(&self, error: Error) -> Error {
         if !mutant!(FailureForgotten) && self.cause.set(error.to_string()).is_ok() {
-            self.recent.lock().iter().for_each(|recent| recent::void(&**recent));
+            for noted in &*self.recent.lock() {
+                if let Err(error) = recent::void(&**noted) {
+                    tracing::error!(%error, "the notes of recent changes cannot be made worthless");
+                }
+            }
             tracing::error!(%error, "storing failed: the disk takes no more changes");
         }
         error

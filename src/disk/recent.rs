@@ -126,9 +126,9 @@ impl Recent {
     }
 }
 
-/// Makes a file worthless, as far as it can be written at all.
-pub(crate) fn void(file: &dyn File) {
-    let _ = write_full(file, &[0; BLOCK], 0);
+/// Makes a file worthless for good. Where it cannot be written, it is emptied.
+pub(crate) fn void(file: &dyn File) -> io::Result<()> {
+    write_full(file, &[0; BLOCK], 0).or_else(|_| file.set_size(0))
 }
 
 /// The files of these numbers, for [`withdraw`].
@@ -137,15 +137,21 @@ pub(crate) fn open_all(dir: &dyn Dir, numbers: &[u64]) -> Vec<Arc<dyn File>> {
 }
 
 /// Makes the files worthless until [`restore`], and gives their first blocks. For the time of a sync whose failure is told
-/// once only: whoever comes after it must not believe them.
-pub(crate) fn withdraw(files: &[Arc<dyn File>]) -> Vec<Vec<u8>> {
-    let take = |file: &Arc<dyn File>| {
+/// once only: whoever comes after it must not believe them. On an error they are what they were.
+pub(crate) fn withdraw(files: &[Arc<dyn File>]) -> io::Result<Vec<Vec<u8>>> {
+    let mut blocks = Vec::new();
+    for file in files {
         let mut block = vec![0; BLOCK];
-        let read = read_full(&**file, &mut block, 0);
-        void(&**file);
-        if read.is_ok() { block } else { Vec::new() }
-    };
-    files.iter().map(take).collect()
+        match read_full(&**file, &mut block, 0) {
+            // A file that ends sooner says nothing, and to write it might take space that there is not.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => block.clear(),
+            read => read?,
+        }
+        blocks.push(block);
+    }
+    let zeros: Vec<_> = blocks.iter().map(|block| vec![0; block.len()]).collect();
+    let written = files.iter().zip(&zeros).try_for_each(|(file, zeros)| write_full(&**file, zeros, 0));
+    written.inspect_err(|_| restore(files, &blocks)).map(|()| blocks)
 }
 
 /// Makes the files what they were before [`withdraw`].
