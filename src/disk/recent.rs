@@ -142,10 +142,11 @@ pub(crate) fn withdraw(files: &[Arc<dyn File>]) -> io::Result<Vec<Vec<u8>>> {
     let mut blocks = Vec::new();
     for file in files {
         let mut block = vec![0; BLOCK];
+        // One that says nothing, short or a hole, is left alone: to write there might take space that there is not.
         match read_full(&**file, &mut block, 0) {
-            // A file that ends sooner says nothing, and to write it might take space that there is not.
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => block.clear(),
-            read => read?,
+            Ok(()) if block.starts_with(MAGIC) => {}
+            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
+            _ => block.clear(),
         }
         blocks.push(block);
     }
