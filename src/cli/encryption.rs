@@ -18,6 +18,7 @@ Examples:
   sealdisk encryption on
   sealdisk encryption status --json")]
 pub(super) struct Encryption {
+    /// What to do
     #[arg(value_enum)]
     action: Action,
     #[command(flatten)]

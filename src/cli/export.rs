@@ -43,6 +43,7 @@ pub(super) struct Export {
     /// A new file, or - for standard output
     #[arg(value_name = "FILE")]
     file: PathBuf,
+    /// The format of the file
     #[arg(long, value_name = "FORMAT", default_value = "fixed")]
     to: To,
     /// Size of the blocks of a dynamic disk: a power of two from 4K to 256M

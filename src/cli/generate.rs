@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 
 use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
+use clap_mangen::Man;
+use clap_mangen::roff::{Roff, bold, roman};
 
 use super::Cli;
 use super::context::{Context, Outcome};
@@ -35,5 +37,51 @@ fn write_all(command: impl Fn() -> Command, folder: &Path) -> io::Result<()> {
     for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
         clap_complete::generate_to(shell, &mut command(), "sealdisk", &completions)?;
     }
-    clap_mangen::generate_to(command().disable_help_subcommand(true), &man)
+    let mut command = command().disable_help_subcommand(true);
+    command.build();
+    write_pages(&command, &man)
+}
+
+/// A page for `command` and one for each verb below it, as `man` knows them: with the examples under their own heading.
+fn write_pages(command: &Command, folder: &Path) -> io::Result<()> {
+    for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+        write_pages(verb, folder)?;
+    }
+    let man = Man::new(command.clone()).source(concat!("sealdisk ", env!("CARGO_PKG_VERSION")));
+    let mut page = fs::File::create(folder.join(man.get_filename()))?;
+    man.render_title(&mut page)?;
+    man.render_name_section(&mut page)?;
+    man.render_synopsis_section(&mut page)?;
+    man.render_description_section(&mut page)?;
+    if command.has_subcommands() {
+        man.render_subcommands_section(&mut page)?;
+    }
+    man.render_options_section(&mut page)?;
+    let top = command.get_name() == "sealdisk";
+    tail(command, top).to_writer(&mut page)
+}
+
+/// What `clap` has no section for.
+fn tail(command: &Command, top: bool) -> Roff {
+    let mut roff = Roff::new();
+    if let Some(help) = command.get_after_help() {
+        roff.control("SH", ["EXAMPLES"]).control("nf", []);
+        for line in help.to_string().lines().filter_map(|line| line.strip_prefix("  ")) {
+            roff.text([roman(line)]);
+        }
+        roff.control("fi", []);
+    }
+    roff.control("SH", ["EXIT STATUS"]);
+    for (status, what) in [("0", "Done."), ("1", "Failed; standard error says why."), ("2", "Called wrongly.")] {
+        roff.control("TP", []).text([bold(status)]).text([roman(what)]);
+    }
+    if top {
+        roff.control("SH", ["ENVIRONMENT"]).control("TP", []).text([bold("SEALDISK_ACCOUNT")]);
+        roff.text([roman("The account directory, where --account names none.")]);
+        roff.control("SH", ["FILES"]).control("TP", []).text([bold("~/.config/sealdisk/ID.key")]);
+        roff.text([roman("The key-encryption key that `sealdisk init` makes unless told where the key is.")]);
+    } else {
+        roff.control("SH", ["SEE ALSO"]).text([bold("sealdisk"), roman("(1)")]);
+    }
+    roff
 }

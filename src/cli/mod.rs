@@ -16,6 +16,7 @@ use crate::account::failure::Failure;
 use crate::crypto::xts;
 
 mod activation;
+mod address;
 mod audit;
 mod clone;
 mod confine;
@@ -59,11 +60,21 @@ mod vhd;
 
 pub use context::{Context, Outcome};
 
+/// The heading of the options that every verb has, apart from its own.
+const EVERYWHERE: &str = "Options of every verb";
+
 /// Encrypted page-blob disks over NBD.
 ///
 /// An account is a directory with an encryption setting, wrapped keys and disks. `sealdisk quickstart` shows it at work.
 #[derive(Debug, Parser)]
-#[command(name = "sealdisk", version = version(), max_term_width = 100, propagate_version = true)]
+#[command(name = "sealdisk", version = version(), max_term_width = 100, propagate_version = true, after_help = "\
+Examples:
+  sealdisk quickstart
+  sealdisk init
+  sealdisk create disk1 --size 10G
+  sealdisk serve
+
+Exit status: 0 done, 1 failed, 2 called wrongly.")]
 pub struct Cli {
     /// The account directory
     #[arg(
@@ -72,11 +83,12 @@ pub struct Cli {
         env = "SEALDISK_ACCOUNT",
         default_value = "./sealdisk-account",
         value_name = "DIR",
-        overrides_with = "account"
+        overrides_with = "account",
+        help_heading = EVERYWHERE
     )]
     account: PathBuf,
     /// Print one JSON document, also on failure
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = EVERYWHERE)]
     json: bool,
     #[command(subcommand)]
     verb: Verb,
@@ -211,12 +223,15 @@ mod tests {
     }
 
     #[test]
-    fn every_verb_shows_an_example() {
+    fn every_verb_shows_an_example_and_says_what_each_argument_is() {
         fn check(command: &clap::Command) {
             for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
                 let help = verb.get_after_help().map(ToString::to_string).unwrap_or_default();
                 let example = help.contains("sealdisk ") || verb.has_subcommands();
                 assert!(example, "{} --help shows no example", verb.get_name());
+                for argument in verb.get_arguments() {
+                    assert!(argument.get_help().is_some(), "{} --help: what is {argument}?", verb.get_name());
+                }
                 check(verb);
             }
         }

@@ -102,6 +102,7 @@ Examples:
 pub(super) struct Delete {
     /// BLOB or CONTAINER/BLOB
     name: BlobName,
+    /// The snapshot
     snapshot: SnapshotName,
     #[command(flatten)]
     key: KekOptions,

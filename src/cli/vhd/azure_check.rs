@@ -15,6 +15,7 @@ use crate::vhd::azure;
 Example:
   sealdisk vhd azure-check upload.vhd")]
 pub(in crate::cli) struct AzureCheck {
+    /// The file that is to be uploaded
     file: PathBuf,
 }
 

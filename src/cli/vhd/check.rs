@@ -17,6 +17,7 @@ use crate::vhd::check;
 Example:
   sealdisk vhd check disk.vhd")]
 pub(in crate::cli) struct Check {
+    /// A VHD of any kind
     file: PathBuf,
     #[command(flatten)]
     opening: Opening,

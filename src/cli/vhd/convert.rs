@@ -22,10 +22,13 @@ Examples:
   sealdisk vhd convert disk.img upload.vhd --to fixed --azure
   sealdisk vhd convert child.vhd whole.vhd --to dynamic --parent-root /images")]
 pub(in crate::cli) struct Convert {
+    /// The image to read: a VHD of any kind, or a raw image
     #[arg(value_name = "IN")]
     input: PathBuf,
+    /// The file to make; none is overwritten
     #[arg(value_name = "OUT")]
     output: PathBuf,
+    /// The format of the file to make
     #[arg(long, value_name = "FORMAT")]
     to: To,
     /// The format of the input, raw or vhd, instead of detecting it

@@ -21,6 +21,7 @@ Examples:
   sealdisk vhd create child.vhd --parent disk.vhd"
 )]
 pub(in crate::cli) struct Create {
+    /// The file to make; none is overwritten
     file: PathBuf,
     /// Virtual size: 10G, 512M, or bytes; of a differencing disk the parent's if left out
     #[arg(long, value_name = "SIZE", value_parser = size::parse)]

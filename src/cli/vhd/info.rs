@@ -19,6 +19,7 @@ Examples:
   sealdisk vhd info disk.vhd
   sealdisk vhd info child.vhd --parent-root /images --json")]
 pub(in crate::cli) struct Info {
+    /// A VHD of any kind
     file: PathBuf,
     #[command(flatten)]
     opening: Opening,

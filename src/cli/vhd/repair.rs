@@ -17,6 +17,7 @@ Examples:
   sealdisk vhd repair disk.vhd --dry-run
   sealdisk vhd repair disk.vhd")]
 pub(in crate::cli) struct Repair {
+    /// The VHD to repair, in place
     file: PathBuf,
     /// Say what would be written, and write nothing
     #[arg(long)]

@@ -16,6 +16,7 @@ Examples:
   sealdisk vhd resize disk.vhd 64G
   sealdisk vhd resize disk.vhd 20M --shrink")]
 pub(in crate::cli) struct Resize {
+    /// A fixed VHD that no disk or VHD lies over
     file: PathBuf,
     /// The new size: 10G, 512M, or bytes
     #[arg(value_name = "SIZE", value_parser = size::parse)]
