@@ -285,6 +285,9 @@ pub struct MapPart {
     pub runs: Vec<MapRun>,
     /// The page to ask for next; `None`: that was all.
     pub next: Option<u64>,
+    /// As in [`DiskReport`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub locked: Option<Failure>,
 }
 
 /// Names the data key of a layer: a layer has one key, made with it and never used elsewhere.

@@ -261,7 +261,8 @@ fn map(registry: &Registry, name: &BlobName, start: u64) -> Result<MapPart> {
             runs.push(run);
         }
     }
-    Ok(MapPart { runs, next: (end < disk.blob_size() / page && !found.is_empty()).then_some(end) })
+    let next = (end < disk.blob_size() / page && !found.is_empty()).then_some(end);
+    Ok(MapPart { runs, next, locked: registry.locked() })
 }
 
 fn scrub(registry: &Registry, name: &BlobName, wait: bool) -> Result<Scrubbed> {

@@ -1,19 +1,19 @@
 //! `map`: how each page of a disk is stored.
 
 use std::fs::File;
-use std::io::Write;
-use std::path::PathBuf;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::context::{Context, Outcome};
 use super::map_svg;
 use super::table::Table;
-use crate::Error;
 use crate::account::name::BlobName;
 use crate::account::report::{MapPart, MapRun};
 use crate::account::request::Request;
 use crate::crypto::kek::KekOptions;
+use crate::{Error, Result};
 
 /// Show how each page of a disk is stored, as runs of pages
 ///
@@ -28,7 +28,7 @@ Examples:
 pub(super) struct Map {
     /// BLOB or CONTAINER/BLOB
     name: BlobName,
-    /// Draw it into this new file, each state in its colour, per key
+    /// Draw it, each state in its colour, per key, into this new file; - for standard output
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     #[command(flatten)]
@@ -37,9 +37,9 @@ pub(super) struct Map {
 
 impl Map {
     pub(super) fn run(self, context: &Context) -> Outcome {
-        let runs = context.session(&self.key, &request(&self.name, 0), |session| {
+        let (runs, locked) = context.session(&self.key, &request(&self.name, 0), |session| {
             let mut runs: Vec<MapRun> = Vec::new();
-            let mut next = Some(0);
+            let (mut next, mut locked) = (Some(0), None);
             while let Some(start) = next {
                 let part: MapPart = session.call(request(&self.name, start), &[])?;
                 for run in part.runs {
@@ -47,19 +47,29 @@ impl Map {
                         runs.push(run);
                     }
                 }
-                next = part.next;
+                (next, locked) = (part.next, part.locked);
             }
-            Ok(runs)
+            Ok((runs, locked))
         })?;
+        self.show(context, &runs)?;
+        if let Some(locked) = &locked {
+            context.note_locked(locked);
+        }
+        Ok(())
+    }
+
+    fn show(&self, context: &Context, runs: &[MapRun]) -> Outcome {
         if let Some(path) = &self.svg {
-            let failed = |error| Error::io("the picture cannot be written", error).at_path(path);
-            let mut file = File::create_new(path).map_err(failed)?;
-            file.write_all(map_svg::draw(&self.name.to_string(), &runs).as_bytes()).map_err(failed)?;
+            let picture = map_svg::draw(&self.name.to_string(), runs);
+            if path.as_os_str() == "-" {
+                return context.show(&serde_json::json!({ "svg": picture }), picture.trim_end());
+            }
+            write_new(path, &picture)?;
             return context.show(&serde_json::json!({ "svg": path }), format_args!("drew {}", path.display()));
         }
         let mut table = Table::new(&["START", "PAGES", "STATE", "LAYER", "KEY"], &[true, true, false, true, false]);
         if !context.json {
-            for run in &runs {
+            for run in runs {
                 let layer = run.layer.map_or_else(|| "-".to_owned(), |layer| layer.to_string());
                 let key = run.key.clone().unwrap_or_else(|| "-".to_owned());
                 table.row(vec![run.start.to_string(), run.pages.to_string(), run.state.name().to_owned(), layer, key]);
@@ -67,6 +77,15 @@ impl Map {
         }
         context.show(&runs, table)
     }
+}
+
+fn write_new(path: &Path, text: &str) -> Result<()> {
+    let failed = |error: io::Error| {
+        let taken = error.kind() == io::ErrorKind::AlreadyExists;
+        let failure = Error::io("the picture cannot be written", error).at_path(path);
+        if taken { failure.hint("remove it or choose another name: no file is overwritten") } else { failure }
+    };
+    File::create_new(path).and_then(|mut file| file.write_all(text.as_bytes())).map_err(failed)
 }
 
 fn request(name: &BlobName, start: u64) -> Request {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use super::show::share;
 use super::size;
 use crate::PAGE;
 use crate::account::report::{MapRun, State};
@@ -11,6 +12,12 @@ const COLUMNS: u64 = 128;
 const ROWS: u64 = 64;
 /// Side of a cell.
 const CELL: u64 = 7;
+/// Left of the cells, where it says what lies at the beginning of every so many rows, and right of them.
+const LEFT: u64 = 76;
+const LABELLED: usize = 8;
+const RIGHT: u64 = 10;
+/// The last page of a blob is its VHD footer, no part of the disk.
+const FOOTER: u64 = 1;
 const LINE: u64 = 18;
 /// Shades of the keys, the first seen first; further keys begin again.
 const SHADES: [&str; 6] = ["#1b7837", "#5aae61", "#2c7fb8", "#41b6c4", "#225ea8", "#7fcdbb"];
@@ -55,37 +62,60 @@ pub(super) fn draw(name: &str, runs: &[MapRun]) -> String {
     }
     let colours = colours(&classes);
 
-    let (width, top) = (COLUMNS * CELL + 20, LINE * 2);
-    let height = top + rows * CELL + LINE * (classes.len() as u64 + 2);
+    let (width, top) = (LEFT + COLUMNS * CELL + RIGHT, LINE * 3);
+    let legend = top + rows * CELL + LINE * 3 / 2;
+    let height = legend + LINE * classes.len() as u64;
     let mut svg = String::new();
     let mut put = |line: std::fmt::Arguments<'_>| {
         let _ = writeln!(svg, "{line}"); // a String takes everything
     };
     put(format_args!(
-        r#"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" font-family="sans-serif" font-size="12">"#
+        r#"<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="12" role="img">"#
     ));
+    put(format_args!("<title>{}</title>", escaped(&format!("How each page of {name} is stored"))));
     put(format_args!(r#"<rect width="{width}" height="{height}" fill="white"/>"#));
-    let title =
-        format!("{name}: {}, a cell is {}", size::human(pages * PAGE as u64), size::human(per_cell * PAGE as u64));
-    put(format_args!(r#"<text x="10" y="{LINE}">{}</text>"#, escaped(&title)));
-    let mut first = 0;
-    for cell in 0..pages.div_ceil(per_cell) {
-        let (start, end) = (cell * per_cell, ((cell + 1) * per_cell).min(pages));
-        while runs[first].start + runs[first].pages <= start {
-            first += 1;
-        }
-        let colour = colours[index_of[first + prevailing(&runs[first..], &index_of[first..], start, end)]];
-        let (x, y) = (10 + cell % COLUMNS * CELL, top + cell / COLUMNS * CELL);
-        put(format_args!(r#"<rect x="{x}" y="{y}" width="{CELL}" height="{CELL}" fill="{colour}"/>"#));
+    put(format_args!(r#"<text x="{LEFT}" y="{LINE}" font-size="14" font-weight="bold">{}</text>"#, escaped(name)));
+    let (cell, row) = (bytes(per_cell), bytes(per_cell * COLUMNS));
+    let scale = format!("{}; a cell is {cell}, a row {row}", bytes(pages - FOOTER));
+    put(format_args!(r##"<text x="{LEFT}" y="{}" fill="#555">{}</text>"##, LINE * 2, escaped(&scale)));
+    for row in (0..rows).step_by(LABELLED) {
+        let (x, y, at) = (LEFT - 6, top + row * CELL + CELL, bytes(row * COLUMNS * per_cell));
+        put(format_args!(r##"<text x="{x}" y="{y}" font-size="10" text-anchor="end" fill="#555">{at}</text>"##));
     }
-    for (number, ((class, total), colour)) in classes.iter().zip(&colours).enumerate() {
-        let y = top + rows * CELL + LINE * (number as u64 + 1);
-        put(format_args!(r##"<rect x="10" y="{}" width="12" height="12" fill="{colour}" stroke="#888"/>"##, y - 11));
-        let text = format!("{}: {}", class.name(), size::human(total * PAGE as u64));
-        put(format_args!(r#"<text x="28" y="{y}">{}</text>"#, escaped(&text)));
+    let cells: Vec<_> = {
+        let mut first = 0;
+        let colour_of = |cell: u64| {
+            let (start, end) = (cell * per_cell, ((cell + 1) * per_cell).min(pages));
+            while runs[first].start + runs[first].pages <= start {
+                first += 1;
+            }
+            colours[index_of[first + prevailing(&runs[first..], &index_of[first..], start, end)]]
+        };
+        (0..pages.div_ceil(per_cell)).map(colour_of).collect()
+    };
+    for (row, cells) in (0..).zip(cells.chunks(COLUMNS as usize)) {
+        let mut column = 0;
+        for alike in cells.chunk_by(|one, next| one == next) {
+            let (x, y, width) = (LEFT + column * CELL, top + row * CELL, alike.len() as u64 * CELL);
+            put(format_args!(r#"<rect x="{x}" y="{y}" width="{width}" height="{CELL}" fill="{}"/>"#, alike[0]));
+            column += alike.len() as u64;
+        }
+    }
+    for (number, ((class, total), colour)) in (0..).zip(classes.iter().zip(&colours)) {
+        let y = legend + LINE * number;
+        put(format_args!(
+            r##"<rect x="{LEFT}" y="{}" width="12" height="12" fill="{colour}" stroke="#888"/>"##,
+            y - 11
+        ));
+        let text = format!("{}: {}", class.name(), share(total * PAGE as u64, pages * PAGE as u64));
+        put(format_args!(r#"<text x="{}" y="{y}">{}</text>"#, LEFT + 18, escaped(&text)));
     }
     put(format_args!("</svg>"));
     svg
+}
+
+fn bytes(pages: u64) -> String {
+    size::human(pages * PAGE as u64)
 }
 
 /// Of the runs from the one on that `start` lies in, the index of the first whose colour has most of `start..end`.
@@ -130,6 +160,12 @@ mod tests {
         MapRun { start, pages, state, layer: None, key: key.map(str::to_owned), of: None }
     }
 
+    /// Of all bars of cells.
+    fn widths(svg: &str) -> Vec<u64> {
+        let bars = svg.lines().filter(|line| line.contains(&format!(r#"height="{CELL}""#)));
+        bars.map(|bar| bar.split('"').nth(5).and_then(|width| width.parse().ok()).expect(bar)).collect()
+    }
+
     #[test]
     fn every_colour_is_in_the_legend_with_its_total() {
         let runs = [
@@ -140,12 +176,17 @@ mod tests {
             run((1 << 20) + 4097, 4095, State::Zero, None),
         ];
         let svg = draw("a & b", &runs);
-        for text in
-            ["a &amp; b", "base: 512 MiB", "encrypted, key d/1: 1 MiB", "key d/2: 1 MiB", "plain: 512 B", "zero"]
-        {
+        for text in [
+            "a &amp; b",
+            "base: 512 MiB (99.2 %)",
+            "encrypted, key d/1: 1 MiB",
+            "key d/2: 1 MiB",
+            "plain: 512 B",
+            "zero",
+        ] {
             assert!(svg.contains(text), "{text}: {svg}");
         }
-        let cells = svg.matches(r#"width="7""#).count() as u64;
+        let cells: u64 = widths(&svg).iter().sum::<u64>() / CELL;
         assert!(cells <= COLUMNS * ROWS && cells > COLUMNS * ROWS / 2, "{cells}");
         // One page of plaintext in a cell of 129 shows.
         assert_eq!(svg.matches("#d7301f").count(), 2);
@@ -154,6 +195,6 @@ mod tests {
     #[test]
     fn a_disk_of_one_page_has_one_cell() {
         let svg = draw("d", &[run(0, 1, State::Zero, None)]);
-        assert_eq!(svg.matches(r#"width="7""#).count(), 1);
+        assert_eq!(widths(&svg), [CELL]);
     }
 }
