@@ -10,7 +10,7 @@ use super::page_set::PageSet;
 use super::resolve::{Source, View};
 use super::settings::{DiskSettings, Kind};
 use super::state::State;
-use super::{PageState, Run, Usage};
+use super::{Access, PageState, Run, Usage};
 use crate::base::BaseRun;
 use crate::{PAGE, Result};
 
@@ -102,8 +102,14 @@ impl Core {
     /// Like [`Core::usage`], but what a clone reads from another disk is counted as it is stored there. The pages of the
     /// keys, own ones first and from bottom to top, together are `encrypted`.
     pub(crate) fn usage_through(&self) -> Result<(Usage, Vec<KeyUsage>)> {
-        let top = self.gate.read().top.as_ref().map(|top| top.id);
         let DiskSettings { uuid: own, sealed_below, .. } = self.settings();
+        let top = {
+            let gate = self.gate.read();
+            // Where nothing can be written: what would be, if it could.
+            let would_be = || Self::usable_top(&self.state.read(), sealed_below, gate.encryption);
+            let top = if self.access == Access::ReadOnly { would_be() } else { gate.top.clone() };
+            top.map(|top| top.id)
+        };
         let base = self.base.as_deref().filter(|base| base.looks_through());
         let (mut usage, mut keys, uncovered) = {
             let state = self.state.read();
