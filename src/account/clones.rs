@@ -112,7 +112,7 @@ impl Registry {
         let what =
             format!("the disk \"{}\" is a clone in the {GENERATIONS}th generation, the last there can be", entry.name);
         Err(Error::new(ErrorKind::LimitExceeded, what)
-            .hint("copy it over NBD to a new disk (nbdcopy, qemu-img convert): that one begins anew"))
+            .hint(format!("`sealdisk clone {} NEW --full` makes a copy that begins anew", entry.name)))
     }
 
     /// Deletes a disk that clones read from, from sight. [`ErrorKind::InUse`] while it is attached.

@@ -34,7 +34,11 @@ impl Place {
         match DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => made.0.push(path.to_owned()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(failed("cannot make the account directory")(error)),
+            Err(error) => {
+                let missing = error.kind() == io::ErrorKind::NotFound;
+                let error = failed("cannot make the account directory")(error);
+                return Err(if missing { error.hint("make the folder that it is to lie in first") } else { error });
+            }
         }
         let dir = Arc::new(RealDir::open(path).map_err(failed("cannot open the account directory"))?);
         check_empty(&*dir)?;

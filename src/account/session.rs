@@ -123,7 +123,12 @@ enum Reached {
 
 /// The lock decides whether the account is free; the socket is only tried when it is not.
 fn reach(dir: &Path, hold: Hold) -> Result<Reached> {
-    if !dir.join(settings::FILE).is_file() {
+    let there = match std::fs::metadata(dir.join(settings::FILE)) {
+        Ok(file) => file.is_file(),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => false,
+        Err(error) => return Err(Error::io("cannot look into the account", error).at_path(dir)),
+    };
+    if !there {
         return Err(Error::new(ErrorKind::NotFound, "there is no account here")
             .at_path(dir)
             .hint("`sealdisk init` makes one, --account DIR or SEALDISK_ACCOUNT names another"));

@@ -159,8 +159,9 @@ impl Registry {
         };
         let clones = self.clones_of(disk.settings().uuid);
         if let Some((clone, parent)) = clones.iter().find(|(_, parent)| which(parent.line)) {
-            return Err(refused(parent.line, format!("the disk \"{clone}\" is a clone of it"))
-                .hint("delete the clone first, or copy it over NBD to a new disk and delete it then"));
+            return Err(refused(parent.line, format!("the disk \"{clone}\" is a clone of it")).hint(format!(
+                "delete the clone first; `sealdisk clone {clone} NEW --full` makes a copy that needs nothing of it"
+            )));
         }
         match lines.iter().find(|line| self.shared.has_unknown && which(line.id)) {
             Some(line) => Err(refused(line.id, "a disk that cannot be read may be a clone of it".to_owned())

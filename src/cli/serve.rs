@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::activation::Handed;
+use super::address;
 use super::confine::ConfineOptions;
 use super::context::{Context, Outcome};
 use super::limits::LimitOptions;
@@ -45,10 +46,10 @@ pub(super) struct Serve {
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
     /// Listen on a TCP address too; without TLS only a loopback one
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = address::parse)]
     listen: Vec<SocketAddr>,
     /// Serve metrics for Prometheus at http://ADDR:PORT/metrics
-    #[arg(long, value_name = "ADDR:PORT")]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = address::parse)]
     metrics: Option<SocketAddr>,
     /// Let the metrics be reachable from other machines: they name the disks and say how they are used
     #[arg(long)]

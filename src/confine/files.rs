@@ -10,7 +10,7 @@ use landlock::{
 };
 
 use super::Needs;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// The newest interface whose rights are handled here: a newer kernel restricts no more than was tried with this one.
 const KNOWN: ABI = ABI::V6;
@@ -28,6 +28,10 @@ pub(super) fn restrict(needs: &Needs) -> Result<Option<u8>> {
         .map_err(failed)?;
     rules = allow(rules, &needs.account, account_access())?;
     for folder in &needs.socket_folders {
+        if !folder.exists() {
+            let what = "there is no such folder, so no socket can be made in it";
+            return Err(Error::new(ErrorKind::NotFound, what).at_path(folder).hint("make it, or name another path"));
+        }
         rules = allow(rules, folder, AccessFs::MakeSock | AccessFs::RemoveFile)?;
     }
     for image in &needs.images {

@@ -44,7 +44,7 @@ impl Core {
             self.check_open(&gate)?;
             let mut state = self.state.write();
             if find(&state, name).is_ok() {
-                return Err(Error::new(ErrorKind::AlreadyExists, format!("there is a snapshot '{name}' already")));
+                return Err(Error::new(ErrorKind::AlreadyExists, format!("there is already a snapshot \"{name}\"")));
             }
             if state.lines.len() >= LINES_LIMIT {
                 return Err(Error::new(

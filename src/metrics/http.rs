@@ -31,7 +31,7 @@ use tokio::task::JoinHandle as Task;
 use super::families;
 use super::process::Process;
 use super::sample::{Sampler, Source};
-use crate::nbd::listen::{self, Listener};
+use crate::nbd::listen::{self, Listener, Reach};
 use crate::{Error, ErrorKind, Result};
 
 /// Clients at once.
@@ -59,17 +59,24 @@ pub struct MetricsServer {
     thread: Option<JoinHandle<()>>,
 }
 
+/// What is told is no secret of the disks, but names them.
+fn reach(exposed: bool) -> Reach {
+    match exposed {
+        true => Reach::Anybody,
+        false => Reach::ThisMachine { hint: "--insecure-metrics lets other machines see what it tells of the disks" },
+    }
+}
+
 impl MetricsServer {
-    /// Binds it. Other than loopback addresses are refused unless `exposed`: what it tells is no secret of the disks, but
-    /// names them.
+    /// Binds it. Other than loopback addresses are refused unless `exposed`.
     pub fn bind(addr: SocketAddr, exposed: bool) -> Result<Self> {
-        let (listener, addr) = listen::tcp(addr, exposed)?;
+        let (listener, addr) = listen::tcp(addr, reach(exposed))?;
         Self::of(listener, addr)
     }
 
     /// Takes a listening TCP socket that was bound by somebody else, as in socket activation.
     pub fn adopt(socket: OwnedFd, exposed: bool) -> Result<Self> {
-        let listener = listen::adopt(socket, exposed)?;
+        let listener = listen::adopt(socket, reach(exposed))?;
         let addr = match &listener {
             Listener::Tcp(listener) => listener.local_addr().map_err(|e| Error::io("cannot serve metrics", e))?,
             Listener::Unix(_) => {

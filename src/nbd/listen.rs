@@ -55,10 +55,14 @@ pub(crate) fn unix(path: &Path) -> Result<(UnixListener, SocketFile)> {
     }
     if let Ok(there) = fs::symlink_metadata(path) {
         if !there.file_type().is_socket() {
-            return Err(Error::new(ErrorKind::AlreadyExists, "there is a file that is no socket").at_path(path));
+            return Err(Error::new(ErrorKind::AlreadyExists, "there is a file that is no socket")
+                .at_path(path)
+                .hint("name a path where nothing is: no file is overwritten"));
         }
         if UnixStream::connect(path).is_ok() {
-            return Err(Error::new(ErrorKind::InUse, "another server listens on this socket").at_path(path));
+            return Err(Error::new(ErrorKind::InUse, "another server listens on this socket")
+                .at_path(path)
+                .hint("choose another path for one of the two"));
         }
         fs::remove_file(path).map_err(|e| failed("cannot replace a stale socket", e))?;
     }
@@ -71,9 +75,19 @@ pub(crate) fn unix(path: &Path) -> Result<(UnixListener, SocketFile)> {
     Ok((listener, SocketFile { path: path.to_owned(), identity: (now.dev(), now.ino()) }))
 }
 
-/// Binds a TCP socket. Without `exposed`, only loopback addresses: NBD has no password, and plaintext no privacy.
-pub(crate) fn tcp(addr: SocketAddr, exposed: bool) -> Result<(Listener, SocketAddr)> {
-    refuse_exposed(addr, exposed)?;
+/// Which TCP addresses may be listened on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reach {
+    Anybody,
+    /// Loopback ones: NBD has no password, and plaintext no privacy. The hint says how others would be allowed.
+    ThisMachine {
+        hint: &'static str,
+    },
+}
+
+/// Binds a TCP socket.
+pub(crate) fn tcp(addr: SocketAddr, reach: Reach) -> Result<(Listener, SocketAddr)> {
+    check_reach(addr, reach)?;
     let failed = |e| Error::io(format!("cannot listen on {addr}"), e);
     let listener = TcpListener::bind(addr).map_err(failed)?;
     let addr = listener.local_addr().map_err(failed)?;
@@ -81,7 +95,7 @@ pub(crate) fn tcp(addr: SocketAddr, exposed: bool) -> Result<(Listener, SocketAd
 }
 
 /// Takes a listening socket of the service manager.
-pub(crate) fn adopt(fd: OwnedFd, exposed: bool) -> Result<Listener> {
+pub(crate) fn adopt(fd: OwnedFd, reach: Reach) -> Result<Listener> {
     let failed = |e: rustix::io::Errno| Error::io("a descriptor handed over is no listening socket", e.into());
     if sockopt::socket_type(&fd).map_err(failed)? != SocketType::STREAM
         || !sockopt::socket_acceptconn(&fd).map_err(failed)?
@@ -93,24 +107,28 @@ pub(crate) fn adopt(fd: OwnedFd, exposed: bool) -> Result<Listener> {
         AddressFamily::INET | AddressFamily::INET6 => {
             let listener = TcpListener::from(fd);
             let addr = listener.local_addr().map_err(|e| Error::io("a socket handed over has no address", e))?;
-            refuse_exposed(addr, exposed)?;
+            check_reach(addr, reach)?;
             Ok(Listener::Tcp(listener))
         }
         _ => Err(Error::new(ErrorKind::InvalidInput, "a socket handed over is neither unix nor TCP")),
     }
 }
 
-fn refuse_exposed(addr: SocketAddr, exposed: bool) -> Result<()> {
-    if exposed || addr.ip().to_canonical().is_loopback() {
-        return Ok(());
+fn check_reach(addr: SocketAddr, reach: Reach) -> Result<()> {
+    match reach {
+        Reach::ThisMachine { hint } if !addr.ip().to_canonical().is_loopback() => {
+            let what = format!("{addr} is reachable from other machines without TLS");
+            Err(Error::new(ErrorKind::InvalidInput, what).hint(hint))
+        }
+        _ => Ok(()),
     }
-    Err(Error::new(ErrorKind::InvalidInput, format!("{addr} is reachable from other machines without TLS"))
-        .hint("require TLS, listen on a loopback address or a unix socket, or pass the flag named insecure"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const HERE: Reach = Reach::ThisMachine { hint: "" };
 
     #[test]
     fn a_stale_socket_is_replaced_and_a_live_one_refused() {
@@ -148,18 +166,18 @@ mod tests {
     #[test]
     fn plaintext_stays_on_loopback() {
         for addr in ["0.0.0.0:0", "192.0.2.1:0", "[::]:0", "[::ffff:192.0.2.1]:0"] {
-            assert_eq!(tcp(addr.parse().unwrap(), false).unwrap_err().kind(), ErrorKind::InvalidInput, "{addr}");
+            assert_eq!(tcp(addr.parse().unwrap(), HERE).unwrap_err().kind(), ErrorKind::InvalidInput, "{addr}");
         }
-        tcp("127.0.0.1:0".parse().unwrap(), false).unwrap();
-        tcp("0.0.0.0:0".parse().unwrap(), true).unwrap();
+        tcp("127.0.0.1:0".parse().unwrap(), HERE).unwrap();
+        tcp("0.0.0.0:0".parse().unwrap(), Reach::Anybody).unwrap();
     }
 
     #[test]
     fn only_listening_stream_sockets_are_adopted() {
         let (one, _other) = UnixStream::pair().unwrap();
-        assert_eq!(adopt(one.into(), true).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(adopt(one.into(), Reach::Anybody).unwrap_err().kind(), ErrorKind::InvalidInput);
         let open = TcpListener::bind("0.0.0.0:0").unwrap();
-        assert_eq!(adopt(open.into(), false).unwrap_err().kind(), ErrorKind::InvalidInput);
-        adopt(TcpListener::bind("127.0.0.1:0").unwrap().into(), false).unwrap();
+        assert_eq!(adopt(open.into(), HERE).unwrap_err().kind(), ErrorKind::InvalidInput);
+        adopt(TcpListener::bind("127.0.0.1:0").unwrap().into(), HERE).unwrap();
     }
 }

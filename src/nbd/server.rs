@@ -30,7 +30,7 @@ use super::channel::Channel;
 use super::connection::{Connection, Shared};
 use super::door::Door;
 use super::handshake::{Handshake, Outcome, Security};
-use super::listen::{self, Listener, SocketFile};
+use super::listen::{self, Listener, Reach, SocketFile};
 use super::patience::Lookouts;
 use super::record::Record;
 use super::session::Session;
@@ -83,20 +83,25 @@ impl Server {
     /// Listens on a TCP address and returns it with the port that was chosen, if it was 0. An address that is not
     /// loopback is refused unless TLS is required or [`Config::insecure_tcp`] is set.
     pub fn listen_tcp(&mut self, addr: SocketAddr) -> Result<SocketAddr> {
-        let (listener, addr) = listen::tcp(addr, self.exposed())?;
+        let (listener, addr) = listen::tcp(addr, self.reach())?;
         self.listeners.push(listener);
         Ok(addr)
     }
 
     /// Takes a listening unix or TCP socket that was bound by somebody else, as in socket activation.
     pub fn adopt(&mut self, socket: OwnedFd) -> Result<()> {
-        self.listeners.push(listen::adopt(socket, self.exposed())?);
+        self.listeners.push(listen::adopt(socket, self.reach())?);
         Ok(())
     }
 
-    fn exposed(&self) -> bool {
+    fn reach(&self) -> Reach {
         let config = &self.hub.shared.config;
-        config.insecure_tcp || config.tls_required
+        if config.insecure_tcp || config.tls_required {
+            return Reach::Anybody;
+        }
+        Reach::ThisMachine {
+            hint: "--tls-cert, --tls-key and --tls-required protect it; --insecure-tcp lets anybody read and write the disks",
+        }
     }
 
     /// Serves until `stop` is ready, then: accepts no more, answers what still arrives with "shutting down" for

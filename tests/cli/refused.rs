@@ -125,6 +125,10 @@ fn a_wrong_or_missing_key() {
     }
     assert_eq!(account.json(&["list"])[0]["name"], "disk");
     assert!(account.json(&["show", "disk"])["locked"].is_object());
+    for verb in ["show", "map"] {
+        let said = String::from_utf8(run(account.command().args([verb, "disk"])).stderr).expect("UTF-8");
+        assert!(said.contains("nothing of this is authenticated"), "{verb}: {said}");
+    }
     fs::rename(&aside, &keys).expect("moved back");
     assert!(account.json(&["show", "disk"])["locked"].is_null());
 }
@@ -162,11 +166,35 @@ fn places_that_are_no_account() {
         assert_eq!(kind(at(verb)).as_deref(), Some("NotFound"), "{verb:?}");
     }
     assert!(fs::read_dir(&elsewhere).expect("a folder").next().is_none());
+    // That one cannot look is not that nothing is there.
+    std::os::unix::fs::symlink("loop", elsewhere.join("loop")).expect("a link");
+    let (closed, _) = answer(&account, &["--account", elsewhere.join("loop").to_str().expect("UTF-8"), "list"]);
+    let says = closed["error"]["message"].as_str().expect("a text");
+    assert!(says.contains("cannot look into the account"), "{says}");
+    fs::remove_file(elsewhere.join("loop")).expect("removed");
     fs::write(elsewhere.join("thesis.txt"), "mine").expect("a file");
     assert_eq!(kind(at(&["init"])).as_deref(), Some("AlreadyExists"));
     refused(&account, &["init"], "AlreadyExists", "account");
     let keys = fs::read_dir(account.scratch("config").join("sealdisk")).expect("the folder of keys").count();
     assert_eq!(keys, 1, "a failed init leaves no key behind");
+}
+
+#[test]
+fn addresses_sockets_and_folders_that_will_not_do() {
+    let account = Account::new();
+    account.create("disk", MIB);
+    let socket = account.scratch("nowhere/nbd.sock");
+    for (arguments, says) in [
+        (["--listen", "0.0.0.0:0"], "--insecure-tcp"),
+        (["--metrics", "0.0.0.0:0"], "--insecure-metrics"),
+        (["--listen", "127.0.0.1"], "127.0.0.1:10809"),
+        (["--listen", "example.org:10809"], "127.0.0.1:10809"),
+        (["--socket", socket.to_str().expect("UTF-8")], "no such folder"),
+    ] {
+        let ended = run(account.command().arg("serve").args(arguments));
+        let said = String::from_utf8(ended.stderr).expect("UTF-8");
+        assert!(!ended.status.success() && said.contains(says), "{arguments:?}: {said}");
+    }
 }
 
 /// Runs a script of the shell in a mount namespace of its own.

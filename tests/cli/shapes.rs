@@ -40,6 +40,8 @@ fn status_counts_every_byte_of_every_disk() {
     assert_eq!(account.json(&["encryption", "status"]), json!({ "encryption": "off" }));
     assert_eq!(account.json(&["encryption", "on"]), json!({ "encryption": "on" }));
     assert_eq!(account.json(&["status"])["encryption"], "on");
+    // What would be written now, were the disk served.
+    assert_eq!(account.json(&["status"])["disks"][1]["keys"][0]["current"], true);
 }
 
 #[test]
@@ -131,9 +133,51 @@ fn man_pages_and_completions_can_be_generated() {
         |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
     assert!(text("man/sealdisk.1").contains(".TH sealdisk 1"));
     for verb in ["create", "serve", "key-rotate-kek", "snapshot-create", "vhd-check"] {
-        assert!(text(&format!("man/sealdisk-{verb}.1")).contains("Example"), "{verb}");
+        let page = text(&format!("man/sealdisk-{verb}.1"));
+        assert!(page.contains("\n.SH EXAMPLES\n") && page.contains("\n.SH \"EXIT STATUS\"\n"), "{verb}: {page}");
     }
     for completions in ["sealdisk.bash", "_sealdisk", "sealdisk.fish"] {
         assert!(text(&format!("completions/{completions}")).contains("quickstart"), "{completions}");
     }
+}
+
+#[test]
+fn a_map_is_drawn_into_a_new_file_or_onto_standard_output() {
+    let account = Account::new();
+    account.create("disk", MIB);
+    let path = account.scratch("disk.svg");
+    let path = path.to_str().expect("UTF-8");
+    account.sealdisk(&["map", "disk", "--svg", path]);
+    let drawn = std::fs::read_to_string(path).expect("a picture");
+    assert!(drawn.starts_with("<svg ") && drawn.contains("zero: 1 MiB"), "{drawn}");
+    assert_eq!(account.sealdisk(&["map", "disk", "--svg", "-"]), drawn);
+    let (again, code) = answer(&account, &["map", "disk", "--svg", path]);
+    assert_eq!((again["error"]["kind"].as_str(), code), (Some("AlreadyExists"), Some(1)), "{again}");
+    assert_eq!(std::fs::read_to_string(path).expect("a picture"), drawn);
+}
+
+#[test]
+fn the_installation_has_every_file_at_its_place() {
+    let account = Account::new();
+    let ended = run(std::process::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/dist/install"))
+        .arg("/opt/sealdisk")
+        .env("SEALDISK_PROGRAM", env!("CARGO_BIN_EXE_sealdisk"))
+        .env("DESTDIR", "packaged")
+        .current_dir(account.scratch(".")));
+    assert!(ended.status.success(), "{ended:?}");
+    let at = |name: &str| account.scratch("packaged/opt/sealdisk").join(name);
+    for name in [
+        "bin/sealdisk",
+        "share/man/man1/sealdisk.1",
+        "share/bash-completion/completions/sealdisk",
+        "share/zsh/site-functions/_sealdisk",
+        "share/fish/vendor_completions.d/sealdisk.fish",
+        "lib/systemd/system/sealdisk@.socket",
+        "lib/systemd/system/sealdisk-metrics@.socket",
+        "lib/sysusers.d/sealdisk.conf",
+    ] {
+        assert!(at(name).is_file(), "{name}");
+    }
+    let unit = std::fs::read_to_string(at("lib/systemd/system/sealdisk@.service")).expect("the unit");
+    assert!(unit.contains("\nExecStart=/opt/sealdisk/bin/sealdisk --account "), "{unit}");
 }
