@@ -168,6 +168,14 @@ fn flushes(c: &mut Criterion) {
             disk.flush().unwrap();
         });
     });
+    let sparse = File::create(folder.path().join("sparse")).unwrap();
+    sparse.set_len(TIB).unwrap();
+    group.bench_function("sparse file, a new block each, fdatasync", |b| {
+        b.iter(|| {
+            sparse.write_all_at(&[2; BLOCK], block(&mut rng, TIB)).unwrap();
+            sparse.sync_data().unwrap();
+        });
+    });
     let place = Place::new(TIB, true);
     let disk = place.open(true);
     group.bench_function("disk, presence changed", |b| {
