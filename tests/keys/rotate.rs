@@ -148,7 +148,7 @@ fn status_counts_pages_per_key() {
     let uuid = account.json(&["show", "disk"])["uuid"].as_str().expect("a uuid").to_owned();
     let key = |layer: u32| format!("{uuid}/{layer}");
     // The footer page is under the first key.
-    assert_eq!(pages_per_key(&account, "disk"), [(key(1), 1, false)]);
+    assert_eq!(pages_per_key(&account, "disk"), [(key(1), 1, true)]);
 
     let server = account.serve();
     let mut client = Client::attach(&server, "disk").expect("attached");
