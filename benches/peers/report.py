@@ -183,7 +183,9 @@ def plot(results):
             colour = COLOURS.get(name, "#5b7fb8")
             parts.append(f'<rect x="{left}" y="{middle - 7}" width="{median:.1f}" height="14" fill="{colour}"/>')
             parts.append(f'<path d="M{left + low:.1f} {middle}H{left + high:.1f}" stroke="#222"/>')
-            parts.append(f'<text x="{left + max(median, high) + 6:.1f}" y="{middle + 4}">{spreads[name][1] / scale:.4g}</text>')
+            shown = spreads[name][1] / scale
+            shown = f"{shown:.4g}" if shown < 1e4 else f"{shown:.0f}"
+            parts.append(f'<text x="{left + max(median, high) + 6:.1f}" y="{middle + 4}">{shown}</text>')
     size = f'width="{columns * width}" height="{rows * panel_height}"'
     style = "text{font:12px sans-serif;fill:#222}.title{font-weight:bold;font-size:13px}"
     body = "\n".join(parts)

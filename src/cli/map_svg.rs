@@ -7,7 +7,7 @@ use super::size;
 use crate::PAGE;
 use crate::account::report::{MapRun, State};
 
-/// Cells in a row, and rows at the most; each cell stands for an equal number of pages.
+/// Cells in a row, and rows at the most but for the footer; each cell stands for as many pages, a power of two.
 const COLUMNS: u64 = 128;
 const ROWS: u64 = 64;
 /// Side of a cell.
@@ -46,7 +46,7 @@ impl Class {
 #[must_use]
 pub(super) fn draw(name: &str, runs: &[MapRun]) -> String {
     let pages: u64 = runs.iter().map(|run| run.pages).sum();
-    let per_cell = pages.div_ceil(COLUMNS * ROWS).max(1);
+    let per_cell = (pages - FOOTER).div_ceil(COLUMNS * ROWS).max(1).next_power_of_two();
     let rows = pages.div_ceil(per_cell).div_ceil(COLUMNS);
     // Totals by colour, in the order in which they are first seen.
     let mut classes: Vec<(Class, u64)> = Vec::new();
@@ -187,8 +187,8 @@ mod tests {
             assert!(svg.contains(text), "{text}: {svg}");
         }
         let cells: u64 = widths(&svg).iter().sum::<u64>() / CELL;
-        assert!(cells <= COLUMNS * ROWS && cells > COLUMNS * ROWS / 2, "{cells}");
-        // One page of plaintext in a cell of 129 shows.
+        assert!(cells <= COLUMNS * ROWS + 1 && cells > COLUMNS * ROWS / 2, "{cells}");
+        // One page of plaintext in a cell of 256 shows.
         assert_eq!(svg.matches("#d7301f").count(), 2);
     }
 
