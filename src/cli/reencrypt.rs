@@ -124,9 +124,11 @@ fn wait(context: &Context, session: &Session, name: BlobName, sweep: Sweep) -> R
         std::thread::sleep(sweep.pace(done).saturating_sub(started.elapsed()));
     };
     bar.finish_and_clear();
+    let done = total.unwrap_or_default().saturating_sub(end.remaining_bytes);
     let base = if end.base_detached { "; it no longer needs its base image" } else { "" };
     let text = match end.remaining_bytes {
-        0 => format!("{name}: everything is under the current key{base}"),
+        0 if done == 0 => format!("{name}: everything was under the current key already{base}"),
+        0 => format!("{name}: {} encrypted anew; everything is under the current key{base}", size::human(done)),
         left => format!("{name}: done, and {} were written in another way meanwhile{base}", size::human(left)),
     };
     let document = serde_json::json!({

@@ -55,7 +55,7 @@ impl fmt::Display for Text<'_> {
             disk.blob_bytes
         )?;
         if let Some(base) = &disk.base {
-            writeln!(f, "base        {} ({})", base.path.display(), size::human(base.size_bytes))?;
+            writeln!(f, "base image  {} ({})", base.path.display(), size::human(base.size_bytes))?;
         }
         if let Some(source) = &disk.clone_of {
             writeln!(f, "clone of    {source}")?;

@@ -16,7 +16,8 @@ use crate::crypto::kek::KekOptions;
 ///
 /// In numbers: base (in an image, as it came), plain (written while encryption was off), encrypted, zero (stored
 /// nowhere), and what waits to be scrubbed: pages that were overwritten in another form and still lie in a file. Below, the
-/// encrypted pages of each disk by data key; `current` is the key of what is written now.
+/// encrypted pages of each disk by data key; `current` is the key of what is written now. Where none is, encryption is off,
+/// or the next write makes one.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
