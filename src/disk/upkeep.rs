@@ -161,6 +161,9 @@ impl Core {
         };
         let from = if layer.id == id { page } else { 0 };
         let Some(run) = layer.next_data(from)? else {
+            // A hole that was seen may be one that a killed process made and that is not durable.
+            let _state = self.state.write();
+            layer.mark_dirty();
             progress.scan = (layer.id + 1, 0);
             return Ok(true);
         };
