@@ -6,7 +6,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sealdisk::io::{Dir, File, Open};
+use sealdisk::io::{Dir, File, FileSystemId, Open};
 
 /// Bytes of the largest file: what a hostile file claims is refused as a file system would.
 const LARGEST: u64 = 64 << 20;
@@ -145,6 +145,14 @@ impl Dir for MemoryDir {
 
     fn sync(&self) -> io::Result<()> {
         Ok(())
+    }
+
+    fn sync_file_system(&self) -> io::Result<Option<FileSystemId>> {
+        Ok(None)
+    }
+
+    fn file_system(&self) -> io::Result<FileSystemId> {
+        Ok(0)
     }
 
     fn free_bytes(&self) -> io::Result<u64> {

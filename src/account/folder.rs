@@ -21,7 +21,7 @@ use super::lock::{AccountLock, Hold};
 use super::name::BlobName;
 use super::registry::{DISKS, Entry, State};
 use crate::disk::DiskSettings;
-use crate::io::{Dir, mutant};
+use crate::io::{Dir, FileSystemId, mutant};
 use crate::{Error, ErrorKind, Result};
 
 /// Prefix of the folder of a disk that is being made.
@@ -37,6 +37,15 @@ pub(super) struct Index {
     pub(super) damaged: Vec<(String, Failure)>,
     /// A disk cannot be read, so that nobody knows what it may be a clone of.
     pub(super) has_unknown: bool,
+}
+
+/// Folders of disks in which names may not be durable.
+#[derive(Debug, Clone, Copy)]
+enum Unsettled {
+    Nothing,
+    /// Those elsewhere: a disk may lie on a file system that is mounted in its place.
+    NotOn(FileSystemId),
+    Everything,
 }
 
 /// See the module documentation.
@@ -65,22 +74,20 @@ impl Folder {
     }
 
     /// Reads the names of all disks. Who holds the account alone settles what is there and removes what interrupted verbs
-    /// left.
-    pub(super) fn index(&self, lock: &AccountLock) -> Result<Index> {
+    /// left; folders of more than `few` disks are settled at once, where the file system can.
+    pub(super) fn index(&self, lock: &AccountLock, few: usize) -> Result<Index> {
         let exclusive = lock.hold() == Hold::Exclusive;
-        if exclusive && !mutant!(FolderNotSettled) {
-            self.dir.sync().map_err(self.failed("the names of the disks cannot be made durable"))?;
-        }
-        let settle = exclusive && lock.was_abandoned() && !mutant!(DiskNamesNotSettled);
+        let all_found = self.dir.list().map_err(self.failed("cannot read the folder of the disks"))?;
+        let unsettled = if exclusive { self.settle(lock, all_found.len() > few)? } else { Unsettled::Nothing };
         let mut index = Index::default();
-        for found in self.dir.list().map_err(self.failed("cannot read the folder of the disks"))? {
+        for found in all_found {
             if found.starts_with(NEW) || found.starts_with(GONE) {
                 if exclusive && !mutant!(LeftoversStay) {
                     self.clear_away(&found);
                 }
                 continue;
             }
-            match self.identify(&found, settle) {
+            match self.identify(&found, unsettled) {
                 Ok((entry, true)) => index.hidden.push(Arc::new(entry)),
                 Ok((entry, false)) if index.disks.contains_key(&entry.name) => {
                     let what = format!("two disks have the name \"{}\"", entry.name);
@@ -100,15 +107,38 @@ impl Folder {
         Ok(index)
     }
 
+    /// Makes the names of the disks durable, and what lies in the folders of `many` after a kill.
+    fn settle(&self, lock: &AccountLock, many: bool) -> Result<Unsettled> {
+        let failed = self.failed("the names of the disks cannot be made durable");
+        let unsettled = if !lock.was_abandoned() || mutant!(DiskNamesNotSettled) {
+            Unsettled::Nothing
+        } else if many && mutant!(FileSystemNotSettled) {
+            Unsettled::NotOn(self.dir.file_system().map_err(&failed)?)
+        } else if many {
+            self.dir.sync_file_system().map_err(&failed)?.map_or(Unsettled::Everything, Unsettled::NotOn)
+        } else {
+            Unsettled::Everything
+        };
+        // The last: older kernels keep to themselves what went wrong with the journal in a sync of the file system, and tell
+        // it here.
+        if !mutant!(FolderNotSettled) {
+            self.dir.sync().map_err(&failed)?;
+        }
+        Ok(unsettled)
+    }
+
     /// The disk in a folder, and whether it is hidden.
-    fn identify(&self, found: &str, settle: bool) -> Result<(Entry, bool)> {
+    fn identify(&self, found: &str, unsettled: Unsettled) -> Result<(Entry, bool)> {
         let path = self.dir.path().join(found);
         let uuid = uuid_of(found)
             .ok_or_else(|| Error::new(ErrorKind::Corrupt, "is no disk: its name is no uuid").at_path(&path))?;
         let dir = self.dir.subdir(found).map_err(|e| Error::io("cannot open the disk", e).at_path(&path))?;
-        if settle {
-            dir.sync().map_err(|e| Error::io("what was changed last cannot be made durable", e).at_path(&path))?;
-        }
+        let settled = || match unsettled {
+            Unsettled::Nothing => Ok(()),
+            Unsettled::NotOn(file_system) if dir.file_system()? == file_system => Ok(()),
+            Unsettled::NotOn(_) | Unsettled::Everything => dir.sync(),
+        };
+        settled().map_err(|e| Error::io("what was changed last cannot be made durable", e).at_path(&path))?;
         // The name is authenticated when the disk is opened; here it only finds the folder.
         let settings = DiskSettings::load(&*dir, None)?;
         let entry = Entry {

@@ -59,13 +59,16 @@ pub struct Setup {
     pub options: Options,
     /// Names a new disk.
     pub new_uuid: fn() -> Uuid,
+    /// After a kill the folders of no more disks than these are synced one by one, and those of more in one sync of the
+    /// file system, which waits for what others wrote there, too.
+    pub few_disks: usize,
     /// A thread does the background work of the disks.
     pub background: bool,
 }
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { options: Options::default(), new_uuid: Uuid::new_v4, background: true }
+        Self { options: Options::default(), new_uuid: Uuid::new_v4, few_disks: 32, background: true }
     }
 }
 
@@ -188,7 +191,7 @@ impl Registry {
         let folder = Folder::open(&*account)?;
         let exclusive = lock.hold() == Hold::Exclusive;
         let background = exclusive && setup.background;
-        let Index { disks, hidden, damaged, has_unknown } = folder.index(&lock)?;
+        let Index { disks, hidden, damaged, has_unknown } = folder.index(&lock, setup.few_disks)?;
         let shared = Arc::new(Shared {
             lock,
             account,

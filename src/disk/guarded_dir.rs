@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::poison::Poison;
 use crate::Error;
 use crate::io::sync::Mutex;
-use crate::io::{Dir, File, Open, mutant};
+use crate::io::{Dir, File, FileSystemId, Open, mutant};
 
 #[derive(Debug)]
 pub(crate) struct GuardedDir {
@@ -21,6 +21,18 @@ pub(crate) struct GuardedDir {
 impl GuardedDir {
     pub(crate) fn new(dir: Arc<dyn Dir>, poison: &Arc<Poison>) -> Self {
         Self { dir, poison: Arc::clone(poison), syncing: Mutex::default() }
+    }
+
+    fn guarded<T>(&self, sync: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        if mutant!(DirectoryNotGuarded) {
+            return sync();
+        }
+        let _one_at_a_time = self.syncing.lock();
+        self.poison.check().map_err(io::Error::other)?;
+        sync().inspect_err(|error| {
+            let error = io::Error::new(error.kind(), error.to_string());
+            self.poison.set(Error::io("names cannot be made durable", error).at_path(self.dir.path()));
+        })
     }
 }
 
@@ -51,15 +63,15 @@ impl Dir for GuardedDir {
     }
 
     fn sync(&self) -> io::Result<()> {
-        if mutant!(DirectoryNotGuarded) {
-            return self.dir.sync();
-        }
-        let _one_at_a_time = self.syncing.lock();
-        self.poison.check().map_err(io::Error::other)?;
-        self.dir.sync().inspect_err(|error| {
-            let error = io::Error::new(error.kind(), error.to_string());
-            self.poison.set(Error::io("names cannot be made durable", error).at_path(self.dir.path()));
-        })
+        self.guarded(|| self.dir.sync())
+    }
+
+    fn sync_file_system(&self) -> io::Result<Option<FileSystemId>> {
+        self.guarded(|| self.dir.sync_file_system())
+    }
+
+    fn file_system(&self) -> io::Result<FileSystemId> {
+        self.dir.file_system()
     }
 
     fn free_bytes(&self) -> io::Result<u64> {

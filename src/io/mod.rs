@@ -73,6 +73,9 @@ pub enum Open {
     New,
 }
 
+/// What tells a mounted file system from any other of this machine: its device number.
+pub type FileSystemId = u64;
+
 /// A directory held open: it stays usable when it is renamed.
 pub trait Dir: Send + Sync + fmt::Debug {
     /// Opens a regular file; never follows a symbolic link.
@@ -85,6 +88,11 @@ pub trait Dir: Send + Sync + fmt::Debug {
     fn list(&self) -> io::Result<Vec<String>>;
     /// Makes names created, renamed and removed so far durable.
     fn sync(&self) -> io::Result<()>;
+    /// The same at once for every directory of its file system, which is answered. `None`: the file system does not promise
+    /// that, and nothing was done.
+    fn sync_file_system(&self) -> io::Result<Option<FileSystemId>>;
+    /// The file system that it lies in.
+    fn file_system(&self) -> io::Result<FileSystemId>;
     /// Bytes free to this process in the file system.
     fn free_bytes(&self) -> io::Result<u64>;
     /// Where it was opened, for messages.

@@ -10,7 +10,11 @@ use std::sync::Arc;
 use rustix::fs::{Advice, AtFlags, FallocateFlags, FileType, Mode, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::{Dir, File, Open};
+use super::{Dir, File, FileSystemId, Open};
+
+/// Those of which syncfs(2) makes all names durable: ext2 to ext4, XFS, Btrfs, F2FS, ZFS, tmpfs. Of others it may be a no-op,
+/// as where another machine or a process holds the files (NFS, 9p, FUSE).
+const SYNCED_AS_A_WHOLE: [u32; 6] = [0xEF53, 0x5846_5342, 0x9123_683E, 0xF2F5_2010, 0x2FC1_2FC1, 0x0102_1994];
 
 /// A directory, held by its descriptor.
 #[derive(Debug)]
@@ -81,6 +85,19 @@ impl Dir for RealDir {
 
     fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::fsync(&self.fd)?)
+    }
+
+    fn sync_file_system(&self) -> io::Result<Option<FileSystemId>> {
+        let kind = rustix::fs::fstatfs(&self.fd)?.f_type;
+        if !SYNCED_AS_A_WHOLE.iter().any(|known| i128::from(*known) == i128::from(kind)) {
+            return Ok(None);
+        }
+        rustix::fs::syncfs(&self.fd)?;
+        self.file_system().map(Some)
+    }
+
+    fn file_system(&self) -> io::Result<FileSystemId> {
+        Ok(rustix::fs::fstat(&self.fd)?.st_dev)
     }
 
     fn free_bytes(&self) -> io::Result<u64> {

@@ -42,7 +42,7 @@ pub(crate) fn told(what: &str, done: Done) -> Result<(), String> {
 
 /// The account that the verb finds, at rest.
 pub(crate) fn prepared(case: &Case, seed: u64) -> Result<SimDisk, String> {
-    rig::seed_uuids(seed);
+    rig::seed(seed);
     let disk = rig::make(seed);
     let registry = rig::open(&disk).map_err(|error| error.to_string())?;
     told("preparing", cases::prepare(&registry))?;

@@ -37,6 +37,11 @@ fn disks_come_and_go_whole() {
 }
 
 #[test]
+fn disks_come_and_go_whole_among_many() {
+    among(&["disks"], |case| ends::run(case, 2, ends::Depth::Short));
+}
+
+#[test]
 fn snapshots_and_sizes_change_whole() {
     ends("snapshots");
 }

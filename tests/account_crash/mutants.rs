@@ -12,7 +12,7 @@ fn case_for(mutant: Mutant) -> &'static str {
     match mutant {
         Mutant::CopyNotFlushed => "a copy ends",
         Mutant::DeletionNotSynced | Mutant::RemovedBeforeItsName => "delete a",
-        Mutant::DiskNamesNotSettled | Mutant::DoubtForgotten => "rename a to b",
+        Mutant::DiskNamesNotSettled | Mutant::DoubtForgotten | Mutant::FileSystemNotSettled => "rename a to b",
         Mutant::OrphanStays => "clone a b",
         Mutant::ReplacedNotSynced => "key restore",
         Mutant::SourceNotKept => "delete a, which b is a clone of",

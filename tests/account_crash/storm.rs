@@ -46,7 +46,7 @@ struct Start {
 pub(crate) fn run(seed: u64) -> Result<u64, String> {
     direct(|| {
         let mut dice = Dice::new(seed);
-        rig::seed_uuids(seed);
+        rig::seed(seed);
         let mut start = Start { disk: rig::make(seed), model: Model::new(), at_rest: true };
         let mut looked_at = 0;
         for life in 0..LIVES {

@@ -23,6 +23,7 @@ pub enum Call {
     Remove,
     List,
     SyncDir,
+    SyncFileSystem,
     FreeBytes,
 }
 

@@ -126,6 +126,8 @@ pub enum Mutant {
     DoubtForgotten,
     /// Folders that a killed process made or renamed are taken as durable.
     FolderNotSettled,
+    /// Names of many disks that a killed process changed are taken as durable.
+    FileSystemNotSettled,
     /// What interrupted verbs left in the folder of disks stays.
     LeftoversStay,
     /// A disk is made under its own name.
@@ -152,6 +154,7 @@ impl Mutant {
         Self::DiskNameNotSynced,
         Self::DiskNamesNotSettled,
         Self::DoubtForgotten,
+        Self::FileSystemNotSettled,
         Self::FolderNotSettled,
         Self::LeftoversStay,
         Self::MadeInSight,

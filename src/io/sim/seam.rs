@@ -14,7 +14,7 @@ use super::fault::{Call, Fault, Faults, Fired};
 use super::names::Names;
 use super::world::{FileNode, Node, RawFile, Tear, World};
 use super::{is_direct, point};
-use crate::io::{Dir, File, Open};
+use crate::io::{Dir, File, FileSystemId, Open};
 
 type Observer = Arc<dyn Fn(&SimDisk) + Send + Sync>;
 
@@ -294,6 +294,26 @@ impl Dir for SimDir {
         }
         world.names_mut(self.node).sync(began, self.opened);
         Ok(())
+    }
+
+    fn sync_file_system(&self) -> io::Result<Option<FileSystemId>> {
+        let (world, fault) = self.disk.begin(Call::SyncFileSystem, String::new)?;
+        let began = world.last_seq();
+        drop(world);
+        point();
+        let mut world = self.disk.world();
+        if fault.is_some() {
+            let now = world.next_seq();
+            world.all_names().for_each(|names| names.lose(began, now));
+            return Err(eio());
+        }
+        world.all_names().for_each(|names| names.sync(began, self.opened));
+        drop(world);
+        self.file_system().map(Some)
+    }
+
+    fn file_system(&self) -> io::Result<FileSystemId> {
+        Ok(0)
     }
 
     fn free_bytes(&self) -> io::Result<u64> {

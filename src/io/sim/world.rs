@@ -129,6 +129,14 @@ impl World {
         }
     }
 
+    /// Of every directory.
+    pub(super) fn all_names(&mut self) -> impl Iterator<Item = &mut Names> {
+        self.nodes.iter_mut().filter(|node| matches!(***node, Node::Dir(_))).map(|node| match Arc::make_mut(node) {
+            Node::Dir(names) => names,
+            other => unreachable!("{other:?}"),
+        })
+    }
+
     /// Counts the call and draws its fault.
     pub(super) fn begin(&mut self, call: Call, what: &dyn Fn() -> String) -> std::io::Result<Option<Fault>> {
         self.calls += 1;
