@@ -4,7 +4,7 @@ use std::io::{self, Cursor, Read, Write};
 use std::time::Duration;
 
 use sealdisk::base::Content;
-use sealdisk::nbd::client::{Client, Patience};
+use sealdisk::nbd::client::{Client, WaitBudget};
 use sealdisk::nbd::wire::handshake::{OptionType, ReplyType, greeting, info_block_size, info_export, put_reply};
 use sealdisk::nbd::wire::transmission::{ChunkType, ReplyHeader, flag};
 
@@ -36,7 +36,7 @@ impl Write for Said {
 }
 
 pub(crate) fn attach(said: Vec<u8>) -> sealdisk::Result<Client> {
-    Client::over(Said(Cursor::new(said)), "x", Patience::new(Duration::from_secs(20), || Ok(())))
+    Client::over(Said(Cursor::new(said)), "x", WaitBudget::new(Duration::from_secs(20), || Ok(())))
 }
 
 /// `data`: a byte of settings, and what the server says: all of it, or what follows a handshake.

@@ -19,7 +19,7 @@ use crate::copy::source::Seekable;
 use crate::copy::stream::Stream;
 use crate::copy::{Stop, Stoppable};
 use crate::crypto::kek::KekOptions;
-use crate::nbd::client::{Client, LEAST_RATE, Patience};
+use crate::nbd::client::{Client, LEAST_RATE, WaitBudget};
 use crate::nbd::uri::Uri;
 use crate::{Error, ErrorKind, Result};
 
@@ -103,7 +103,7 @@ impl Import {
             return Err(Error::new(ErrorKind::InvalidInput, what).hint("leave --format out").into());
         }
         let asked = stop.clone();
-        let client = Client::connect(uri, Patience::new(self.nbd_timeout, move || asked.check()))?;
+        let client = Client::connect(uri, WaitBudget::new(self.nbd_timeout, move || asked.check()))?;
         let size = client.size();
         if size == 0 || !size.is_multiple_of(crate::PAGE as u64) {
             let what = format!("the export of {uri} has {size} bytes: no whole number of 512-byte pages");

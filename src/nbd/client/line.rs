@@ -1,10 +1,10 @@
 //! The bytes to a server and from it, and how long they are waited for.
 //!
-//! Another program's server may be broken or hostile. What is waited for it in all is paid from a purse that holds
-//! [`Patience::idle`] at the most, and that only progress fills: a step of the handshake fills it up, a byte of the export
+//! Another program's server may be broken or hostile. What is waited for it in all is paid from a budget that holds
+//! [`WaitBudget::idle`] at the most, and that only progress fills: a step of the handshake fills it up, a byte of the export
 //! that became known, by its content or by its status, adds the time of one byte at [`LEAST_RATE`]. So one that works as
 //! slowly as that is waited for as long as it takes, and neither silence nor any trickle of bytes holds anybody for more
-//! than the purse.
+//! than the budget.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -30,15 +30,15 @@ pub(super) trait Stream: Read + Write + Send {}
 impl<T: Read + Write + Send> Stream for T {}
 
 /// How long a server is waited for that may be anybody's.
-pub struct Patience {
+pub struct WaitBudget {
     idle: Duration,
     left: Duration,
     /// Asked while nothing comes; its error ends the waiting.
     check: Box<dyn Fn() -> Result<()> + Send>,
 }
 
-impl Patience {
-    /// With `idle` in the purse. `check` is called several times a second while a server is waited for.
+impl WaitBudget {
+    /// Of `idle`. `check` is called several times a second while a server is waited for.
     pub fn new(idle: Duration, check: impl Fn() -> Result<()> + Send + 'static) -> Self {
         Self { idle, left: idle, check: Box::new(check) }
     }
@@ -56,9 +56,9 @@ impl Patience {
     }
 }
 
-impl fmt::Debug for Patience {
+impl fmt::Debug for WaitBudget {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Patience").field("idle", &self.idle).field("left", &self.left).finish_non_exhaustive()
+        f.debug_struct("WaitBudget").field("idle", &self.idle).field("left", &self.left).finish_non_exhaustive()
     }
 }
 
@@ -68,16 +68,16 @@ pub(super) struct Line {
     /// As messages call the server.
     who: String,
     /// `None`: it is one of this program, and waited for as long as it takes.
-    patience: Option<Patience>,
+    budget: Option<WaitBudget>,
 }
 
 impl Line {
-    pub(super) fn new(stream: Box<dyn Stream>, who: String, patience: Option<Patience>) -> Self {
-        Self { stream, who, patience }
+    pub(super) fn new(stream: Box<dyn Stream>, who: String, budget: Option<WaitBudget>) -> Self {
+        Self { stream, who, budget }
     }
 
     /// Reaches the server of a URI.
-    pub(super) fn reach(uri: &Uri, mut patience: Patience) -> Result<Self> {
+    pub(super) fn reach(uri: &Uri, mut budget: WaitBudget) -> Result<Self> {
         let who = format!("the NBD server of {uri}");
         let place = uri.place.clone();
         let (sender, receiver) = mpsc::channel();
@@ -89,12 +89,12 @@ impl Line {
         let stream = loop {
             match receiver.recv_timeout(TICK) {
                 Ok(stream) => break stream.map_err(|e| Error::io(format!("cannot reach {who}"), e))?,
-                Err(RecvTimeoutError::Timeout) if patience.pay(TICK)? => {}
+                Err(RecvTimeoutError::Timeout) if budget.pay(TICK)? => {}
                 Err(_) => return Err(Error::new(ErrorKind::Io, format!("cannot reach {who}: it does not answer"))),
             }
         };
-        patience.left = patience.idle;
-        Ok(Self::new(stream, who, Some(patience)))
+        budget.left = budget.idle;
+        Ok(Self::new(stream, who, Some(budget)))
     }
 
     pub(super) fn who(&self) -> &str {
@@ -108,20 +108,20 @@ impl Line {
 
     /// A step is done that can only be done once.
     pub(super) fn step(&mut self) {
-        if let Some(patience) = &mut self.patience {
-            patience.left = patience.idle;
+        if let Some(budget) = &mut self.budget {
+            budget.left = budget.idle;
         }
     }
 
     /// So many bytes of the export became known.
     pub(super) fn progress(&mut self, bytes: u64) {
-        if let Some(patience) = &mut self.patience {
-            patience.earn(bytes);
+        if let Some(budget) = &mut self.budget {
+            budget.earn(bytes);
         }
     }
 
     pub(super) fn check(&self) -> Result<()> {
-        self.patience.as_ref().map_or(Ok(()), |patience| (patience.check)())
+        self.budget.as_ref().map_or(Ok(()), |budget| (budget.check)())
     }
 
     pub(super) fn send(&mut self, mut bytes: &[u8]) -> Result<()> {
@@ -176,14 +176,14 @@ impl Line {
         loop {
             let began = Instant::now();
             let moved = step(&mut *self.stream);
-            let in_time = match &mut self.patience {
-                Some(patience) => patience.pay(began.elapsed())?,
+            let in_time = match &mut self.budget {
+                Some(budget) => budget.pay(began.elapsed())?,
                 None => true,
             };
             match moved {
                 Ok(0) => return Err(self.failed(io::ErrorKind::UnexpectedEof.into())),
                 // Also where something came: otherwise a byte now and then would do.
-                _ if !in_time => return Err(self.out_of_patience()),
+                _ if !in_time => return Err(self.out_of_time()),
                 Ok(bytes) => return Ok(bytes),
                 Err(error) => match error.kind() {
                     io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {}
@@ -193,8 +193,8 @@ impl Line {
         }
     }
 
-    fn out_of_patience(&self) -> Error {
-        let idle = self.patience.as_ref().map_or(0, |patience| patience.idle.as_secs());
+    fn out_of_time(&self) -> Error {
+        let idle = self.budget.as_ref().map_or(0, |budget| budget.idle.as_secs());
         let what = format!("{} was waited for in vain: nothing of use came for {idle} s", self.who);
         Error::new(ErrorKind::Io, what).hint("if it only is slow: --nbd-timeout")
     }
@@ -278,7 +278,7 @@ mod tests {
     }
 
     fn line(every: Duration, idle: Duration) -> Line {
-        Line::new(Box::new(Drip(every)), "the server".to_owned(), Some(Patience::new(idle, || Ok(()))))
+        Line::new(Box::new(Drip(every)), "the server".to_owned(), Some(WaitBudget::new(idle, || Ok(()))))
     }
 
     #[test]
@@ -293,22 +293,22 @@ mod tests {
         }
         let mut fast = line(Duration::ZERO, Duration::from_millis(500));
         fast.fill_content(&mut buf).expect("fast enough");
-        assert!(fast.patience.as_ref().is_some_and(|patience| !patience.left.is_zero()));
+        assert!(fast.budget.as_ref().is_some_and(|budget| !budget.left.is_zero()));
     }
 
     #[test]
-    fn the_purse_is_filled_by_progress_and_never_over_its_brim() {
-        let mut patience = Patience::new(Duration::from_secs(10), || Ok(()));
+    fn it_is_filled_by_progress_and_never_over_its_brim() {
+        let mut budget = WaitBudget::new(Duration::from_secs(10), || Ok(()));
         for _ in 0..20 {
             // Stopped for an hour: that counts as one tick.
-            assert!(patience.pay(Duration::from_secs(3600)).expect("paid"));
+            assert!(budget.pay(Duration::from_secs(3600)).expect("paid"));
         }
-        assert_eq!(patience.left, Duration::from_secs(6));
-        patience.earn(LEAST_RATE);
-        assert_eq!(patience.left, Duration::from_secs(7));
-        patience.earn(u64::MAX);
-        assert_eq!(patience.left, Duration::from_secs(10));
-        let mut stopped = Patience::new(Duration::from_secs(10), || Err(Error::new(ErrorKind::Cancelled, "stopped")));
+        assert_eq!(budget.left, Duration::from_secs(6));
+        budget.earn(LEAST_RATE);
+        assert_eq!(budget.left, Duration::from_secs(7));
+        budget.earn(u64::MAX);
+        assert_eq!(budget.left, Duration::from_secs(10));
+        let mut stopped = WaitBudget::new(Duration::from_secs(10), || Err(Error::new(ErrorKind::Cancelled, "stopped")));
         assert_eq!(stopped.pay(Duration::ZERO).expect_err("stopped").kind(), ErrorKind::Cancelled);
     }
 

@@ -25,7 +25,7 @@ mod line;
 mod read;
 mod status;
 
-pub use line::{LEAST_RATE, Patience};
+pub use line::{LEAST_RATE, WaitBudget};
 use line::{Line, word, words};
 use status::Status;
 
@@ -64,14 +64,14 @@ impl fmt::Debug for Client {
 
 impl Client {
     /// Attaches the export of a URI.
-    pub fn connect(uri: &Uri, patience: Patience) -> Result<Self> {
-        Self::attach(Line::reach(uri, patience)?, &uri.export)
+    pub fn connect(uri: &Uri, budget: WaitBudget) -> Result<Self> {
+        Self::attach(Line::reach(uri, budget)?, &uri.export)
     }
 
     /// Attaches an export of the server at the other end of `stream`, of which nothing was read yet. A read or write that
-    /// takes long may fail with [`std::io::ErrorKind::WouldBlock`], and is tried again as long as there is patience.
-    pub fn over(stream: impl Read + Write + Send + 'static, export: &str, patience: Patience) -> Result<Self> {
-        Self::attach(Line::new(Box::new(stream), "the NBD server".to_owned(), Some(patience)), export)
+    /// takes long may fail with [`std::io::ErrorKind::WouldBlock`], and is tried again as long as the budget lasts.
+    pub fn over(stream: impl Read + Write + Send + 'static, export: &str, budget: WaitBudget) -> Result<Self> {
+        Self::attach(Line::new(Box::new(stream), "the NBD server".to_owned(), Some(budget)), export)
     }
 
     fn attach(mut line: Line, export: &str) -> Result<Self> {
@@ -281,7 +281,7 @@ mod tests {
             let told = Arc::new(Mutex::new(Vec::new()));
             let stream = Scripted(Cursor::new(says), Arc::clone(&told));
             let mut client =
-                Client::over(stream, "x", Patience::new(Duration::from_secs(60), || Ok(()))).expect("attached");
+                Client::over(stream, "x", WaitBudget::new(Duration::from_secs(60), || Ok(()))).expect("attached");
             for n in 0..2 {
                 assert_eq!(client.read_at(n * 512, &mut [0; 512]).is_ok(), n < answers);
                 if n >= answers {
