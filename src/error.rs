@@ -66,15 +66,19 @@ impl Error {
         Self(Box::new(Inner { kind, what: what.into(), path: None, offset: None, hint: None, source: None }))
     }
 
-    /// An error of the system. Full file systems and quotas become [`ErrorKind::NoSpace`].
+    /// An error of the system. Full file systems and quotas become [`ErrorKind::NoSpace`]. One of this type that came through
+    /// an interface of the system's keeps its kind and hint.
     pub fn io(what: impl Into<String>, source: io::Error) -> Self {
-        let kind = match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
-            io::ErrorKind::NotFound => ErrorKind::NotFound,
-            io::ErrorKind::AlreadyExists => ErrorKind::AlreadyExists,
-            _ => ErrorKind::Io,
+        let own = source.get_ref().and_then(|inner| inner.downcast_ref::<Self>());
+        let kind = match (own, source.kind()) {
+            (Some(own), _) => own.kind(),
+            (None, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => ErrorKind::NoSpace,
+            (None, io::ErrorKind::NotFound) => ErrorKind::NotFound,
+            (None, io::ErrorKind::AlreadyExists) => ErrorKind::AlreadyExists,
+            (None, _) => ErrorKind::Io,
         };
         let mut error = Self::new(kind, what);
+        error.0.hint = own.and_then(Self::hint_text).map(str::to_owned);
         error.0.source = Some(Box::new(source));
         error
     }
@@ -190,5 +194,13 @@ mod tests {
         let line = error.to_string();
         assert!(line.starts_with("/a/b: write failed at byte 512: "), "{line}");
         assert!(!line.contains('\n'));
+    }
+
+    #[test]
+    fn what_passed_through_the_system_keeps_kind_and_hint() {
+        let inner = Error::new(ErrorKind::Poisoned, "storing failed").hint("restart");
+        let error = Error::io("names cannot be made durable", io::Error::other(inner)).at_path("/a");
+        assert_eq!((error.kind(), error.hint_text()), (ErrorKind::Poisoned, Some("restart")));
+        assert_eq!(error.to_string(), "/a: names cannot be made durable: storing failed");
     }
 }

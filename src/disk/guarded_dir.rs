@@ -86,6 +86,7 @@ impl Dir for GuardedDir {
 #[cfg(all(test, feature = "sim"))]
 mod tests {
     use super::*;
+    use crate::ErrorKind;
     use crate::io::sim::{Fault, Faults, SimDisk, direct};
 
     #[test]
@@ -97,7 +98,8 @@ mod tests {
             disk.set_faults(Faults { once: Some((0, Fault::Eio)), ..Faults::default() });
             assert!(dir.sync().is_err());
             assert!(root.sync().is_ok(), "the file system tells it once");
-            assert!(dir.sync().is_err() && poison.is_set());
+            let told = Error::io("refused", dir.sync().expect_err("the mark is set"));
+            assert_eq!((told.kind(), poison.is_set()), (ErrorKind::Poisoned, true));
         });
     }
 }
