@@ -16,11 +16,10 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::life::check_size;
 use super::name::BlobName;
 use super::registry::{Entry, Registry};
 use super::view_name::ViewName;
-use crate::disk::{Disk, Spec, Unfinished};
+use crate::disk::{Disk, Spec, Unfinished, check_size};
 use crate::io::mutant;
 use crate::nbd::{Door, Export, Terms};
 use crate::{Error, ErrorKind, Result};

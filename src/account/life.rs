@@ -10,8 +10,8 @@ use super::name::BlobName;
 use super::registry::{Entry, Registry, State};
 use super::snapshots::check_free;
 use crate::base::{BaseImage, BaseRecord, HandedImage};
-use crate::disk::{Disk, Spec};
-use crate::{Error, ErrorKind, PAGE, Result};
+use crate::disk::{Disk, Spec, check_size};
+use crate::{Error, ErrorKind, Result};
 
 /// How long `delete` waits for verbs that are looking at the disk.
 const DELETE_PATIENCE: Duration = Duration::from_secs(2);
@@ -160,15 +160,6 @@ fn disk_size(asked: Option<u64>, base: Option<u64>) -> Result<u64> {
         (None, None) => return Err(invalid("a disk without a base needs a size".to_owned()).hint("--size 10G")),
     };
     check_size(size).map(|()| size)
-}
-
-/// Refuses what is no size of a disk, in bytes.
-pub(crate) fn check_size(size: u64) -> Result<()> {
-    if size == 0 || !size.is_multiple_of(PAGE as u64) {
-        return Err(Error::new(ErrorKind::InvalidInput, format!("{size} bytes are no size for a disk"))
-            .hint("the size is a multiple of 512, and not 0"));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

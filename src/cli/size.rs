@@ -14,14 +14,14 @@ pub fn parse(text: &str) -> Result<u64> {
             Some((digits, shift))
         })
         .unwrap_or((&upper, 0));
-    let bytes = (!digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()))
-        .then(|| digits.parse::<u64>().ok()?.checked_mul(1 << shift))
-        .flatten();
-    bytes.ok_or_else(|| {
-        let shown: String = text.chars().take(40).flat_map(char::escape_debug).collect();
-        Error::new(ErrorKind::InvalidInput, format!("\"{shown}\" is no size"))
-            .hint("a size is a number of bytes, or a number with K, M, G or T: 10G, 512M, 1073741824")
-    })
+    let shown = || text.chars().take(40).flat_map(char::escape_debug).collect::<String>();
+    if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        let what = format!("\"{}\" is no size", shown());
+        return Err(Error::new(ErrorKind::InvalidInput, what)
+            .hint("a size is a whole number of bytes, or one with K, M, G or T: 10G, 512M, 1073741824"));
+    }
+    let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    bytes.ok_or_else(|| Error::new(ErrorKind::InvalidInput, format!("\"{}\" is too large a size", shown())))
 }
 
 /// `bytes` for people: at most four digits and a unit.

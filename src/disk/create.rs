@@ -23,17 +23,33 @@ use crate::{Error, ErrorKind, PAGE, Result};
 /// The layer that a disk begins with.
 const FIRST: u32 = 1;
 
+/// Refuses what is no size of a disk, in bytes: [`ErrorKind::InvalidInput`].
+pub(crate) fn check_size(size: u64) -> Result<()> {
+    let page = PAGE as u64;
+    let (what, hint) = if size == 0 {
+        ("a disk of 0 bytes would hold nothing".to_owned(), "the least is 512".to_owned())
+    } else if size > SIZE_LIMIT {
+        let most = format!("the most is {SIZE_LIMIT}, which is {}T", SIZE_LIMIT >> 40);
+        (format!("{size} bytes are too many for a disk"), most)
+    } else if !size.is_multiple_of(page) {
+        let below = size / page * page;
+        let near = if below == 0 { page.to_string() } else { format!("{below} or {}", below + page) };
+        (format!("{size} bytes are no size for a disk: not a multiple of 512"), format!("{near} would do"))
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(ErrorKind::InvalidInput, what).hint(hint))
+}
+
 /// Makes a disk in the empty directory `dir`: durable and closed when this returns.
 pub(crate) fn create(dir: &dyn Dir, spec: &Spec, keys: &DiskKeys, encryption: bool, options: &Options) -> Result<()> {
     let at = |error| Error::io("a disk cannot be made here", error).at_path(dir.path());
-    let invalid = |what: String| Err(Error::new(ErrorKind::InvalidInput, what));
-    if spec.size == 0 || !spec.size.is_multiple_of(PAGE as u64) || spec.size > SIZE_LIMIT {
-        return invalid(format!("{} bytes is no size of a disk: it must be a multiple of 512, above 0", spec.size));
-    }
+    check_size(spec.size)?;
     let parent_size = spec.parent.as_ref().map_or(0, |parent| parent.size);
     let base_size = spec.base.as_ref().map_or(parent_size, |base| base.size);
     if base_size > spec.size {
-        return invalid(format!("a disk of {} bytes is smaller than its base of {base_size} bytes", spec.size));
+        let what = format!("a disk of {} bytes is smaller than its base of {base_size} bytes", spec.size);
+        return Err(Error::new(ErrorKind::InvalidInput, what));
     }
     let created = (options.clock)();
     let pages = spec.size / PAGE as u64 + 1;
@@ -79,4 +95,23 @@ pub(crate) fn create(dir: &dyn Dir, spec: &Spec, keys: &DiskKeys, encryption: bo
     settings.next_layer = FIRST + 1;
     settings.layers.push(LayerRecord { id: FIRST, kind, created, sealed_pages: 0 });
     settings.store(dir, keys).map_err(StoreError::into_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_size_is_told_with_what_would_be() {
+        for size in [512, 1024, SIZE_LIMIT] {
+            check_size(size).expect("a size");
+        }
+        let hint = |size| check_size(size).expect_err("no size").hint_text().map(str::to_owned).unwrap_or_default();
+        assert_eq!(hint(0), "the least is 512");
+        assert_eq!(hint(1), "512 would do");
+        assert_eq!(hint(1025), "1024 or 1536 would do");
+        for size in [SIZE_LIMIT + 1, SIZE_LIMIT + 512, 1 << 62, u64::MAX] {
+            assert_eq!(hint(size), "the most is 1125899906842624, which is 1024T");
+        }
+    }
 }

@@ -86,6 +86,7 @@ use uuid::Uuid;
 
 pub use self::audit::Audited;
 use self::core::Core;
+pub(crate) use self::create::check_size;
 pub use self::diff::Change;
 pub use self::log::Line;
 pub use self::report::{KeyUsage, LayerUsage};

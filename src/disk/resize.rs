@@ -4,20 +4,18 @@
 //! new footer page. So shrinking and growing again never shows old content, of a layer or of the base.
 
 use super::core::Core;
+use super::create::check_size;
 use super::extent_map::Mark;
 use super::log::Op;
 use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
 use crate::vhd::Footer;
-use crate::{Error, ErrorKind, PAGE, Result};
+use crate::{PAGE, Result};
 
 impl Core {
     /// Makes the disk `size` bytes long (without the footer page); durable when this returns.
     pub(crate) fn resize(&self, size: u64) -> Result<()> {
-        if size == 0 || !size.is_multiple_of(PAGE as u64) || size > super::open::SIZE_LIMIT {
-            let what = format!("{size} bytes is no size of a disk: it must be a multiple of 512, above 0");
-            return Err(Error::new(ErrorKind::InvalidInput, what));
-        }
+        check_size(size)?;
         self.check_writable()?;
         self.arm()?;
         let new = size / PAGE as u64 + u64::from(self.footer);
