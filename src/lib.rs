@@ -14,6 +14,7 @@
 //! | [`nbd`] | the NBD front end: wire types, handshake, transmission |
 //! | [`confine`] | a server gives up what it does not need: landlock, seccomp |
 //! | [`metrics`] | what a running server tells Prometheus |
+//! | [`signals`] | how a process is asked to end |
 //! | [`cli`] | the command line, one file a verb |
 //!
 //! A front end holds a [`disk::Disk`]; the core knows no front end.
@@ -29,6 +30,7 @@ pub mod error;
 pub mod io;
 pub mod metrics;
 pub mod nbd;
+pub mod signals;
 pub mod vhd;
 
 pub use error::{Error, ErrorKind, Result};

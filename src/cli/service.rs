@@ -4,12 +4,10 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit};
 use serde::Serialize;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::oneshot;
 
@@ -25,6 +23,7 @@ use crate::account::registry::Registry;
 use crate::confine::{Confinement, Mode};
 use crate::metrics::{MetricsServer, Source};
 use crate::nbd::{Config, Exports, Server};
+use crate::signals::EndSignals;
 use crate::{Error, Result};
 
 /// Name of the NBD socket in an account directory.
@@ -33,10 +32,6 @@ const SOCKET: &str = "nbd.sock";
 const CONTROL: &str = "control.sock";
 /// Threads for accepting and handshakes; requests have threads of their own.
 const HANDSHAKE_THREADS: usize = 2;
-
-/// Some send a signal to a process and then to its group, as timeout(1) does: what comes so soon after the first is the same
-/// wish again.
-const SENT_TWICE: Duration = Duration::from_millis(500);
 
 /// What is served, and where.
 #[derive(Debug, Default)]
@@ -93,7 +88,7 @@ pub(super) struct Service {
     server: Server,
     metrics: Option<MetricsServer>,
     runtime: Runtime,
-    signals: Signals,
+    signals: EndSignals,
     pub(super) reachable: Reachable,
 }
 
@@ -121,7 +116,7 @@ impl Service {
         };
         let control = plan.control.as_deref().map_or_else(|| Ok(account.join(CONTROL)), absolute)?;
         // From here on a signal ends the server in order; before, there is nothing to put in order.
-        let signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(|e| Error::io("cannot wait for signals", e))?;
+        let signals = EndSignals::take(&[SIGTERM, SIGINT, SIGHUP])?;
         let registry = Arc::new(registry);
         let served = Arc::new(Served { registry: Arc::clone(&registry), only: plan.only, read_only: plan.read_only });
         let names = served.list().into_iter().map(|export| export.name);
@@ -154,30 +149,19 @@ impl Service {
     }
 
     /// Serves until a signal comes; then accepts no more, finishes what is in flight, flushes and closes every disk.
-    /// A second signal, [`SENT_TWICE`] later or more, ends the process at once, as a crash would.
+    /// A later signal ends the process at once, as a crash would: see [`EndSignals`].
     pub(super) fn run(self) -> Result<()> {
-        let Self { registry, manager, control, server, mut metrics, runtime, mut signals, reachable: _ } = self;
+        let Self { registry, manager, control, server, mut metrics, runtime, signals, reachable: _ } = self;
         if let Some(metrics) = &mut metrics {
             metrics.start(Source { registry: Arc::clone(&registry), stats: server.stats() })?;
         }
         let (stop, stopped) = oneshot::channel();
-        let handle = signals.handle();
-        let waiter = std::thread::Builder::new().name("signals".into()).spawn(move || {
-            let (mut stop, mut asked) = (Some(stop), Instant::now());
-            for signal in signals.forever() {
-                match stop.take() {
-                    Some(stop) => {
-                        asked = Instant::now();
-                        tracing::info!(signal, "stopping");
-                        // Nobody waits for it any more when the server has failed.
-                        let _ = stop.send(());
-                    }
-                    None if asked.elapsed() < SENT_TWICE => {}
-                    None => std::process::exit(1),
-                }
-            }
-        });
-        let waiter = waiter.map_err(|e| Error::io("cannot start a thread", e))?;
+        let asked = move |signal| {
+            tracing::info!(signal, "stopping");
+            // Nobody waits for it any more when the server has failed.
+            let _ = stop.send(());
+        };
+        let hearing = signals.hear(asked, |_| 1)?;
         manager.ready();
         let served = runtime.block_on(server.run_until(async {
             let _ = stopped.await;
@@ -187,8 +171,7 @@ impl Service {
         drop(metrics);
         let closed = registry.close();
         runtime.shutdown_background();
-        handle.close();
-        let _ = waiter.join();
+        hearing.end();
         served.and(closed)
     }
 }

@@ -13,6 +13,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::base::Content;
+use crate::signals::EndSignals;
 use crate::{Error, ErrorKind, Result};
 
 pub mod into_disk;
@@ -23,7 +24,9 @@ pub mod stream;
 /// Bytes looked at at a time.
 pub const PIECE: usize = 4 << 20;
 
-/// Whether the user wants no more of it: SIGINT or SIGTERM came. A second one ends the process at once.
+const SIGNALS: [i32; 2] = [SIGINT, SIGTERM];
+
+/// Whether the user wants no more of it: SIGINT or SIGTERM came. A later one ends the process at once: see [`EndSignals`].
 #[derive(Debug, Clone, Default)]
 pub struct Stop(Arc<AtomicBool>);
 
@@ -31,12 +34,11 @@ impl Stop {
     /// From now on a signal is heard here.
     pub fn on_signals() -> Result<Self> {
         let stop = Self::default();
-        for signal in [SIGINT, SIGTERM] {
-            // In this order: the first signal finds the flag not set yet.
-            let heard = flag::register_conditional_shutdown(signal, 128 + signal, Arc::clone(&stop.0))
-                .and_then(|_| flag::register(signal, Arc::clone(&stop.0)));
-            heard.map_err(|e| Error::io("cannot wait for signals", e))?;
+        for signal in SIGNALS {
+            // In the handler itself: the call that it interrupts finds the flag set.
+            flag::register(signal, Arc::clone(&stop.0)).map_err(|e| Error::io("cannot wait for signals", e))?;
         }
+        EndSignals::take(&SIGNALS)?.hear(|_| (), |signal| 128 + signal)?;
         Ok(stop)
     }
 
