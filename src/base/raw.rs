@@ -13,7 +13,10 @@ pub(super) struct RawImage {
 impl RawImage {
     pub(super) fn new(file: std::sync::Arc<HostFile>) -> Result<Self> {
         let size = file.size();
-        if size == 0 || !size.is_multiple_of(512) {
+        if size == 0 {
+            return Err(Error::new(ErrorKind::InvalidInput, "an empty file is no image").at_path(file.path()));
+        }
+        if !size.is_multiple_of(512) {
             let what = format!("a raw image of {size} bytes is no whole number of 512-byte pages");
             let error = Error::new(ErrorKind::InvalidInput, what).at_path(file.path());
             return Err(error.hint("`truncate -s %512 FILE` rounds a copy of it up"));

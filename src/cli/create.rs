@@ -34,7 +34,7 @@ pub(super) struct Create {
     /// BLOB or CONTAINER/BLOB; the default container is vhds
     name: BlobName,
     /// Size of the disk: 10G, 512M, or bytes; over a base, the base's own if left out
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_negative_numbers = true)]
     size: Option<u64>,
     /// The image to lie under the disk: a VHD or a raw image
     #[arg(long, value_name = "IMAGE")]

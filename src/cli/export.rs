@@ -47,7 +47,7 @@ pub(super) struct Export {
     #[arg(long, value_name = "FORMAT", default_value = "fixed")]
     to: To,
     /// Size of the blocks of a dynamic disk: a power of two from 4K to 256M
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_negative_numbers = true)]
     block_size: Option<u64>,
     /// Do not round the size of a fixed VHD up to what Azure takes
     #[arg(long)]

@@ -46,7 +46,7 @@ pub(super) struct Import {
     #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
     format: Option<Format>,
     /// Size of the disk, if it is to be larger than the image; a stream must hold an image of just this size
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_negative_numbers = true)]
     size: Option<u64>,
     /// How long an NBD server may take without getting on; at 1 KiB a second it gets on
     #[arg(long, value_name = "SECONDS", value_parser = patience, default_value = "60")]

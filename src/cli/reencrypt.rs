@@ -42,7 +42,7 @@ pub(super) struct Reencrypt {
     #[arg(long)]
     include_base: bool,
     /// Bytes a second at most: 50M
-    #[arg(long, value_parser = size::parse)]
+    #[arg(long, value_parser = size::parse, allow_negative_numbers = true)]
     rate: Option<u64>,
     /// Let the server do it, and return
     #[arg(long)]

@@ -24,7 +24,7 @@ pub(super) struct Resize {
     /// BLOB or CONTAINER/BLOB
     name: BlobName,
     /// The new size: 20G, 512M, or bytes
-    #[arg(value_parser = size::parse)]
+    #[arg(value_parser = size::parse, allow_negative_numbers = true)]
     size: u64,
     /// Do not ask before making it smaller
     #[arg(long)]

@@ -37,7 +37,7 @@ pub(in crate::cli) struct Convert {
     #[command(flatten)]
     opening: Opening,
     /// Size of the blocks of a dynamic disk: a power of two from 4K to 256M
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_negative_numbers = true)]
     block_size: Option<u64>,
     /// Round the virtual size up to what Azure takes: whole MiB, at least 20 of them
     #[arg(long)]

@@ -24,7 +24,7 @@ pub(in crate::cli) struct Create {
     /// The file to make; none is overwritten
     file: PathBuf,
     /// Virtual size: 10G, 512M, or bytes; of a differencing disk the parent's if left out
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_negative_numbers = true)]
     size: Option<u64>,
     /// The kind of disk; differencing if there is a parent, else fixed
     #[arg(long = "type", value_name = "TYPE")]
@@ -36,7 +36,7 @@ pub(in crate::cli) struct Create {
     #[arg(long, value_name = "DIR", requires = "parent")]
     parent_root: Vec<PathBuf>,
     /// Size of the blocks of a dynamic or differencing disk: a power of two from 4K to 256M
-    #[arg(long, value_name = "SIZE", value_parser = size::parse)]
+    #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_negative_numbers = true)]
     block_size: Option<u64>,
 }
 

@@ -19,7 +19,7 @@ pub(in crate::cli) struct Resize {
     /// A fixed VHD that no disk or VHD lies over
     file: PathBuf,
     /// The new size: 10G, 512M, or bytes
-    #[arg(value_name = "SIZE", value_parser = size::parse)]
+    #[arg(value_name = "SIZE", value_parser = size::parse, allow_negative_numbers = true)]
     size: u64,
     /// Allow a smaller size: what lies behind it is lost
     #[arg(long)]
