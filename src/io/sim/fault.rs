@@ -1,5 +1,9 @@
 //! Which calls fail, and how.
 
+use std::io;
+
+use rustix::io::Errno;
+
 use super::dice::Dice;
 
 /// The calls of the seam.
@@ -103,5 +107,23 @@ impl Faults {
             return Some(if dice.coin() { Fault::Short } else { Fault::Eintr });
         }
         None
+    }
+}
+
+pub(super) fn eio() -> io::Error {
+    Errno::IO.into()
+}
+
+pub(super) fn enospc() -> io::Error {
+    Errno::NOSPC.into()
+}
+
+/// The error of a call that does nothing when it fails.
+pub(super) fn plain(fault: Option<Fault>) -> io::Result<()> {
+    match fault {
+        None => Ok(()),
+        Some(Fault::Enospc) => Err(enospc()),
+        Some(Fault::Eintr) => Err(io::ErrorKind::Interrupted.into()),
+        Some(_) => Err(eio()),
     }
 }

@@ -24,16 +24,18 @@ use std::cell::Cell;
 
 mod content;
 mod dice;
+mod dir;
+mod disk;
 mod fault;
+mod file;
 mod mutant;
 mod names;
-mod seam;
 mod world;
 
 pub use dice::Dice;
+pub use disk::SimDisk;
 pub use fault::{Call, Fault, Faults, Fired};
 pub use mutant::{Mutant, mutant, plant};
-pub use seam::SimDisk;
 pub use world::{RawFile, Tear};
 
 thread_local! {
