@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::registry::{DISKS, Entry, Keys};
+use super::entry::Entry;
+use super::registry::{DISKS, Keys};
 use crate::base::{self, BaseImage, BaseRecord};
 use crate::disk::DiskSettings;
 use crate::io::Dir;

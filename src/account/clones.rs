@@ -8,8 +8,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::entry::{Entry, State};
 use super::name::BlobName;
-use super::registry::{Entry, Registry, Shared, State};
+use super::registry::{Registry, Shared};
 use super::snapshots::{check_free, with_alone};
 use super::view_name::ViewName;
 use crate::disk::{Disk, Parent, Spec};

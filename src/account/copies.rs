@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::entry::Entry;
 use super::name::BlobName;
-use super::registry::{Entry, Registry};
+use super::registry::Registry;
 use super::view_name::ViewName;
 use crate::disk::{Disk, Spec, Unfinished, check_size};
 use crate::io::mutant;

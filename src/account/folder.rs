@@ -16,10 +16,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
 
+use super::entry::{Entry, State};
 use super::failure::Failure;
 use super::lock::{AccountLock, Hold};
 use super::name::BlobName;
-use super::registry::{DISKS, Entry, State};
+use super::registry::DISKS;
 use crate::disk::DiskSettings;
 use crate::io::{Dir, FileSystemId, mutant};
 use crate::{Error, ErrorKind, Result};

@@ -13,9 +13,10 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::entry::{Entry, State};
 use super::failure::Failure;
 use super::name::BlobName;
-use super::registry::{Entry, Keys, Registry, State};
+use super::registry::{Keys, Registry};
 use crate::crypto::kek::{Kek, SourceRecord};
 use crate::crypto::keyring::KeyRing;
 use crate::disk::{self, Access, Disk};

@@ -6,8 +6,9 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::clones::parent_of;
+use super::entry::{Entry, State};
 use super::name::BlobName;
-use super::registry::{Entry, Registry, State};
+use super::registry::Registry;
 use super::snapshots::check_free;
 use crate::base::{BaseImage, BaseRecord, HandedImage};
 use crate::disk::{Disk, Spec, check_size};

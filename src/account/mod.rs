@@ -16,6 +16,7 @@ mod clones;
 pub mod control;
 pub mod copies;
 pub mod diff;
+mod entry;
 pub mod exports;
 pub mod failure;
 mod folder;

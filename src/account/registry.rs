@@ -12,15 +12,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use uuid::Uuid;
 
-use super::copies::{self, Copier};
+use super::entry::{Entry, State};
 use super::failure::Failure;
 use super::folder::{Folder, Index};
 use super::lock::{AccountLock, Hold, Holder};
@@ -28,11 +27,9 @@ use super::maintenance::{Maintenance, Wake};
 use super::name::BlobName;
 use super::report::ServerLimits;
 use super::settings::Settings;
-use super::snapshot_image::SnapshotImage;
-use super::snapshots::Attached;
 use crate::base::BaseImage;
-use crate::crypto::keyring::{DiskKeys, KeyRing};
-use crate::disk::{Access, Disk, DiskSettings, Options, Parent, Vitals};
+use crate::crypto::keyring::KeyRing;
+use crate::disk::{Disk, Options};
 use crate::io::real::RealDir;
 use crate::io::{Dir, mutant};
 use crate::nbd::Door;
@@ -81,7 +78,7 @@ pub struct Registry {
 }
 
 pub(super) struct Shared {
-    lock: AccountLock,
+    pub(super) lock: AccountLock,
     pub(super) account: Arc<dyn Dir>,
     pub(super) folder: Folder,
     pub(super) setup: Setup,
@@ -96,81 +93,9 @@ pub(super) struct Shared {
     /// One of them may be a clone of any disk.
     pub(super) has_unknown: bool,
     /// Counts up with every use of a disk.
-    uses: AtomicU64,
-    idle_disks: AtomicUsize,
+    pub(super) uses: AtomicU64,
+    pub(super) idle_disks: AtomicUsize,
     pub(super) server: OnceLock<ServerLimits>,
-}
-
-/// A disk of the account.
-pub(super) struct Entry {
-    pub(super) uuid: Uuid,
-    pub(super) name: BlobName,
-    /// What it is a clone of, as it was when the account was opened; once it is open its settings say so.
-    pub(super) parent: Option<Parent>,
-    /// A copy into it has not ended: it is not served.
-    pub(super) unfinished: AtomicBool,
-    pub(super) state: Mutex<State>,
-    pub(super) attached: Mutex<Vec<Attached>>,
-    /// When it was last asked for, in [`Shared::uses`].
-    pub(super) used: AtomicU64,
-    /// The files of its base, where a verb handed over what this process cannot open itself.
-    pub(super) handed: Mutex<Vec<OwnedFd>>,
-    pub(super) copier: Mutex<Copier>,
-}
-
-impl Entry {
-    pub(super) fn new(uuid: Uuid, name: BlobName, state: State) -> Self {
-        Self {
-            uuid,
-            name,
-            parent: None,
-            unfinished: AtomicBool::new(false),
-            state: Mutex::new(state),
-            attached: Mutex::default(),
-            used: AtomicU64::new(0),
-            handed: Mutex::default(),
-            copier: Mutex::default(),
-        }
-    }
-
-    /// Closes the disk if it is open and nobody uses it.
-    fn close_idle(&self) {
-        let Some(mut state) = self.state.try_lock() else { return };
-        let State::Open(disk) = &*state else { return };
-        if !state.is_idle() {
-            return;
-        }
-        if let Err(error) = disk.close() {
-            if disk.try_vitals().is_none_or(|vitals| vitals.poisoned) {
-                // It stays, so that nobody is told that what was lost is stored.
-                tracing::error!(disk = %self.name, %error, "an idle disk cannot be closed");
-                return;
-            }
-            // What was written is stored; the next to open it goes through the log.
-            tracing::warn!(disk = %self.name, %error, "an idle disk was closed without a clean mark");
-        }
-        *state = State::Closed;
-    }
-}
-
-pub(super) enum State {
-    Closed,
-    Open(Arc<Disk>),
-    /// Deleted: whoever still holds the entry must not open it again.
-    Gone,
-}
-
-impl State {
-    /// Whether it is open, with nobody using it and nothing left to do: no client, no snapshot or clone that is read, no
-    /// re-encryption, nothing to scrub. A disk on which storing failed is not: what it knows must not be forgotten.
-    fn is_idle(&self) -> bool {
-        let Self::Open(disk) = self else { return false };
-        let unused = Arc::strong_count(disk) == 1 && Arc::weak_count(disk) == 0 && disk.is_alone();
-        let settled = |vitals: Vitals| {
-            !vitals.poisoned && !vitals.revoked && (disk.read_only() || vitals.usage.pending_scrub == Some(0))
-        };
-        unused && disk.try_vitals().is_some_and(settled)
-    }
 }
 
 impl Registry {
@@ -402,110 +327,6 @@ impl Shared {
             State::Open(disk) => Some(Arc::clone(disk)),
             _ => None,
         }
-    }
-
-    /// The folder of a disk.
-    pub(super) fn dir_of(&self, entry: &Entry) -> Result<Arc<dyn Dir>> {
-        let folder = entry.uuid.to_string();
-        let path = self.account.path().join(DISKS).join(&folder);
-        self.folder.subdir(&folder).map_err(|e| Error::io("cannot open the disk", e).at_path(path))
-    }
-
-    pub(super) fn disk_settings(&self, entry: &Entry) -> Result<(Arc<dyn Dir>, DiskSettings, Option<DiskKeys>)> {
-        let dir = self.dir_of(entry)?;
-        let keys = match &*self.keys.read() {
-            Keys::Unlocked(keys) => Some(keys.disk_keys(entry.uuid)?),
-            Keys::Locked(_) => None,
-        };
-        let settings = DiskSettings::load(&*dir, keys.as_ref())?;
-        if settings.uuid != entry.uuid {
-            return Err(Error::new(ErrorKind::Corrupt, format!("belongs to disk {}", settings.uuid))
-                .at_path(dir.path().join("disk.toml")));
-        }
-        Ok((dir, settings, keys))
-    }
-
-    pub(super) fn open_disk(
-        &self,
-        entry: &Entry,
-        wake: Option<Wake>,
-        base: Option<Arc<dyn BaseImage>>,
-    ) -> Result<Arc<Disk>> {
-        entry.used.store(self.uses.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
-        let was_open = matches!(&*entry.state.lock(), State::Open(_));
-        let disk = self.open_under(&self.settings.read(), entry, wake, base)?;
-        if !was_open {
-            self.close_idle();
-        }
-        Ok(disk)
-    }
-
-    /// Closes those longest unused of the disks that nobody uses, where there are too many.
-    fn close_idle(&self) {
-        let idle = |entry: &Arc<Entry>| entry.state.try_lock().is_some_and(|state| state.is_idle());
-        let mut idle: Vec<_> = self.all_entries().into_iter().filter(idle).collect();
-        idle.sort_by_key(|entry| entry.used.load(Ordering::Relaxed));
-        let excess = idle.len().saturating_sub(self.idle_disks.load(Ordering::Relaxed));
-        idle[..excess].iter().for_each(|entry| entry.close_idle());
-    }
-
-    /// Opens a disk, and first the one that it is a clone of, under the account's setting `account`.
-    fn open_under(
-        &self,
-        account: &Settings,
-        entry: &Entry,
-        wake: Option<Wake>,
-        base: Option<Arc<dyn BaseImage>>,
-    ) -> Result<Arc<Disk>> {
-        let mut state = entry.state.lock();
-        match &*state {
-            State::Open(disk) => return Ok(Arc::clone(disk)),
-            State::Gone => return Err(no_disk(&entry.name)),
-            State::Closed => {}
-        }
-        if account.revoked() && self.lock.hold() == Hold::Exclusive {
-            // Opened without keys it would stay so when they come back.
-            return Err(self.require_keys().err().unwrap_or_else(|| no_disk(&entry.name)));
-        }
-        let (dir, settings, keys) = self.disk_settings(entry)?;
-        let base = match (&settings.base, &settings.parent, base) {
-            (Some(_), _, Some(open)) => Some(open),
-            (Some(record), _, None) => Some(entry.reopen_base(record)?),
-            // A disk is younger than what it is a clone of: going down ends, and takes the locks in one order.
-            (None, Some(parent), _) => Some(self.open_parent(account, parent, wake.clone())?),
-            (None, None, _) => None,
-        };
-        let access = match self.lock.hold() {
-            Hold::Exclusive if keys.is_some() => Access::ReadWrite,
-            _ => Access::ReadOnly,
-        };
-        let mut options = self.setup.options.clone();
-        if let Some(wake) = wake {
-            options.wake = wake.for_disk(entry.uuid);
-        }
-        let wake = Arc::clone(&options.wake);
-        let disk = Arc::new(Disk::open(dir, keys, base, access, account.encryption(), options)?);
-        if access == Access::ReadWrite {
-            self.drop_orphans(&disk);
-            copies::clear_readings(&disk);
-        }
-        *state = State::Open(Arc::clone(&disk));
-        drop(state);
-        if access == Access::ReadWrite {
-            // Whatever an earlier run left to do: it could not ask for it itself.
-            wake();
-        }
-        Ok(disk)
-    }
-}
-
-impl Shared {
-    fn open_parent(&self, account: &Settings, parent: &Parent, wake: Option<Wake>) -> Result<Arc<dyn BaseImage>> {
-        let entry = self.all_entries().into_iter().find(|entry| entry.uuid == parent.disk).ok_or_else(|| {
-            Error::new(ErrorKind::Corrupt, format!("the disk {} that it is a clone of is not there", parent.disk))
-        })?;
-        let disk = self.open_under(account, &entry, wake, None)?;
-        Ok(Arc::new(SnapshotImage::new(disk.at_line(parent.line)?)))
     }
 }
 

@@ -10,8 +10,9 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::clones::clone_in_name;
+use super::entry::{Entry, State};
 use super::name::BlobName;
-use super::registry::{Entry, Registry, Shared, State, no_disk};
+use super::registry::{Registry, Shared, no_disk};
 use super::view_name::{SnapshotName, ViewName};
 use crate::disk::{Disk, Line, Parent};
 use crate::{Error, ErrorKind, Result};

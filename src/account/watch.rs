@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::registry::{Keys, Registry, Shared, State};
+use super::entry::State;
+use super::registry::{Keys, Registry, Shared};
 use crate::disk::Vitals;
 
 /// How long a lock that is held only for moments is waited for.
