@@ -1,6 +1,7 @@
 //! What an account should hold, by what was asked and answered alone.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use sealdisk::PAGE;
 
@@ -119,12 +120,14 @@ pub(crate) struct Model {
     pub(crate) encryption: bool,
     disks: BTreeMap<u32, Disk>,
     next: u32,
+    /// A write that is not answered: the pages of a disk, of which each is as before or as after it.
+    in_flight: Option<(u32, Range<usize>)>,
 }
 
 impl Model {
     /// Of a new account.
     pub(crate) fn new() -> Self {
-        Self { encryption: true, disks: BTreeMap::new(), next: 0 }
+        Self { encryption: true, disks: BTreeMap::new(), next: 0, in_flight: None }
     }
 
     fn find(&self, name: &str) -> Option<u32> {
@@ -166,6 +169,28 @@ impl Model {
         let mut next = self.clone();
         next.apply(op)?;
         Some(next)
+    }
+
+    /// This is the account after `op`, which is being asked for.
+    pub(crate) fn asked(mut self, op: &Op) -> Self {
+        if let Op::Write { name, first, pages, .. } = *op {
+            self.in_flight = self.find(name).map(|id| (id, first..first + pages));
+        }
+        self
+    }
+
+    /// Takes for the pages of a write that was in flight what is seen of them, where that may be.
+    pub(crate) fn witnessed(&self, seen: &Seen) -> Self {
+        let mut model = self.clone();
+        let Some((id, range)) = model.in_flight.take() else { return model };
+        let Some(disk) = model.disks.get_mut(&id) else { return model };
+        let Some(Ok(content)) = seen.disks.get(disk.name) else { return model };
+        for (cell, filled) in disk.pages.iter_mut().zip(&content.pages.filled).skip(range.start).take(range.len()) {
+            if cell.len() > 1 && cell[cell.len() - 2] == *filled {
+                cell.push(*filled);
+            }
+        }
+        model
     }
 
     fn apply(&mut self, op: &Op) -> Option<()> {
@@ -300,7 +325,7 @@ impl Model {
     /// Whether this may be what is seen, and then the model of exactly that. `exact`: what was answered is there, flushed or
     /// not. `torn`: a page that is not durable may be anything.
     pub(crate) fn settled(&self, seen: &Seen, exact: bool, torn: bool) -> Result<Self, String> {
-        let mut settled = self.clone();
+        let mut settled = self.witnessed(seen);
         for disk in settled.disks.values_mut().filter(|disk| !disk.hidden) {
             let Some(Ok(content)) = seen.disks.get(disk.name) else { continue };
             if content.pages.filled.len() != disk.pages.len() {

@@ -83,7 +83,7 @@ fn check(end: End, torn: bool, dice: &mut Dice) -> Result<Start, String> {
     }
     if exact && dice.coin() {
         // Nobody has looked yet.
-        let model = end.candidates[fits].clone();
+        let model = end.candidates[fits].witnessed(&seen);
         return Ok(Start { disk: end.disk, model, at_rest: false });
     }
     let model = end.candidates[fits].settled(&seen, exact, torn)?;
@@ -159,7 +159,8 @@ fn ask_one_after_the_other(
         done.push(op.clone());
         let after = model.after(&op);
         // Also what is refused may be half-way to it: nothing of it may be seen.
-        *candidates.lock().unwrap() = std::iter::once(model.clone()).chain(after.clone()).collect();
+        *candidates.lock().unwrap() =
+            std::iter::once(model.clone()).chain(after.clone().map(|after| after.asked(&op))).collect();
         let fired = disk.fired().len();
         let answer = if matches!(op, Op::Reopen { .. }) {
             let closed = registry.close().map_err(Failure::from);
