@@ -37,6 +37,22 @@ impl SimDir {
         plain(fault)?;
         Ok(world)
     }
+
+    /// Makes durable what `each` gives when the call begins, or loses it.
+    fn sync_names(&self, call: Call, each: impl Fn(&mut World, &mut dyn FnMut(&mut Names))) -> io::Result<()> {
+        let (world, fault) = self.disk.begin(call, || self.path.display().to_string())?;
+        let began = world.last_seq();
+        drop(world);
+        point();
+        let mut world = self.disk.world();
+        if fault.is_some() {
+            let now = world.next_seq();
+            each(&mut world, &mut |names| names.lose(began, now));
+            return Err(eio());
+        }
+        each(&mut world, &mut |names| names.sync(began, self.opened));
+        Ok(())
+    }
 }
 
 impl Dir for SimDir {
@@ -107,33 +123,11 @@ impl Dir for SimDir {
     }
 
     fn sync(&self) -> io::Result<()> {
-        let (world, fault) = self.disk.begin(Call::SyncDir, || self.path.display().to_string())?;
-        let began = world.last_seq();
-        drop(world);
-        point();
-        let mut world = self.disk.world();
-        if fault.is_some() {
-            let now = world.next_seq();
-            world.names_mut(self.node).lose(began, now);
-            return Err(eio());
-        }
-        world.names_mut(self.node).sync(began, self.opened);
-        Ok(())
+        self.sync_names(Call::SyncDir, |world, apply| apply(world.names_mut(self.node)))
     }
 
     fn sync_file_system(&self) -> io::Result<Option<FileSystemId>> {
-        let (world, fault) = self.disk.begin(Call::SyncFileSystem, String::new)?;
-        let began = world.last_seq();
-        drop(world);
-        point();
-        let mut world = self.disk.world();
-        if fault.is_some() {
-            let now = world.next_seq();
-            world.all_names().for_each(|names| names.lose(began, now));
-            return Err(eio());
-        }
-        world.all_names().for_each(|names| names.sync(began, self.opened));
-        drop(world);
+        self.sync_names(Call::SyncFileSystem, |world, apply| world.all_names().for_each(apply))?;
         self.file_system().map(Some)
     }
 
