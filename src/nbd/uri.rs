@@ -10,6 +10,9 @@ use crate::{Error, ErrorKind, Result};
 /// The port of NBD (IANA).
 const PORT: u16 = 10809;
 
+/// What to do about a server that is reached by TLS alone.
+pub(super) const BY_PIPE: &str = "pipe it: `nbdcopy URI - | sealdisk import - NAME`";
+
 /// An export and its server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Uri {
@@ -59,7 +62,11 @@ impl Uri {
                 let name = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
                 Place::Tcp(if name.is_empty() { "localhost".to_owned() } else { name.to_owned() }, port)
             }
-            _ => return Err(invalid("only nbd:// and nbd+unix:// are read, without TLS")),
+            "nbds" | "nbds+unix" => {
+                let what = format!("\"{text}\" wants TLS, which is not spoken here");
+                return Err(Error::new(ErrorKind::InvalidInput, what).hint(BY_PIPE));
+            }
+            _ => return Err(invalid("only nbd:// and nbd+unix:// are read")),
         };
         Ok(Self { place, export, text: text.to_owned() })
     }

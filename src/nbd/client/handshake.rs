@@ -3,6 +3,7 @@
 //! Every step ends: an option has so many replies at the most, each of so many bytes, and only its end is progress.
 
 use super::super::door::CONTEXT;
+use super::super::uri::BY_PIPE;
 use super::super::wire::handshake::{
     self, InfoRequest, InfoType, MetaContextRequest, OptionHeader, OptionType, ReplyType, flag as handshake_flag,
 };
@@ -128,9 +129,7 @@ fn option(line: &mut Line, option: OptionType, data: &[u8], hear: Hear<'_>) -> R
         let data = line.receive_vec(u64::from(length), MOST_DATA, "an option reply")?;
         if kind == ReplyType::ErrTlsReqd as u32 {
             let what = format!("{} wants TLS, which is not spoken here", line.who());
-            return Err(
-                Error::new(ErrorKind::Unsupported, what).hint("pipe it: `nbdcopy URI - | sealdisk import - NAME`")
-            );
+            return Err(Error::new(ErrorKind::Unsupported, what).hint(BY_PIPE));
         }
         if kind == ReplyType::Ack as u32 || kind >> 31 == 1 {
             line.step();
