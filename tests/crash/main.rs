@@ -100,6 +100,12 @@ fn what_a_killed_process_was_not_told_is_told_once() {
 }
 
 #[test]
+fn a_scrub_ends_what_a_killed_one_began() {
+    let calls = openings::a_scrub_ends_what_a_killed_one_began();
+    assert!(calls > 30, "{calls} calls of scrubs are too few");
+}
+
+#[test]
 fn every_mutant_is_found() {
     mutants::hunt_all();
 }

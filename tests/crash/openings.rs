@@ -1,8 +1,10 @@
 //! What an opening tells, and what it leaves to be told to whoever changes the disk next.
 
+use std::sync::{Arc, Mutex};
+
 use sealdisk::ErrorKind;
 use sealdisk::disk::Access;
-use sealdisk::io::sim::{Call, Dice, Fault, Faults, SimDisk, direct};
+use sealdisk::io::sim::{Call, Dice, Fault, Faults, SimDisk, Tear, direct};
 
 use crate::check;
 use crate::rig::Rig;
@@ -91,4 +93,38 @@ fn kill_untold(seed: u64) -> Result<bool, String> {
     let disk = disk.map_err(|error| format!("opening after it was told: {error:?}"))?;
     solo.oracle.check_ended(&check::content(&left, &disk)?, false)?;
     Ok(refused)
+}
+
+/// A disk that lost its power, maybe with pages that no record names, and was closed since; then it is opened and killed at
+/// every call of a scrub: the scrub of the next opening makes durable what the dead one punched.
+pub(crate) fn a_scrub_ends_what_a_killed_one_began() -> usize {
+    (0..8).map(|seed| direct(|| scrub_and_kill(seed)).unwrap_or_else(|what| panic!("{seed}: {what}"))).sum()
+}
+
+fn scrub_and_kill(seed: u64) -> Result<usize, String> {
+    let rig = Rig::sized(7, 4, None);
+    let mut solo = Solo::new(&rig, seed, false);
+    do_all(&mut solo, &[Step::Write(0), Step::Flush, Step::Write(1), Step::Write(2)])?;
+    solo.world = solo.world.power_cut(&mut Dice::new(seed), Tear::Sector);
+    solo.disk = None;
+    solo.open()?.map_err(|error| format!("opening: {error:?}"))?;
+    do_all(&mut solo, &[Step::Reopen])?;
+
+    let killed = Arc::new(Mutex::new(Vec::new()));
+    let (at_each, dice) = (Arc::clone(&killed), Mutex::new(Dice::new(2)));
+    solo.world.set_observer(Some(Arc::new(move |world| {
+        let left = world.kill(&mut dice.lock().expect("one thread"));
+        at_each.lock().expect("one thread").push(left);
+    })));
+    do_all(&mut solo, &[Step::Scrub])?;
+    solo.world.set_observer(None);
+    let killed = std::mem::take(&mut *killed.lock().expect("one thread"));
+    for (at, world) in killed.iter().enumerate() {
+        let failed = |what: String| format!("killed at call {at} of a scrub: {what}");
+        let disk = rig.open(world, false, Access::ReadWrite).map_err(|error| failed(format!("{error:?}")))?;
+        let content = check::content(world, &disk).map_err(failed)?;
+        disk.scrub().map_err(|error| failed(format!("{error:?}")))?;
+        check::check_nothing_dead(world, &content).map_err(failed)?;
+    }
+    Ok(killed.len())
 }
