@@ -431,6 +431,11 @@ impl Disk {
         self.core.read_ahead(self.view, Core::pages_of(offset, len))
     }
 
+    /// [`ErrorKind::Revoked`] while nothing may be served: for whoever is going to answer a read without reading.
+    pub(crate) fn check_served(&self) -> Result<()> {
+        self.core.check_admitted()
+    }
+
     /// The runs of `[offset, offset + len)` of the blob, footer page included (rounded outward to pages), in order, at
     /// most `limit` of them. Neighbours differ.
     pub fn runs(&self, offset: u64, len: u64, limit: usize) -> Result<Vec<Run>> {

@@ -56,7 +56,9 @@ impl Core {
     pub(crate) fn runs(&self, view: Option<View>, pages: Range<u64>, limit: usize) -> Result<Vec<Run>> {
         let segments = {
             let state = self.state.read();
-            state.segments(view.unwrap_or_else(|| state.live()), pages, limit)
+            let view = view.unwrap_or_else(|| state.live());
+            state.check_view(view)?;
+            state.segments(view, pages, limit)
         };
         let mut runs: Vec<Run> = Vec::new();
         for segment in segments {

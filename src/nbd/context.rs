@@ -125,6 +125,7 @@ pub(super) struct Status {
 impl Status {
     /// Asks `disk` about `[offset, offset + length)` what `contexts` tell; at most `limit` runs of each kind.
     pub(super) fn of(disk: &Disk, contexts: Contexts, offset: u64, length: u64, limit: usize) -> Result<Self> {
+        disk.check_served()?;
         let runs = if contexts.fixed == 0 { Vec::new() } else { disk.runs(offset, length, limit)? };
         let changes = match contexts.diff {
             None => Vec::new(),

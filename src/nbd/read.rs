@@ -240,6 +240,8 @@ impl ReadStream {
         if let Some(extent) = self.plan.first() {
             return Ok(*extent);
         }
+        // A hole is not read.
+        disk.check_served()?;
         let runs = disk.runs(self.next, self.remaining(), RUNS)?;
         self.plan = plan(&runs, self.next, self.end);
         Ok(self.plan.first().copied().unwrap_or(Extent { end: self.end, hole: false }))

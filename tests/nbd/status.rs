@@ -1,8 +1,10 @@
 //! Block status and the metadata contexts.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sealdisk::disk::Durability;
+use sealdisk::nbd::wire::handshake::OptionType;
 use sealdisk::nbd::wire::transmission::{HeaderStyle, command, command_flag as cflag};
 use sealdisk::nbd::{Config, diff, encryption};
 
@@ -172,6 +174,38 @@ fn changes_since_a_snapshot_are_told_as_far_as_there_is_room() {
     assert_eq!(client.status(MIB + 100, 1000, cflag::REQ_ONE).unwrap()[1].1, [(412, changed)]);
     disk.delete_snapshot("a").unwrap();
     assert_eq!(client.status(0, MIB, 0), Err(5));
+}
+
+/// A copy that is under way takes what it is told is a hole for zeros.
+#[test]
+fn nothing_is_a_hole_where_reading_is_refused() {
+    let (shelf, disk) = Shelf::with_disk(4 * MIB);
+    disk.write(0, &vec![1; MIB as usize], Durability::Volatile).unwrap();
+    disk.snapshot("a").unwrap();
+    disk.zero(0, MIB, Durability::Volatile).unwrap();
+    shelf.put("old", &Arc::new(disk.at_snapshot("a").unwrap()), true);
+    let house = House::new(&shelf, Config::default());
+    for style in [HeaderStyle::Structured, HeaderStyle::Extended] {
+        let mut client = Client::greeted(&house.socket);
+        client.settle(style);
+        client.meta_context(OptionType::SetMetaContext, "old", &["base:allocation"]);
+        client.go("old");
+        if style == HeaderStyle::Structured {
+            assert_eq!(client.read(0, MIB as usize), vec![1; MIB as usize]);
+            assert_eq!(client.status(0, 4 * MIB, 0).unwrap()[0].1, [(MIB, 0), (3 * MIB, HOLE_ZERO)]);
+            disk.delete_snapshot("a").unwrap();
+        }
+        assert_eq!(client.try_read(0, MIB as usize, 0), Err(5));
+        assert_eq!(client.status(0, 4 * MIB, 0), Err(5));
+    }
+    let mut client = Client::greeted(&house.socket);
+    client.settle(HeaderStyle::Structured);
+    client.meta_context(OptionType::SetMetaContext, "disk", &["base:allocation"]);
+    client.go("disk");
+    assert_eq!(client.read(MIB, MIB as usize), vec![0; MIB as usize]);
+    disk.bar();
+    assert_eq!(client.try_read(MIB, MIB as usize, 0), Err(5));
+    assert_eq!(client.status(MIB, MIB, 0), Err(5));
 }
 
 #[test]
