@@ -52,10 +52,14 @@ impl Core {
 
     /// The last flush of a disk whose keys are being taken back is not refused.
     pub(crate) fn flush_unchecked(&self) -> Result<()> {
+        // What it found noted by a killed process counts as pending; to make that durable is for who may write.
+        if self.access == Access::ReadOnly {
+            return Ok(());
+        }
         let rounds = self.rounds.lock();
         // Under the lock of the rounds: what was taken by a round is still being made durable while `begun > ended`.
-        let begun = if mutant!(EmptyFlushDoesNotWait) { rounds.ended } else { rounds.begun };
-        let target = if self.anything_dirty() { rounds.begun + 1 } else { begun };
+        let under_way = rounds.begun > rounds.ended && !mutant!(EmptyFlushDoesNotWait);
+        let target = if self.anything_dirty() { rounds.begun + 1 } else { rounds.begun * u64::from(under_way) };
         self.await_round(rounds, target)
     }
 
@@ -75,10 +79,13 @@ impl Core {
             rounds.busy = true;
             rounds.begun += 1;
             drop(rounds);
-            let wake = self.round();
+            let (done, wake) = self.round();
             rounds = self.rounds.lock();
             rounds.busy = false;
             rounds.ended = rounds.begun;
+            if done {
+                rounds.done = rounds.begun;
+            }
             self.turn.notify_all();
             if wake {
                 drop(rounds);
@@ -86,15 +93,22 @@ impl Core {
                 rounds = self.rounds.lock();
             }
         }
+        let done = rounds.done >= target;
         drop(rounds);
         self.poison.check()?;
-        self.keys().map(|_| ()).or_else(|error| if self.access == Access::ReadOnly { Ok(()) } else { Err(error) })
+        self.keys()?;
+        // They are here again, but were not when it counted.
+        if !done {
+            return Err(self.keyless());
+        }
+        Ok(())
     }
 
-    /// One round; the caller holds the turn. Answers whether upkeep has something to do.
-    fn round(&self) -> bool {
+    /// One round; the caller holds the turn. Answers whether it made durable what there was, and whether upkeep has
+    /// something to do.
+    fn round(&self) -> (bool, bool) {
         if self.poison.is_set() {
-            return false;
+            return (false, false);
         }
         let mut committer = self.committer.lock();
         match self.commit(&mut committer) {
@@ -104,16 +118,18 @@ impl Core {
                 let due = committer.due.is_some();
                 drop(committer);
                 let state = self.state.read();
-                due || short
+                let wake = due
+                    || short
                     || self.wear_due(&state, self.options.note_pages())
                     || !state.dead_known
-                    || state.entries.iter().any(|entry| !entry.dead.is_empty())
+                    || state.entries.iter().any(|entry| !entry.dead.is_empty());
+                (true, wake)
             }
             // Nothing was taken: it stays pending until the keys come back.
-            Err(error) if error.kind() == ErrorKind::Revoked => false,
+            Err(error) if error.kind() == ErrorKind::Revoked => (false, false),
             Err(error) => {
                 self.poison.set(error);
-                false
+                (false, false)
             }
         }
     }

@@ -45,6 +45,8 @@ pub(crate) struct Rounds {
     /// Rounds begun and ended. A flush waits for the end of one that began after it was called.
     pub(crate) begun: u64,
     pub(crate) ended: u64,
+    /// The last that made durable what it took. One that came while the keys were away took nothing.
+    pub(crate) done: u64,
 }
 
 /// A checkpoint that waits to be written.
@@ -133,9 +135,11 @@ impl Core {
     }
 
     pub(crate) fn keys(&self) -> Result<DiskKeys> {
-        self.keys.read().clone().ok_or_else(|| {
-            Error::new(ErrorKind::Revoked, "the keys of this disk are not here").at_path(self.dir.path())
-        })
+        self.keys.read().clone().ok_or_else(|| self.keyless())
+    }
+
+    pub(crate) fn keyless(&self) -> Error {
+        Error::new(ErrorKind::Revoked, "the keys of this disk are not here").at_path(self.dir.path())
     }
 
     /// Whether anything may be served at all.

@@ -16,6 +16,7 @@ use super::state::{Entry, State};
 use crate::crypto::keyring::DiskKeys;
 use crate::io::Open;
 use crate::io::mutant;
+use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, PAGE, Result};
 
 impl Core {
@@ -47,6 +48,8 @@ impl Core {
         }
         let keys = self.keys()?;
         let _no_checkpoint = self.checkpointing.lock();
+        // Closing holds that lock from its last flush on: so the clean mark is not there yet, or nothing is begun any more.
+        self.check_open(&self.gate.read())?;
         let begin = || {
             let mut committer = self.committer.lock();
             let chain = committer.chain;
@@ -121,7 +124,13 @@ impl Core {
         };
         let layer = Arc::new(made?);
         let mut gate = self.gate.write();
-        self.state.write().entries.push(Entry::new(Arc::clone(&layer)));
+        let mut state = self.state.write();
+        if self.revoked.load(Ordering::SeqCst) {
+            // Perhaps all the others have been taken already.
+            layer.set_key(None);
+        }
+        state.entries.push(Entry::new(Arc::clone(&layer)));
+        drop(state);
         // The setting may have changed meanwhile: then this layer stays empty, and upkeep takes it away.
         if gate.encryption == (kind == Kind::Xts) || mutant!(PlainWhereEncryptedFails) {
             gate.top = Some(layer);

@@ -31,11 +31,81 @@ impl Core {
         let state = self.state.read();
         let layers: Vec<_> = state.entries.iter().map(|entry| entry.layer.clone()).collect();
         drop(state);
-        for layer in layers.iter().filter(|layer| layer.kind == Kind::Xts) {
-            layer.set_key(Some(unwrap_key(&slot_keys, &keys, layer.id)?));
-        }
+        let locked = layers.iter().filter(|layer| layer.kind == Kind::Xts);
+        let opened: Vec<_> =
+            locked.map(|layer| Ok((layer, unwrap_key(&slot_keys, &keys, layer.id)?))).collect::<Result<_>>()?;
+        // All or none: what stays revoked holds no key.
+        opened.into_iter().for_each(|(layer, key)| layer.set_key(Some(key)));
         *self.keys.write() = Some(keys);
         self.revoked.store(false, Ordering::SeqCst);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(feature = "sim"))]
+mod tests {
+    use crate::disk::Durability;
+    use crate::disk::tests::{Place, read};
+    use crate::{ErrorKind, PAGE};
+
+    /// As by a change that was under way when the keys were taken back, and goes on when all other layers have let go.
+    #[test]
+    fn a_layer_made_meanwhile_holds_no_key() {
+        let place = Place::new(1 << 20, 0, true);
+        let disk = place.open(true);
+        disk.write(0, &[1; PAGE], Durability::Fua).unwrap();
+        disk.rotate_key().unwrap();
+        disk.bar();
+        disk.core.make_layer().unwrap();
+        let layer = disk.core.state.read().entries.last().unwrap().layer.clone();
+        assert_eq!((layer.id, layer.write(0, &[2; PAGE], true).unwrap_err().kind()), (2, ErrorKind::Revoked));
+        disk.drop_keys();
+        disk.readmit(place.keys.clone()).unwrap();
+        disk.write(512, &[2; PAGE], Durability::Fua).unwrap();
+        drop(disk);
+        assert_eq!(read(&place.open(true), 0, 1024), [[1; PAGE], [2; PAGE]].concat());
+    }
+}
+
+#[cfg(all(test, feature = "sim"))]
+mod tests {
+    use std::sync::Arc;
+
+    use uuid::Uuid;
+
+    use crate::crypto::keyring::DiskKeys;
+    use crate::disk::{Access, Disk, Durability, Options, Spec};
+    use crate::io::Dir;
+    use crate::io::sim::{SimDisk, direct};
+
+    /// A flush that came while the keys were away made nothing durable, and says so though they are here again.
+    #[test]
+    fn no_flush_succeeds_that_met_no_keys() {
+        let check = || {
+            let (world, keys) = (SimDisk::new(1), DiskKeys::ephemeral().unwrap());
+            let disk = direct(|| {
+                let dir: Arc<dyn Dir> = world.root();
+                let spec = Spec::new(Uuid::new_v4(), "a/b", 1 << 20);
+                Disk::create(dir.clone(), &spec, keys.clone(), true, &Options::default()).unwrap();
+                let disk =
+                    Disk::open(dir, Some(keys.clone()), None, Access::ReadWrite, true, Options::default()).unwrap();
+                disk.write(0, &[1; 512], Durability::Volatile).unwrap();
+                Arc::new(disk)
+            });
+            disk.bar();
+            let flushing = Arc::clone(&disk);
+            let flusher = shuttle::thread::spawn(move || {
+                let flushed = flushing.flush_last();
+                assert!(flushed.is_err() || !flushing.core.anything_dirty(), "flushed, and not durable");
+            });
+            disk.drop_keys();
+            disk.readmit(keys).unwrap();
+            flusher.join().unwrap();
+            disk.flush().unwrap();
+        };
+        let mut config = shuttle::Config::new();
+        config.stack_size = 1 << 20;
+        shuttle::Runner::new(shuttle::scheduler::RandomScheduler::new(300), config).run(check);
     }
 }

@@ -453,7 +453,11 @@ fn what_was_answered_outlives_the_process_but_not_the_kernel() {
         }
     };
     // Killed again and again, once while it was only looked at.
-    check(&open_as(1, Access::ReadOnly));
+    let looking = open_as(1, Access::ReadOnly);
+    check(&looking);
+    looking.flush().unwrap();
+    looking.verify().unwrap();
+    drop(looking);
     for _ in 0..3 {
         check(&open(1));
     }

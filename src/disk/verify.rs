@@ -1,12 +1,14 @@
 //! Whether what is on disk says what the open disk believes: settings, keys, checkpoint and logs are read again, every
 //! checksum and MAC is checked, and the state that they give is compared with the live one. Changes nothing.
 
+use super::Access;
 use super::core::Core;
 use super::key_slots::KeySlots;
 use super::open::{Names, recover};
 use super::settings::DiskSettings;
 use super::state::{Entry, State};
 use crate::io::Open;
+use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, Result};
 
 /// Rounds tried until one leaves nothing pending: clients go on writing.
@@ -20,12 +22,15 @@ impl Core {
         let _upkeep = self.upkeep.lock();
         let growth = self.growth.lock();
         let keys = self.keys()?;
+        // Who may not write goes on believing what a killed process noted.
+        let read_only = self.access == Access::ReadOnly;
+        let boot = self.options.boot.filter(|_| read_only && !self.opened_clean.load(Ordering::SeqCst));
         for _ in 0..TRIES {
             self.flush()?;
             let _turn = self.take_turn();
             // Held from here on: what clients change after the look would pass for a difference.
             let state = self.state.read();
-            if !state.pending.is_empty() {
+            if !state.pending.is_empty() && !read_only {
                 continue;
             }
             let settings = DiskSettings::load(&*self.dir, Some(&keys))?;
@@ -38,7 +43,7 @@ impl Core {
                 self.dir.list().map_err(|error| Error::io("cannot be listed", error).at_path(self.dir.path()))?,
             );
             let entries = state.entries.iter().map(|entry| Entry::new(entry.layer.clone())).collect();
-            let stored = recover(&*self.dir, &names, &settings, entries, Some(&keys), None)?.state;
+            let stored = recover(&*self.dir, &names, &settings, entries, Some(&keys), boot)?.state;
             return match difference(&state, &stored) {
                 None => Ok(()),
                 Some(what) => differs(format!("checkpoint and logs do not give the state of the open disk: {what}")),
