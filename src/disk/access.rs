@@ -106,9 +106,9 @@ impl Core {
     /// The top layer to change, if everything is ready for a change of `pages`.
     fn ready(&self, gate: &Gate, pages: &Range<u64>) -> Result<std::result::Result<Arc<Layer>, Need>> {
         self.check_open(gate)?;
-        // Checked before, but the disk may have shrunk since; that waits for the gate. Only making a disk writes to the
-        // footer page.
-        if pages.end > self.pages.load(Ordering::SeqCst) {
+        // Checked before, but the disk may have shrunk since; that waits for the gate. The footer page, which by now may
+        // lie there, is nobody's to change.
+        if pages.end > self.pages.load(Ordering::SeqCst) - u64::from(self.footer) {
             return Err(
                 Error::new(ErrorKind::OutOfRange, "past the end of the disk").at_offset(pages.start * PAGE as u64)
             );
@@ -278,12 +278,24 @@ impl Core {
         }
     }
 
-    /// Asks the kernel to read ahead what lies in layers.
+    /// Asks the kernel to read ahead what lies in layers. A few runs at a time, so that a long range takes no memory and
+    /// holds nobody up; without its lock, as no content is looked at.
     pub(crate) fn read_ahead(&self, view: Option<View>, pages: Range<u64>) -> Result<()> {
-        let _lock = self.ranges.shared(pages.clone());
-        for segment in self.segments_of(view, pages)? {
-            if let Source::Layer(layer) = segment.source {
-                layer.read_ahead(segment.pages)?;
+        const RUNS: usize = 64;
+        let mut at = pages.start;
+        while at < pages.end {
+            self.check_admitted()?;
+            let segments = {
+                let state = self.state.read();
+                let view = view.unwrap_or_else(|| state.live());
+                state.check_view(view)?;
+                state.segments(view, at..pages.end, RUNS)
+            };
+            for segment in segments {
+                at = segment.pages.end;
+                if let Source::Layer(layer) = segment.source {
+                    layer.read_ahead(segment.pages)?;
+                }
             }
         }
         Ok(())

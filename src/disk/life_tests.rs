@@ -31,6 +31,8 @@ fn a_snapshot_keeps_what_it_saw() {
     assert_eq!(read(&one, 0, 512), vec![1; 512], "what a snapshot sees is not punched");
     disk.delete_snapshot("one").unwrap();
     assert_eq!(one.read(0, &mut [0; 512]).unwrap_err().kind(), ErrorKind::NotFound);
+    // Else a copy of it would take what died with it for zeros.
+    assert_eq!(one.runs(0, 4096, 8).unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(disk.usage().unwrap().pending_scrub, Some(512));
     disk.scrub().unwrap();
     assert_eq!(disk.usage().unwrap().pending_scrub, Some(0));
@@ -52,6 +54,63 @@ fn shrinking_and_growing_never_shows_old_content() {
     assert!(read(&disk, MIB / 2, MIB as usize * 3 / 2).iter().all(|&byte| byte == 0));
     let runs = disk.runs(0, disk.blob_size(), 10).unwrap();
     assert_eq!(runs.last().map(|run| (run.start, run.pages, run.state)), Some((4096, 1, PageState::Encrypted)));
+}
+
+/// As when a resize comes between the check of a range and the change: what was the content of the page is cut off.
+#[test]
+fn nothing_changes_the_footer_page_of_a_disk_that_shrank() {
+    // The footer page ends a block of 4 KiB, which `try_write` wants whole.
+    const SIZE: u64 = MIB / 2 + 3584;
+    let place = Place::new(MIB, 0, true);
+    let disk = place.open(true);
+    disk.resize(SIZE).unwrap();
+    let footer = read_blob(&disk, SIZE);
+    assert!(footer.starts_with(b"conectix"));
+    let refused = |result: Result<()>| assert_eq!(result.unwrap_err().kind(), ErrorKind::OutOfRange);
+    refused(disk.core.write(SIZE, &[1; 512], Durability::Volatile));
+    refused(disk.core.try_write(MIB / 2, &[1; 4096]).map(drop));
+    refused(disk.core.zero(SIZE / 512..SIZE / 512 + 1, Durability::Volatile));
+    assert_eq!(read_blob(&disk, SIZE), footer);
+}
+
+#[test]
+fn a_closed_disk_is_not_begun_anew() {
+    let place = Place::new(MIB, 0, true);
+    let disk = place.open(true);
+    disk.write(0, &[1; 512], Durability::Volatile).unwrap();
+    disk.close().unwrap();
+    let files = place.dir().list().unwrap();
+    let refused = |result: Result<()>| assert_eq!(result.unwrap_err().kind(), ErrorKind::Shutdown);
+    refused(disk.snapshot("late").map(drop));
+    refused(disk.delete_snapshot("late"));
+    refused(disk.resize(2 * MIB));
+    refused(disk.detach_base().map(drop));
+    assert_eq!(place.dir().list().unwrap(), files, "the clean mark stands");
+}
+
+#[test]
+fn any_range_is_read_ahead_to_its_end() {
+    let place = Place::new(MIB, 0, true);
+    let disk = place.open(true);
+    for page in (0..MIB / 512).step_by(2) {
+        disk.write(page * 512, &[1; 512], Durability::Volatile).unwrap();
+    }
+    for (offset, len) in [(0, MIB), (0, 0), (MIB, 0), (100, 1), (MIB - 1, 1), (513, MIB - 600)] {
+        disk.cache(offset, len).unwrap();
+    }
+    assert_eq!(disk.cache(1, MIB).unwrap_err().kind(), ErrorKind::OutOfRange);
+    disk.snapshot("one").unwrap();
+    let one = disk.at_snapshot("one").unwrap();
+    one.cache(0, MIB).unwrap();
+    disk.delete_snapshot("one").unwrap();
+    assert_eq!(one.cache(0, MIB).unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+/// A page that may be the footer.
+fn read_blob(disk: &Disk, offset: u64) -> Vec<u8> {
+    let mut page = vec![0; PAGE];
+    disk.core.read(None, offset, &mut page).unwrap();
+    page
 }
 
 #[test]
