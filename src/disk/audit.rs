@@ -38,6 +38,9 @@ impl Core {
         };
         let pages = layer.pages()?;
         let mut found = Audited::default();
+        if page >= pages {
+            return Ok(found);
+        }
         let (mut at, mut looked_at) = (page, 0);
         while looked_at < PIECE {
             // Where the layer stores nothing and holds nothing there is nothing to look at.

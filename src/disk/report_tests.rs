@@ -59,6 +59,7 @@ fn an_audit_finds_what_is_not_as_it_should_be() {
     assert_eq!(disk.audit(1, 0).unwrap(), Audited { clear: 1, missing: 1, left: 1, ..sound });
     // From a page on.
     assert_eq!(disk.audit(1, 1024).unwrap(), Audited { held: 3, missing: 1, ..Audited::default() });
+    assert_eq!(disk.audit(1, u64::MAX / 2).unwrap(), Audited::default());
     assert_eq!(kind_of(disk.audit(2, 0)), ErrorKind::NotFound);
     disk.set_encryption(false);
     write(&disk, 50, 1);

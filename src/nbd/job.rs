@@ -156,7 +156,7 @@ fn pieces(offset: u64, length: u64, size: u64) -> impl Iterator<Item = (u64, u64
     let mut next = offset;
     std::iter::from_fn(move || {
         let at = next;
-        next = (at + size - at % PAGE as u64).min(end);
+        next = at.saturating_add(size - at % PAGE as u64).min(end);
         (at < end).then_some((at, next - at))
     })
 }
