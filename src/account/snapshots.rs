@@ -114,6 +114,8 @@ impl Registry {
     pub fn rollback_report(&self, name: &BlobName, snapshot: &SnapshotName) -> Result<RollbackReport> {
         let disk = self.disk(name)?;
         let line = find(&disk, snapshot)?;
+        // Nobody is to be asked about what cannot be done.
+        self.check_unpinned(&disk, |id| id > line.id, "dropped")?;
         let changed = disk.changed_since(line.id, None)?;
         Ok(RollbackReport {
             name: disk.settings().name,
