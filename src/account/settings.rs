@@ -224,9 +224,13 @@ impl Settings {
         self.check_not_erased()?;
         let (current, retiring) = self.body.account_key.split_first().expect("checked: not erased");
         if !kek.fits(self.body.account, &self.body.kek.check) {
+            let hint = match &self.body.kek.source {
+                SourceRecord::Passphrase(_) => "it is opened by a passphrase: type it again".to_owned(),
+                source => format!("it is opened by the key that came from {source} when that was named"),
+            };
             return Err(Error::new(ErrorKind::WrongKey, "this key-encryption key is not the one of this account")
                 .at_path(&self.path)
-                .hint(format!("it is opened by {}, as that was when it was named", self.body.kek.source)));
+                .hint(hint));
         }
         let unwrap = |key: &WrappedKey| {
             AccountKey::unwrap(kek, self.body.account, key.id, &key.wrapped).map_err(|error| error.at_path(&self.path))

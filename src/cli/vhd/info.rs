@@ -44,7 +44,7 @@ impl Info {
         document["chain"] = json!(chain);
         let mut text = text(&opened.files[0], disk);
         for (file, image) in opened.files.iter().zip(images).skip(1) {
-            let _ = writeln!(text, "parent:     {} ({})", file.path().display(), image.kind().name());
+            let _ = writeln!(text, "{:<12} {} ({})", "parent:", file.path().display(), image.kind().name());
         }
         text.push_str(&notices_text(disk.notices()));
         context.show(&document, text.trim_end())
@@ -89,7 +89,7 @@ fn text(file: &HostFile, image: &Image) -> String {
     let geometry = footer.geometry();
     let mut text = String::new();
     let mut line = |name: &str, value: String| {
-        let _ = writeln!(text, "{:<11} {value}", format!("{name}:"));
+        let _ = writeln!(text, "{:<12} {value}", format!("{name}:"));
     };
     line("file", file.path().display().to_string());
     line("type", image.kind().name().to_owned());

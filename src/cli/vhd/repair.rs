@@ -28,7 +28,8 @@ impl Repair {
     pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
         let repairs = repair::repair(&self.file, self.dry_run)?;
         let list: Vec<_> = repairs.iter().map(|r| json!({ "offset": r.offset, "what": r.what })).collect();
-        let mut text: Vec<_> = repairs.iter().map(|r| format!("{} (byte {})", r.what, r.offset)).collect();
+        let planned = if self.dry_run { "planned: " } else { "" };
+        let mut text: Vec<_> = repairs.iter().map(|r| format!("{planned}{} (byte {})", r.what, r.offset)).collect();
         if text.is_empty() {
             text.push("nothing to repair".to_owned());
         } else if self.dry_run {
