@@ -57,6 +57,14 @@ impl Seen {
         self.revoked && self.disks.values().all(|disk| *disk == Err(ErrorKind::Revoked))
     }
 
+    /// The same, with one reason for each of the disks `lost` that cannot be read.
+    pub(crate) fn but_why_lost(&self, lost: &[&str]) -> Self {
+        let mut seen = self.clone();
+        let is_lost = |(name, disk): &(&String, &mut Result<_, _>)| lost.contains(&name.as_str()) && disk.is_err();
+        seen.disks.iter_mut().filter(is_lost).for_each(|(_, disk)| *disk = Err(ErrorKind::Revoked));
+        seen
+    }
+
     /// What differs, in a few words.
     pub(crate) fn against(&self, other: &Self) -> String {
         let rest = |seen: &Self| Self { disks: BTreeMap::new(), ..seen.clone() };
