@@ -10,16 +10,11 @@ use super::layer::Layer;
 use super::log::Line;
 use super::page_set::{PageSet, Share};
 use super::state::{Entry, State};
-use super::view_cache::{CHUNK, Holder};
+use super::view_cache::{self, CHUNK, Holder};
 use crate::{Error, ErrorKind, Result};
 
-/// Layers seen up to which the walk is as quick as looking up what was kept of it.
-const SHALLOW: usize = 2;
-/// Layers seen up to which what a read asks for is looked for in one after the other, before anything else. In a higher stack
-/// that would cost more than looking up what was kept.
-const NEAR: usize = 8;
 /// Longer ranges are walked: their answers would only drive others out.
-const LONGEST_KEPT: u64 = 64 * CHUNK;
+const LONGEST_KEPT: u64 = 16 * CHUNK;
 
 /// Where a run of pages is read from.
 #[derive(Debug, Clone)]
@@ -179,45 +174,63 @@ impl State {
         found
     }
 
-    /// The same for a read: all the runs of `pages`. Quick also in a high stack, where the pages were looked at before.
+    /// The same for a read: all the runs of `pages`. Quick also in a high or mixed stack, where the pages were looked at
+    /// before.
     pub(crate) fn look_up(&self, view: View, pages: Range<u64>) -> Segments {
         let seen = self.seen(view);
-        if let Some(segment) = self.single(view, seen, &pages) {
-            return SmallVec::from_iter([segment]);
-        }
-        if seen <= SHALLOW || pages.end - pages.start > LONGEST_KEPT {
-            return self.segments(view, pages, usize::MAX);
-        }
         let mut found = Segments::new();
-        let mut push = |pages: Range<u64>, holder: Holder| {
-            let (source, depth) = match holder {
-                Holder::Nobody => {
-                    below_all(view.base_limit, pages).all(|segment| merge(&mut found, segment, usize::MAX));
-                    return;
-                }
-                Holder::Held(layer) | Holder::Zero(layer) => {
-                    // A layer that answers for something is in the stack.
-                    let Some(index) = self.index_of(layer) else { return debug_assert!(false, "layer {layer}") };
-                    let held = matches!(holder, Holder::Held(_));
-                    let entry = &self.entries[index];
-                    let source = if held { Source::Layer(Arc::clone(&entry.layer)) } else { Source::Zero(Some(layer)) };
-                    (source, (seen - index) as u32)
-                }
-            };
-            merge(&mut found, Segment { pages, source, depth }, usize::MAX);
-        };
-        let paint = |chunk: Range<u64>, painted: &mut [Holder]| self.paint(seen, chunk, painted);
-        self.views.look_up(view.line, pages, paint, &mut push);
+        if seen <= 1 || pages.end - pages.start > LONGEST_KEPT {
+            self.walk(view, seen, pages, &mut found);
+            return found;
+        }
+        for piece in view_cache::pieces(pages) {
+            let push = |run, holder| self.answer(view, seen, run, holder, &mut found);
+            if self.views.visit(view.line, &piece, push) {
+                continue;
+            }
+            self.walk(view, seen, piece.clone(), &mut found);
+            if self.views.is_worth_keeping(seen) {
+                let number = piece.start / CHUNK;
+                self.views.keep(view.line, number, &self.paint(seen, number * CHUNK..(number + 1) * CHUNK));
+            }
+        }
         found
     }
 
-    /// The answer of the walk where it is one for all of `pages` and the stack is low; `None`: not so, or not known. A layer
-    /// that holds a page does not have it as zero: so the bitmaps, which for a fragmented disk are larger than a processor's
-    /// caches, are asked no further than it takes.
-    fn single(&self, view: View, seen: usize, pages: &Range<u64>) -> Option<Segment> {
-        if seen > NEAR {
-            return None;
+    /// Adds what a holder that was kept means for `pages`.
+    fn answer(&self, view: View, seen: usize, pages: Range<u64>, holder: Holder, found: &mut Segments) {
+        let (source, depth) = match holder {
+            Holder::Nobody => {
+                below_all(view.base_limit, pages).for_each(|segment| add(found, segment));
+                return;
+            }
+            Holder::Held(layer) | Holder::Zero(layer) => {
+                // A layer that answers for something is in the stack.
+                let Some(index) = self.index_of(layer) else { return debug_assert!(false, "layer {layer}") };
+                let held = matches!(holder, Holder::Held(_));
+                let entry = &self.entries[index];
+                let source = if held { Source::Layer(Arc::clone(&entry.layer)) } else { Source::Zero(Some(layer)) };
+                (source, (seen - index) as u32)
+            }
+        };
+        add(found, Segment { pages, source, depth });
+    }
+
+    /// Adds the runs of `pages`, from the layers.
+    fn walk(&self, view: View, seen: usize, pages: Range<u64>, found: &mut Segments) {
+        if let Some(segment) = self.single(view, seen, &pages) {
+            return add(found, segment);
         }
+        self.resolve(view, pages, &mut |segment| {
+            add(found, segment);
+            true
+        });
+    }
+
+    /// The answer of the walk where it is one for all of `pages`; `None`: not so. A layer that holds a page does not have
+    /// it as zero: so the bitmaps, which for a fragmented disk are larger than a processor's caches, are asked no further
+    /// than it takes.
+    fn single(&self, view: View, seen: usize, pages: &Range<u64>) -> Option<Segment> {
         let segment = |source, depth| Some(Segment { pages: pages.clone(), source, depth });
         for (entry, depth) in self.entries[..seen].iter().rev().zip(1..) {
             match entry.held().share(pages.clone()) {
@@ -238,8 +251,8 @@ impl State {
 
     /// The answers of the walk for every page of `chunk`, by going over it with one layer after the other from the bottom:
     /// so it costs a look into each layer, however mixed the chunk is.
-    fn paint(&self, seen: usize, chunk: Range<u64>, painted: &mut [Holder]) {
-        painted.fill(Holder::Nobody);
+    fn paint(&self, seen: usize, chunk: Range<u64>) -> Vec<Holder> {
+        let mut painted = vec![Holder::Nobody; CHUNK as usize];
         for entry in &self.entries[..seen] {
             let id = entry.layer.id;
             for (set, holder) in [(entry.held(), Holder::Held(id)), (entry.zero(), Holder::Zero(id))] {
@@ -248,6 +261,7 @@ impl State {
                 }
             }
         }
+        painted
     }
 
     /// The first page of `pages` that does not read as zeros because nothing is stored for it.
@@ -272,6 +286,10 @@ fn below_all(base_limit: u64, pages: Range<u64>) -> impl Iterator<Item = Segment
     [base, zero].into_iter().filter(|segment| !segment.pages.is_empty())
 }
 
+fn add(found: &mut Segments, segment: Segment) {
+    merge(found, segment, usize::MAX);
+}
+
 fn merge(found: &mut Segments, segment: Segment, limit: usize) -> bool {
     let room = found.len() < limit;
     match found.last_mut() {
@@ -294,7 +312,7 @@ mod tests {
     use crate::io::real::RealDir;
     use crate::io::{Dir, Open};
 
-    const PAGES: u64 = 3 * CHUNK + 100;
+    const PAGES: u64 = 2 * CHUNK + 100;
 
     #[derive(Debug, Clone)]
     enum Step {
@@ -308,10 +326,10 @@ mod tests {
     }
 
     fn range() -> impl Strategy<Value = Range<u64>> {
-        let border = (1..4u64, 0u64..40, 0u64..80)
+        let border = (1..3u64, 0u64..40, 0u64..80)
             .prop_map(|(chunk, before, len)| chunk * CHUNK - before..(chunk * CHUNK - before + len).min(PAGES));
         let any = (0..PAGES, 0..PAGES).prop_map(|(a, b)| a.min(b)..a.max(b));
-        let chunk = (0..3u64).prop_map(|chunk| chunk * CHUNK..(chunk + 1) * CHUNK);
+        let chunk = (0..2u64).prop_map(|chunk| chunk * CHUNK..(chunk + 1) * CHUNK);
         prop_oneof![4 => border, 1 => any, 1 => chunk]
     }
 

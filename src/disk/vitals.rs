@@ -63,7 +63,7 @@ impl Core {
         };
         Some(Vitals {
             usage: Self::usage_of(&state),
-            presence_bytes: state.entries.iter().map(presence).sum(),
+            presence_bytes: state.entries.iter().map(presence).sum::<u64>() + state.views.memory_bytes(),
             layers: state.entries.len(),
             snapshots: state.lines.iter().filter(|line| line.is_listed()).count(),
             poisoned: self.poison.is_set(),
