@@ -14,6 +14,9 @@ use super::{Kek, KekSource, SourceRecord, decode, pipe};
 use crate::crypto::secret::SecretBytes;
 use crate::{Error, ErrorKind, Result};
 
+/// The longest time-out that may be asked for.
+const LONGEST: Duration = Duration::from_secs(3600);
+
 /// See the module documentation.
 #[derive(Debug)]
 pub struct KeyCommand {
@@ -48,7 +51,8 @@ impl KeyCommand {
     }
 
     fn run(&self) -> Result<SecretBytes> {
-        let deadline = Instant::now() + self.timeout;
+        // What account.toml says of it is not authenticated yet.
+        let deadline = Instant::now() + self.timeout.min(LONGEST);
         let mut child = Command::new(&self.argv[0])
             .args(&self.argv[1..])
             .stdin(Stdio::null())
@@ -153,6 +157,8 @@ mod tests {
             let shown = format!("{error:?}");
             assert!(!shown.contains("secret") && !shown.contains(&hex), "{shown}");
         }
+        let forever = KeyCommand::shell(&format!("echo {hex}"), Duration::MAX).unwrap();
+        assert_eq!(forever.obtain().unwrap().expose(), &[7; 32], "whatever a damaged account.toml says");
         let missing = KeyCommand::new(vec!["/no/such/program".into()], LONG).unwrap();
         assert_eq!(missing.obtain().unwrap_err().kind(), ErrorKind::NotFound);
     }
