@@ -11,8 +11,11 @@ use super::resolve::{Source, View};
 use super::settings::{DiskSettings, Kind};
 use super::state::State;
 use super::{Access, PageState, Run, Usage};
-use crate::base::BaseRun;
+use crate::base::{BaseImage, BaseRun};
 use crate::{PAGE, Result};
+
+/// Pages of a base that are asked about first.
+const FIRST_STEP: u64 = 1 << 12;
 
 /// A layer and what the live view reads from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +55,50 @@ pub struct KeyUsage {
     pub worn: bool,
 }
 
+/// Runs that were found, and how many are wanted. One more ends the last of these.
+struct Gathered {
+    runs: Vec<Run>,
+    limit: usize,
+}
+
+impl Gathered {
+    fn is_full(&self) -> bool {
+        self.runs.len() > self.limit
+    }
+
+    fn push(&mut self, pages: Range<u64>, state: PageState, layer: Option<u32>, depth: u32) {
+        let (start, pages, full) = (pages.start, pages.end - pages.start, self.is_full());
+        match self.runs.last_mut() {
+            Some(last) if (last.state, last.layer, last.depth) == (state, layer, depth) => last.pages += pages,
+            _ if full => {}
+            _ => self.runs.push(Run { start, pages, state, layer, depth }),
+        }
+    }
+
+    /// What the base says of `pages`: a little of it first and then twice as much each time, so that whoever wants few runs
+    /// of a fragmented one neither waits for all of them nor takes memory for them.
+    fn push_base(&mut self, base: &dyn BaseImage, pages: Range<u64>, depth: u32) -> Result<()> {
+        let (mut at, mut step) = (pages.start, FIRST_STEP);
+        while at < pages.end && !self.is_full() {
+            let end = pages.end.min(at.saturating_add(step));
+            let mut next = at;
+            base.runs(at * PAGE as u64, (end - at) * PAGE as u64, &mut |kind, len| {
+                let run = next..next + len / PAGE as u64;
+                next = run.end;
+                let state = match kind {
+                    BaseRun::Zero if base.looks_through() => PageState::Zero,
+                    BaseRun::Data => PageState::Base { allocated: true },
+                    BaseRun::Zero => PageState::Base { allocated: false },
+                    BaseRun::Held { disk, layer, encrypted } => PageState::Inherited { disk, layer, encrypted },
+                };
+                self.push(run, state, None, depth);
+            })?;
+            (at, step) = (end, step.saturating_mul(2));
+        }
+        Ok(())
+    }
+}
+
 impl Core {
     pub(crate) fn runs(&self, view: Option<View>, pages: Range<u64>, limit: usize) -> Result<Vec<Run>> {
         let segments = {
@@ -60,45 +107,26 @@ impl Core {
             state.check_view(view)?;
             state.segments(view, pages, limit)
         };
-        let mut runs: Vec<Run> = Vec::new();
+        let mut gathered = Gathered { runs: Vec::new(), limit };
         for segment in segments {
-            let (start, pages, depth) = (segment.pages.start, segment.pages.end - segment.pages.start, segment.depth);
-            let mut push = |start, pages, state, layer| match runs.last_mut() {
-                Some(last) if (last.state, last.layer, last.depth) == (state, layer, depth) => last.pages += pages,
-                _ => runs.push(Run { start, pages, state, layer, depth }),
-            };
+            let (pages, depth) = (segment.pages, segment.depth);
             match segment.source {
-                Source::Zero(layer) => push(start, pages, PageState::Zero, layer),
+                Source::Zero(layer) => gathered.push(pages, PageState::Zero, layer, depth),
                 Source::Layer(layer) => {
                     let state = if layer.kind == Kind::Xts { PageState::Encrypted } else { PageState::Plain };
-                    push(start, pages, state, Some(layer.id));
+                    gathered.push(pages, state, Some(layer.id), depth);
                 }
                 Source::Base => match &self.base {
-                    None => push(start, pages, PageState::Base { allocated: true }, None),
-                    Some(base) => {
-                        let mut at = start;
-                        base.runs(start * PAGE as u64, pages * PAGE as u64, &mut |kind, len| {
-                            let len = len / PAGE as u64;
-                            let state = match kind {
-                                BaseRun::Zero if base.looks_through() => PageState::Zero,
-                                BaseRun::Data => PageState::Base { allocated: true },
-                                BaseRun::Zero => PageState::Base { allocated: false },
-                                BaseRun::Held { disk, layer, encrypted } => {
-                                    PageState::Inherited { disk, layer, encrypted }
-                                }
-                            };
-                            push(at, len, state, None);
-                            at += len;
-                        })?;
-                    }
+                    None => gathered.push(pages, PageState::Base { allocated: true }, None, depth),
+                    Some(base) => gathered.push_base(&**base, pages, depth)?,
                 },
             }
-            if runs.len() > limit {
+            if gathered.is_full() {
                 break;
             }
         }
-        runs.truncate(limit);
-        Ok(runs)
+        gathered.runs.truncate(limit);
+        Ok(gathered.runs)
     }
 
     /// Like [`Core::usage`], but what a clone reads from another disk is counted as it is stored there. The pages of the

@@ -126,6 +126,48 @@ fn a_clone_tells_how_the_other_disk_stores_its_pages() {
     assert_eq!(disk.usage_and_keys().unwrap(), (usage, vec![own, other]));
 }
 
+/// Every other page is stored; counts what it was asked to visit.
+#[derive(Debug)]
+struct Striped(std::sync::atomic::AtomicU64);
+
+impl BaseImage for Striped {
+    fn size(&self) -> u64 {
+        1 << 40
+    }
+    fn read_at(&self, _offset: u64, buf: &mut [u8]) -> Result<()> {
+        buf.fill(0);
+        Ok(())
+    }
+    fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
+        self.read_at(offset, buf).map(|()| true)
+    }
+    fn runs(&self, offset: u64, len: u64, visit: &mut dyn FnMut(BaseRun, u64)) -> Result<()> {
+        for page in offset / PAGE as u64..(offset + len) / PAGE as u64 {
+            let visits = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+            assert!(visits < 1 << 20, "it goes through all of the base");
+            visit(if page % 2 == 0 { BaseRun::Data } else { BaseRun::Zero }, PAGE as u64);
+        }
+        Ok(())
+    }
+}
+
+/// A client may ask for the status of a whole disk at once, and is told of some hundreds of extents.
+#[test]
+fn few_runs_of_a_fragmented_base_cost_little() {
+    let place = Place::new(1 << 40, 1 << 40, true);
+    let base = Some(Arc::new(Striped(0.into())) as Arc<dyn BaseImage>);
+    let disk =
+        Disk::open(place.dir(), Some(place.keys.clone()), base, Access::ReadWrite, true, Options::default()).unwrap();
+    for start in [0, 5, 1 << 30] {
+        let runs = disk.runs(start * 512, (1 << 40) - start * 512, 16).unwrap();
+        let expected: Vec<_> = (start..start + 16).map(|page| (page, 1, page % 2 == 0)).collect();
+        let told = |run: &Run| (run.start, run.pages, run.state == PageState::Base { allocated: true });
+        assert_eq!(runs.iter().map(told).collect::<Vec<_>>(), expected);
+    }
+    // Past the first look.
+    assert_eq!(disk.runs(0, 1 << 30, 20_000).unwrap().len(), 20_000);
+}
+
 #[test]
 fn what_cannot_be_is_refused_by_its_kind() {
     let place = Place::new(MIB, 0, true);
