@@ -22,7 +22,7 @@ use super::registry::Registry;
 use super::view_name::ViewName;
 use crate::disk::{Disk, Spec, Unfinished, check_size};
 use crate::io::mutant;
-use crate::nbd::{Door, Export, Terms};
+use crate::nbd::{Attached, Counts, Door, Export, Terms};
 use crate::{Error, ErrorKind, Result};
 
 /// How the name of a snapshot begins that is drawn for a reader.
@@ -92,6 +92,11 @@ impl Registry {
     pub fn open_door(&self, door: Door) {
         // Set once: a registry has one server.
         let _ = self.door.set(door);
+    }
+
+    /// The clients of the server of this account, the first to attach first.
+    pub(super) fn clients(&self) -> Vec<(Attached, Counts)> {
+        self.door.get().map(Door::clients).unwrap_or_default()
     }
 
     fn door(&self) -> Door {

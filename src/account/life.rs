@@ -143,7 +143,7 @@ fn take_alone(entry: &Entry) -> Result<State> {
         drop(state);
         if Instant::now() >= deadline {
             return Err(Error::new(ErrorKind::InUse, format!("the disk \"{}\" is in use", entry.name))
-                .hint("detach its clients first"));
+                .hint("detach its clients first: `sealdisk status` shows them"));
         }
         std::thread::sleep(Duration::from_millis(20));
     }

@@ -9,6 +9,7 @@ use crate::PAGE;
 use crate::account::failure::Failure;
 use crate::base::Format;
 use crate::disk::{KeyUsage, PageState, Run, Usage};
+use crate::nbd::{Attached, Command, Counts};
 
 /// The encryption setting of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,10 +73,51 @@ pub struct Status {
     /// Why the keys could not be unlocked; `None`: they are, and all that is shown was authenticated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locked: Option<Failure>,
-    /// The limits of the server; `None`: the account is not served.
+    /// `None`: the account is not served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub server: Option<ServerLimits>,
+    pub server: Option<ServerReport>,
     pub disks: Vec<DiskStatus>,
+}
+
+/// The server of an account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerReport {
+    #[serde(flatten)]
+    pub limits: ServerLimits,
+    /// That are attached, the first to attach first.
+    pub clients: Vec<ClientReport>,
+}
+
+/// A client that is attached now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientReport {
+    /// As it was called when the client attached it.
+    pub export: String,
+    /// User and process id, or address.
+    pub peer: String,
+    pub tls: bool,
+    pub read_only: bool,
+    /// How long it has been attached.
+    pub seconds: u64,
+    pub requests: u64,
+    pub read_bytes: u64,
+    pub written_bytes: u64,
+}
+
+impl From<(Attached, Counts)> for ClientReport {
+    fn from((client, counts): (Attached, Counts)) -> Self {
+        let Attached { peer, export, tls, read_only, since } = client;
+        Self {
+            export,
+            peer,
+            tls,
+            read_only,
+            seconds: since.elapsed().as_secs(),
+            requests: counts.requests(),
+            read_bytes: counts.of(Command::Read).bytes,
+            written_bytes: counts.of(Command::Write).bytes,
+        }
+    }
 }
 
 /// The limits that a server works within, as they are in force.

@@ -15,8 +15,8 @@ use super::lock::Hold;
 use super::name::BlobName;
 use super::registry::Registry;
 use super::report::{
-    BaseReport, Bytes, DiskReport, DiskState, DiskStatus, LayerReport, Listed, MapPart, MapRun, State, Status, Switch,
-    key_id,
+    BaseReport, Bytes, DiskReport, DiskState, DiskStatus, LayerReport, Listed, MapPart, MapRun, ServerReport, State,
+    Status, Switch, key_id,
 };
 use super::view_name::SnapshotName;
 use crate::base::{BaseRecord, HandedImage};
@@ -207,7 +207,10 @@ fn status(registry: &Registry) -> Status {
         kek_version: registry.kek_version(),
         revoked: registry.revoked(),
         locked: registry.locked(),
-        server: registry.shared.server.get().copied(),
+        server: registry.shared.server.get().map(|&limits| {
+            let clients = registry.clients().into_iter().map(Into::into).collect();
+            ServerReport { limits, clients }
+        }),
         disks: disks.chain(damaged).collect(),
     }
 }

@@ -201,7 +201,7 @@ pub(super) fn check_free(attached: &mut Vec<Attached>, entry: &Entry, goes: impl
         None => Ok(()),
         Some((snapshot, _)) => {
             let what = format!("the snapshot \"{}@{snapshot}\" is in use", entry.name);
-            Err(Error::new(ErrorKind::InUse, what).hint("detach its clients first"))
+            Err(Error::new(ErrorKind::InUse, what).hint("detach its clients first: `sealdisk status` shows them"))
         }
     }
 }
@@ -224,7 +224,7 @@ pub(super) fn with_alone<T>(entry: &Entry, body: impl FnOnce(&Disk) -> Result<T>
         drop(state);
         if Instant::now() >= deadline {
             return Err(Error::new(ErrorKind::InUse, format!("the disk \"{}\" is in use", entry.name))
-                .hint("detach its clients first"));
+                .hint("detach its clients first: `sealdisk status` shows them"));
         }
         std::thread::sleep(Duration::from_millis(20));
     }

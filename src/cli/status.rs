@@ -8,16 +8,19 @@ use super::context::{Context, Outcome};
 use super::show::{pending, share};
 use super::size;
 use super::table::Table;
-use crate::account::report::{DiskState, Status as Report};
+use crate::account::report::{DiskState, ServerReport, Status as Report};
 use crate::account::request::Request;
 use crate::crypto::kek::KekOptions;
+
+/// Clients that are shown at the most.
+const SHOWN: usize = 32;
 
 /// Show the account: its setting, its key, and how the bytes of its disks are stored
 ///
 /// In numbers: base (in an image, as it came), plain (written while encryption was off), encrypted, zero (stored
 /// nowhere), and what waits to be scrubbed: pages that were overwritten in another form and still lie in a file. Below, the
 /// encrypted pages of each disk by data key; `current` is the key of what is written now. Where none is, encryption is off,
-/// or the next write makes one.
+/// or the next write makes one. While the account is served, at the end who is attached.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -60,14 +63,14 @@ impl fmt::Display for Text<'_> {
         let revoked = if account.revoked { ", revoked" } else { "" };
         writeln!(f, "key         {} (version {}{revoked})", account.key_source, account.kek_version)?;
         if let Some(server) = &account.server {
-            let buffers = size::human(server.buffer_bytes as u64);
+            let buffers = size::human(server.limits.buffer_bytes as u64);
             writeln!(
                 f,
                 "server      {} connections, {} idle disks, {buffers} of buffers, {} disk threads, {} descriptors",
-                server.connections,
-                server.idle_disks,
-                server.disk_threads,
-                server.descriptors.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string()),
+                server.limits.connections,
+                server.limits.idle_disks,
+                server.limits.disk_threads,
+                server.limits.descriptors.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string()),
             )?;
         }
         write!(f, "disks       {}", account.disks.len())?;
@@ -108,6 +111,37 @@ impl fmt::Display for Text<'_> {
                 ]);
             }
         }
-        if any { write!(f, "\n\n{table}") } else { Ok(()) }
+        if any {
+            write!(f, "\n\n{table}")?;
+        }
+        match &account.server {
+            Some(server) if !server.clients.is_empty() => write!(f, "\n\n{}", clients(server)),
+            _ => Ok(()),
+        }
     }
+}
+
+/// Who is attached; JSON has all of them.
+fn clients(server: &ServerReport) -> Table {
+    let heading = ["ATTACHED", "CLIENT", "SECONDS", "REQUESTS", "READ", "WRITTEN", ""];
+    let mut table = Table::new(&heading, &[false, false, true, true, true, true, false]);
+    for client in server.clients.iter().take(SHOWN) {
+        let mode = [(client.tls, "TLS"), (client.read_only, "read-only")];
+        let mode: Vec<_> = mode.into_iter().filter_map(|(is, name)| is.then_some(name)).collect();
+        table.row(vec![
+            client.export.clone(),
+            client.peer.clone(),
+            client.seconds.to_string(),
+            client.requests.to_string(),
+            size::human(client.read_bytes),
+            size::human(client.written_bytes),
+            mode.join(", "),
+        ]);
+    }
+    if let left @ 1.. = server.clients.len().saturating_sub(SHOWN) {
+        let mut row = vec![String::new(); heading.len()];
+        row[0] = format!("and {left} more");
+        table.row(row);
+    }
+    table
 }

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use super::context::Contexts;
 use super::server::Hub;
 use super::session::Session;
-use super::stats::Stats;
+use super::stats::{Attached, Stats};
+use super::tally::Counts;
 use super::wire::transmission::HeaderStyle;
 use super::{Config, Export, ExportInfo, Exports};
 use crate::{Error, ErrorKind, Result};
@@ -56,6 +57,12 @@ impl Door {
         let session = Session { export, size: u64::MAX, style: HeaderStyle::Extended, contexts };
         let most = self.hub.admit(session, socket, kept)?;
         Ok(Terms { most, context })
+    }
+
+    /// The clients of the server and what they did, the first to attach first.
+    #[must_use]
+    pub fn clients(&self) -> Vec<(Attached, Counts)> {
+        self.hub.stats.clients()
     }
 }
 

@@ -43,7 +43,7 @@ pub use context::{diff, encryption};
 pub use door::{Door, Terms};
 pub use errno::Errno;
 pub use server::Server;
-pub use stats::{Snapshot, Stats};
+pub use stats::{Attached, Snapshot, Stats};
 pub use tally::{BUCKETS, Command, CommandCounts, Counts, bucket_bound};
 pub use tls::{Tls, TlsFiles};
 

@@ -14,7 +14,7 @@ use super::limiter::Limiter;
 use super::output::To;
 use super::request::Refusal;
 use super::session::Session;
-use super::stats::Stats;
+use super::stats::{Attached, Stats};
 use super::tally::{Command, Counts, Tally};
 use crate::Error;
 
@@ -84,9 +84,16 @@ impl Record {
         if stats.may_log_coming() {
             info!(%peer, export = %export.name, tls, read_only = export.read_only, "attached");
         }
+        let client = Attached {
+            peer: peer.to_owned(),
+            export: export.name.clone(),
+            tls,
+            read_only: export.read_only,
+            since: began,
+        };
         Self {
             stats: Arc::clone(stats),
-            tally: stats.begin(export.disk.uuid()),
+            tally: stats.begin(export.disk.uuid(), client),
             peer: peer.to_owned(),
             export: export.name.clone(),
             began,

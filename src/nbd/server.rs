@@ -195,7 +195,7 @@ struct Ready {
 pub(super) struct Hub {
     exports: Arc<dyn Exports>,
     shared: Arc<Shared>,
-    stats: Arc<Stats>,
+    pub(super) stats: Arc<Stats>,
     /// One for each client in transmission.
     places: Arc<Semaphore>,
     next_id: AtomicU64,

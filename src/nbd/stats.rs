@@ -39,10 +39,29 @@ pub struct Stats {
 
 #[derive(Debug, Default)]
 struct State {
-    live: Vec<(Uuid, Arc<Tally>)>,
+    live: Vec<Live>,
     attached: u64,
     ended: Counts,
     ended_of: BTreeMap<Uuid, Counts>,
+}
+
+#[derive(Debug)]
+struct Live {
+    disk: Uuid,
+    tally: Arc<Tally>,
+    client: Attached,
+}
+
+/// A client in transmission.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attached {
+    /// As the log names it.
+    pub peer: String,
+    /// The export, as it was called when the client attached it.
+    pub export: String,
+    pub tls: bool,
+    pub read_only: bool,
+    pub since: Instant,
 }
 
 /// Numbers of a moment. Those called totals only grow.
@@ -96,19 +115,19 @@ impl Stats {
     }
 
     /// The numbers of a client that has attached `disk`, for [`Stats::end`] to take back.
-    pub(super) fn begin(&self, disk: Uuid) -> Arc<Tally> {
+    pub(super) fn begin(&self, disk: Uuid, client: Attached) -> Arc<Tally> {
         let tally = Arc::new(Tally::default());
         let mut state = self.state.lock();
         state.attached += 1;
-        state.live.push((disk, Arc::clone(&tally)));
+        state.live.push(Live { disk, tally: Arc::clone(&tally), client });
         tally
     }
 
     pub(super) fn end(&self, tally: &Arc<Tally>) {
         tally.in_flight.set(0);
         let mut state = self.state.lock();
-        if let Some(index) = state.live.iter().position(|(_, other)| Arc::ptr_eq(other, tally)) {
-            let (disk, tally) = state.live.swap_remove(index);
+        if let Some(index) = state.live.iter().position(|live| Arc::ptr_eq(&live.tally, tally)) {
+            let Live { disk, tally, client: _ } = state.live.swap_remove(index);
             state.ended.add(&tally);
             state.ended_of.entry(disk).or_default().add(&tally);
         }
@@ -139,11 +158,26 @@ impl Stats {
         self.state.lock().ended_of.retain(|disk, _| known(disk));
     }
 
+    /// The clients in transmission and what they did, the first to attach first.
+    #[must_use]
+    pub fn clients(&self) -> Vec<(Attached, Counts)> {
+        let counts = |tally: &Tally| {
+            let mut counts = Counts::default();
+            counts.add(tally);
+            counts
+        };
+        let state = self.state.lock();
+        let mut clients: Vec<_> = state.live.iter().map(|live| (live.client.clone(), counts(&live.tally))).collect();
+        drop(state);
+        clients.sort_by_key(|(client, _)| client.since);
+        clients
+    }
+
     #[must_use]
     pub fn read(&self) -> Snapshot {
         let state = self.state.lock();
         let (mut all, mut disks) = (state.ended, state.ended_of.clone());
-        for (disk, tally) in &state.live {
+        for Live { disk, tally, client: _ } in &state.live {
             all.add(tally);
             disks.entry(*disk).or_default().add(tally);
         }
@@ -183,13 +217,24 @@ mod tests {
     fn nothing_is_lost_when_a_client_leaves() {
         let stats = Stats::new(&Config::default());
         let (disk, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        let (one, two) = (stats.begin(disk), stats.begin(other));
+        let client = |export: &str| Attached {
+            peer: "somebody".to_owned(),
+            export: export.to_owned(),
+            tls: false,
+            read_only: false,
+            since: Instant::now(),
+        };
+        let (one, two) = (stats.begin(disk, client("one")), stats.begin(other, client("two")));
         one.answered(Command::Write, Duration::ZERO, 5);
         two.answered(Command::Write, Duration::ZERO, 2);
         one.in_flight.set(3);
         let before = stats.read();
         assert_eq!((before.connections, before.all.in_flight, before.all.requests()), (2, 3, 7));
+        let clients: Vec<_> =
+            stats.clients().iter().map(|(client, counts)| (client.export.clone(), counts.requests())).collect();
+        assert_eq!(clients, [("one".to_owned(), 5), ("two".to_owned(), 2)]);
         stats.end(&one);
+        assert_eq!(stats.clients().len(), 1);
         stats.end(&one);
         let after = stats.read();
         assert_eq!((after.connections, after.connections_total, after.all.in_flight), (1, 2, 0));

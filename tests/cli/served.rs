@@ -27,9 +27,38 @@ fn seen(account: &Account) -> Vec<(String, String, Value)> {
         if let Some(document) = document.as_object_mut() {
             document.remove("server");
         }
+        let stdout = stdout.split("\n\nATTACHED ").next().unwrap_or_default();
         (stdout.lines().filter(of_disks).collect::<Vec<_>>().join("\n"), text(output.stderr), document)
     };
     READING.iter().map(one).collect()
+}
+
+#[test]
+fn status_says_who_is_attached() {
+    let account = Account::new();
+    account.create("disk", MIB);
+    let server = account.serve();
+    assert_eq!(account.json(&["status"])["server"]["clients"], json!([]));
+    let mut client = Client::attach(&server, "disk");
+    client.write(0, &[1; 4096]);
+    client.flush();
+    let status = account.json(&["status"]);
+    let mut attached = status["server"]["clients"][0].clone();
+    let peer = attached["peer"].take();
+    let expected = format!(",pid={}", std::process::id());
+    assert!(peer.as_str().is_some_and(|peer| peer.starts_with("unix:uid=") && peer.ends_with(&expected)), "{peer}");
+    attached["seconds"].take();
+    let expected = json!({
+        "export": "disk", "peer": null, "tls": false, "read_only": false, "seconds": null, "requests": 2,
+        "read_bytes": 0, "written_bytes": 4096,
+    });
+    assert_eq!(attached, expected, "{status}");
+    let text = account.sealdisk(&["status"]);
+    let row = text.lines().skip_while(|line| !line.starts_with("ATTACHED ")).nth(1).expect("a row");
+    assert!(row.starts_with("disk ") && row.contains("4 KiB"), "{text}");
+    let (refused, _) = answer(&account, &["delete", "disk", "--yes"]);
+    assert_eq!(refused["error"]["kind"], "InUse", "{refused}");
+    drop(client);
 }
 
 #[test]
