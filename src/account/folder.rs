@@ -92,7 +92,9 @@ impl Folder {
                 Ok((entry, true)) => index.hidden.push(Arc::new(entry)),
                 Ok((entry, false)) if index.disks.contains_key(&entry.name) => {
                     let what = format!("two disks have the name \"{}\"", entry.name);
-                    let error = Error::new(ErrorKind::Corrupt, what).at_path(self.dir.path().join(&found));
+                    let error = Error::new(ErrorKind::Corrupt, what)
+                        .at_path(self.dir.path().join(&found))
+                        .hint("move this folder away, rename the other disk, and move it back");
                     index.has_unknown = true;
                     index.damaged.push((found, error.into()));
                 }

@@ -166,6 +166,8 @@ fn ask_one_after_the_other(
             let closed = registry.close().map_err(Failure::from);
             drop(registry);
             match closed.and_then(|()| Ok(rig::open(disk)?)) {
+                // As at the begin: the name of a disk that could not be read looks free.
+                Ok(opened) if !opened.damaged().is_empty() && is_harmed() => return Ok(()),
                 Ok(opened) => {
                     registry = opened;
                     Ok(())
