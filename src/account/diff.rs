@@ -60,15 +60,12 @@ impl Registry {
         let disk = self.disk(name)?;
         let from = find(&disk, from)?.id;
         let to = to.map(|to| find(&disk, to)).transpose()?.map(|line| line.id);
-        let changes = disk.changed_since(from, to)?;
+        // Not all of them at once: there may be as many as pages.
+        let mut changes = disk.changed_from(start, RUNS + 1, from, to)?;
+        let next = changes.get(RUNS).map(|change| change.start);
+        changes.truncate(RUNS);
         let size = |line: Option<u32>| line.map_or_else(|| Ok(disk.size()), |id| Ok(disk.at_line(id)?.size()));
-        // A run may have grown since an earlier part: what was told of it is not told again.
-        let mut rest = changes.iter().filter(|change| change.start + change.pages > start).map(|change| {
-            let from = change.start.max(start);
-            Change { start: from, pages: change.start + change.pages - from, ..*change }
-        });
-        let runs: Vec<DiffRun> = rest.by_ref().take(RUNS).map(|change| DiffRun::from(&change)).collect();
-        let next = rest.next().map(|change| change.start);
+        let runs = changes.iter().map(DiffRun::from).collect();
         Ok(DiffPart { from_bytes: size(Some(from))?, to_bytes: size(to)?, runs, next })
     }
 }

@@ -175,8 +175,13 @@ impl Disk {
 
     /// What changed since the snapshot `from` ([`Line::id`]) up to the later one `to`, or up to now.
     pub fn changed_since(&self, from: u32, to: Option<u32>) -> Result<Vec<Change>> {
+        self.changed_from(0, usize::MAX, from, to)
+    }
+
+    /// The same from page `page` on, at most `limit` runs.
+    pub fn changed_from(&self, page: u64, limit: usize, from: u32, to: Option<u32>) -> Result<Vec<Change>> {
         let to = to.map(|id| self.core.line_view(|line| line.id == id)).transpose()?;
-        self.core.changes(from, to, 0..u64::MAX, usize::MAX)
+        self.core.changes(from, to, page..u64::MAX, limit)
     }
 
     /// What changed of `[offset, offset + len)` (rounded outward to pages) since the snapshot `from` up to what this is:

@@ -37,6 +37,10 @@ fn changes_between_snapshots_are_told_and_no_others() {
     let since = [change(100, 1, false), change(PAGES, 2, true)];
     assert_eq!(disk.changed_since(second, None).unwrap(), since);
     assert_eq!(disk.changed_since(first, None).unwrap(), [between, since].concat());
+    // In parts, also from within a run.
+    assert_eq!(disk.changed_from(3, 2, first, None).unwrap(), [change(3, 1, false), change(4, 1, true)]);
+    assert_eq!(disk.changed_from(4, 1, first, Some(second)).unwrap(), [change(4, 1, true)]);
+    assert_eq!(disk.changed_from(u64::MAX, 9, first, None).unwrap(), []);
     assert_eq!(kind_of(disk.changed_since(second, Some(first))), ErrorKind::InvalidInput);
     assert_eq!(kind_of(disk.changed_since(second + 1, None)), ErrorKind::NotFound);
 }
