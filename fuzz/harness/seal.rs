@@ -9,6 +9,10 @@ fn word(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|word| u32::from_le_bytes(*word))
 }
 
+fn double_word(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().map(|word| u64::from_le_bytes(*word))
+}
+
 fn put_crc(bytes: &mut [u8], covered: usize) {
     let crc = crc32c::crc32c(&bytes[..covered]);
     bytes[covered..covered + 4].copy_from_slice(&crc.to_le_bytes());
@@ -71,20 +75,37 @@ pub(crate) fn log(file: &mut [u8], keys: &DiskKeys) {
     }
 }
 
-/// `recent.E`: the header, and every record that is not all zeros.
+/// `recent.E`: the header, every record that is not all zeros, and the checksums behind them where there are any.
 #[allow(dead_code, reason = "not every user of this file wants it")]
 pub(crate) fn recent(file: &mut [u8], keys: &DiskKeys) {
     if file.len() < BLOCK {
         return;
     }
-    let mac = keys.mac(&[b"sealdisk recent header", &file[..72]]);
-    file[72..104].copy_from_slice(&mac);
+    let mac = keys.mac(&[b"sealdisk recent header", &file[..80]]);
+    file[80..112].copy_from_slice(&mac);
     let epoch: [u8; 8] = std::array::from_fn(|at| file[48 + at]);
-    for (place, record) in (0u64..).zip(file[BLOCK..].chunks_exact_mut(64)) {
+    let places = double_word(file, 72).unwrap_or(0);
+    let whole = ((file.len() - BLOCK) / 64) as u64;
+    for (place, record) in (0..places.min(whole)).zip(file[BLOCK..].chunks_exact_mut(64)) {
         if record.iter().all(|&byte| byte == 0) {
             continue;
         }
         let mac = keys.mac(&[b"sealdisk recent record", &epoch, &place.to_le_bytes(), &record[..32]]);
         record[32..].copy_from_slice(&mac);
+    }
+    if places <= whole {
+        let (head, rest) = file.split_at_mut((BLOCK + places as usize * 64).next_multiple_of(BLOCK).min(file.len()));
+        checks(&head[..80], rest, keys);
+    }
+}
+
+/// What an opening added to `recent.E`.
+fn checks(header: &[u8], list: &mut [u8], keys: &DiskKeys) {
+    if list.starts_with(b"SDISKCHK")
+        && let Some(bytes) = double_word(list, 16).and_then(|count| usize::try_from(count).ok()?.checked_mul(8))
+        && let Some(end) = bytes.checked_add(64).filter(|end| *end <= list.len())
+    {
+        let mac = keys.mac(&[b"sealdisk recent checks", header, &list[..32], &list[64..end]]);
+        list[32..64].copy_from_slice(&mac);
     }
 }

@@ -13,7 +13,7 @@
 //! | `lines`, `resize`, `sweep` | snapshots; growing and shrinking; re-encrypting |
 //! | `upkeep` | punching, checkpoints, removing layers, in steps |
 //! | `reserve` | space held ready for a full file system |
-//! | `create`, `open` | making; opening and recovering |
+//! | `create`, `open`, `noted` | making; opening and recovering; what a killed process had answered |
 //! | `rekey` | going over to another account key |
 //! | `audit`, `verify` | what is really stored, against what is said to be; layers, and metadata |
 //! | `wear` | how much was encrypted under each data key |
@@ -43,6 +43,7 @@ mod key_slots;
 mod layer;
 mod lines;
 mod log;
+mod noted;
 mod open;
 mod page_set;
 mod pending;

@@ -7,15 +7,13 @@
 
 use std::sync::Arc;
 
-use uuid::Uuid;
-
 use super::checkpoint::{self, Checkpoint};
 use super::core::{Committer, Core, Gate, Growth, Progress, Rounds};
-use super::extent_map::Mark;
 use super::guarded_dir::GuardedDir;
 use super::key_slots::{self, KeySlots, SlotKey};
 use super::layer::Layer;
-use super::log::{self, Batch, Chain, Extent, Op, Replay};
+use super::log::{self, Chain, Op, Replay};
+use super::noted::{self, Noted};
 use super::pending::Pending;
 use super::poison::Poison;
 use super::range_lock::RangeLock;
@@ -32,7 +30,7 @@ use crate::crypto::xts::XtsKey;
 use crate::io::mutant;
 use crate::io::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use crate::io::sync::{Condvar, Mutex, RwLock};
-use crate::io::{Dir, File, Open};
+use crate::io::{Dir, Open};
 use crate::{Error, ErrorKind, PAGE, Result};
 
 /// Bytes of the largest disk: 1 PiB.
@@ -59,23 +57,16 @@ pub(crate) fn open(
     let layers_dir = dir.subdir(LAYERS).map_err(at)?;
     let names = Names::of(dir.list().map_err(at)?);
     let clean = names.is_clean(&*dir);
-    if !clean && !mutant!(OpenedUnsynced) {
-        let noted = recent::open_all(&*dir, &names.recent);
-        let blocks = recent::withdraw(&noted).map_err(at)?;
-        sync_all(&*dir, &*layers_dir, &names).map_err(|error| {
-            Error::io("what was written before cannot be made durable, so the disk is not opened", error)
-                .at_path(dir.path())
-                .hint("look after the device; what is durable is read when the disk is opened again")
-        })?;
-        recent::restore(&noted, &blocks);
-    }
+    let noted = if clean {
+        Vec::new()
+    } else {
+        settle(&*dir, &*layers_dir, &names, options.boot.as_ref(), keys.as_ref(), access)?
+    };
     let settings = DiskSettings::load(&*dir, keys.as_ref())?;
     let how = if access == Access::ReadWrite { Open::ReadWrite } else { Open::Read };
     let (mut slots, slot_keys) = KeySlots::open(&*dir, settings.uuid, how)?;
     let layers = open_layers(&*layers_dir, &settings, &slot_keys, keys.as_ref(), how)?;
-    // Nothing was noted since a clean close.
-    let boot = options.boot.filter(|_| !clean);
-    let Recovered { mut state, chain, next_epoch } = recover(&*dir, &names, &settings, layers, keys.as_ref(), boot)?;
+    let Recovered { mut state, chain, next_epoch } = recover(&*dir, &names, &settings, layers, keys.as_ref(), &noted)?;
     if let Some(base) = &base
         && base.size() / (PAGE as u64) < state.base_limit
     {
@@ -92,13 +83,9 @@ pub(crate) fn open(
     } else {
         None
     };
-    if let Some(top) = &top
-        && top.pages()? != state.size
-    {
-        top.resize(state.size, &poison)?;
-    }
     state.dead_known &= clean;
     let noted = !state.pending.is_empty();
+    let (size, poisoned_by, newest) = (state.size, Arc::clone(&poison), top.clone());
     let core = Core {
         uuid: settings.uuid,
         footer: settings.footer,
@@ -139,6 +126,12 @@ pub(crate) fn open(
                 .or_else(|e| if gone(&e) { Ok(()) } else { Err(e) })
                 .map_err(|e| Error::io("the disk cannot be opened", e).at_path(core.dir.path()))?;
         }
+        // Not before: what is noted is believed by what lies in the layers, and this opening may be killed.
+        if let Some(newest) = newest
+            && newest.pages()? != size
+        {
+            newest.resize(size, &poisoned_by)?;
+        }
         core.warn_if_worn();
     }
     Ok(core)
@@ -168,6 +161,11 @@ impl Names {
         Self { logs, checkpoints, recent, all }
     }
 
+    /// The epochs of openings that noted changes.
+    pub(crate) fn recent(&self) -> &[u64] {
+        &self.recent
+    }
+
     /// Whether the disk was closed and nothing was changed since.
     fn is_clean(&self, dir: &dyn Dir) -> bool {
         let Some(&newest) = self.checkpoints.last() else { return false };
@@ -177,11 +175,49 @@ impl Names {
     }
 }
 
-/// See invariant 9.
-fn sync_all(dir: &dyn Dir, layers_dir: &dyn Dir, names: &Names) -> std::io::Result<()> {
+/// See invariant 9. Gives what was noted, looked at before anything else.
+fn settle(
+    dir: &dyn Dir,
+    layers_dir: &dyn Dir,
+    names: &Names,
+    boot: Option<&[u8; 16]>,
+    keys: Option<&DiskKeys>,
+    access: Access,
+) -> Result<Vec<Noted>> {
+    // What a sync of the layers tells, and what the page cache still shows of them, is left to an opening that can look at
+    // what was noted, and keep what it saw.
+    let (noted, layers_too) = match (keys, boot) {
+        (None, _) => (Vec::new(), names.recent.is_empty()),
+        (Some(keys), Some(boot)) => {
+            noted::find(dir, layers_dir, &names.recent, boot, keys, access == Access::ReadOnly)?
+        }
+        (Some(_), None) => {
+            // An opening that knows the boot could not tell what this one has made of the page cache.
+            let void = |&epoch: &u64| recent::void_if_any(&*dir.open(&recent::file_name(epoch), Open::ReadWrite)?);
+            names.recent.iter().try_for_each(void).map_err(|error| {
+                Error::io("the notes of recent changes cannot be made worthless", error).at_path(dir.path())
+            })?;
+            (Vec::new(), true)
+        }
+    };
+    if mutant!(OpenedUnsynced) {
+        return Ok(noted);
+    }
+    sync_all(dir, layers_dir, names, layers_too).map_err(|error| {
+        Error::io("what was written before cannot be made durable, so the disk is not opened", error)
+            .at_path(dir.path())
+            .hint("look after the device; what is durable is read when the disk is opened again")
+    })?;
+    Ok(noted)
+}
+
+/// Makes everything durable that is there, and drops it from the page cache; the layers where that is wanted.
+fn sync_all(dir: &dyn Dir, layers_dir: &dyn Dir, names: &Names, layers_too: bool) -> std::io::Result<()> {
     let mut cached = Vec::new();
-    for name in layers_dir.list()? {
-        cached.push(layers_dir.open(&name, Open::Read)?);
+    if layers_too {
+        for name in layers_dir.list()? {
+            cached.push(layers_dir.open(&name, Open::Read)?);
+        }
     }
     for &epoch in &names.logs {
         cached.push(dir.open(&log::file_name(epoch), Open::Read)?);
@@ -262,7 +298,7 @@ pub(crate) fn recover(
     settings: &DiskSettings,
     entries: Vec<Entry>,
     keys: Option<&DiskKeys>,
-    boot: Option<[u8; 16]>,
+    noted: &[Noted],
 ) -> Result<Recovered> {
     let corrupt = |name: &str, what: &str| Error::new(ErrorKind::Corrupt, what).at_path(dir.path().join(name));
     let load = |name: &str, limit| {
@@ -326,8 +362,9 @@ pub(crate) fn recover(
     if let Some(missing) = needed.iter().find(|&epoch| !names.logs.contains(epoch)) {
         return Err(corrupt(&log::file_name(*missing), "a log is missing"));
     }
-    if let (Some(boot), Some(keys)) = (boot.filter(|_| !mutant!(NotesForgotten)), keys) {
-        take_recent(dir, names, &mut state, &boot, settings.uuid, keys)?;
+    let durable = state.generation;
+    for noted in noted.iter().filter(|_| !mutant!(NotesForgotten)) {
+        noted.take(dir, &mut state, settings.uuid, durable)?;
     }
     state.settle_dead();
     // All of it is durable, or pending.
@@ -342,54 +379,6 @@ pub(crate) fn recover(
     let taken = names.logs.iter().chain(&names.recent).max();
     let next_epoch = taken.map_or(0, |&number| number + 1).max(newest);
     Ok(Recovered { state, chain, next_epoch })
-}
-
-/// Takes what was answered and is in no durable batch, if only the process died: the layers were synced since. It stays
-/// pending, so that nothing is punched on the strength of it. Pages that are not there are left out: their write-back
-/// failed, and the process died before it could say so.
-fn take_recent(
-    dir: &dyn Dir,
-    names: &Names,
-    state: &mut State,
-    boot: &[u8; 16],
-    uuid: Uuid,
-    keys: &DiskKeys,
-) -> Result<()> {
-    let durable = state.generation;
-    for &epoch in &names.recent {
-        let name = recent::file_name(epoch);
-        let read = |file: Arc<dyn File>| recent::read(&*file, uuid, boot, epoch, durable, keys);
-        let (mut extents, highest) = dir
-            .open(&name, Open::Read)
-            .and_then(read)
-            .map_err(|error| Error::io("cannot be read", error).at_path(dir.path().join(&name)))?;
-        // What a growth that is not durable made room for goes with it.
-        extents.iter_mut().for_each(|extent| extent.pages.end = extent.pages.end.min(state.size));
-        extents.retain(|extent| !extent.pages.is_empty());
-        let mut there = Vec::new();
-        for extent in extents {
-            // A layer that is not there was emptied or removed since.
-            let Some(index) = state.index_of(extent.layer) else { continue };
-            if extent.mark == Mark::Zero {
-                there.push(extent);
-                continue;
-            }
-            let layer = &state.entries[index].layer;
-            let stored = layer.stored_runs(extent.pages.start..extent.pages.end.min(layer.pages()?))?;
-            there.extend(stored.into_iter().map(|pages| Extent { pages, ..extent.clone() }));
-        }
-        let extents = there;
-        if extents.is_empty() {
-            continue;
-        }
-        for extent in &extents {
-            state.pending.extents.entry(extent.layer).or_default().assign(extent.pages.clone(), extent.mark);
-        }
-        let batch = Batch { generation: 0, extents, ops: Vec::new() };
-        state.apply(&batch).map_err(|what| Error::new(ErrorKind::Corrupt, what).at_path(dir.path().join(&name)))?;
-        state.generation = state.generation.max(highest + 1);
-    }
-    Ok(())
 }
 
 /// Removes what earlier ends left behind. Nothing names it.

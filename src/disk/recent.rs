@@ -12,9 +12,10 @@
 //!
 //! | offset | what |
 //! |---|---|
-//! | 0 | magic `SDISKRCT`, version u32, 4 zero bytes, disk uuid, boot id (16), epoch u64, device u64, inode u64 |
-//! | 72 | MAC of bytes 0..72, 32 bytes |
-//! | 4096 | records of the first region, then those of the second |
+//! | 0 | magic `SDISKRCT`, version u32, 4 zero bytes, disk uuid, boot id (16), epoch u64, device u64, inode u64, places u64 |
+//! | 80 | MAC of bytes 0..80, 32 bytes |
+//! | 4096 | as many records as there are places, those of the first region, then those of the second |
+//! | the next 4 KiB border | room for what an opening adds: see [`super::noted`] |
 //!
 //! A record: start u64, pages u64, tag u64, layer u32, mark u32 (1 held, 2 zero), MAC over epoch, place and these.
 
@@ -25,13 +26,14 @@ use uuid::Uuid;
 
 use super::extent_map::Mark;
 use super::log::{BLOCK, Extent, take_u32, take_u64};
+use super::noted;
 use super::transfer::{read_full, write_full};
 use crate::crypto::keyring::DiskKeys;
-use crate::io::{Dir, File, Open, mutant};
+use crate::io::{File, mutant};
 
 const MAGIC: &[u8; 8] = b"SDISKRCT";
-const HEADER: usize = 72;
-const RECORD: usize = 64;
+pub(crate) const HEADER: usize = 80;
+pub(crate) const RECORD: usize = 64;
 const FIELDS: usize = 32;
 const HEADER_PURPOSE: &[u8] = b"sealdisk recent header";
 const RECORD_PURPOSE: &[u8] = b"sealdisk recent record";
@@ -54,20 +56,21 @@ pub(crate) struct Recent {
     used: u64,
 }
 
-fn header(file: &dyn File, uuid: Uuid, boot: &[u8; 16], epoch: u64) -> io::Result<[u8; HEADER]> {
+fn header(file: &dyn File, uuid: Uuid, boot: &[u8; 16], epoch: u64, places: u64) -> io::Result<[u8; HEADER]> {
     let (device, inode) = file.identity()?;
     let mut bytes = [0; HEADER];
     bytes[..8].copy_from_slice(MAGIC);
     bytes[16..32].copy_from_slice(uuid.as_bytes());
     bytes[32..48].copy_from_slice(boot);
-    for (at, word) in [(48, epoch), (56, device), (64, inode)] {
+    for (at, word) in [(48, epoch), (56, device), (64, inode), (72, places)] {
         bytes[at..at + 8].copy_from_slice(&word.to_le_bytes());
     }
     Ok(bytes)
 }
 
-fn record_mac(keys: &DiskKeys, epoch: u64, place: u64, fields: &[u8]) -> [u8; 32] {
-    keys.mac(&[RECORD_PURPOSE, &epoch.to_le_bytes(), &place.to_le_bytes(), fields])
+/// Where the room for what an opening adds begins.
+fn checks_at(places: u64) -> u64 {
+    (BLOCK as u64 + places * RECORD as u64).next_multiple_of(BLOCK as u64)
 }
 
 impl Recent {
@@ -81,8 +84,10 @@ impl Recent {
         keys: &DiskKeys,
     ) -> io::Result<Self> {
         let room = bytes / 2 / RECORD as u64;
-        file.allocate(0, BLOCK as u64 + 2 * room * RECORD as u64)?;
-        let head = header(&*file, uuid, boot, epoch)?;
+        let places = 2 * room;
+        // Whoever opens after a kill may find no space.
+        file.allocate(0, checks_at(places) + noted::room(places))?;
+        let head = header(&*file, uuid, boot, epoch, places)?;
         let mac = keys.mac(&[HEADER_PURPOSE, &head]);
         write_full(&*file, &[&head[..], &mac].concat(), 0)?;
         Ok(Self { file, epoch, room, tag: 0, used: 0 })
@@ -113,7 +118,7 @@ impl Recent {
         record[24..28].copy_from_slice(&extent.layer.to_le_bytes());
         let mark: u32 = if extent.mark == Mark::Held { 1 } else { 2 };
         record[28..32].copy_from_slice(&mark.to_le_bytes());
-        let mac = record_mac(keys, self.epoch, place, &record[..FIELDS]);
+        let mac = keys.mac(&[RECORD_PURPOSE, &self.epoch.to_le_bytes(), &place.to_le_bytes(), &record[..FIELDS]]);
         record[FIELDS..].copy_from_slice(&mac);
         write_full(&*self.file, &record, BLOCK as u64 + place * RECORD as u64)?;
         self.used += 1;
@@ -131,75 +136,71 @@ pub(crate) fn void(file: &dyn File) -> io::Result<()> {
     write_full(file, &[0; BLOCK], 0).or_else(|_| file.set_size(0))
 }
 
-/// The files of these numbers, for [`withdraw`].
-pub(crate) fn open_all(dir: &dyn Dir, numbers: &[u64]) -> Vec<Arc<dyn File>> {
-    numbers.iter().filter_map(|&number| dir.open(&file_name(number), Open::ReadWrite).ok()).collect()
-}
-
-/// Makes the files worthless until [`restore`], and gives their first blocks. For the time of a sync whose failure is told
-/// once only: whoever comes after it must not believe them. On an error they are what they were.
-pub(crate) fn withdraw(files: &[Arc<dyn File>]) -> io::Result<Vec<Vec<u8>>> {
-    let mut blocks = Vec::new();
-    for file in files {
-        let mut block = vec![0; BLOCK];
-        // One that says nothing, short or a hole, is left alone: to write there might take space that there is not.
-        match read_full(&**file, &mut block, 0) {
-            Ok(()) if block.starts_with(MAGIC) => {}
-            Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => return Err(error),
-            _ => block.clear(),
-        }
-        blocks.push(block);
-    }
-    let zeros: Vec<_> = blocks.iter().map(|block| vec![0; block.len()]).collect();
-    let written = files.iter().zip(&zeros).try_for_each(|(file, zeros)| write_full(&**file, zeros, 0));
-    written.inspect_err(|_| restore(files, &blocks)).map(|()| blocks)
-}
-
-/// Makes the files what they were before [`withdraw`].
-pub(crate) fn restore(files: &[Arc<dyn File>], blocks: &[Vec<u8>]) {
-    for (file, block) in files.iter().zip(blocks) {
-        let _ = write_full(&**file, block, 0);
+/// Like [`void`]. One that says nothing, short or a hole, is left alone: to write there might take space that there is not.
+pub(crate) fn void_if_any(file: &dyn File) -> io::Result<()> {
+    let mut magic = [0; MAGIC.len()];
+    match read_full(file, &mut magic, 0) {
+        Ok(()) if magic == *MAGIC => void(file),
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
+        _ => Ok(()),
     }
 }
 
-/// What no batch contains of which `durable` are durable, in the order it was answered, with the highest tag. Empty
-/// when the file is of another boot, or not believed for another reason.
-pub(crate) fn read(
-    file: &dyn File,
-    uuid: Uuid,
-    boot: &[u8; 16],
-    epoch: u64,
-    durable: u64,
-    keys: &DiskKeys,
-) -> io::Result<(Vec<Extent>, u64)> {
+/// What a file says, as an opening finds it.
+#[derive(Debug)]
+pub(crate) struct Notes {
+    pub(crate) header: [u8; HEADER],
+    /// Records that the file has room for.
+    pub(crate) places: u64,
+    /// Byte at which an opening may add something.
+    pub(crate) checks_at: u64,
+    /// With their tags, in the order in which they were answered: all that can be in no durable batch.
+    pub(crate) records: Vec<(u64, Extent)>,
+}
+
+/// Reads a file. `None`: it is of another boot, or not believed for another reason.
+pub(crate) fn read(file: &dyn File, boot: &[u8; 16], epoch: u64, keys: &DiskKeys) -> io::Result<Option<Notes>> {
     let size = file.size()?;
     if size < BLOCK as u64 || size > SIZE_LIMIT {
-        return Ok((Vec::new(), durable));
+        return Ok(None);
     }
-    let mut content = vec![0; size as usize];
-    read_full(file, &mut content, 0)?;
-    let mut mac = [0; 32];
-    mac.copy_from_slice(&content[HEADER..HEADER + 32]);
-    if (content[..HEADER] != header(file, uuid, boot, epoch)? && !mutant!(NotesOfAnotherBoot))
-        || !keys.verify_mac(&[HEADER_PURPOSE, &content[..HEADER]], &mac)
+    let mut head = [0; HEADER + 32];
+    read_full(file, &mut head, 0)?;
+    let (fields, mac) = head.split_at(HEADER);
+    let (mut header_bytes, mut header_mac) = ([0; HEADER], [0; 32]);
+    header_bytes.copy_from_slice(fields);
+    header_mac.copy_from_slice(mac);
+    let uuid = Uuid::from_slice(&fields[16..32]).unwrap_or_default();
+    let places = take_u64(&mut &fields[72..]).unwrap_or(0);
+    if (header_bytes != header(file, uuid, boot, epoch, places)? && !mutant!(NotesOfAnotherBoot))
+        || !keys.verify_mac(&[HEADER_PURPOSE, &header_bytes], &header_mac)
+        || places > (size - BLOCK as u64) / RECORD as u64
     {
-        return Ok((Vec::new(), durable));
+        return Ok(None);
     }
+    let mut content = vec![0; places as usize * RECORD];
+    read_full(file, &mut content, BLOCK as u64)?;
     let mut found: Vec<(u64, u64, Extent)> = Vec::new();
-    for (place, record) in (0..).zip(content[BLOCK..].chunks_exact(RECORD)) {
+    for (place, record) in (0u64..).zip(content.chunks_exact(RECORD)) {
         let (fields, mac) = record.split_at(FIELDS);
         let mut input = fields;
         let words = (take_u64(&mut input), take_u64(&mut input), take_u64(&mut input));
         let ids = (take_u32(&mut input), take_u32(&mut input));
         let ((Some(start), Some(pages), Some(tag)), (Some(layer), Some(mark @ 1..=2))) = (words, ids) else { continue };
-        let Some(end) = start.checked_add(pages).filter(|_| tag >= durable) else { continue };
-        if record_mac(keys, epoch, place, fields) != mac {
+        let Some(end) = start.checked_add(pages) else { continue };
+        let mut expected = [0; 32];
+        expected.copy_from_slice(mac);
+        if !keys.verify_mac(&[RECORD_PURPOSE, &epoch.to_le_bytes(), &place.to_le_bytes(), fields], &expected) {
             continue;
         }
         let mark = if mark == 1 { Mark::Held } else { Mark::Zero };
         found.push((tag, place, Extent { pages: start..end, layer, mark }));
     }
     found.sort_unstable_by_key(|(tag, place, _)| (*tag, *place));
-    let highest = found.last().map_or(durable, |(tag, ..)| *tag);
-    Ok((found.into_iter().map(|(.., extent)| extent).collect(), highest))
+    // A batch is taken once the one before it is durable, so older ones are in a durable one.
+    let highest = found.last().map_or(0, |(tag, ..)| *tag);
+    let records =
+        found.into_iter().filter(|(tag, ..)| tag.saturating_add(1) >= highest).map(|(tag, _, extent)| (tag, extent));
+    let records = records.collect();
+    Ok(Some(Notes { header: header_bytes, places, checks_at: checks_at(places), records }))
 }

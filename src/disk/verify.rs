@@ -4,6 +4,7 @@
 use super::Access;
 use super::core::Core;
 use super::key_slots::KeySlots;
+use super::noted;
 use super::open::{Names, recover};
 use super::settings::DiskSettings;
 use super::state::{Entry, State};
@@ -43,7 +44,11 @@ impl Core {
                 self.dir.list().map_err(|error| Error::io("cannot be listed", error).at_path(self.dir.path()))?,
             );
             let entries = state.entries.iter().map(|entry| Entry::new(entry.layer.clone())).collect();
-            let stored = recover(&*self.dir, &names, &settings, entries, Some(&keys), boot)?.state;
+            let noted = match boot {
+                Some(boot) => noted::find(&*self.dir, &*self.layers_dir, names.recent(), &boot, &keys, true)?.0,
+                None => Vec::new(),
+            };
+            let stored = recover(&*self.dir, &names, &settings, entries, Some(&keys), &noted)?.state;
             return match difference(&state, &stored) {
                 None => Ok(()),
                 Some(what) => differs(format!("checkpoint and logs do not give the state of the open disk: {what}")),

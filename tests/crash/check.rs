@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use sealdisk::disk::{Access, Disk, PageState};
-use sealdisk::io::sim::{Dice, Fault, Faults, SimDisk, Tear, direct};
+use sealdisk::io::sim::{Call, Dice, Fault, Faults, SimDisk, Tear, direct};
 use sealdisk::{ErrorKind, PAGE};
 
 use crate::cells::{CELL, parse, shows_plaintext};
@@ -228,7 +228,7 @@ pub(crate) fn open(rig: &Rig, image: &SimDisk, encryption: bool) -> Result<Disk,
     }
 }
 
-/// `noting`: no error can have made the notes of what was answered worthless.
+/// `noting`: no error can have lost what was answered.
 fn recover_nested(
     rig: &Rig,
     image: &SimDisk,
@@ -239,11 +239,12 @@ fn recover_nested(
 ) -> Result<Content, String> {
     IMAGES.fetch_add(1, Ordering::Relaxed);
     let encryption = oracle.encryption();
-    let inside = if depth > 0 && dice.one_in(6) { Some(crash_inside(image, dice)) } else { None };
+    let inside = (depth > 0 && dice.one_in(6)).then(|| {
+        let at = 1 + dice.below(40);
+        end_at(image, at, dice, any_end)
+    });
     if depth > 0 && dice.one_in(24) {
-        fail_inside(rig, image, encryption, dice)?;
-        // A sync that failed makes the notes worthless.
-        noting = false;
+        noting &= !fail_inside(rig, image, encryption, dice)?;
     }
     let kept = noting && oracle.is_kept_by(image.boot());
     let disk = open(rig, image, encryption)?;
@@ -254,8 +255,7 @@ fn recover_nested(
     oracle.check_ended(&found, kept)?;
     check_pending(image, &disk, &found)?;
     if let Some(inside) = inside.and_then(|inside| inside.lock().expect("one thread").take()) {
-        // Notes are worthless while an opening syncs what they are of.
-        recover_nested(rig, &inside, oracle, dice, depth - 1, false)
+        recover_nested(rig, &inside, oracle, dice, depth - 1, noting)
             .map_err(|error| format!("{error} (crashed in recovery)"))?;
     }
     if dice.one_in(16) {
@@ -283,28 +283,35 @@ pub(crate) fn any_end(world: &SimDisk, dice: &mut Dice) -> SimDisk {
     if dice.one_in(6) { world.kill(dice) } else { power_cut(world, dice) }
 }
 
-/// An image will be taken at some call of the recovery of `image`, and be found in the returned place.
-fn crash_inside(image: &SimDisk, dice: &mut Dice) -> Arc<Mutex<Option<SimDisk>>> {
+/// What `end` leaves of `image` at its call `at`, counted from 1 on, will be found in the returned place.
+pub(crate) fn end_at(
+    image: &SimDisk,
+    at: u64,
+    dice: &mut Dice,
+    end: impl Fn(&SimDisk, &mut Dice) -> SimDisk + Send + Sync + 'static,
+) -> Arc<Mutex<Option<SimDisk>>> {
     let taken = Arc::new(Mutex::new(None));
-    let (slot, left, own) = (Arc::clone(&taken), AtomicU64::new(1 + dice.below(40)), Mutex::new(dice.fork()));
+    let (slot, left, own) = (Arc::clone(&taken), AtomicU64::new(at), Mutex::new(dice.fork()));
     image.set_observer(Some(Arc::new(move |world| {
         if left.load(Ordering::Relaxed) > 0 && left.fetch_sub(1, Ordering::Relaxed) == 1 {
             let mut dice = own.lock().expect("one thread");
-            *slot.lock().expect("one thread") = Some(any_end(world, &mut dice));
+            *slot.lock().expect("one thread") = Some(end(world, &mut dice));
         }
     })));
     taken
 }
 
-/// An error at some call of a recovery: it may refuse, and must succeed when it is tried again.
-fn fail_inside(rig: &Rig, image: &SimDisk, encryption: bool, dice: &mut Dice) -> Result<(), String> {
+/// An error at some call of a recovery: it may refuse, and must succeed when it is tried again. Whether that may have lost
+/// content.
+fn fail_inside(rig: &Rig, image: &SimDisk, encryption: bool, dice: &mut Dice) -> Result<bool, String> {
     let fault = if dice.coin() { Fault::Eio } else { Fault::Enospc };
     image.set_faults(Faults { once: Some((image.calls() + 1 + dice.below(40), fault)), ..Faults::default() });
     let tried = rig.open(image, encryption, Access::ReadWrite);
     image.set_faults(Faults::default());
+    let lost = image.fired().iter().any(|fired| fired.call == Call::SyncData);
     match tried {
-        Ok(_) => Ok(()),
-        Err(error) if matches!(error.kind(), ErrorKind::Io | ErrorKind::NoSpace | ErrorKind::Poisoned) => Ok(()),
+        Ok(_) => Ok(lost),
+        Err(error) if matches!(error.kind(), ErrorKind::Io | ErrorKind::NoSpace | ErrorKind::Poisoned) => Ok(lost),
         Err(error) => Err(format!("recovering with {fault:?} at one call: {error:?}")),
     }
 }

@@ -106,6 +106,12 @@ fn a_scrub_ends_what_a_killed_one_began() {
 }
 
 #[test]
+fn a_kill_while_the_disk_is_opened_after_a_kill_loses_nothing() {
+    let images = openings::killed_while_opening();
+    assert!(images > 12 * 40, "openings of {images} calls in all are too short");
+}
+
+#[test]
 fn every_mutant_is_found() {
     mutants::hunt_all();
 }

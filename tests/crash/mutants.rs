@@ -18,7 +18,7 @@ use crate::oracle::Change;
 use crate::rig::Rig;
 use crate::solo::{Solo, Step};
 use crate::storm::{self, Mood};
-use crate::{damage, exhaustive};
+use crate::{damage, exhaustive, openings};
 
 /// Seeds for one mutant, many times what any of them has taken. Not a time, which a busy machine would use up.
 const PATIENCE: u64 = 30_000;
@@ -52,6 +52,9 @@ fn hunt(mutant: Mutant) -> Option<String> {
         Mutant::SyncsNotSerialised => crowded(Mood::Syncs),
         Mutant::SweptAfterSwitch => among_clients(mutant, "switch ", a_sweep_and_the_switch),
         Mutant::SweptWithoutLock => crowded(Mood::Switches),
+        Mutant::ChecksMadeAnew | Mutant::NotesUnchecked => {
+            shown_by(mutant, |seed| openings::kill_openings(seed).map(drop))
+        }
         Mutant::ErasedLineForgotten => shown_by(mutant, the_switch_while_a_snapshot_is_deleted),
         Mutant::ReadWithoutLock => shown_by(mutant, in_the_middle_of_a_read),
         Mutant::PendingLineNotLookedAt => crowded(Mood::Lines),

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use sealdisk::disk::{Disk, Durability};
-use sealdisk::io::sim::{Call, Dice, Fault, Faults, Fired, SimDisk, direct};
+use sealdisk::io::sim::{Call, Dice, Fault, Faults, SimDisk, direct};
 use sealdisk::io::sync::RwLock;
 use sealdisk::{Error, ErrorKind};
 
@@ -101,26 +101,13 @@ impl Ring {
         self.note_harm();
         let mut dice = lock(&self.dice).fork();
         if call == self.crash_at {
-            *lock(&self.left) = Some(self.any_end(world, &mut dice));
+            *lock(&self.left) = Some(check::any_end(world, &mut dice));
             self.stop();
         } else if dice.chance(self.rate) {
-            let image = self.any_end(world, &mut dice);
+            let image = check::any_end(world, &mut dice);
             if let Err(what) = check::recover(&self.rig, &image, &self.oracle(), &mut dice) {
                 self.fail(format!("an image at call {call}: {what}"));
             }
-        }
-    }
-
-    /// Not a kill between a failed write-back and the answer that tells of it: the notes of a process that died before it
-    /// could take them back are believed, and what they are of may be what lay there before (see the documentation of
-    /// what is not covered).
-    fn any_end(&self, world: &SimDisk, dice: &mut Dice) -> SimDisk {
-        let lost = |fired: &Fired| fired.call == Call::SyncData || fired.fault == Fault::WriteBack;
-        let untold = self.rig.boots && self.faulty && !self.poisoned.load(Ordering::Relaxed);
-        if untold && world.fired().iter().any(lost) {
-            check::power_cut(world, dice)
-        } else {
-            check::any_end(world, dice)
         }
     }
 
@@ -212,9 +199,7 @@ fn one_generation(
             ring.look(world);
         }
     })));
-    // Notes are worthless while an opening syncs what they are of, so an end in here may lose that.
     let kept = ring.oracle.is_kept_by(world.boot());
-    ring.oracle.note_in(None);
     match check::open_when_told(rig, &world, ring.oracle().encryption()) {
         Ok(disk) if !ring.is_over() => storm(&ring, disk, dice, kept),
         Ok(_) => {}
@@ -226,7 +211,7 @@ fn one_generation(
         return Err(format!("{what}\nTHE RUN\n{}", world.trace()));
     }
     let left = lock(&ring.left).take();
-    let left = left.unwrap_or_else(|| ring.any_end(&world, dice));
+    let left = left.unwrap_or_else(|| check::any_end(&world, dice));
     left.set_capacity(None);
     Ok((left, ring.oracle()))
 }

@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use proptest::prelude::*;
+use sealdisk::disk::Access;
 use uuid::Uuid;
 
-use crate::golden::golden;
+use crate::golden::{ENDED, golden};
 use crate::plan::DISKS;
 use crate::stored::{account_settings, disk_files, disk_records};
 
@@ -50,6 +51,8 @@ fn generated() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("disk_recent", "golden", vec![4, 0]),
         ("disk_recent", "sealed-pages", edited(4, SEALED, &[&[0, 16, 5, 2, 9, 0]])),
         ("disk_recent", "torn-record", edited(4, 0, &[&[64, 16, 5, 1, 0xFF]])),
+        ("disk_recent", "checked", whole(4, 0, looked_at())),
+        ("disk_recent", "sealed-checks", whole(4, SEALED, looked_at())),
         ("disk_log", "golden", vec![4, 0x10]),
         ("disk_log", "cut", edited(4, 0x10, &[&[0, 32, 0, 0]])),
         ("disk_log", "moved-extent", edited(4, 4, &[&[80, 16, 5, 1, 30]])),
@@ -73,6 +76,13 @@ fn generated() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     seeds.push(("disk_checkpoint", "under-another-key", edited(2, 4, &[&[140, 0, 5, 1, 1]])));
     seeds.push(("disk_checkpoint", "unsealed", whole(2, 0, file(DISKS[2].0, "checkpoint.2"))));
     seeds
+}
+
+/// What was noted on the golden disk that nobody closed, with what an opening that was killed then added to it.
+fn looked_at() -> Vec<u8> {
+    let dir = golden().disk(ENDED);
+    golden().open(ENDED, &dir, Access::ReadOnly).expect("the golden disk");
+    dir.files()["recent.1"].clone()
 }
 
 #[test]

@@ -14,6 +14,8 @@ pub enum Mutant {
     CheckpointBeforeItsBorder,
     /// Old logs go before the new checkpoint's name is durable.
     CheckpointNameNotSynced,
+    /// An opening looks anew at what is noted, though one before it may have dropped the page cache.
+    ChecksMadeAnew,
     /// A clean close does not wait for a punch that began before.
     ClosedWhilePunching,
     /// Damage in the middle of a log counts as its torn end.
@@ -70,6 +72,8 @@ pub enum Mutant {
     NotesForgotten,
     /// Notes are believed after a power cut.
     NotesOfAnotherBoot,
+    /// Notes are believed without a look at what is stored.
+    NotesUnchecked,
     /// A round syncs one of its dirty layers.
     OneLayerSynced,
     /// Opening after a crash syncs nothing.
@@ -172,6 +176,7 @@ impl Mutant {
         Self::CacheNotDropped,
         Self::CheckpointBeforeItsBorder,
         Self::CheckpointNameNotSynced,
+        Self::ChecksMadeAnew,
         Self::ClosedWhilePunching,
         Self::DamageIsTheEnd,
         Self::DataNotSynced,
@@ -200,6 +205,7 @@ impl Mutant {
         Self::LogRecycled,
         Self::NotesForgotten,
         Self::NotesOfAnotherBoot,
+        Self::NotesUnchecked,
         Self::OneLayerSynced,
         Self::OpenedUnsynced,
         Self::PendingLineNotLookedAt,
