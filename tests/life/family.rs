@@ -157,8 +157,14 @@ impl Family {
     /// Whether it was done.
     fn roll_back(&mut self, number: u32, moment: u32) -> bool {
         let (name, snapshot) = (name(number), snapshot_name(moment));
-        let drops = self.registry.rollback_report(&name, &snapshot).expect("a report").snapshots;
         let pinned = self.pinned(number).iter().any(|&other| other > moment);
+        let drops = match self.registry.rollback_report(&name, &snapshot) {
+            Err(error) => {
+                assert!(pinned && error.kind() == ErrorKind::InUse, "disk{number} to s{moment}: {error}");
+                return false;
+            }
+            Ok(report) => report.snapshots,
+        };
         match self.registry.roll_back(&name, &snapshot, &drops) {
             Err(error) => assert!(pinned && error.kind() == ErrorKind::InUse, "disk{number} to s{moment}: {error}"),
             Ok(()) => {
