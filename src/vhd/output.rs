@@ -62,8 +62,15 @@ impl Output {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let fd = rustix::fs::open(&part, flags, MODE);
         let file = File::from(fd.map_err(|errno| fail("cannot create the file", errno))?);
-        if !file.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        let metadata = file.metadata().map_err(|error| Error::io("cannot look at the file", error).at_path(&part))?;
+        if !metadata.is_file() {
             return Err(Error::new(ErrorKind::AlreadyExists, "there is something else of that name").at_path(&part));
+        }
+        // Whoever owns it could read what is written there, and may have put it there for that.
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            let error =
+                Error::new(ErrorKind::AlreadyExists, "the unfinished file belongs to another user").at_path(&part);
+            return Err(error.hint("remove it, or choose another folder"));
         }
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Err(Errno::WOULDBLOCK) => {
@@ -143,4 +150,26 @@ fn folder_of(target: &Path) -> Result<(File, &Path)> {
 fn exists(target: &Path) -> Error {
     let error = Error::new(ErrorKind::AlreadyExists, "there is a file of that name already").at_path(target);
     error.hint("remove it or choose another name: no file is overwritten")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::chown;
+
+    use super::*;
+
+    /// Only root can give a file away.
+    #[test]
+    fn a_file_of_another_user_is_not_gone_on_with() {
+        let folder = tempfile::TempDir::new().unwrap();
+        let target = folder.path().join("disk.raw");
+        let part = folder.path().join("disk.raw.sealdisk-part");
+        fs::write(&part, "mine").unwrap();
+        drop(Output::resume(&target).unwrap());
+        if rustix::process::geteuid().is_root() {
+            chown(&part, Some(1), None).unwrap();
+            assert_eq!(Output::resume(&target).unwrap_err().kind(), ErrorKind::AlreadyExists);
+            assert_eq!(fs::read(&part).unwrap(), b"mine");
+        }
+    }
 }
