@@ -218,7 +218,7 @@ pub(crate) fn open(rig: &Rig, image: &SimDisk, encryption: bool) -> Result<Disk,
     // needs the reserve.
     let is_reserved =
         |image: &SimDisk| image.raw_files().iter().any(|file| file.path == "disk/reserve" && file.size > 0);
-    let stinted = rig.boots && image.capacity().is_some() && !is_reserved(image);
+    let stinted = rig.boots && image.capacity().is_some() && (!is_reserved(image) || image.is_overfull());
     loop {
         match open_when_told(rig, image, encryption) {
             Ok(disk) => return Ok(disk),

@@ -123,6 +123,14 @@ impl SimDisk {
         self.world().capacity
     }
 
+    /// Whether more is taken than there is, as no file system allows: a limit was set late, or a power cut brought back
+    /// what was freed.
+    #[must_use]
+    pub fn is_overfull(&self) -> bool {
+        let world = self.world();
+        world.capacity.is_some_and(|capacity| world.used_blocks() > capacity)
+    }
+
     /// Starts to note the calls for [`SimDisk::trace`].
     pub fn start_trace(&self) {
         self.world().trace = Some(String::new());

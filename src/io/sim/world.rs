@@ -154,19 +154,20 @@ impl World {
 
     /// Blocks that are free; `None`: without end.
     pub(super) fn free_blocks(&self) -> Option<u64> {
-        let capacity = self.capacity?;
+        self.capacity.map(|capacity| capacity.saturating_sub(self.used_blocks()))
+    }
+
+    pub(super) fn used_blocks(&self) -> u64 {
         let mut reached = vec![false; self.nodes.len()];
         self.reach(0, &mut reached);
-        let used: u64 = self
-            .nodes
+        self.nodes
             .iter()
             .zip(reached)
             .map(|(node, reached)| match &**node {
                 Node::File(file) if reached || file.open > 0 => file.content.blocks(),
                 _ => 0,
             })
-            .sum();
-        Some(capacity.saturating_sub(used))
+            .sum()
     }
 
     /// Marks what a process can reach by name.
