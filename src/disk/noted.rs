@@ -148,7 +148,8 @@ impl Noted {
         let (fields, mac) = head.split_at(FIELDS);
         let mut input = &fields[MAGIC.len()..];
         let (Some(each @ 1..), Some(count)) = (take_u64(&mut input), take_u64(&mut input)) else { return Ok(None) };
-        if !fields.starts_with(MAGIC) || count > self.notes.places {
+        if !fields.starts_with(MAGIC) || count > self.notes.places || each != pages_each(&self.held, self.notes.places)
+        {
             return Ok(None);
         }
         let mut sums = vec![0; count as usize * SUM];
@@ -299,7 +300,7 @@ fn each_sum(
             let mut stored = &bytes[..];
             while at < end {
                 let part = at..end.min(at.saturating_add(left));
-                let (now, later) = stored.split_at(stored.len().min((part.end - at) as usize * PAGE));
+                let (now, later) = stored.split_at(stored.len().min(((part.end - at) as usize).saturating_mul(PAGE)));
                 (at, left, stored) = (part.end, left - (part.end - at), later);
                 sum.add(now);
                 match pages.last_mut() {

@@ -30,7 +30,8 @@ fn switch_live(account: &Account, model: &mut Model, on: bool) {
 fn switch(account: &Account, model: &mut Model, on: bool) {
     let disks = || files_below(&account.dir().join("disks"));
     let map = || account.json(&["map", DISK]);
-    let (files_before, map_before) = (disks(), map());
+    // In this order: whoever looks at a disk after a kill notes in its files what it saw.
+    let (map_before, files_before) = (map(), disks());
     let word = if on { "on" } else { "off" };
     assert_eq!(account.json(&["encryption", word]), serde_json::json!({ "encryption": word }));
     assert!(disks() == files_before, "switching changed a file of a disk");

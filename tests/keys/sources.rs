@@ -124,7 +124,7 @@ fn what_gives_no_key_says_so_in_a_line_and_what_to_do_in_another() {
         (
             file("wrong"),
             settings("this key-encryption key is not the one of this account"),
-            "it is opened by the key file",
+            "it is opened by the key that came from the key file",
         ),
         (
             credential("nowhere"),
