@@ -2,24 +2,39 @@
 //!
 //! Whoever changes an account (a server, or one verb) holds it exclusively; verbs that only read hold it shared. The
 //! lock alone decides whether an account is in use: the kernel drops it when its holder dies, however that happens. The
-//! file's content, written by the exclusive holder, only tells others where to find it, and may be stale. A holder that
-//! ends in order leaves none: so who finds some knows that the one before was killed, or failed, and left in the page cache
-//! what looks durable and may not be.
+//! file's content, the note of the exclusive holder, only tells others where to find it, and may be stale. A holder that
+//! ends in order blanks its note: so who finds one knows that the one before was killed, or failed, and left in the page
+//! cache what looks durable and may not be.
+//!
+//! The file keeps its block: a note is overwritten in place, padded, and blanked with spaces, so that the next holder can
+//! tell where it is on a file system without any space. Where the file has no block (an earlier version emptied it, or it
+//! was restored without content) and none can be had, the file is made longer by a hole: that, too, is no blank note, and
+//! verbs look for the control socket where it is by default.
 
-use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::fs;
+use std::io;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::io::File;
+use crate::io::real::RealFile;
+use crate::io::whole::write_all;
 use crate::{Error, ErrorKind, Result};
 
 /// Name of the lock file in an account directory.
 pub const FILE: &str = "lock";
+/// Name of the control socket in an account directory, where a holder listens that does not say otherwise.
+pub const CONTROL: &str = "control.sock";
+/// Bytes of a note: a block of most file systems.
+const NOTE: usize = 4096;
 /// More than this was not written by us.
-const CONTENT_BYTES: u64 = 8192;
+const CONTENT_BYTES: usize = 2 * NOTE;
+const BLANK: u8 = b' ';
 
 /// How an account is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +55,7 @@ pub struct Holder {
 /// A held lock; dropping it lets go.
 #[derive(Debug)]
 pub struct AccountLock {
-    file: File,
+    file: Arc<dyn File>,
     path: PathBuf,
     hold: Hold,
     abandoned: bool,
@@ -55,18 +70,22 @@ impl AccountLock {
             Hold::Shared => FlockOperation::NonBlockingLockShared,
             Hold::Exclusive => FlockOperation::NonBlockingLockExclusive,
         };
-        match rustix::fs::flock(&file, operation) {
+        match rustix::fs::flock(file.as_fd(), operation) {
             Ok(()) => {}
             Err(Errno::WOULDBLOCK) => return Ok(None),
             Err(error) => return Err(Error::io("cannot lock the account", error.into()).at_path(&path)),
         }
-        let content = file.metadata().map(|metadata| metadata.len());
-        let abandoned = content.map_err(|e| Error::io("cannot read the lock file", e).at_path(&path))? > 0;
-        let lock = Self { file, path, hold, abandoned };
+        Self::over(Arc::new(file), path, hold).map(Some)
+    }
+
+    /// The lock whose note lies in `file`, for one who has made sure that it is free.
+    pub fn over(file: Arc<dyn File>, path: PathBuf, hold: Hold) -> Result<Self> {
+        let note = read_note(&*file).map_err(|e| Error::io("cannot read the lock file", e).at_path(&path))?;
+        let lock = Self { file, path, hold, abandoned: !is_blank(&note) };
         if hold == Hold::Exclusive {
             lock.tell(&Holder { pid: std::process::id(), control: None })?;
         }
-        Ok(Some(lock))
+        Ok(lock)
     }
 
     #[must_use]
@@ -83,26 +102,44 @@ impl AccountLock {
     /// To be called once all that an exclusive holder changed is durable. Should it fail, the next one only has more to do.
     pub fn end_in_order(&self) {
         if self.hold == Hold::Exclusive {
-            let _ = self.file.set_len(0);
+            let _ = self.write(&[]);
         }
     }
 
-    /// Tells others who holds the account and where it listens. Only for an exclusive holder.
+    /// Tells others who holds the account and where it listens. Only for an exclusive holder. On a file system that has
+    /// not even a block left, one that holds the account is all that can be told.
     pub fn tell(&self, holder: &Holder) -> Result<()> {
         assert_eq!(self.hold, Hold::Exclusive, "a shared holder must not write");
-        let write = || {
-            let text = serde_json::to_vec(holder)?;
-            let mut file = &self.file;
-            // Never empty on the way: a kill now must not look like an end in order.
-            file.rewind()?;
-            file.write_all(&text)?;
-            file.set_len(text.len() as u64)
-        };
-        write().map_err(|e: io::Error| Error::io("cannot write the lock file", e).at_path(&self.path))
+        let told = serde_json::to_vec(holder).map_err(io::Error::from).and_then(|text| {
+            let written = self.write(&text);
+            match written {
+                Err(error) if is_full(&error) => {
+                    tracing::warn!(
+                        path = %self.path.display(),
+                        "no space to note who holds the account: verbs look for its control socket in its directory"
+                    );
+                    self.file.set_size(NOTE as u64 + 1)
+                }
+                written => written,
+            }
+        });
+        told.map_err(|e| Error::io("cannot write the lock file", e).at_path(&self.path))
+    }
+
+    /// Replaces the note, in place. A kill on the way leaves one that is not blank, or the one before.
+    fn write(&self, text: &[u8]) -> io::Result<()> {
+        let mut note = text.to_vec();
+        note.resize(NOTE.max(text.len()), BLANK);
+        write_all(&*self.file, &note, 0)?;
+        if self.file.size()? == note.len() as u64 { Ok(()) } else { self.file.set_size(note.len() as u64) }
     }
 }
 
-fn open(path: &Path, hold: Hold) -> io::Result<File> {
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn open(path: &Path, hold: Hold) -> io::Result<RealFile> {
     let base = OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let create = base | OFlags::RDWR | OFlags::CREATE;
     let mode = Mode::RUSR | Mode::WUSR;
@@ -114,19 +151,39 @@ fn open(path: &Path, hold: Hold) -> io::Result<File> {
             other => other?,
         },
     };
-    let file = File::from(fd);
+    let file = fs::File::from(fd);
     if !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
     }
-    Ok(file)
+    Ok(RealFile::new(file))
+}
+
+/// What the lock file says, as far as it was written by us.
+fn read_note(file: &dyn File) -> io::Result<Vec<u8>> {
+    let mut note = vec![0; CONTENT_BYTES];
+    let mut done = 0;
+    while done < note.len() {
+        match file.read_at(&mut note[done..], done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    note.truncate(done);
+    Ok(note)
+}
+
+/// Whether a note says that its writer ended in order; an earlier version left nothing at all then.
+fn is_blank(note: &[u8]) -> bool {
+    note.iter().all(|&byte| byte == BLANK)
 }
 
 /// Who holds the account in `dir` exclusively; `None`: nobody that has told.
 #[must_use]
 pub fn holder(dir: &Path) -> Option<Holder> {
-    let mut text = Vec::new();
-    open(&dir.join(FILE), Hold::Shared).ok()?.take(CONTENT_BYTES).read_to_end(&mut text).ok()?;
-    serde_json::from_slice(&text).ok()
+    let note = read_note(&open(&dir.join(FILE), Hold::Shared).ok()?).ok()?;
+    serde_json::from_slice(&note).ok()
 }
 
 /// The error for an account that stayed locked.
@@ -190,6 +247,34 @@ mod tests {
         next.end_in_order();
         drop(next);
         assert!(!take(dir.path(), Hold::Exclusive).expect("free").was_abandoned());
+    }
+
+    #[test]
+    fn the_file_keeps_its_block_and_an_empty_one_of_old_is_in_order() {
+        let dir = tempfile::tempdir().expect("dir");
+        let size = || std::fs::metadata(dir.path().join(FILE)).expect("a file").len();
+        std::fs::write(dir.path().join(FILE), "").expect("as of old");
+        let lock = take(dir.path(), Hold::Exclusive).expect("free");
+        assert!(!lock.was_abandoned());
+        assert_eq!(size(), NOTE as u64);
+        lock.end_in_order();
+        assert_eq!(size(), NOTE as u64);
+        assert_eq!(holder(dir.path()), None);
+        drop(lock);
+        std::fs::write(dir.path().join(FILE), "{\"pid\":7}").expect("as of old");
+        assert!(take(dir.path(), Hold::Exclusive).expect("free").was_abandoned());
+    }
+
+    #[test]
+    fn a_hole_for_a_note_is_an_end_out_of_order() {
+        let dir = tempfile::tempdir().expect("dir");
+        let file = std::fs::File::create(dir.path().join(FILE)).expect("a file");
+        file.set_len(NOTE as u64 + 1).expect("a hole");
+        assert_eq!(holder(dir.path()), None);
+        let lock = take(dir.path(), Hold::Exclusive).expect("free");
+        assert!(lock.was_abandoned());
+        assert_eq!(holder(dir.path()).map(|holder| holder.pid), Some(std::process::id()));
+        assert_eq!(file.metadata().expect("a file").len(), NOTE as u64);
     }
 
     #[test]

@@ -138,7 +138,12 @@ fn reach(dir: &Path, hold: Hold) -> Result<Reached> {
         if let Some(lock) = AccountLock::try_take(dir, hold)? {
             return Ok(Reached::Free(lock));
         }
-        if let Some(control) = lock::holder(dir).and_then(|holder| holder.control) {
+        let control = match lock::holder(dir) {
+            Some(holder) => holder.control,
+            // It had no space to tell.
+            None => Some(dir.join(lock::CONTROL)),
+        };
+        if let Some(control) = control {
             match Client::connect(&control) {
                 Ok(client) => return Ok(Reached::Served(client)),
                 // Left by a server that is gone, or not yet there: whoever has the lock now will let go or listen.

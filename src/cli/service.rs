@@ -18,6 +18,7 @@ use super::notify::Manager;
 use super::uri;
 use crate::account::control::server::ControlServer;
 use crate::account::exports::Served;
+use crate::account::lock;
 use crate::account::name::BlobName;
 use crate::account::registry::Registry;
 use crate::confine::{Confinement, Mode};
@@ -28,8 +29,6 @@ use crate::{Error, Result};
 
 /// Name of the NBD socket in an account directory.
 const SOCKET: &str = "nbd.sock";
-/// Name of the control socket in an account directory.
-const CONTROL: &str = "control.sock";
 /// Threads for accepting and handshakes; requests have threads of their own.
 const HANDSHAKE_THREADS: usize = 2;
 
@@ -114,7 +113,7 @@ impl Service {
             (Some(path), _) | (None, Some(path)) => absolute(path)?,
             (None, None) => account.join(SOCKET),
         };
-        let control = plan.control.as_deref().map_or_else(|| Ok(account.join(CONTROL)), absolute)?;
+        let control = plan.control.as_deref().map_or_else(|| Ok(account.join(lock::CONTROL)), absolute)?;
         // From here on a signal ends the server in order; before, there is nothing to put in order.
         let signals = EndSignals::take(&[SIGTERM, SIGINT, SIGHUP])?;
         let registry = Arc::new(registry);

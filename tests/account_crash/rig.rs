@@ -1,24 +1,23 @@
 //! The account under test: made and opened on a simulated disk as the program does on a real one.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
+use std::io;
 use std::sync::Arc;
 
-use sealdisk::account::lock::{AccountLock, Hold};
+use sealdisk::account::lock::{self, AccountLock, Hold};
 use sealdisk::account::registry::{DISKS, Keys, Registry, Setup};
 use sealdisk::account::settings::Settings;
 use sealdisk::crypto::kek::{Kek, SourceRecord};
 use sealdisk::crypto::secret::SecretKey;
 use sealdisk::disk::Options;
 use sealdisk::io::sim::{Dice, SimDisk, Tear};
+use sealdisk::io::{Dir, Open};
 use sealdisk::{Error, ErrorKind, Result};
-use tempfile::TempDir;
 use uuid::Uuid;
 
 thread_local! {
     static NEXT_UUID: Cell<u64> = const { Cell::new(0) };
     static FEW_DISKS: Cell<usize> = const { Cell::new(0) };
-    /// Where the locks of simulated accounts lie: they are the kernel's, and so are not simulated.
-    static LOCKS: RefCell<Vec<TempDir>> = const { RefCell::new(Vec::new()) };
 }
 
 /// The same uuids again for the same seed, in no order. In even seeds the folders of disks are synced all at once, in odd
@@ -57,23 +56,21 @@ pub(crate) fn make(seed: u64) -> SimDisk {
     disk
 }
 
-/// The lock of an account that its last holder did not leave in order.
-fn lock() -> AccountLock {
-    let take = |folder: &TempDir| AccountLock::try_take(folder.path(), Hold::Exclusive).unwrap();
-    LOCKS.with_borrow_mut(|folders| {
-        let free = folders.iter().position(|folder| take(folder).is_some()).unwrap_or_else(|| {
-            folders.push(tempfile::tempdir().unwrap());
-            folders.len() - 1
-        });
-        drop(take(&folders[free]));
-        take(&folders[free]).expect("nobody else has it")
-    })
+/// The lock of an account, with its note. That nobody else has it is the kernel's business, and not simulated.
+fn lock(root: &dyn Dir) -> Result<AccountLock> {
+    let path = root.path().join(lock::FILE);
+    let failed = |error| Error::io("cannot open the lock of the account", error).at_path(&path);
+    let file = match root.open(lock::FILE, Open::ReadWrite) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => root.open(lock::FILE, Open::New),
+        opened => opened,
+    };
+    AccountLock::over(file.map_err(failed)?, path.clone(), Hold::Exclusive)
 }
 
-/// Opens the account as a verb does that follows a kill or a power cut.
+/// Opens the account as a verb does.
 pub(crate) fn open(disk: &SimDisk) -> Result<Registry> {
     let root = disk.root();
-    let lock = lock();
+    let lock = lock(&*root)?;
     Settings::settle(&*root)?;
     let settings = Settings::load(&*root)?;
     let keys = match [1, 2].iter().find_map(|number| settings.unlock(&kek(*number)).ok()) {
