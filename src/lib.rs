@@ -15,6 +15,7 @@
 //! | [`confine`] | a server gives up what it does not need: landlock, seccomp |
 //! | [`metrics`] | what a running server tells Prometheus |
 //! | [`signals`] | how a process is asked to end |
+//! | [`spool`] | lines to standard error and output that hold up no thread of a server |
 //! | [`cli`] | the command line, one file a verb |
 //!
 //! A front end holds a [`disk::Disk`]; the core knows no front end.
@@ -31,6 +32,7 @@ pub mod io;
 pub mod metrics;
 pub mod nbd;
 pub mod signals;
+pub mod spool;
 pub mod vhd;
 
 pub use error::{Error, ErrorKind, Result};

@@ -1,11 +1,13 @@
 //! The program: everything is in the library.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     // Before any key is read: nobody may look into this process, and its cipher must be the one of the standard.
     if let Err(error) = sealdisk::crypto::harden::process().and_then(|()| sealdisk::crypto::xts::self_test()) {
-        eprintln!("error: {error}");
+        // Standard error may be closed.
+        let _ = writeln!(std::io::stderr(), "error: {error}");
         return ExitCode::FAILURE;
     }
     sealdisk::cli::run(std::env::args_os())

@@ -15,6 +15,7 @@ use crate::account::failure::Failure;
 use crate::account::request::Request;
 use crate::account::session::Session;
 use crate::crypto::kek::KekOptions;
+use crate::spool;
 
 /// The options that stand before or after any verb.
 #[derive(Debug, Clone)]
@@ -37,6 +38,16 @@ impl Context {
         } else {
             self.print(text)
         }
+    }
+
+    /// As [`Context::show`], for a server: it goes on whether or not the answer can be written, and waits for no reader.
+    pub(super) fn announce(&self, document: &impl Serialize, text: impl Display) -> Outcome {
+        let text = match self.json {
+            true => serde_json::to_string_pretty(document).map_err(|e| Error::io("JSON failed", e.into()))?,
+            false => text.to_string(),
+        };
+        spool::OUT.put(format!("{text}\n").into_bytes());
+        Ok(())
     }
 
     /// Writes `text` and a line break. A reader that has gone away is no failure.
@@ -91,8 +102,11 @@ impl Context {
         ));
     }
 
-    /// Says on standard error what is no part of the answer.
+    /// Says on standard error what is no part of the answer; in a process with a log, where that goes.
     pub fn note(&self, text: impl Display) {
+        if spool::LOG.is_open() {
+            return spool::LOG.put(format!("{text}\n").into_bytes());
+        }
         // Nobody is left to tell when standard error is closed.
         let _ = writeln!(io::stderr().lock(), "{text}");
     }

@@ -1,11 +1,17 @@
-//! Where a server's log goes: standard error, as text or one JSON object a line.
+//! Where a server's log goes: standard error, as text or one JSON object a line, through a [`spool`] that holds up no
+//! thread of the server.
 
 use std::io::{self, IsTerminal};
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
+use crate::spool::{self, LogLine};
 use crate::{Error, ErrorKind, Result};
+
+/// How long a process that ends waits for its last lines to be written.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 /// The options of verbs that keep a log.
 #[derive(Debug, Clone, Args)]
@@ -26,16 +32,39 @@ enum Form {
 }
 
 impl LogOptions {
-    /// Starts the log of this process; once.
+    /// Starts the log of this process; once. Its lines wait for [`write`].
     pub(super) fn start(&self) -> Result<()> {
         let filter = EnvFilter::try_new(&self.level).map_err(|error| {
             Error::new(ErrorKind::InvalidInput, format!("--log-level: {error}")).hint("--log-level info")
         })?;
-        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+        spool::LOG.open();
+        spool::OUT.open();
+        // Nothing below may write to standard error by itself: it could be held up there, or panic.
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .log_internal_errors(false)
+            .with_writer(LogLine::new as fn() -> LogLine);
         match self.form {
             Form::Text => log.with_ansi(io::stderr().is_terminal()).with_target(false).init(),
             Form::Json => log.json().init(),
         }
+        std::panic::set_hook(Box::new(|panic| {
+            let backtrace = std::backtrace::Backtrace::capture();
+            tracing::error!(%panic, %backtrace, "a bug in this program");
+            spool::LOG.finish(LAST_LINES);
+        }));
         Ok(())
     }
+}
+
+/// Writes the log, and what goes to standard output, from now on: to be called once the process is confined.
+pub(super) fn write() -> Result<()> {
+    let started = spool::LOG.start().and_then(|()| spool::OUT.start());
+    started.map_err(|error| Error::io("cannot start a thread", error))
+}
+
+/// Waits for the last lines, for a bounded time. Nothing where there is no log.
+pub(super) fn finish() {
+    spool::OUT.finish(LAST_LINES);
+    spool::LOG.finish(LAST_LINES);
 }

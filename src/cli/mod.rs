@@ -4,6 +4,7 @@
 //! a line in [`Verb::run`]. Verbs print through [`Context`] only, so that `--json` holds for all of them.
 
 use std::ffi::OsString;
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -173,21 +174,21 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return misused(&error, args.iter().any(|arg| arg == "--json")),
     };
     let context = Context { account: cli.account, json: cli.json };
-    match cli.verb.run(&context) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            context.fail(&failure);
-            ExitCode::FAILURE
-        }
+    let done = cli.verb.run(&context);
+    if let Err(failure) = &done {
+        context.fail(failure);
     }
+    log::finish();
+    if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// `--help` and `--version` come this way too.
 fn misused(error: &clap::Error, json: bool) -> ExitCode {
     if !error.use_stderr() {
-        // A closed pipe: nobody is left to tell.
-        let _ = error.print();
-        return ExitCode::SUCCESS;
+        return match error.print() {
+            Err(error) if error.kind() != io::ErrorKind::BrokenPipe => ExitCode::FAILURE,
+            _ => ExitCode::SUCCESS,
+        };
     }
     let context = Context { account: PathBuf::new(), json };
     // A value of ours that did not parse says itself what is wrong; `clap` knows the rest better.

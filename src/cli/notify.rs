@@ -1,15 +1,21 @@
 //! Word to the service manager, as sd_notify(3) describes it: a datagram to the socket that NOTIFY_SOCKET names.
 //!
-//! The socket is connected before the process is confined, since afterwards none can be.
+//! The socket is connected before the process is confined, since afterwards none can be. A manager that does not read
+//! holds up nothing: what it has no room for is sent by a thread that waits, for a while.
 
 use std::ffi::OsStr;
 use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
 
 /// The variable with the address: a path, or a name after an `@`.
 const VARIABLE: &str = "NOTIFY_SOCKET";
+/// How long a manager may have no room for a word.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A service manager that wants word, if there is one.
 #[derive(Debug, Default)]
@@ -34,9 +40,36 @@ impl Manager {
         self.tell("STOPPING=1");
     }
 
-    fn tell(&self, word: &str) {
-        if let Some(Err(error)) = self.0.as_ref().map(|socket| socket.send(word.as_bytes())) {
-            tracing::warn!(%error, "the service manager cannot be told {word}");
+    fn tell(&self, word: &'static str) {
+        let Some(socket) = &self.0 else { return };
+        let failed = move |error: &io::Error| tracing::warn!(%error, "the service manager cannot be told {word}");
+        match socket.send(word.as_bytes()) {
+            Ok(_) => {}
+            // Its queue is full, as may be while a machine starts.
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let later = socket.try_clone().and_then(|socket| {
+                    let wait = move || send_later(&socket, word.as_bytes()).unwrap_or_else(|error| failed(&error));
+                    std::thread::Builder::new().name("notify".into()).spawn(wait)
+                });
+                if let Err(error) = later {
+                    failed(&error);
+                }
+            }
+            Err(error) => failed(&error),
+        }
+    }
+}
+
+/// Sends `word` as soon as there is room for it.
+fn send_later(socket: &UnixDatagram, word: &[u8]) -> io::Result<()> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        rustix::io::retry_on_intr(|| rustix::event::poll(&mut [PollFd::new(socket, PollFlags::OUT)], Some(&left)))?;
+        match socket.send(word) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && Instant::now() < until => {}
+            sent => return sent.map(drop),
         }
     }
 }
@@ -47,6 +80,7 @@ fn connect(address: &OsStr) -> io::Result<UnixDatagram> {
         Some(name) => socket.connect_addr(&SocketAddr::from_abstract_name(name)?)?,
         None => socket.connect(address)?,
     }
+    socket.set_nonblocking(true)?;
     Ok(socket)
 }
 
@@ -70,5 +104,26 @@ mod tests {
         }
         // Without a manager there is nobody to tell.
         Manager::default().stopping();
+    }
+
+    #[test]
+    fn a_manager_that_does_not_read_holds_up_nothing_and_is_told_later() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("notify");
+        let stuck = UnixDatagram::bind(&path).expect("bound");
+        let manager = Manager(Some(connect(path.as_os_str()).expect("connected")));
+        let mut sent = 0;
+        while manager.0.as_ref().expect("connected").send(b"noise").is_ok() {
+            sent += 1;
+        }
+        manager.ready();
+        let mut buf = [0; 64];
+        for _ in 0..sent {
+            assert_eq!(stuck.recv(&mut buf).expect("received"), b"noise".len());
+        }
+        let len = stuck.recv(&mut buf).expect("received");
+        assert_eq!(&buf[..len], b"READY=1");
+        drop(stuck);
+        manager.stopping();
     }
 }

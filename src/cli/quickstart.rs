@@ -77,7 +77,7 @@ impl Quickstart {
         let opened = serve::open(context, &self.key, &plan)?;
         let service = Service::start(context, opened, plan)?;
         let guide = Guide::new(context, &name, &service.reachable);
-        context.show(&guide, &guide)?;
+        context.announce(&guide, &guide)?;
         Ok(service.run()?)
     }
 }

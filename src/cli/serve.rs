@@ -13,7 +13,7 @@ use super::address;
 use super::confine::ConfineOptions;
 use super::context::{Context, Outcome};
 use super::limits::LimitOptions;
-use super::log::LogOptions;
+use super::log::{self, LogOptions};
 use super::notify::Manager;
 use super::service::{Opened, Plan, Reachable, Service};
 use super::unlock;
@@ -135,7 +135,7 @@ impl Serve {
                 .into());
         }
         let service = Service::start(context, opened, plan)?;
-        context.show(&service.reachable, Text(&service.reachable))?;
+        context.announce(&service.reachable, Text(&service.reachable))?;
         Ok(service.run()?)
     }
 }
@@ -149,7 +149,7 @@ pub(super) fn open(context: &Context, key: &KekOptions, plan: &Plan) -> Result<O
         &|settings| unlock::unlock(key, KeyNeed::Required, settings),
         &|images| {
             confined.set(plan.confine(&context.account, images)?);
-            Ok(())
+            log::write()
         },
     )?;
     Ok(Opened { registry, confined: confined.get(), manager })

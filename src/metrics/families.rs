@@ -14,6 +14,7 @@ use crate::account::watch::Condition;
 use crate::crypto::xts;
 use crate::disk::Vitals;
 use crate::nbd::{BUCKETS, Command, CommandCounts, Errno, bucket_bound};
+use crate::spool;
 
 /// The sample in the text form of OpenMetrics 1.0.
 pub(super) fn encode(sample: Sample) -> Result<String, fmt::Error> {
@@ -147,7 +148,9 @@ impl Sample {
         out.gauge("sealdisk_disk_threads_busy", "Those of them that wait for a disk now.", nbd.disk_threads_busy)?;
         out.gauge("sealdisk_disk_threads_limit", "How many of them there may be.", nbd.disk_threads_limit)?;
         let help = "Lines that were left out of the log because clients caused too many.";
-        out.counter("sealdisk_log_lines_suppressed", help, nbd.lines_suppressed_total)
+        out.counter("sealdisk_log_lines_suppressed", help, nbd.lines_suppressed_total)?;
+        let help = "Lines of the log that were lost because they could not be written in time.";
+        out.counter("sealdisk_log_lines_lost", help, spool::LOG.lost())
     }
 
     fn account(&self, out: &mut Families<'_>) -> fmt::Result {

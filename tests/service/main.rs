@@ -16,6 +16,7 @@ mod machine;
 mod manager;
 mod many;
 mod metrics;
+mod onlookers;
 mod operate;
 mod rules;
 mod soak;

@@ -26,7 +26,7 @@ pub(crate) fn serve_under(account: &Account, wrapper: &[&str]) -> (Server, Socke
 }
 
 /// Where the last server of the account says that its metrics are.
-fn address(account: &Account) -> SocketAddr {
+pub(crate) fn address(account: &Account) -> SocketAddr {
     let began = Instant::now();
     loop {
         let log = std::fs::read_to_string(account.scratch("serve.log")).expect("a log");
