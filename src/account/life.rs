@@ -198,7 +198,7 @@ mod tests {
         let kek = Kek::new(SecretKey::filled(1));
         let (settings, ring) =
             Settings::create(&dir, Uuid::new_v4(), &kek, SourceRecord::Fd, true).expect("an account");
-        let lock = AccountLock::try_take(&folder, Hold::Exclusive).expect("a lock").expect("free");
+        let lock = AccountLock::try_take(&dir, Hold::Exclusive).expect("a lock").expect("free");
         let registry = Registry::open(&folder, lock, settings, Keys::Unlocked(ring)).expect("opened");
 
         let (_, record) = base::open(&image, &base::OpenOptions::default()).expect("an image");

@@ -2,28 +2,30 @@
 //!
 //! Whoever changes an account (a server, or one verb) holds it exclusively; verbs that only read hold it shared. The
 //! lock alone decides whether an account is in use: the kernel drops it when its holder dies, however that happens. The
-//! file's content, the note of the exclusive holder, only tells others where to find it, and may be stale. A holder that
-//! ends in order blanks its note: so who finds one knows that the one before was killed, or failed, and left in the page
-//! cache what looks durable and may not be.
+//! file's content, the note of the exclusive holder, only tells others where to find it, and may be stale. A process id
+//! means something on one host and in one pid namespace only, so both stand beside it. A holder that ends in order blanks
+//! its note: so who finds one knows that the one before was killed, or failed, and left in the page cache what looks
+//! durable and may not be.
 //!
 //! The file keeps its block: a note is overwritten in place, padded, and blanked with spaces, so that the next holder can
 //! tell where it is on a file system without any space. Where the file has no block (an earlier version emptied it, or it
 //! was restored without content) and none can be had, the file is made longer by a hole: that, too, is no blank note, and
 //! verbs look for the control socket where it is by default.
 
+use std::fmt;
 use std::fs;
 use std::io;
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::io::File;
-use crate::io::real::RealFile;
+use crate::io::real::{RealDir, RealFile};
 use crate::io::whole::write_all;
+use crate::io::{Dir, File};
 use crate::{Error, ErrorKind, Result};
 
 /// Name of the lock file in an account directory.
@@ -46,10 +48,47 @@ pub enum Hold {
 /// Who holds an account exclusively, as far as the lock file tells.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Holder {
+    /// As the holder knows itself: it counts in its pid namespace.
     pub pid: u32,
     /// Absolute path of the control socket; `None`: not listening (yet).
     #[serde(default)]
     pub control: Option<PathBuf>,
+    /// The host name of the holder; `None`: an earlier version wrote the note.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
+    /// The number of the holder's pid namespace; `None` also where /proc is not mounted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid_namespace: Option<u64>,
+}
+
+impl Holder {
+    /// This process, which listens at `control`.
+    #[must_use]
+    pub fn this(control: Option<PathBuf>) -> Self {
+        let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        Self { pid: std::process::id(), control, host: Some(host), pid_namespace: pid_namespace() }
+    }
+}
+
+/// The holder as a message names it to this process: `process 7`, and the host or container of that where it is another.
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let here = Self::this(None);
+        write!(f, "process {}", self.pid)?;
+        match &self.host {
+            Some(host) if self.host != here.host => write!(f, " of the host or container {host:?}"),
+            Some(_) if self.pid_namespace.is_some() && self.pid_namespace != here.pid_namespace => {
+                f.write_str(" of another pid namespace on this host")
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The number in "pid:[4026531836]".
+fn pid_namespace() -> Option<u64> {
+    let link = fs::read_link("/proc/self/ns/pid").ok()?;
+    link.to_str()?.strip_prefix("pid:[")?.strip_suffix(']')?.parse().ok()
 }
 
 /// A held lock; dropping it lets go.
@@ -63,9 +102,9 @@ pub struct AccountLock {
 
 impl AccountLock {
     /// Takes the lock of the account directory `dir` without waiting. `None`: somebody else holds it.
-    pub fn try_take(dir: &Path, hold: Hold) -> Result<Option<Self>> {
-        let path = dir.join(FILE);
-        let file = open(&path, hold).map_err(|e| Error::io("cannot open the lock of the account", e).at_path(&path))?;
+    pub fn try_take(dir: &RealDir, hold: Hold) -> Result<Option<Self>> {
+        let path = dir.path().join(FILE);
+        let file = open(dir, hold).map_err(|e| Error::io("cannot open the lock of the account", e).at_path(&path))?;
         let operation = match hold {
             Hold::Shared => FlockOperation::NonBlockingLockShared,
             Hold::Exclusive => FlockOperation::NonBlockingLockExclusive,
@@ -83,7 +122,7 @@ impl AccountLock {
         let note = read_note(&*file).map_err(|e| Error::io("cannot read the lock file", e).at_path(&path))?;
         let lock = Self { file, path, hold, abandoned: !is_blank(&note) };
         if hold == Hold::Exclusive {
-            lock.tell(&Holder { pid: std::process::id(), control: None })?;
+            lock.tell(&Holder::this(None))?;
         }
         Ok(lock)
     }
@@ -139,15 +178,15 @@ fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-fn open(path: &Path, hold: Hold) -> io::Result<RealFile> {
+fn open(dir: &RealDir, hold: Hold) -> io::Result<RealFile> {
     let base = OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let create = base | OFlags::RDWR | OFlags::CREATE;
     let mode = Mode::RUSR | Mode::WUSR;
     let fd = match hold {
-        Hold::Exclusive => rustix::fs::open(path, create, mode)?,
+        Hold::Exclusive => rustix::fs::openat(dir, FILE, create, mode)?,
         // An account on a read-only file system can be read; one restored without its empty lock file gets a new one.
-        Hold::Shared => match rustix::fs::open(path, base | OFlags::RDONLY, mode) {
-            Err(Errno::NOENT) => rustix::fs::open(path, create, mode)?,
+        Hold::Shared => match rustix::fs::openat(dir, FILE, base | OFlags::RDONLY, mode) {
+            Err(Errno::NOENT) => rustix::fs::openat(dir, FILE, create, mode)?,
             other => other?,
         },
     };
@@ -181,26 +220,32 @@ fn is_blank(note: &[u8]) -> bool {
 
 /// Who holds the account in `dir` exclusively; `None`: nobody that has told.
 #[must_use]
-pub fn holder(dir: &Path) -> Option<Holder> {
-    let note = read_note(&open(&dir.join(FILE), Hold::Shared).ok()?).ok()?;
+pub fn holder(dir: &RealDir) -> Option<Holder> {
+    let note = read_note(&open(dir, Hold::Shared).ok()?).ok()?;
     serde_json::from_slice(&note).ok()
 }
 
 /// The error for an account that stayed locked.
 #[must_use]
-pub fn in_use(dir: &Path) -> Error {
-    let by = holder(dir).map_or_else(String::new, |holder| format!(" by process {}", holder.pid));
+pub fn in_use(dir: &RealDir) -> Error {
+    let by = holder(dir).map_or_else(String::new, |holder| format!(" by {holder}"));
     Error::new(ErrorKind::InUse, format!("the account is in use{by}"))
-        .at_path(dir)
+        .at_path(dir.path())
         .hint("wait until it has ended, or stop it")
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
+    fn place(dir: &Path) -> RealDir {
+        RealDir::open(dir).expect("a directory")
+    }
+
     fn take(dir: &Path, hold: Hold) -> Option<AccountLock> {
-        AccountLock::try_take(dir, hold).expect("no error")
+        AccountLock::try_take(&place(dir), hold).expect("no error")
     }
 
     #[test]
@@ -222,15 +267,28 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let lock = take(dir.path(), Hold::Exclusive).expect("free");
         let control = Some(PathBuf::from("/run/control.sock"));
-        lock.tell(&Holder { pid: 7, control: control.clone() }).expect("told");
-        lock.tell(&Holder { pid: 8, control: None }).expect("told again, shorter");
-        assert_eq!(holder(dir.path()), Some(Holder { pid: 8, control: None }));
-        assert_eq!(in_use(dir.path()).kind(), ErrorKind::InUse);
+        lock.tell(&Holder { pid: 7, ..Holder::this(control) }).expect("told");
+        lock.tell(&Holder { pid: 8, ..Holder::this(None) }).expect("told again, shorter");
+        assert_eq!(holder(&place(dir.path())), Some(Holder { pid: 8, ..Holder::this(None) }));
+        assert_eq!(in_use(&place(dir.path())).kind(), ErrorKind::InUse);
         drop(lock);
         // What a dead server left does not keep anybody out, and the next holder replaces it.
-        assert!(holder(dir.path()).is_some());
+        assert!(holder(&place(dir.path())).is_some());
         let _next = take(dir.path(), Hold::Exclusive).expect("free");
-        assert_eq!(holder(dir.path()).map(|h| h.pid), Some(std::process::id()));
+        assert_eq!(holder(&place(dir.path())).map(|h| h.pid), Some(std::process::id()));
+    }
+
+    #[test]
+    fn a_process_of_another_host_or_pid_namespace_is_named_with_it() {
+        let here = Holder { pid: 7, ..Holder::this(None) };
+        assert!(here.host.is_some() && here.pid_namespace.is_some());
+        assert_eq!(here.to_string(), "process 7");
+        let elsewhere = Holder { host: Some("web\u{1b}[2J".into()), ..here.clone() };
+        assert_eq!(elsewhere.to_string(), r#"process 7 of the host or container "web\u{1b}[2J""#);
+        let inside = Holder { pid_namespace: Some(1), ..here };
+        assert_eq!(inside.to_string(), "process 7 of another pid namespace on this host");
+        let older: Holder = serde_json::from_str(r#"{"pid":7,"control":null}"#).expect("what an earlier version wrote");
+        assert_eq!(older.to_string(), "process 7");
     }
 
     #[test]
@@ -259,7 +317,7 @@ mod tests {
         assert_eq!(size(), NOTE as u64);
         lock.end_in_order();
         assert_eq!(size(), NOTE as u64);
-        assert_eq!(holder(dir.path()), None);
+        assert_eq!(holder(&place(dir.path())), None);
         drop(lock);
         std::fs::write(dir.path().join(FILE), "{\"pid\":7}").expect("as of old");
         assert!(take(dir.path(), Hold::Exclusive).expect("free").was_abandoned());
@@ -270,10 +328,10 @@ mod tests {
         let dir = tempfile::tempdir().expect("dir");
         let file = std::fs::File::create(dir.path().join(FILE)).expect("a file");
         file.set_len(NOTE as u64 + 1).expect("a hole");
-        assert_eq!(holder(dir.path()), None);
+        assert_eq!(holder(&place(dir.path())), None);
         let lock = take(dir.path(), Hold::Exclusive).expect("free");
         assert!(lock.was_abandoned());
-        assert_eq!(holder(dir.path()).map(|holder| holder.pid), Some(std::process::id()));
+        assert_eq!(holder(&place(dir.path())).map(|holder| holder.pid), Some(std::process::id()));
         assert_eq!(file.metadata().expect("a file").len(), NOTE as u64);
     }
 
@@ -281,10 +339,10 @@ mod tests {
     fn a_lock_that_is_no_file_is_refused() {
         let dir = tempfile::tempdir().expect("dir");
         std::fs::create_dir(dir.path().join(FILE)).expect("dir");
-        AccountLock::try_take(dir.path(), Hold::Shared).expect_err("a directory");
-        AccountLock::try_take(dir.path(), Hold::Exclusive).expect_err("a directory");
+        AccountLock::try_take(&place(dir.path()), Hold::Shared).expect_err("a directory");
+        AccountLock::try_take(&place(dir.path()), Hold::Exclusive).expect_err("a directory");
         std::fs::remove_dir(dir.path().join(FILE)).expect("dir");
         std::os::unix::fs::symlink("/etc/hostname", dir.path().join(FILE)).expect("link");
-        AccountLock::try_take(dir.path(), Hold::Exclusive).expect_err("a symbolic link");
+        AccountLock::try_take(&place(dir.path()), Hold::Exclusive).expect_err("a symbolic link");
     }
 }

@@ -45,7 +45,7 @@ impl Place {
         if !path.join(lock::FILE).exists() {
             made.0.push(path.join(lock::FILE));
         }
-        let Some(lock) = AccountLock::try_take(path, Hold::Exclusive)? else { return Err(lock::in_use(path)) };
+        let Some(lock) = AccountLock::try_take(&dir, Hold::Exclusive)? else { return Err(lock::in_use(&dir)) };
         check_holes(&*dir)?;
         match DirBuilder::new().mode(0o700).create(path.join(DISKS)) {
             Ok(()) => made.0.push(path.join(DISKS)),

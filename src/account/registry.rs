@@ -146,7 +146,7 @@ impl Registry {
 
     /// Tells other programs where this account's control socket is.
     pub fn tell_control(&self, control: PathBuf) -> Result<()> {
-        self.shared.lock.tell(&Holder { pid: std::process::id(), control: Some(control) })
+        self.shared.lock.tell(&Holder::this(Some(control)))
     }
 
     #[must_use]

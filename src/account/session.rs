@@ -3,17 +3,20 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::fs::AtFlags;
 use serde::de::DeserializeOwned;
 
 use super::bases;
 use super::control::client::Client;
 use super::failure::Failure;
 use super::lock::{self, AccountLock, Hold};
-use super::registry::{Keys, Registry};
+use super::registry::{Keys, Registry, Setup};
 use super::request::Request;
 use super::settings::{self, Settings};
+use crate::io::Dir;
 use crate::io::real::RealDir;
 use crate::{Error, ErrorKind, Result};
 
@@ -38,26 +41,27 @@ pub enum Session {
 impl Session {
     /// Reaches the account in `dir`.
     pub fn open(dir: &Path, hold: Hold, unlock: &Unlock<'_>) -> Result<Self> {
-        match reach(dir, hold)? {
-            Reached::Free(lock) => Ok(Self::Here(open(dir, lock, unlock, None)?)),
+        let account = Arc::new(find(dir)?);
+        match reach(&account, hold)? {
+            Reached::Free(lock) => Ok(Self::Here(open(account, lock, unlock, None)?)),
             Reached::Served(client) => Ok(Self::There(client)),
         }
     }
 
     /// Reaches the account in `dir` to destroy all its keys: none is needed, and account.toml may be damaged.
     pub fn open_to_erase(dir: &Path) -> Result<Self> {
-        let lock = match reach(dir, Hold::Exclusive)? {
+        let account = Arc::new(find(dir)?);
+        let lock = match reach(&account, Hold::Exclusive)? {
             Reached::Free(lock) => lock,
             Reached::Served(client) => return Ok(Self::There(client)),
         };
-        let account = RealDir::open(dir).map_err(|e| Error::io("cannot open the account", e).at_path(dir))?;
-        Settings::settle(&account)?;
-        let settings = match Settings::load(&account) {
-            Err(error) if settings::is_damage(&error) => Settings::unreadable(&account),
+        Settings::settle(&*account)?;
+        let settings = match Settings::load(&*account) {
+            Err(error) if settings::is_damage(&error) => Settings::unreadable(&*account),
             loaded => loaded?,
         };
         let locked = Error::new(ErrorKind::WrongKey, "the keys of this account are to be erased").into();
-        Ok(Self::Here(Registry::open(dir, lock, settings, Keys::Locked(locked))?))
+        Ok(Self::Here(Registry::over(account, lock, settings, Keys::Locked(locked), Setup::default())?))
     }
 
     /// The answer to `request`, whose documentation names its type. `files` belong to the request.
@@ -90,10 +94,11 @@ impl Session {
 /// Opens the account in `dir` for a server, which holds it until it ends. [`ErrorKind::InUse`] at once if there is a
 /// server already.
 pub fn open_to_serve(dir: &Path, unlock: &Unlock<'_>, ready: &Ready<'_>) -> Result<Registry> {
-    match reach(dir, Hold::Exclusive)? {
-        Reached::Free(lock) => open(dir, lock, unlock, Some(ready)),
+    let account = Arc::new(find(dir)?);
+    match reach(&account, Hold::Exclusive)? {
+        Reached::Free(lock) => open(account, lock, unlock, Some(ready)),
         Reached::Served(_) => {
-            let by = lock::holder(dir).map_or_else(String::new, |holder| format!(" by process {}", holder.pid));
+            let by = lock::holder(&account).map_or_else(String::new, |holder| format!(" by {holder}"));
             Err(Error::new(ErrorKind::InUse, format!("the account is already being served{by}"))
                 .at_path(dir)
                 .hint("its disks can be attached now; verbs reach it while it runs"))
@@ -101,19 +106,18 @@ pub fn open_to_serve(dir: &Path, unlock: &Unlock<'_>, ready: &Ready<'_>) -> Resu
     }
 }
 
-fn open(dir: &Path, lock: AccountLock, unlock: &Unlock<'_>, ready: Option<&Ready<'_>>) -> Result<Registry> {
-    let account = RealDir::open(dir).map_err(|e| Error::io("cannot open the account", e).at_path(dir))?;
+fn open(account: Arc<RealDir>, lock: AccountLock, unlock: &Unlock<'_>, ready: Option<&Ready<'_>>) -> Result<Registry> {
     if lock.hold() == Hold::Exclusive {
         // What a killed process left may look durable and not be.
-        Settings::settle(&account)?;
+        Settings::settle(&*account)?;
     }
-    let settings = Settings::load(&account)?;
+    let settings = Settings::load(&*account)?;
     let keys = unlock(&settings)?;
     if let Some(ready) = ready {
         crate::disk::remember_boot();
-        ready(bases::recorded(&account, &keys)?)?;
+        ready(bases::recorded(&*account, &keys)?)?;
     }
-    Registry::open(dir, lock, settings, keys)
+    Registry::over(account, lock, settings, keys, Setup::default())
 }
 
 enum Reached {
@@ -121,18 +125,25 @@ enum Reached {
     Served(Client),
 }
 
-/// The lock decides whether the account is free; the socket is only tried when it is not.
-fn reach(dir: &Path, hold: Hold) -> Result<Reached> {
-    let there = match std::fs::metadata(dir.join(settings::FILE)) {
-        Ok(file) => file.is_file(),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => false,
-        Err(error) => return Err(Error::io("cannot look into the account", error).at_path(dir)),
+/// The account in `dir`, through which all of it is reached: its path is not looked up again.
+fn find(dir: &Path) -> Result<RealDir> {
+    let failed = |error: io::Error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+            Error::new(ErrorKind::NotFound, "there is no account here")
+                .at_path(dir)
+                .hint("`sealdisk init` makes one, --account DIR or SEALDISK_ACCOUNT names another")
+        }
+        _ => Error::io("cannot look into the account", error).at_path(dir),
     };
-    if !there {
-        return Err(Error::new(ErrorKind::NotFound, "there is no account here")
-            .at_path(dir)
-            .hint("`sealdisk init` makes one, --account DIR or SEALDISK_ACCOUNT names another"));
+    let account = RealDir::open(dir).map_err(failed)?;
+    match rustix::fs::statat(&account, settings::FILE, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(account),
+        Err(error) => Err(failed(error.into())),
     }
+}
+
+/// The lock decides whether the account is free; the socket is only tried when it is not.
+fn reach(dir: &RealDir, hold: Hold) -> Result<Reached> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(lock) = AccountLock::try_take(dir, hold)? {
@@ -141,7 +152,7 @@ fn reach(dir: &Path, hold: Hold) -> Result<Reached> {
         let control = match lock::holder(dir) {
             Some(holder) => holder.control,
             // It had no space to tell.
-            None => Some(dir.join(lock::CONTROL)),
+            None => Some(dir.path().join(lock::CONTROL)),
         };
         if let Some(control) = control {
             match Client::connect(&control) {

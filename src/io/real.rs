@@ -32,6 +32,12 @@ impl RealDir {
     }
 }
 
+impl AsFd for RealDir {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
 impl Dir for RealDir {
     fn open(&self, name: &str, how: Open) -> io::Result<Arc<dyn File>> {
         let flags = match how {

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use sealdisk::account::lock::{AccountLock, Hold};
+use sealdisk::io::real::RealDir;
 use serde_json::Value;
 
 use crate::client::Client;
@@ -148,7 +149,9 @@ fn an_account_or_a_disk_in_use() {
     drop(client);
     assert!(server.terminate().success());
     // Somebody holds the lock and answers no verb.
-    let held = AccountLock::try_take(&account.dir(), Hold::Exclusive).expect("no error").expect("free");
+    let held = AccountLock::try_take(&RealDir::open(account.dir()).expect("an account"), Hold::Exclusive)
+        .expect("no error")
+        .expect("free");
     refused(&account, &["create", "new", "--size", "1M"], "InUse", &std::process::id().to_string());
     drop(held);
     account.create("new", MIB);

@@ -45,7 +45,7 @@ fn make(path: &Path) {
 
 fn open(path: &Path) -> Registry {
     // A child that another test has forked holds what was open until it has become another program.
-    let take = || AccountLock::try_take(path, Hold::Exclusive).expect("a lock file");
+    let take = || AccountLock::try_take(&RealDir::open(path).expect("a folder"), Hold::Exclusive).expect("a lock file");
     let lock = (0..1000).find_map(|_| {
         let lock = take();
         if lock.is_none() {
