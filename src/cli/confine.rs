@@ -25,7 +25,7 @@ impl Plan {
         let needs = Needs {
             account: account.to_owned(),
             images,
-            socket_folders: self.socket.iter().chain(&self.control).filter_map(folder).collect(),
+            socket_folders: self.socket.socket.iter().chain(&self.control).filter_map(folder).collect(),
             ports: self.listen.iter().map(|addr| addr.port()).collect(),
         };
         Confinement::files(self.confine, &needs)

@@ -3,13 +3,14 @@
 use std::fmt;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 
+use super::address;
 use super::context::{Context, Outcome};
 use super::create::{self, Wanted};
 use super::init;
@@ -29,22 +30,24 @@ use crate::{Error, ErrorKind, Result};
 const EXAMPLE: &[u8] = include_bytes!("../../fixtures/files.vhd");
 /// Its name in the account directory.
 const EXAMPLE_FILE: &str = "example.vhd";
-/// NBD's registered port, tried first.
-const NBD_PORT: u16 = 10_809;
 
 /// Make an account and a disk if there are none, serve it, and print how to attach it
 ///
-/// The disk lies over IMAGE, which stays as it is; without IMAGE over a small example. Run again, it serves what is
-/// there. Ctrl-C ends it.
+/// The disk lies over IMAGE, which stays as it is; without IMAGE over a small example. It is served on a unix socket that
+/// only its user can open. Run again, it serves what is there. Ctrl-C ends it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   sealdisk quickstart
   sealdisk quickstart /images/debian.vhd
+  sealdisk quickstart --listen 127.0.0.1:10809
   sealdisk --account /srv/disks quickstart")]
 pub(super) struct Quickstart {
     /// A VHD of any kind, or a raw image
     image: Option<PathBuf>,
+    /// Listen on a loopback TCP address too: every user of this machine can attach there
+    #[arg(long, value_name = "ADDR:PORT", value_parser = address::parse)]
+    listen: Vec<SocketAddr>,
     #[command(flatten)]
     key: KekOptions,
     #[command(flatten)]
@@ -73,7 +76,7 @@ impl Quickstart {
                 context.note(format_args!("made the disk {}", report.name));
             }
         }
-        let plan = Plan { listen: vec![loopback()], ..Plan::default() };
+        let plan = Plan { listen: self.listen, ..Plan::default() };
         let opened = serve::open(context, &self.key, &plan)?;
         let service = Service::start(context, opened, plan)?;
         let guide = Guide::new(context, &name, &service.reachable);
@@ -117,12 +120,6 @@ fn check_same(disk: &Listed, image: &Path) -> Result<()> {
         .hint("`sealdisk create NAME --base IMAGE` makes one of another name, `sealdisk serve` serves it"))
 }
 
-/// NBD's port where it is free, else any.
-fn loopback() -> SocketAddr {
-    let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-    if TcpListener::bind(at(NBD_PORT)).is_ok() { at(NBD_PORT) } else { at(0) }
-}
-
 /// How to attach the disk.
 #[derive(Debug, Serialize)]
 struct Guide<'a> {
@@ -150,9 +147,8 @@ impl fmt::Display for Guide<'_> {
         let export = quoted(&name.to_string());
         let account = quoted(&account.display().to_string());
         let uri = quoted(uri);
-        writeln!(f, "serving {name} on {}", reachable.socket.display())?;
-        for addr in &reachable.listen {
-            writeln!(f, "serving {name} on {addr}: {}", uri::tcp(&name.to_string(), *addr))?;
+        for listener in &reachable.listeners {
+            writeln!(f, "{listener}")?;
         }
         writeln!(
             f,

@@ -16,6 +16,7 @@ use super::limits::LimitOptions;
 use super::log::{self, LogOptions};
 use super::notify::Manager;
 use super::service::{Opened, Plan, Reachable, Service};
+use super::socket::SocketOptions;
 use super::unlock;
 use crate::account::name::BlobName;
 use crate::account::request::KeyNeed;
@@ -34,18 +35,18 @@ use crate::{Error, ErrorKind, Result};
 Examples:
   sealdisk serve
   sealdisk serve disk1 --read-only --socket /run/user/1000/disk1.sock
-  sealdisk serve --listen 127.0.0.1:10809
+  sealdisk serve --socket /run/sealdisk/web.sock --socket-group libvirt-qemu
+  sealdisk serve --listen 0.0.0.0:10809 --tls-cert cert.pem --tls-key key.pem --tls-client-ca ca.pem
   sealdisk serve --metrics 127.0.0.1:9434")]
 pub(super) struct Serve {
     /// The disks to serve, instead of all
     names: Vec<BlobName>,
-    /// The NBD socket; ACCOUNT/nbd.sock if left out
-    #[arg(long, value_name = "PATH")]
-    socket: Option<PathBuf>,
+    #[command(flatten)]
+    socket: SocketOptions,
     /// The control socket; ACCOUNT/control.sock if left out
     #[arg(long, value_name = "PATH")]
     control: Option<PathBuf>,
-    /// Listen on a TCP address too; without TLS only a loopback one
+    /// Listen on a TCP address too; beyond loopback only for clients that prove who they are, over TLS
     #[arg(long, value_name = "ADDR:PORT", value_parser = address::parse)]
     listen: Vec<SocketAddr>,
     /// Serve metrics for Prometheus at http://ADDR:PORT/metrics
@@ -78,25 +79,29 @@ struct TlsOptions {
     /// The private key of the certificate, in PEM form
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// Ask clients for a certificate that one of these authorities signed
+    /// Turn TLS clients away that have no certificate of one of these authorities, and TCP clients without TLS
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
-    /// Answer nothing before TLS; with --tls-client-ca, nobody without a certificate
+    /// Answer TCP clients nothing before TLS; unix sockets go on with or without it
     #[arg(long, requires = "tls_cert")]
     tls_required: bool,
     /// Let anybody who reaches the TCP address read and write the disks, in the open
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["tls_required", "tls_client_ca"])]
     insecure_tcp: bool,
+    /// With --tls-required: let anybody who reaches the TCP address read and write the disks, without a certificate
+    #[arg(long, requires = "tls_required", conflicts_with = "tls_client_ca")]
+    insecure_anonymous_clients: bool,
 }
 
 impl TlsOptions {
     fn apply(self, config: &mut Config) -> Result<()> {
         if let (Some(certificate), Some(key)) = (self.tls_cert, self.tls_key) {
-            let files = TlsFiles { certificate, key, client_ca: self.tls_client_ca, require_client: self.tls_required };
+            let files = TlsFiles { certificate, key, client_ca: self.tls_client_ca };
             config.tls = Some(Tls::load(&files)?);
         }
         config.tls_required = self.tls_required;
         config.insecure_tcp = self.insecure_tcp;
+        config.insecure_anonymous_clients = self.insecure_anonymous_clients;
         Ok(())
     }
 }
@@ -160,9 +165,8 @@ struct Text<'a>(&'a Reachable);
 impl fmt::Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(at) = self;
-        write!(f, "serving on {}", at.socket.display())?;
-        for addr in &at.listen {
-            write!(f, "\nserving on {addr}")?;
+        for (index, listener) in at.listeners.iter().enumerate() {
+            write!(f, "{}{listener}", if index == 0 { "" } else { "\n" })?;
         }
         if let Some(url) = &at.metrics {
             write!(f, "\nmetrics at {url}")?;

@@ -14,7 +14,9 @@ use tokio::sync::oneshot;
 use super::activation::Handed;
 use super::context::Context;
 use super::fit::fit;
+use super::listeners::ListenerReport;
 use super::notify::Manager;
+use super::socket::SocketOptions;
 use super::uri;
 use crate::account::control::server::ControlServer;
 use crate::account::exports::Served;
@@ -38,8 +40,7 @@ pub(super) struct Plan {
     /// Only these disks; `None`: all.
     pub(super) only: Option<BTreeSet<BlobName>>,
     pub(super) read_only: bool,
-    /// The NBD socket, if not the one in the account directory.
-    pub(super) socket: Option<PathBuf>,
+    pub(super) socket: SocketOptions,
     /// The control socket, if not the one in the account directory.
     pub(super) control: Option<PathBuf>,
     pub(super) listen: Vec<SocketAddr>,
@@ -65,17 +66,20 @@ pub(super) struct Reachable {
     pub(super) socket: PathBuf,
     pub(super) control: PathBuf,
     pub(super) listen: Vec<SocketAddr>,
+    /// All NBD sockets, those that were handed over too.
+    pub(super) listeners: Vec<ListenerReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) metrics: Option<String>,
     pub(super) exports: Vec<Reached>,
     pub(super) confined: Confinement,
 }
 
-/// An export and its URI on the unix socket.
+/// An export and where it is: on the unix socket, and on every socket.
 #[derive(Debug, Serialize)]
 pub(super) struct Reached {
     pub(super) name: String,
     pub(super) uri: String,
+    pub(super) uris: Vec<String>,
 }
 
 /// A server whose sockets are bound: clients may connect, and are answered from [`Service::run`] on.
@@ -109,7 +113,7 @@ impl Service {
         let account = absolute(&context.account)?;
         let handed = plan.handed;
         // A socket of the service manager takes the place of our own, unless one is asked for.
-        let socket = match (&plan.socket, &handed.path) {
+        let socket = match (&plan.socket.socket, &handed.path) {
             (Some(path), _) | (None, Some(path)) => absolute(path)?,
             (None, None) => account.join(SOCKET),
         };
@@ -118,8 +122,7 @@ impl Service {
         let signals = EndSignals::take(&[SIGTERM, SIGINT, SIGHUP])?;
         let registry = Arc::new(registry);
         let served = Arc::new(Served { registry: Arc::clone(&registry), only: plan.only, read_only: plan.read_only });
-        let names = served.list().into_iter().map(|export| export.name);
-        let exports = names.map(|name| Reached { uri: uri::unix(&name, &socket), name }).collect();
+        let names: Vec<_> = served.list().into_iter().map(|export| export.name).collect();
 
         let mut server = Server::new(served, config)?;
         registry.open_door(server.door());
@@ -127,12 +130,20 @@ impl Service {
         let control_server = ControlServer::start(&control, Arc::clone(&registry))?;
         registry.tell_control(control.clone())?;
         if handed.path.as_ref() != Some(&socket) {
-            server.listen_unix(&socket)?;
+            server.listen_unix_for(&socket, plan.socket.access())?;
         }
         for socket in handed.sockets {
             server.adopt(socket)?;
         }
         let listen = plan.listen.into_iter().map(|addr| server.listen_tcp(addr)).collect::<Result<_>>()?;
+        let listeners: Vec<_> = server.listening().into_iter().map(ListenerReport::from).collect();
+        listeners.iter().for_each(ListenerReport::log);
+        let reached = |name: String| Reached {
+            uri: uri::unix(&name, &socket),
+            uris: listeners.iter().filter_map(|listener| listener.uri(&name)).collect(),
+            name,
+        };
+        let exports = names.into_iter().map(reached).collect();
         let runtime = Builder::new_multi_thread()
             .worker_threads(HANDSHAKE_THREADS)
             .thread_name("nbd-accept")
@@ -142,7 +153,7 @@ impl Service {
         let confined = confined.calls(plan.confine)?;
         report(plan.confine, confined);
         let url = plan.metrics.as_ref().map(|metrics| format!("http://{}/metrics", metrics.addr()));
-        let reachable = Reachable { socket, control, listen, metrics: url, exports, confined };
+        let reachable = Reachable { socket, control, listen, listeners, metrics: url, exports, confined };
         let metrics = plan.metrics;
         Ok(Self { registry, manager, control: control_server, server, metrics, runtime, signals, reachable })
     }

@@ -10,9 +10,19 @@ pub(super) fn unix(name: &str, socket: &Path) -> String {
     format!("nbd+unix:///{}?socket={}", escaped(name.as_bytes()), escaped(socket.as_os_str().as_bytes()))
 }
 
-/// The export `name` on a TCP address.
-pub(super) fn tcp(name: &str, addr: SocketAddr) -> String {
-    format!("nbd://{addr}/{}", escaped(name.as_bytes()))
+/// The export `name` on a TCP address, over TLS or in plaintext. For a server that listens on all addresses the URI has the
+/// name of this machine.
+pub(super) fn tcp(name: &str, addr: SocketAddr, tls: bool) -> String {
+    let scheme = if tls { "nbds" } else { "nbd" };
+    let name = escaped(name.as_bytes());
+    match addr.ip().is_unspecified() {
+        false => format!("{scheme}://{addr}/{name}"),
+        true => {
+            let machine = rustix::system::uname();
+            let host = machine.nodename().to_str().unwrap_or("localhost");
+            format!("{scheme}://{host}:{}/{name}", addr.port())
+        }
+    }
 }
 
 /// Percent-encodes all but the unreserved characters and slashes (RFC 3986, sections 2.1 to 2.3).
@@ -38,6 +48,9 @@ mod tests {
             unix("web/a b?.vhd", Path::new("/run/ä & b/nbd.sock")),
             "nbd+unix:///web/a%20b%3F.vhd?socket=/run/%C3%A4%20%26%20b/nbd.sock"
         );
-        assert_eq!(tcp("disk1", "[::1]:10809".parse().expect("address")), "nbd://[::1]:10809/disk1");
+        let address = "[::1]:10809".parse().expect("address");
+        assert_eq!(tcp("disk1", address, false), "nbd://[::1]:10809/disk1");
+        assert_eq!(tcp("disk1", address, true), "nbds://[::1]:10809/disk1");
+        assert!(!tcp("disk1", "0.0.0.0:10809".parse().expect("address"), true).contains("0.0.0.0"));
     }
 }

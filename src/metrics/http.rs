@@ -63,7 +63,10 @@ pub struct MetricsServer {
 fn reach(exposed: bool) -> Reach {
     match exposed {
         true => Reach::Anybody,
-        false => Reach::ThisMachine { hint: "--insecure-metrics lets other machines see what it tells of the disks" },
+        false => Reach::ThisMachine {
+            lacking: "and the metrics have no password",
+            hint: "--insecure-metrics lets other machines see what it tells of the disks",
+        },
     }
 }
 

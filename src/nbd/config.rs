@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::handshake::Security;
 use super::tls::Tls;
 use crate::{Error, ErrorKind, Result};
 
@@ -15,10 +16,13 @@ pub struct Config {
     pub read_only: bool,
     /// Offers TLS.
     pub tls: Option<Tls>,
-    /// Answers nothing before STARTTLS. Needs [`Config::tls`].
+    /// Answers TCP clients nothing before STARTTLS. Needs [`Config::tls`]; one that asks clients for certificates implies it.
+    /// Unix sockets are told of TLS and do not need it: the permissions of their file say who may connect.
     pub tls_required: bool,
     /// Lets [`Server::listen_tcp`](super::Server::listen_tcp) accept plaintext clients from other machines.
     pub insecure_tcp: bool,
+    /// Lets it accept clients from other machines that show no certificate.
+    pub insecure_anonymous_clients: bool,
 
     /// Clients in transmission at once; a further one is refused at GO.
     pub max_connections: usize,
@@ -61,6 +65,7 @@ impl Default for Config {
             tls: None,
             tls_required: false,
             insecure_tcp: false,
+            insecure_anonymous_clients: false,
             max_connections: 100,
             max_handshakes: 128,
             handshake_timeout: Duration::from_secs(10),
@@ -80,6 +85,20 @@ impl Default for Config {
 }
 
 impl Config {
+    /// What TCP clients have of TLS.
+    pub(super) fn tcp_security(&self) -> Security {
+        match &self.tls {
+            None => Security::None,
+            Some(tls) if self.tls_required || tls.asks_clients() => Security::Required,
+            Some(_) => Security::Offered,
+        }
+    }
+
+    /// What clients on unix sockets have of it.
+    pub(super) fn unix_security(&self) -> Security {
+        if self.tls.is_some() { Security::Offered } else { Security::None }
+    }
+
     /// Settings that contradict each other: [`ErrorKind::InvalidInput`].
     pub(super) fn check(&self) -> Result<()> {
         let wrong = |what: &str, hint: &str| Err(Error::new(ErrorKind::InvalidInput, what).hint(hint));

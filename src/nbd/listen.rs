@@ -3,12 +3,12 @@
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::Mode;
+use rustix::fs::{AtFlags, Gid, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
 use crate::{Error, ErrorKind, Result};
@@ -44,9 +44,25 @@ impl Drop for SocketFile {
     }
 }
 
-/// Binds a socket that only this user may connect to. A stale socket file is replaced; a live one is refused with
+/// Who may connect to a unix socket, by the mode and group of its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SocketAccess {
+    /// Permission bits; connecting takes the right to write.
+    pub mode: u32,
+    /// `None`: the group that new files of this process get.
+    pub group: Option<u32>,
+}
+
+impl Default for SocketAccess {
+    /// This user alone.
+    fn default() -> Self {
+        Self { mode: 0o600, group: None }
+    }
+}
+
+/// Binds a socket that those may connect to whom `access` lets, from its first moment on. A stale socket file is replaced; a live one is refused with
 /// [`ErrorKind::InUse`], any other file with [`ErrorKind::AlreadyExists`].
-pub(crate) fn unix(path: &Path) -> Result<(UnixListener, SocketFile)> {
+pub(crate) fn unix(path: &Path, access: SocketAccess) -> Result<(UnixListener, SocketFile)> {
     let failed = |what: &str, e: io::Error| Error::io(what, e).at_path(path);
     if path.as_os_str().len() > MAX_SOCKET_PATH {
         return Err(Error::new(ErrorKind::InvalidInput, format!("a socket path over {MAX_SOCKET_PATH} bytes"))
@@ -72,15 +88,41 @@ pub(crate) fn unix(path: &Path) -> Result<(UnixListener, SocketFile)> {
     rustix::process::umask(before);
     let listener = bound.map_err(|e| failed("cannot listen", e))?;
     let now = fs::symlink_metadata(path).map_err(|e| failed("cannot listen", e))?;
-    Ok((listener, SocketFile { path: path.to_owned(), identity: (now.dev(), now.ino()) }))
+    let file = SocketFile { path: path.to_owned(), identity: (now.dev(), now.ino()) };
+    if access != SocketAccess::default() {
+        open_to(&file, access)?;
+    }
+    Ok((listener, file))
+}
+
+/// Gives the socket file its group and then its mode: it is never open to the members of another group. What is changed is
+/// the file that was bound, whatever lies at its path by now.
+fn open_to(file: &SocketFile, access: SocketAccess) -> Result<()> {
+    let failed = |what: &str, e: io::Error| Error::io(what, e).at_path(&file.path);
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let fd = rustix::fs::open(&file.path, flags, Mode::empty()).map_err(|e| failed("cannot open", e.into()))?;
+    let there = rustix::fs::fstat(&fd).map_err(|e| failed("cannot examine the socket", e.into()))?;
+    if (there.st_dev, there.st_ino) != file.identity {
+        return Err(Error::new(ErrorKind::InUse, "another process has replaced the socket").at_path(&file.path));
+    }
+    if let Some(group) = access.group {
+        rustix::fs::chownat(&fd, "", None, Some(Gid::from_raw(group)), AtFlags::EMPTY_PATH).map_err(|e| {
+            failed("the socket cannot be given to the group", e.into())
+                .hint("a user can name a group of which it is a member; root can name any")
+        })?;
+    }
+    // There is no chmod of a descriptor that is open for its path alone, but for the way round /proc.
+    let way = format!("/proc/self/fd/{}", fd.as_raw_fd());
+    fs::set_permissions(way, fs::Permissions::from_mode(access.mode)).map_err(|e| failed("cannot set the mode", e))
 }
 
 /// Which TCP addresses may be listened on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reach {
     Anybody,
-    /// Loopback ones: NBD has no password, and plaintext no privacy. The hint says how others would be allowed.
+    /// Loopback ones, because of what is lacking for others. The hint says how others would be allowed.
     ThisMachine {
+        lacking: &'static str,
         hint: &'static str,
     },
 }
@@ -116,8 +158,8 @@ pub(crate) fn adopt(fd: OwnedFd, reach: Reach) -> Result<Listener> {
 
 fn check_reach(addr: SocketAddr, reach: Reach) -> Result<()> {
     match reach {
-        Reach::ThisMachine { hint } if !addr.ip().to_canonical().is_loopback() => {
-            let what = format!("{addr} is reachable from other machines without TLS");
+        Reach::ThisMachine { lacking, hint } if !addr.ip().to_canonical().is_loopback() => {
+            let what = format!("{addr} is reachable from other machines, {lacking}");
             Err(Error::new(ErrorKind::InvalidInput, what).hint(hint))
         }
         _ => Ok(()),
@@ -128,16 +170,17 @@ fn check_reach(addr: SocketAddr, reach: Reach) -> Result<()> {
 mod tests {
     use super::*;
 
-    const HERE: Reach = Reach::ThisMachine { hint: "" };
+    const HERE: Reach = Reach::ThisMachine { lacking: "", hint: "" };
+    const PRIVATE: SocketAccess = SocketAccess { mode: 0o600, group: None };
 
     #[test]
     fn a_stale_socket_is_replaced_and_a_live_one_refused() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         drop(UnixListener::bind(&path).unwrap());
-        let (listener, file) = unix(&path).unwrap();
+        let (listener, file) = unix(&path, PRIVATE).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
-        assert_eq!(unix(&path).unwrap_err().kind(), ErrorKind::InUse);
+        assert_eq!(unix(&path, PRIVATE).unwrap_err().kind(), ErrorKind::InUse);
         drop((listener, file));
         assert!(!path.exists());
     }
@@ -146,7 +189,7 @@ mod tests {
     fn the_file_of_another_server_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
-        let (_listener, file) = unix(&path).unwrap();
+        let (_listener, file) = unix(&path, PRIVATE).unwrap();
         fs::remove_file(&path).unwrap();
         let _other = UnixListener::bind(&path).unwrap();
         drop(file);
@@ -158,9 +201,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("plain");
         fs::write(&path, "kept").unwrap();
-        assert_eq!(unix(&path).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(unix(&path, PRIVATE).unwrap_err().kind(), ErrorKind::AlreadyExists);
         assert_eq!(fs::read(&path).unwrap(), b"kept");
-        assert_eq!(unix(&dir.path().join("x".repeat(120))).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(unix(&dir.path().join("x".repeat(120)), PRIVATE).unwrap_err().kind(), ErrorKind::InvalidInput);
+    }
+
+    #[test]
+    fn a_socket_has_the_mode_and_group_that_were_asked_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let group = rustix::process::getegid().as_raw();
+        for mode in [0o660, 0o666, 0o600, 0o620] {
+            let (_listener, _file) = unix(&path, SocketAccess { mode, group: Some(group) }).unwrap();
+            let there = fs::metadata(&path).unwrap();
+            assert_eq!((there.mode() & 0o7777, there.gid()), (mode, group));
+        }
     }
 
     #[test]

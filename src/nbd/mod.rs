@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::Result;
 use crate::disk::Disk;
 
+mod audience;
 mod buffers;
 mod channel;
 pub mod client;
@@ -38,10 +39,12 @@ pub mod wire;
 mod workers;
 mod write;
 
+pub use audience::{Address, Audience, Listening, TlsUse};
 pub use config::Config;
 pub use context::{diff, encryption};
 pub use door::{Door, Terms};
 pub use errno::Errno;
+pub use listen::SocketAccess;
 pub use server::Server;
 pub use stats::{Attached, Snapshot, Stats};
 pub use tally::{BUCKETS, Command, CommandCounts, Counts, bucket_bound};

@@ -26,15 +26,17 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
+use super::audience::Listening;
 use super::channel::Channel;
 use super::connection::{Connection, Shared};
 use super::door::Door;
 use super::handshake::{Handshake, Outcome, Security};
-use super::listen::{self, Listener, Reach, SocketFile};
+use super::listen::{self, Listener, Reach, SocketAccess, SocketFile};
 use super::patience::Lookouts;
 use super::record::Record;
 use super::session::Session;
 use super::stats::Stats;
+use super::tls::Tls;
 use super::{Config, Exports};
 use crate::{Error, ErrorKind, Result};
 
@@ -74,14 +76,20 @@ impl Server {
     /// Listens on a unix socket that only this user may connect to (0600). A stale socket file is replaced, a live one
     /// refused with [`crate::ErrorKind::InUse`]. The file is removed when the server ends.
     pub fn listen_unix(&mut self, path: impl AsRef<Path>) -> Result<()> {
-        let (listener, file) = listen::unix(path.as_ref())?;
+        self.listen_unix_for(path, SocketAccess::default())
+    }
+
+    /// The same for others than this user.
+    pub fn listen_unix_for(&mut self, path: impl AsRef<Path>, access: SocketAccess) -> Result<()> {
+        let (listener, file) = listen::unix(path.as_ref(), access)?;
         self.listeners.push(Listener::Unix(listener));
         self.files.push(file);
         Ok(())
     }
 
     /// Listens on a TCP address and returns it with the port that was chosen, if it was 0. An address that is not
-    /// loopback is refused unless TLS is required or [`Config::insecure_tcp`] is set.
+    /// loopback is refused unless clients have to prove themselves by a certificate, or [`Config::insecure_tcp`] or
+    /// [`Config::insecure_anonymous_clients`] says otherwise.
     pub fn listen_tcp(&mut self, addr: SocketAddr) -> Result<SocketAddr> {
         let (listener, addr) = listen::tcp(addr, self.reach())?;
         self.listeners.push(listener);
@@ -96,12 +104,33 @@ impl Server {
 
     fn reach(&self) -> Reach {
         let config = &self.hub.shared.config;
-        if config.insecure_tcp || config.tls_required {
-            return Reach::Anybody;
+        let proven = config.tls.as_ref().is_some_and(Tls::asks_clients) || config.insecure_anonymous_clients;
+        match config.tcp_security() {
+            _ if config.insecure_tcp => Reach::Anybody,
+            Security::Required if proven => Reach::Anybody,
+            Security::Required => Reach::ThisMachine {
+                lacking: "and no client has to prove who it is",
+                hint: "--tls-client-ca asks clients for a certificate; --insecure-anonymous-clients lets anybody read and write the disks",
+            },
+            _ => Reach::ThisMachine {
+                lacking: "and without TLS",
+                hint: "--tls-cert, --tls-key and --tls-client-ca protect it; --insecure-tcp lets anybody read and write the disks",
+            },
         }
-        Reach::ThisMachine {
-            hint: "--tls-cert, --tls-key and --tls-required protect it; --insecure-tcp lets anybody read and write the disks",
-        }
+    }
+
+    /// The sockets it listens on, and who may attach there.
+    #[must_use]
+    pub fn listening(&self) -> Vec<Listening> {
+        let config = &self.hub.shared.config;
+        let of = |listener: &Listener| match listener {
+            Listener::Unix(listener) => {
+                let addr = listener.local_addr().ok();
+                Some(Listening::unix(addr.as_ref().and_then(|addr| addr.as_pathname()), config))
+            }
+            Listener::Tcp(listener) => Some(Listening::tcp(listener.local_addr().ok()?, config)),
+        };
+        self.listeners.iter().filter_map(of).collect()
     }
 
     /// Serves until `stop` is ready, then: accepts no more, answers what still arrives with "shutting down" for
@@ -143,7 +172,8 @@ async fn accept_unix(hub: Arc<Hub>, listener: UnixListener) {
             Ok((stream, _)) => {
                 let peer =
                     stream.peer_cred().map(|peer| format!("unix:uid={},pid={}", peer.uid(), peer.pid().unwrap_or(0)));
-                hub.greet(stream, peer.unwrap_or_else(|_| "unix".into()));
+                let security = hub.shared.config.unix_security();
+                hub.greet(stream, security, peer.unwrap_or_else(|_| "unix".into()));
             }
             Err(e) => hub.not_accepted(&e).await,
         }
@@ -157,7 +187,7 @@ async fn accept_tcp(hub: Arc<Hub>, listener: TcpListener) {
                 // Replies are gathered already, and a client that has lost its network must be noticed some day.
                 let _ = stream.set_nodelay(true);
                 let _ = sockopt::set_socket_keepalive(&stream, true);
-                hub.greet(stream, peer.to_string());
+                hub.greet(stream, hub.shared.config.tcp_security(), peer.to_string());
             }
             Err(e) => hub.not_accepted(&e).await,
         }
@@ -244,7 +274,7 @@ impl Hub {
     }
 
     /// Starts the handshake with a client.
-    fn greet<S: Socket>(self: &Arc<Self>, stream: S, peer: String) {
+    fn greet<S: Socket>(self: &Arc<Self>, stream: S, security: Security, peer: String) {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         if self.handshakes.lock().len() >= self.shared.config.max_handshakes {
             debug!("the oldest handshake makes room for a new client");
@@ -257,7 +287,7 @@ impl Hub {
         let guard = HandshakeGuard { hub: Arc::clone(self), id };
         tokio::spawn(async move {
             let hub = &guard.hub;
-            let handshake = tokio::time::timeout(hub.shared.config.handshake_timeout, hub.negotiate(stream));
+            let handshake = tokio::time::timeout(hub.shared.config.handshake_timeout, hub.negotiate(stream, security));
             let ended = tokio::select! {
                 ended = handshake => Some(ended),
                 _ = evicted => None,
@@ -281,7 +311,7 @@ impl Hub {
         });
     }
 
-    async fn negotiate<S: Socket>(&self, mut stream: S) -> io::Result<Option<Ready>> {
+    async fn negotiate<S: Socket>(&self, mut stream: S, security: Security) -> io::Result<Option<Ready>> {
         let config = &self.shared.config;
         let mut place = None;
         let mut admit = || {
@@ -293,11 +323,6 @@ impl Hub {
         };
         let started = Handshake::start(&mut stream, &self.exports, config, &self.shared.stopping, &mut admit).await?;
         let Some(mut handshake) = started else { return Ok(None) };
-        let security = match &config.tls {
-            None => Security::None,
-            Some(_) if config.tls_required => Security::Required,
-            Some(_) => Security::Offered,
-        };
         let (session, stream, tls) = match handshake.haggle(&mut stream, security).await? {
             Outcome::Transmit(session) => (session, stream, None),
             Outcome::StartTls => {

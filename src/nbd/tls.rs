@@ -22,15 +22,16 @@ pub struct TlsFiles {
     pub certificate: PathBuf,
     /// The private key of that certificate.
     pub key: PathBuf,
-    /// Authorities that sign client certificates; `None`: clients are not asked for one.
+    /// Authorities that sign client certificates: a client without one is turned away. `None`: clients are not asked.
     pub client_ca: Option<PathBuf>,
-    /// With authorities: whether a client without a certificate is turned away.
-    pub require_client: bool,
 }
 
 /// A ready TLS configuration. Cheap to clone.
 #[derive(Clone)]
-pub struct Tls(Arc<ServerConfig>);
+pub struct Tls {
+    config: Arc<ServerConfig>,
+    asks_clients: bool,
+}
 
 impl Tls {
     /// Reads the files. [`ErrorKind::InvalidInput`] for content that is no certificate or key, or does not fit together.
@@ -50,18 +51,23 @@ impl Tls {
                     roots.add(authority).map_err(|e| unusable("not a certificate authority", path, e))?;
                 }
                 let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-                let verifier = if files.require_client { verifier } else { verifier.allow_unauthenticated() };
                 builder.with_client_cert_verifier(verifier.build().map_err(|e| unusable("not usable", path, e))?)
             }
         };
         let config = builder
             .with_single_cert(chain, key)
             .map_err(|e| unusable("certificate and key do not fit together", &files.certificate, e))?;
-        Ok(Self(Arc::new(config)))
+        Ok(Self { config: Arc::new(config), asks_clients: files.client_ca.is_some() })
+    }
+
+    /// Whether a client has to show a certificate.
+    #[must_use]
+    pub fn asks_clients(&self) -> bool {
+        self.asks_clients
     }
 
     pub(super) fn config(&self) -> Arc<ServerConfig> {
-        Arc::clone(&self.0)
+        Arc::clone(&self.config)
     }
 }
 

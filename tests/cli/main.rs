@@ -9,6 +9,7 @@ mod client;
 mod durable;
 mod layers;
 mod life;
+mod listeners;
 mod model;
 mod quickstart;
 mod refused;

@@ -68,6 +68,18 @@ impl Drop for Quickstart {
     }
 }
 
+/// TCP sockets that a process holds, by the kernel's table.
+fn tcp_sockets_of(pid: u32) -> usize {
+    let held: Vec<_> = fs::read_dir(format!("/proc/{pid}/fd"))
+        .expect("its descriptors")
+        .filter_map(|fd| fs::read_link(fd.ok()?.path()).ok())
+        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .collect();
+    let tables = ["tcp", "tcp6"].map(|table| fs::read_to_string(format!("/proc/net/{table}")).unwrap_or_default());
+    let inodes = tables.iter().flat_map(|table| table.lines().filter_map(|line| line.split_whitespace().nth(9)));
+    inodes.filter(|inode| held.iter().any(|held| held == inode)).count()
+}
+
 #[test]
 fn every_line_works_when_pasted() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -87,12 +99,16 @@ fn every_line_works_when_pasted() {
     assert!(quickstart.paste(&elsewhere, "page by page").contains("base"));
     assert!(quickstart.paste(&elsewhere, "write in plaintext").contains("encryption is off"));
     assert!(quickstart.paste(&elsewhere, "write encrypted again").contains("encryption is on"));
-    let tcp = quickstart.guide.lines().find_map(|line| line.split_once(": nbd://")).expect("a TCP address").1;
+    assert!(!quickstart.guide.contains("nbd://"), "no TCP unasked: {}", quickstart.guide);
+    assert_eq!(tcp_sockets_of(quickstart.child.id()), 0);
+    quickstart.stop();
+    // Again: it serves what is there, and where it is asked to.
+    let again = Quickstart::start(folder, &["--listen", "127.0.0.1:0"]);
+    let tcp = again.guide.lines().find_map(|line| line.strip_prefix("  nbd://")).expect("a TCP address");
+    let tcp = tcp.replace("NAME", "example");
     let listed = run(program("nbdinfo").args(["--size", &format!("nbd://{tcp}")]));
     assert_eq!(String::from_utf8_lossy(&listed.stdout).trim(), "983040");
-    quickstart.stop();
-    // Again: it serves what is there.
-    Quickstart::start(folder, &[]).stop();
+    again.stop();
     let disks = fs::read_dir(folder.join("sealdisk-account/disks")).expect("the disks").count();
     assert_eq!(disks, 1);
 }

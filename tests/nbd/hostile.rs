@@ -12,7 +12,7 @@ use sealdisk::nbd::wire::transmission::{HeaderStyle, Request, command, command_f
 use crate::child::{CERTIFICATES, Serving};
 use crate::house::MIB;
 use crate::raw::{ACK, Client, polite};
-use crate::tls::Certificates;
+use crate::support::Certificates;
 
 const STYLES: [HeaderStyle; 3] = [HeaderStyle::Simple, HeaderStyle::Structured, HeaderStyle::Extended];
 const EDGES: [u64; 12] = [

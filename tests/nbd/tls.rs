@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,86 +14,47 @@ use sealdisk::ErrorKind;
 use sealdisk::nbd::wire::handshake::{OptionHeader, OptionType};
 use sealdisk::nbd::wire::transmission::{HeaderStyle, command};
 use sealdisk::nbd::{Config, Tls, TlsFiles};
-use tempfile::TempDir;
 
 use crate::house::{House, MIB, Shelf};
 use crate::raw::{ACK, Client, ERR};
+use crate::support::Certificates;
 use crate::transmission::pattern;
 
 const ERR_INVALID: u32 = ERR + 3;
 const ERR_TLS_REQD: u32 = ERR + 5;
 
-/// Certificates as `docs/nbd.md` shows how to make them: an authority, a server, a client, and a stranger.
-pub(crate) struct Certificates(TempDir);
+/// The server's part of the certificates, which asks clients for theirs or not.
+fn server(certificates: &Certificates, asks_clients: bool) -> Tls {
+    let client_ca = asks_clients.then(|| certificates.path("ca-cert.pem"));
+    Tls::load(&TlsFiles { client_ca, ..server_files(certificates.folder()) }).unwrap()
+}
 
-impl Certificates {
-    pub(crate) fn make() -> Self {
-        let dir = TempDir::new().unwrap();
-        let openssl = |line: &str| {
-            let done = Command::new("openssl").args(line.split(' ')).current_dir(dir.path()).output().unwrap();
-            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
-        };
-        let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-        for authority in ["ca", "stranger"] {
-            openssl(&format!(
-                "req -x509 {key} -days 2 -subj /CN={authority} -keyout {authority}-key.pem -out {authority}-cert.pem"
-            ));
-        }
-        for (name, authority) in [("server", "ca"), ("client", "ca"), ("other", "stranger")] {
-            openssl(&format!(
-                "req {key} -subj /CN={name} -addext subjectAltName=DNS:localhost,IP:127.0.0.1 -keyout {name}-key.pem -out {name}.csr"
-            ));
-            openssl(&format!(
-                "x509 -req -in {name}.csr -days 2 -CA {authority}-cert.pem -CAkey {authority}-key.pem -CAcreateserial -copy_extensions copy -out {name}-cert.pem"
-            ));
-        }
-        Self(dir)
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    pub(crate) fn folder(&self) -> &Path {
-        self.0.path()
-    }
-
-    fn server(&self, clients: Option<bool>) -> Tls {
-        Tls::load(&TlsFiles {
-            client_ca: clients.map(|_| self.path("ca-cert.pem")),
-            require_client: clients.unwrap_or(false),
-            ..server_files(self.folder())
-        })
+/// A TLS client that trusts the authority and shows the certificate of `name`, if any.
+fn client(with: &Certificates, name: Option<&str>, version: &'static SupportedProtocolVersion) -> ClientConnection {
+    let certificates = |name: &str| -> Vec<_> {
+        CertificateDer::pem_file_iter(with.path(name)).unwrap().collect::<Result<_, _>>().unwrap()
+    };
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates("ca-cert.pem"));
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[version])
         .unwrap()
-    }
-
-    /// A TLS client that trusts the authority and shows the certificate of `name`, if any.
-    fn client(&self, name: Option<&str>, version: &'static SupportedProtocolVersion) -> ClientConnection {
-        let certificates = |name: &str| -> Vec<_> {
-            CertificateDer::pem_file_iter(self.path(name)).unwrap().collect::<Result<_, _>>().unwrap()
-        };
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(certificates("ca-cert.pem"));
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[version])
-            .unwrap()
-            .with_root_certificates(roots);
-        let config = match name {
-            None => builder.with_no_client_auth(),
-            Some(name) => {
-                let key = PrivateKeyDer::from_pem_file(self.path(&format!("{name}-key.pem"))).unwrap();
-                builder.with_client_auth_cert(certificates(&format!("{name}-cert.pem")), key).unwrap()
-            }
-        };
-        ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap()
-    }
+        .with_root_certificates(roots);
+    let config = match name {
+        None => builder.with_no_client_auth(),
+        Some(name) => {
+            let key = PrivateKeyDer::from_pem_file(with.path(&format!("{name}-key.pem"))).unwrap();
+            builder.with_client_auth_cert(certificates(&format!("{name}-cert.pem")), key).unwrap()
+        }
+    };
+    ClientConnection::new(Arc::new(config), ServerName::try_from("localhost").unwrap()).unwrap()
 }
 
 /// Of a server that asks nobody for a certificate, in the folder of some [`Certificates`].
 pub(crate) fn server_files(folder: &Path) -> TlsFiles {
     let [certificate, key] = ["server-cert.pem", "server-key.pem"].map(|name| folder.join(name));
-    TlsFiles { certificate, key, client_ca: None, require_client: false }
+    TlsFiles { certificate, key, client_ca: None }
 }
 
 fn house(tls: Tls, required: bool) -> House {
@@ -115,10 +76,10 @@ fn secured(socket: &Path, tls: ClientConnection, before: impl FnOnce(&mut Client
 #[test]
 fn both_versions_serve_all_sizes_of_requests() {
     let certificates = Certificates::make();
-    let house = house(certificates.server(None), false);
+    let house = house(server(&certificates, false), false);
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
         for style in [HeaderStyle::Simple, HeaderStyle::Structured, HeaderStyle::Extended] {
-            let mut client = secured(&house.socket, certificates.client(None, version), |_| {});
+            let mut client = secured(&house.socket, client(&certificates, None, version), |_| {});
             client.settle(style);
             client.go("");
             for (offset, len) in [(0, 512), (100, 70_000), (MIB, 3 << 20)] {
@@ -135,26 +96,40 @@ fn both_versions_serve_all_sizes_of_requests() {
 #[test]
 fn tls_is_offered_or_required() {
     let certificates = Certificates::make();
-    let offered = house(certificates.server(None), false);
+    let offered = house(server(&certificates, false), false);
     Client::attached(&offered.socket, HeaderStyle::Structured).write(0, b"plain");
 
-    let required = house(certificates.server(None), true);
-    let mut client = Client::greeted(&required.socket);
-    for option in [3, 6, 7, 8, 9, 10, 11, 99] {
-        assert_eq!(client.option(option.into(), &[])[0].kind, ERR_TLS_REQD, "{option}");
+    // Asked for by word, and implied by a client authority.
+    for asks_clients in [false, true] {
+        let (shelf, _disk) = Shelf::with_disk(8 * MIB);
+        let tls = Some(server(&certificates, asks_clients));
+        let config = Config { tls, tls_required: !asks_clients, ..Config::default() };
+        let mut addr = None;
+        let required = House::with_server(&shelf, config, |server| {
+            addr = Some(server.listen_tcp("127.0.0.1:0".parse().unwrap()).unwrap());
+        });
+        let greeted = |flags| {
+            let mut client = Client::connect_tcp(addr.unwrap());
+            client.greet(flags);
+            client
+        };
+        let mut client = greeted(3);
+        for option in [3, 6, 7, 8, 9, 10, 11, 99] {
+            assert_eq!(client.option(option.into(), &[])[0].kind, ERR_TLS_REQD, "{option}");
+        }
+        let mut client = greeted(3);
+        client.send_option(OptionType::ExportName, b"disk");
+        client.assert_ended();
+        assert_eq!(greeted(3).option(OptionType::Abort, &[])[0].kind, ACK);
+        // A client that is not fixed newstyle cannot start TLS.
+        let mut client = greeted(0);
+        client.send_option(OptionType::ExportName, b"disk");
+        client.assert_ended();
+        // The unix socket is not locked by what TCP needs.
+        Client::attached(&required.socket, HeaderStyle::Structured).write(0, b"plain");
     }
-    let mut client = Client::greeted(&required.socket);
-    client.send_option(OptionType::ExportName, b"disk");
-    client.assert_ended();
-    let mut client = Client::greeted(&required.socket);
-    assert_eq!(client.option(OptionType::Abort, &[])[0].kind, ACK);
-    // A client that is not fixed newstyle cannot start TLS.
-    let mut client = Client::connect(&required.socket);
-    client.greet(0);
-    client.send_option(OptionType::ExportName, b"disk");
-    client.assert_ended();
-    let tls = certificates.client(None, &rustls::version::TLS13);
-    let mut client = secured(&required.socket, tls, |_| {});
+    let tls = client(&certificates, None, &rustls::version::TLS13);
+    let mut client = secured(&offered.socket, tls, |_| {});
     assert_eq!(client.option(OptionType::StartTls, &[])[0].kind, ERR_INVALID, "TLS within TLS");
     client.go("");
 }
@@ -162,8 +137,8 @@ fn tls_is_offered_or_required() {
 #[test]
 fn starttls_forgets_what_was_settled_before() {
     let certificates = Certificates::make();
-    let house = house(certificates.server(None), false);
-    let tls = certificates.client(None, &rustls::version::TLS13);
+    let house = house(server(&certificates, false), false);
+    let tls = client(&certificates, None, &rustls::version::TLS13);
     let mut client = secured(&house.socket, tls, |plain| {
         plain.settle(HeaderStyle::Structured);
         plain.meta_context(OptionType::SetMetaContext, "", &["base:allocation"]);
@@ -178,7 +153,7 @@ fn starttls_forgets_what_was_settled_before() {
 #[test]
 fn plaintext_behind_starttls_reaches_nobody() {
     let certificates = Certificates::make();
-    let house = house(certificates.server(None), false);
+    let house = house(server(&certificates, false), false);
     let mut client = Client::greeted(&house.socket);
     // An attacker in the middle appends an option of its own.
     let mut bytes = OptionHeader { option: OptionType::StartTls, length: 0 }.emit().to_vec();
@@ -192,24 +167,21 @@ fn plaintext_behind_starttls_reaches_nobody() {
 }
 
 #[test]
-fn client_certificates_are_optional_or_required() {
+fn with_a_client_authority_only_its_certificates_get_in() {
     let certificates = Certificates::make();
-    let served = |clients: Option<bool>, name: Option<&str>| {
-        let house = house(certificates.server(clients), true);
-        let tls = certificates.client(name, &rustls::version::TLS13);
+    let served = |asks_clients: bool, name: Option<&str>| {
+        let house = house(server(&certificates, asks_clients), true);
+        let tls = client(&certificates, name, &rustls::version::TLS13);
         let mut client = secured(&house.socket, tls, |_| {});
         // A refusal shows at the first answer.
         let list = OptionHeader { option: OptionType::List, length: 0 }.emit();
         client.stream.write_all(&list).and_then(|()| client.stream.read_exact(&mut [0; 20])).is_ok()
     };
-    assert!(served(None, None));
-    assert!(served(None, Some("other")), "nobody is asked");
-    assert!(served(Some(false), None));
-    assert!(served(Some(false), Some("client")));
-    assert!(!served(Some(false), Some("other")), "a certificate that is shown must be good");
-    assert!(served(Some(true), Some("client")));
-    assert!(!served(Some(true), None));
-    assert!(!served(Some(true), Some("other")));
+    assert!(served(false, None));
+    assert!(served(false, Some("other")), "nobody is asked");
+    assert!(served(true, Some("client")));
+    assert!(!served(true, None));
+    assert!(!served(true, Some("other")));
 }
 
 #[test]
@@ -217,7 +189,7 @@ fn a_tls_handshake_has_its_time() {
     let certificates = Certificates::make();
     let (shelf, _disk) = Shelf::with_disk(MIB);
     let config = Config {
-        tls: Some(certificates.server(None)),
+        tls: Some(server(&certificates, false)),
         handshake_timeout: Duration::from_millis(50),
         ..Config::default()
     };
@@ -232,8 +204,7 @@ fn files_that_are_no_certificates_are_named() {
     let certificates = Certificates::make();
     let load = |certificate: &str, key: &str, ca: Option<&str>| {
         let path = |name: &str| certificates.path(name);
-        let files =
-            TlsFiles { certificate: path(certificate), key: path(key), client_ca: ca.map(path), require_client: true };
+        let files = TlsFiles { certificate: path(certificate), key: path(key), client_ca: ca.map(path) };
         Tls::load(&files).map(|_| ()).map_err(|error| (error.kind(), error.to_string()))
     };
     assert!(load("server-cert.pem", "server-key.pem", Some("ca-cert.pem")).is_ok());
@@ -256,25 +227,16 @@ fn real_clients_over_tls() {
     let (shelf, disk) = Shelf::with_disk(8 * MIB);
     disk.write(0, &pattern(1, 3 << 20), sealdisk::disk::Durability::Volatile).unwrap();
     let mut port = 0;
-    let tls = Some(certificates.server(Some(true)));
+    let tls = Some(server(&certificates, true));
     let house = House::with_server(&shelf, Config { tls, tls_required: true, ..Config::default() }, |server| {
         port = server.listen_tcp("127.0.0.1:0".parse().unwrap()).unwrap().port();
     });
-    // libnbd and QEMU look for these names.
-    for (from, to) in [
-        ("ca-cert.pem", "pki/ca-cert.pem"),
-        ("client-cert.pem", "pki/client-cert.pem"),
-        ("client-key.pem", "pki/client-key.pem"),
-    ] {
-        std::fs::create_dir_all(certificates.path("pki")).unwrap();
-        std::fs::copy(certificates.path(from), certificates.path(to)).unwrap();
-    }
     let run = |program: &str, arguments: &[&str]| {
         let done = Command::new(program).args(arguments).output().unwrap();
         assert!(done.status.success(), "{program}: {}", String::from_utf8_lossy(&done.stderr));
         String::from_utf8(done.stdout).unwrap()
     };
-    let pki = certificates.path("pki");
+    let pki = certificates.client_folder("client");
     let pki = pki.to_str().unwrap();
     let copy = certificates.path("copy");
     for uri in [

@@ -53,7 +53,7 @@ pub(crate) fn http(addr: SocketAddr, request: &str) -> String {
 
 /// The text of the metrics.
 pub(crate) fn text(addr: SocketAddr) -> String {
-    let answer = http(addr, "GET /metrics HTTP/1.1\r\nhost: test\r\n\r\n");
+    let answer = http(addr, "GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n");
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer}"));
     assert!(head.starts_with("HTTP/1.1 200 "), "{head}");
     assert!(head.contains("application/openmetrics-text; version=1.0.0"), "{head}");

@@ -7,12 +7,14 @@
 
 mod account;
 mod aes;
+mod certificates;
 mod command;
 mod images;
 mod server;
 
 pub(crate) use account::Account;
 pub(crate) use aes::{SCHEDULE, expand};
+pub(crate) use certificates::Certificates;
 pub(crate) use command::{program, run, stderr_of_failure, stdout_of};
 pub(crate) use images::{file_system_image, sha256, vhd_of};
 pub(crate) use server::Server;

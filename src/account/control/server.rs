@@ -15,6 +15,7 @@ use super::{REQUEST_BYTES, Reply, frame};
 use crate::account::failure::Failure;
 use crate::account::registry::Registry;
 use crate::account::request::Request;
+use crate::nbd::SocketAccess;
 use crate::nbd::listen::{self, SocketFile};
 use crate::{Error, ErrorKind, Result};
 
@@ -37,7 +38,7 @@ pub struct ControlServer {
 impl ControlServer {
     /// Listens at `path`, for this user alone, and answers requests about `registry`.
     pub fn start(path: &Path, registry: Arc<Registry>) -> Result<Self> {
-        let (listener, file) = listen::unix(path)?;
+        let (listener, file) = listen::unix(path, SocketAccess::default())?;
         let failed = |error: io::Error| Error::io("cannot start the control socket", error).at_path(path);
         listener.set_nonblocking(true).map_err(failed)?;
         let (stop, stopped) = UnixStream::pair().map_err(failed)?;
