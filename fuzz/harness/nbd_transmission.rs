@@ -127,7 +127,8 @@ impl Client {
         flags &= !flag::PAYLOAD_LEN;
         if command == command::WRITE {
             length = length.min(u64::from(MAX_REQUEST) + if self.style == HeaderStyle::Extended { 0 } else { 5 });
-            if self.style == HeaderStyle::Extended && length > 0 {
+            // Clients leave it out.
+            if self.style == HeaderStyle::Extended && d % 4 != 0 {
                 flags |= flag::PAYLOAD_LEN;
             }
         }
@@ -156,7 +157,6 @@ impl Client {
             _ if changes && self.read_only => EPERM,
             command::READ if long => EOVERFLOW,
             command::WRITE if long => EINVAL,
-            command::WRITE if self.style == HeaderStyle::Extended && length == 0 => EINVAL,
             command::FLUSH if offset != 0 || length != 0 => EINVAL,
             command::WRITE_ZEROES if flags & both == both => ENOTSUP,
             command::BLOCK_STATUS if !self.contexts => EINVAL,

@@ -87,9 +87,6 @@ pub(super) fn check(request: &Request, session: &Session, max_request: u32) -> R
         Op::Write { .. } if request.length > max_request.into() => {
             return refuse(Errno::Inval, "longer than the largest request");
         }
-        Op::Write { .. } if style == HeaderStyle::Extended && request.flags & flag::PAYLOAD_LEN == 0 => {
-            return refuse(Errno::Inval, "a write without a payload");
-        }
         Op::Flush if request.offset != 0 || request.length != 0 => {
             return refuse(Errno::Inval, "a flush with a range");
         }

@@ -299,6 +299,7 @@ fn requests(battery: &mut Battery<'_>) {
                     for (offset, length) in EDGES.into_iter().flat_map(|o| EDGES.into_iter().map(move |l| (o, l))) {
                         let payload = match (command, style) {
                             (command::WRITE, HeaderStyle::Simple | HeaderStyle::Structured) => length & 0xffff_ffff,
+                            (command::WRITE, HeaderStyle::Extended) => length,
                             _ => 0,
                         };
                         let long_read = command == command::READ && (512..=32 << 20).contains(&length);

@@ -115,6 +115,20 @@ fn requests_of_no_byte_do_nothing() {
     }
 }
 
+/// As QEMU 9 and 10 write, against the letter of the protocol.
+#[test]
+fn an_extended_write_needs_no_flag_for_its_payload() {
+    let (house, _disk) = House::plain(MIB);
+    let mut client = Client::attached(&house.socket, HeaderStyle::Extended);
+    for flags in [0, cflag::FUA, cflag::FUA | cflag::PAYLOAD_LEN] {
+        let data = [7 + flags as u8; 512];
+        let cookie = client.request(command::WRITE, flags, 512, 512, &data);
+        assert_eq!(client.outcome(cookie), 0, "flags {flags:#x}");
+        let cookie = client.request(command::READ, 0, 512, 512, &[]);
+        assert_eq!(client.read_reply(cookie, 512, 512).unwrap().0, data);
+    }
+}
+
 #[test]
 fn flags_are_taken_only_where_they_belong() {
     let (house, _disk) = House::plain(MIB);

@@ -210,15 +210,13 @@ impl Request {
         CompactRequest { magic, flags, command, cookie, offset, length }.as_bytes().to_vec()
     }
 
-    /// Bytes of payload that follow the header.
+    /// Bytes of payload that follow the header. A write always has some: with extended headers its client has to set
+    /// PAYLOAD_LEN, and that of QEMU 9 and 10 does not.
     #[inline]
     #[must_use]
     pub fn payload_len(&self, style: HeaderStyle) -> u64 {
-        let carries = match style {
-            HeaderStyle::Extended => self.flags & command_flag::PAYLOAD_LEN != 0,
-            HeaderStyle::Simple | HeaderStyle::Structured => self.command == command::WRITE,
-        };
-        if carries { self.length } else { 0 }
+        let told = style == HeaderStyle::Extended && self.flags & command_flag::PAYLOAD_LEN != 0;
+        if told || self.command == command::WRITE { self.length } else { 0 }
     }
 }
 
@@ -371,7 +369,7 @@ mod tests {
     fn payload_follows_writes_or_the_flag() {
         let write = Request { flags: 0, command: command::WRITE, cookie: 0, offset: 0, length: 512 };
         assert_eq!(write.payload_len(HeaderStyle::Simple), 512);
-        assert_eq!(write.payload_len(HeaderStyle::Extended), 0);
+        assert_eq!(write.payload_len(HeaderStyle::Extended), 512);
         let read = Request { flags: command_flag::PAYLOAD_LEN, command: command::READ, ..write };
         assert_eq!(read.payload_len(HeaderStyle::Structured), 0);
         assert_eq!(read.payload_len(HeaderStyle::Extended), 512);
