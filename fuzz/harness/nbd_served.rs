@@ -26,8 +26,9 @@ pub(crate) struct Served {
 struct Both(Arc<Disk>);
 
 impl Exports for Both {
-    fn list(&self) -> Vec<ExportInfo> {
-        ["rw", "ro"].map(|name| ExportInfo { name: name.into(), description: String::new() }).into()
+    fn list(&self, after: Option<&str>, most: usize) -> Vec<ExportInfo> {
+        let names = ["ro", "rw"].into_iter().filter(|name| after.is_none_or(|after| *name > after));
+        names.take(most).map(|name| ExportInfo { name: name.into(), description: String::new() }).collect()
     }
 
     fn open(&self, name: &str) -> Result<Export> {

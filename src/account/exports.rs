@@ -18,9 +18,9 @@ pub struct Served {
 }
 
 impl Served {
-    fn names(&self) -> Vec<BlobName> {
-        let names = self.registry.names().into_iter().map(|(name, _)| name);
-        names.filter(|name| self.shows(name) && !self.registry.is_unfinished(name)).collect()
+    /// The first `most` of the disks after `after`, or of all.
+    fn names(&self, after: Option<&BlobName>, most: usize) -> Vec<BlobName> {
+        self.registry.names_after(after, most, |name| self.shows(name))
     }
 
     fn shows(&self, name: &BlobName) -> bool {
@@ -31,7 +31,7 @@ impl Served {
 impl Served {
     /// The default export.
     fn only(&self) -> Result<BlobName> {
-        match &self.names()[..] {
+        match &self.names(None, 2)[..] {
             [only] => Ok(only.clone()),
             _ => Err(Error::new(ErrorKind::NotFound, "there is no default export: not just one disk is served")),
         }
@@ -40,8 +40,9 @@ impl Served {
 
 impl Exports for Served {
     /// Snapshots are not among them: finding them would open every disk.
-    fn list(&self) -> Vec<ExportInfo> {
-        self.names().iter().map(info).collect()
+    fn list(&self, after: Option<&str>, most: usize) -> Vec<ExportInfo> {
+        let after = after.and_then(|name| name.parse().ok());
+        self.names(after.as_ref(), most).iter().map(info).collect()
     }
 
     /// `NAME@SNAPSHOT` is the disk as the snapshot sees it, read-only.

@@ -12,6 +12,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Bound;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -221,6 +222,21 @@ impl Registry {
     #[must_use]
     pub fn is_unfinished(&self, name: &BlobName) -> bool {
         self.shared.entry(name).is_ok_and(|entry| entry.unfinished.load(Ordering::SeqCst))
+    }
+
+    /// Of the disks after `after`, or of all, the first `most` that `shown` lets through and into which no copy is under
+    /// way. Takes the time and memory of those alone, where most are let through.
+    pub fn names_after(
+        &self,
+        after: Option<&BlobName>,
+        most: usize,
+        shown: impl Fn(&BlobName) -> bool,
+    ) -> Vec<BlobName> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let disks = self.shared.disks.read();
+        let entries = disks.range::<BlobName, _>((from, Bound::Unbounded)).map(|(_, entry)| entry);
+        let shown = entries.filter(|entry| shown(&entry.name) && !entry.unfinished.load(Ordering::SeqCst));
+        shown.take(most).map(|entry| entry.name.clone()).collect()
     }
 
     /// Folders below `disks/` that cannot be read as disks, with the reason.

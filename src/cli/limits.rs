@@ -18,10 +18,10 @@ pub(super) struct LimitOptions {
     /// Handshakes under way at once; the oldest makes room [default: 128]
     #[arg(long, value_name = "N")]
     max_handshakes: Option<usize>,
-    /// Time for a handshake [default: 10]
+    /// Time that a client may take for a handshake [default: 10]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     handshake_timeout: Option<Duration>,
-    /// Options in one handshake [default: 256]
+    /// Options in one handshake [default: 65536]
     #[arg(long, value_name = "N")]
     max_options: Option<usize>,
     /// Data of one option [default: 64K]

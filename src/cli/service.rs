@@ -122,7 +122,7 @@ impl Service {
         let signals = EndSignals::take(&[SIGTERM, SIGINT, SIGHUP])?;
         let registry = Arc::new(registry);
         let served = Arc::new(Served { registry: Arc::clone(&registry), only: plan.only, read_only: plan.read_only });
-        let names: Vec<_> = served.list().into_iter().map(|export| export.name).collect();
+        let names: Vec<_> = served.list(None, usize::MAX).into_iter().map(|export| export.name).collect();
 
         let mut server = Server::new(served, config)?;
         registry.open_door(server.door());

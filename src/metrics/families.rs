@@ -13,7 +13,7 @@ use super::sample::{DiskSample, Sample};
 use crate::account::watch::Condition;
 use crate::crypto::xts;
 use crate::disk::Vitals;
-use crate::nbd::{BUCKETS, Command, CommandCounts, Errno, bucket_bound};
+use crate::nbd::{BUCKETS, Command, CommandCounts, Errno, Reason, bucket_bound};
 use crate::spool;
 
 /// The sample in the text form of OpenMetrics 1.0.
@@ -140,6 +140,9 @@ impl Sample {
         out.gauge("sealdisk_handshakes", "Handshakes under way.", nbd.handshakes)?;
         let help = "Handshakes that broke, took too long or were given up.";
         out.counter("sealdisk_handshakes_failed", help, nbd.handshakes_failed_total)?;
+        let turned_away = Reason::ALL.into_iter().zip(nbd.turned_away_total);
+        let turned_away = turned_away.map(|(reason, count)| ([("reason", reason.name())], count));
+        out.counters("sealdisk_clients_turned_away", "Clients that were not attached, by the reason.", turned_away)?;
         let help = "Buffers in use beyond those reserved for each connection.";
         out.gauge("sealdisk_buffer_used_bytes", help, nbd.buffer_bytes)?;
         let help = "Buffers that may be used beyond those reserved for each connection.";

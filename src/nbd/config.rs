@@ -28,9 +28,10 @@ pub struct Config {
     pub max_connections: usize,
     /// Handshakes under way at once; the oldest makes room for a further one.
     pub max_handshakes: usize,
-    /// From accept to the end of the handshake, TLS included.
+    /// How long a client may take for the handshake, TLS included; what the server takes does not count, and each option
+    /// that was answered gives a hundredth back.
     pub handshake_timeout: Duration,
-    /// Options in one handshake.
+    /// Options in one handshake: some for each export, where a client lists them all.
     pub max_options: usize,
     /// Bytes of data of one option; longer data is skipped and refused.
     pub max_option_bytes: u32,
@@ -69,7 +70,7 @@ impl Default for Config {
             max_connections: 100,
             max_handshakes: 128,
             handshake_timeout: Duration::from_secs(10),
-            max_options: 256,
+            max_options: 65_536,
             max_option_bytes: 64 << 10,
             max_name: 4096,
             max_queries: 256,

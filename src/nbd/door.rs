@@ -76,7 +76,7 @@ impl fmt::Debug for Door {
 struct NoExports;
 
 impl Exports for NoExports {
-    fn list(&self) -> Vec<ExportInfo> {
+    fn list(&self, _: Option<&str>, _: usize) -> Vec<ExportInfo> {
         Vec::new()
     }
 

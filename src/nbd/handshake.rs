@@ -6,22 +6,30 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use uuid::Uuid;
 
+use super::clock::Clock;
 use super::context::Contexts;
 use super::session::{Session, transmission_flags};
+use super::stats::Stats;
+use super::turned_away::{End, Reason};
 use super::wire::handshake::{
     EXPORT_NAME_ZEROES, InfoRequest, InfoType, Malformed, MetaContextRequest, OptionHeader, OptionType, ReplyType,
     export_name_answer, flag, greeting, info_block_size, info_export, put_reply, text,
 };
 use super::wire::transmission::HeaderStyle;
 use super::{Config, Export, Exports};
-use crate::{ErrorKind, PAGE, Result};
+use crate::{Error, ErrorKind, PAGE};
 
 /// Bytes at which requests are efficient.
 const PREFERRED_BLOCK: u32 = 4096;
+/// Exports that are listed in one piece.
+const LISTED: usize = 64;
+/// How long a client waits for a disk to be opened; it goes on being opened, and the next who asks finds it so.
+const OPENING: Duration = Duration::from_secs(60);
 
 /// How a round of haggling ended.
 pub(super) enum Outcome {
@@ -51,8 +59,24 @@ pub(super) struct Handshake<'a> {
     stopping: &'a AtomicBool,
     /// Claims a place among [`Config::max_connections`]; `false` when there is none left.
     admit: &'a mut (dyn FnMut() -> bool + Send + Sync),
+    /// Who it is, as the log says it.
+    peer: &'a str,
+    stats: &'a Stats,
     client: ClientFlags,
     options_left: usize,
+    clock: Clock,
+    told_tls_required: bool,
+    /// The last name that could not be opened: some clients ask for one several times.
+    told_name: Option<String>,
+}
+
+/// Where a server has its exports, settings and counts.
+#[derive(Clone, Copy)]
+pub(super) struct Place<'a> {
+    pub(super) exports: &'a Arc<dyn Exports>,
+    pub(super) config: &'a Config,
+    pub(super) stopping: &'a AtomicBool,
+    pub(super) stats: &'a Stats,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -72,30 +96,55 @@ struct Terms {
 /// The answer to one option.
 enum Answer {
     Continue,
+    /// All exports, which are not put together first.
+    List,
     Finish(Outcome),
 }
 
 impl<'a> Handshake<'a> {
-    /// Exchanges greeting and client flags. `None`: the client's flags are not ours, and it must be cut off.
+    /// Exchanges greeting and client flags with the client `peer`.
     pub(super) async fn start<S: AsyncRead + AsyncWrite + Unpin>(
         stream: &mut S,
-        exports: &'a Arc<dyn Exports>,
-        config: &'a Config,
-        stopping: &'a AtomicBool,
+        at: Place<'a>,
+        peer: &'a str,
         admit: &'a mut (dyn FnMut() -> bool + Send + Sync),
-    ) -> io::Result<Option<Self>> {
-        stream.write_all(&greeting()).await?;
-        stream.flush().await?;
-        let flags = stream.read_u32().await?;
+    ) -> Result<Self, End> {
+        let mut clock = Clock::new(at.config.handshake_timeout);
+        let flags = clock
+            .wait(async {
+                stream.write_all(&greeting()).await?;
+                stream.flush().await?;
+                stream.read_u32().await
+            })
+            .await?;
         let known = u32::from(flag::FIXED_NEWSTYLE | flag::NO_ZEROES);
         if flags & !known != 0 {
-            return Ok(None);
+            return Err(End::away(Reason::Protocol, "unknown flags: it does not speak NBD, or one that is not known"));
         }
         let client = ClientFlags {
             fixed: flags & u32::from(flag::FIXED_NEWSTYLE) != 0,
             no_zeroes: flags & u32::from(flag::NO_ZEROES) != 0,
         };
-        Ok(Some(Self { exports, config, stopping, admit, client, options_left: config.max_options }))
+        let Place { exports, config, stopping, stats } = at;
+        let options_left = config.max_options;
+        Ok(Self {
+            exports,
+            config,
+            stopping,
+            admit,
+            peer,
+            stats,
+            client,
+            options_left,
+            clock,
+            told_tls_required: false,
+            told_name: None,
+        })
+    }
+
+    /// Waits for the client as the [`Clock`] allows.
+    pub(super) async fn wait<T>(&mut self, client: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        self.clock.wait(client).await
     }
 
     /// Answers options until one ends the haggling.
@@ -103,40 +152,40 @@ impl<'a> Handshake<'a> {
         &mut self,
         stream: &mut S,
         security: Security,
-    ) -> io::Result<Outcome> {
+    ) -> Result<Outcome, End> {
         let mut terms = Terms { style: HeaderStyle::Simple, contexts: Contexts::default(), contexts_for: None };
         let mut out = Vec::new();
         loop {
             let mut header = [0; OptionHeader::LEN];
-            stream.read_exact(&mut header).await?;
-            let Some(header) = OptionHeader::parse(&header) else { return Ok(Outcome::End) };
+            self.clock.wait(stream.read_exact(&mut header)).await?;
+            let Some(header) = OptionHeader::parse(&header) else {
+                return Err(End::away(Reason::Protocol, "no option starts here"));
+            };
             if self.options_left == 0 {
-                return Ok(Outcome::End);
+                let most = self.config.max_options;
+                return Err(End::away(Reason::Options, format!("more than {most} options (--max-options)")));
             }
             self.options_left -= 1;
-            let data = self.data(stream, header).await?;
+            let data = data(&mut self.clock, stream, header, self.config.max_option_bytes).await?;
             out.clear();
             let answer = self.answer(header.option, data.as_deref(), security, &mut terms, &mut out).await;
-            stream.write_all(&out).await?;
-            stream.flush().await?;
+            if matches!(answer, Answer::List) {
+                self.list(stream, &mut out).await?;
+            }
+            self.send(stream, &out).await?;
+            self.clock.answered();
             if let Answer::Finish(outcome) = answer {
                 return Ok(outcome);
             }
         }
     }
 
-    /// The data of an option, or `None` when it was too long and has been skipped.
-    async fn data<S: AsyncRead + Unpin>(&self, stream: &mut S, header: OptionHeader) -> io::Result<Option<Vec<u8>>> {
-        if header.length <= self.config.max_option_bytes {
-            let mut data = vec![0; header.length as usize];
-            stream.read_exact(&mut data).await?;
-            return Ok(Some(data));
-        }
-        let skipped = tokio::io::copy(&mut stream.take(header.length.into()), &mut tokio::io::sink()).await?;
-        if skipped < u64::from(header.length) {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(None)
+    async fn send<S: AsyncWrite + Unpin>(&mut self, stream: &mut S, bytes: &[u8]) -> io::Result<()> {
+        let sent = async {
+            stream.write_all(bytes).await?;
+            stream.flush().await
+        };
+        self.clock.wait(sent).await
     }
 
     async fn answer(
@@ -164,6 +213,9 @@ impl<'a> Handshake<'a> {
             () => None,
         };
         if let Some((kind, message)) = barred {
+            if kind == ReplyType::ErrTlsReqd && !std::mem::replace(&mut self.told_tls_required, true) {
+                self.stats.turned_away(self.peer, Reason::TlsRequired, "it does not use TLS");
+            }
             if option == OptionType::ExportName {
                 return Answer::Finish(Outcome::End);
             }
@@ -186,7 +238,7 @@ impl<'a> Handshake<'a> {
             return Answer::Continue;
         }
         match option {
-            OptionType::List => self.list(out).await,
+            OptionType::List => return Answer::List,
             OptionType::StartTls => match security {
                 Security::Offered | Security::Required => {
                     reply(ReplyType::Ack, "");
@@ -221,15 +273,28 @@ impl<'a> Handshake<'a> {
         Answer::Continue
     }
 
-    async fn list(&self, out: &mut Vec<u8>) {
-        let exports = Arc::clone(self.exports);
-        let listed = tokio::task::spawn_blocking(move || exports.list()).await.unwrap_or_default();
-        for export in listed {
-            let length = (export.name.len() as u32).to_be_bytes();
-            let parts: [&[u8]; 3] = [&length, export.name.as_bytes(), export.description.as_bytes()];
-            put_reply(out, OptionType::List, ReplyType::Server, &parts);
+    /// Sends all exports, some at a time, so that however many there are a handshake takes little memory; leaves the
+    /// end of the answer in `out`.
+    async fn list<S: AsyncWrite + Unpin>(&mut self, stream: &mut S, out: &mut Vec<u8>) -> io::Result<()> {
+        let mut after: Option<String> = None;
+        loop {
+            let (exports, from) = (Arc::clone(self.exports), after.take());
+            let listed = tokio::task::spawn_blocking(move || exports.list(from.as_deref(), LISTED)).await;
+            let listed = listed.unwrap_or_default();
+            for export in &listed {
+                let length = (export.name.len() as u32).to_be_bytes();
+                let parts: [&[u8]; 3] = [&length, export.name.as_bytes(), export.description.as_bytes()];
+                put_reply(out, OptionType::List, ReplyType::Server, &parts);
+            }
+            if listed.len() < LISTED {
+                put_reply(out, OptionType::List, ReplyType::Ack, &[]);
+                return Ok(());
+            }
+            after = listed.into_iter().last().map(|export| export.name);
+            self.send(stream, out).await?;
+            self.clock.answered();
+            out.clear();
         }
-        put_reply(out, OptionType::List, ReplyType::Ack, &[]);
     }
 
     async fn export_name(&mut self, data: Option<&[u8]>, terms: &Terms, out: &mut Vec<u8>) -> Outcome {
@@ -239,7 +304,7 @@ impl<'a> Handshake<'a> {
         }
         let Some(Ok(name)) = data.map(|data| text(data, self.config.max_name)) else { return Outcome::End };
         let Ok(export) = self.open(name).await else { return Outcome::End };
-        if !(self.admit)() {
+        if !self.admitted() {
             return Outcome::End;
         }
         let session = session(export, terms);
@@ -266,7 +331,7 @@ impl<'a> Handshake<'a> {
                 return None;
             }
         };
-        if option == OptionType::Go && !(self.admit)() {
+        if option == OptionType::Go && !self.admitted() {
             put_reply(out, option, ReplyType::ErrPolicy, &[b"too many clients are connected"]);
             return None;
         }
@@ -287,7 +352,7 @@ impl<'a> Handshake<'a> {
         (option == OptionType::Go).then_some(session)
     }
 
-    async fn meta_context(&self, option: OptionType, data: &[u8], terms: &mut Terms, out: &mut Vec<u8>) {
+    async fn meta_context(&mut self, option: OptionType, data: &[u8], terms: &mut Terms, out: &mut Vec<u8>) {
         let set = option == OptionType::SetMetaContext;
         if set {
             // Whatever comes of it, what was selected before is no longer.
@@ -326,16 +391,64 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    /// Opens an export off the runtime's threads: the registry may have to wait for a disk.
-    async fn open(&self, name: &str) -> Result<Export> {
-        let (exports, name) = (Arc::clone(self.exports), name.to_owned());
-        let read_only = self.config.read_only;
-        let opened = tokio::task::spawn_blocking(move || exports.open(&name)).await;
-        let mut export =
-            opened.unwrap_or_else(|_| Err(crate::Error::new(ErrorKind::Shutdown, "the server is stopping")))?;
-        export.read_only |= read_only || export.disk.read_only();
-        Ok(export)
+    /// Claims a place among the clients.
+    fn admitted(&mut self) -> bool {
+        let admitted = (self.admit)();
+        if !admitted {
+            let most = self.config.max_connections;
+            let why = format!("{most} clients are attached already (--max-connections)");
+            self.stats.turned_away(self.peer, Reason::Connections, why);
+        }
+        admitted
     }
+
+    /// Opens an export off the runtime's threads: the registry may have to wait for a disk.
+    async fn open(&mut self, asked: &str) -> crate::Result<Export> {
+        let (exports, name) = (Arc::clone(self.exports), asked.to_owned());
+        let read_only = self.config.read_only;
+        let opening = tokio::task::spawn_blocking(move || exports.open(&name));
+        let opened = match tokio::time::timeout(OPENING, opening).await {
+            Ok(opened) => opened.unwrap_or_else(|_| Err(Error::new(ErrorKind::Shutdown, "the server is stopping"))),
+            Err(_) => Err(Error::new(ErrorKind::Io, "the disk takes too long to open")),
+        };
+        match opened {
+            Ok(mut export) => {
+                export.read_only |= read_only || export.disk.read_only();
+                Ok(export)
+            }
+            Err(error) => {
+                let reason = match error.kind() {
+                    ErrorKind::NotFound | ErrorKind::InvalidInput => Reason::UnknownExport,
+                    _ => Reason::NotOpened,
+                };
+                if self.told_name.as_deref() != Some(asked) {
+                    self.told_name = Some(asked.to_owned());
+                    self.stats.turned_away(self.peer, reason, &error);
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+/// The data of an option, or `None` when it was longer than `most` and has been skipped.
+async fn data<S: AsyncRead + Unpin>(
+    clock: &mut Clock,
+    stream: &mut S,
+    header: OptionHeader,
+    most: u32,
+) -> io::Result<Option<Vec<u8>>> {
+    if header.length <= most {
+        let mut data = vec![0; header.length as usize];
+        clock.wait(stream.read_exact(&mut data)).await?;
+        return Ok(Some(data));
+    }
+    let (mut rest, mut sink) = (stream.take(header.length.into()), tokio::io::sink());
+    let skipped = clock.wait(tokio::io::copy(&mut rest, &mut sink)).await?;
+    if skipped < u64::from(header.length) {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    Ok(None)
 }
 
 fn session(export: Export, terms: &Terms) -> Session {
@@ -359,7 +472,7 @@ fn malformed(out: &mut Vec<u8>, option: OptionType, fault: Malformed) {
     put_reply(out, option, kind, &[message]);
 }
 
-fn unopened(out: &mut Vec<u8>, option: OptionType, error: &crate::Error) {
+fn unopened(out: &mut Vec<u8>, option: OptionType, error: &Error) {
     let kind = match error.kind() {
         ErrorKind::NotFound | ErrorKind::InvalidInput => ReplyType::ErrUnknown,
         ErrorKind::Shutdown => ReplyType::ErrShutdown,

@@ -12,6 +12,7 @@ mod audience;
 mod buffers;
 mod channel;
 pub mod client;
+mod clock;
 mod config;
 mod connection;
 mod context;
@@ -34,6 +35,7 @@ mod session;
 mod stats;
 mod tally;
 mod tls;
+mod turned_away;
 pub mod uri;
 pub mod wire;
 mod workers;
@@ -49,6 +51,7 @@ pub use server::Server;
 pub use stats::{Attached, Snapshot, Stats};
 pub use tally::{BUCKETS, Command, CommandCounts, Counts, bucket_bound};
 pub use tls::{Tls, TlsFiles};
+pub use turned_away::Reason;
 
 /// An export as LIST and INFO show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +62,9 @@ pub struct ExportInfo {
 
 /// What is served: disks by export name. Exports may come and go while serving.
 pub trait Exports: Send + Sync {
-    fn list(&self) -> Vec<ExportInfo>;
+    /// The first `most` exports after the one named `after`, or of all; fewer at the end. Of those that come and go
+    /// meanwhile some may be left out.
+    fn list(&self, after: Option<&str>, most: usize) -> Vec<ExportInfo>;
     /// The disk of an export. The empty name is the default export: the only one, if there is just one.
     fn open(&self, name: &str) -> Result<Export>;
 }

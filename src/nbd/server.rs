@@ -30,13 +30,14 @@ use super::audience::Listening;
 use super::channel::Channel;
 use super::connection::{Connection, Shared};
 use super::door::Door;
-use super::handshake::{Handshake, Outcome, Security};
+use super::handshake::{Handshake, Outcome, Place, Security};
 use super::listen::{self, Listener, Reach, SocketAccess, SocketFile};
 use super::patience::Lookouts;
 use super::record::Record;
 use super::session::Session;
 use super::stats::Stats;
 use super::tls::Tls;
+use super::turned_away::{End, Reason};
 use super::{Config, Exports};
 use crate::{Error, ErrorKind, Result};
 
@@ -277,7 +278,6 @@ impl Hub {
     fn greet<S: Socket>(self: &Arc<Self>, stream: S, security: Security, peer: String) {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         if self.handshakes.lock().len() >= self.shared.config.max_handshakes {
-            debug!("the oldest handshake makes room for a new client");
             self.evict_oldest();
         }
         let (sender, evicted) = oneshot::channel();
@@ -287,31 +287,39 @@ impl Hub {
         let guard = HandshakeGuard { hub: Arc::clone(self), id };
         tokio::spawn(async move {
             let hub = &guard.hub;
-            let handshake = tokio::time::timeout(hub.shared.config.handshake_timeout, hub.negotiate(stream, security));
+            let handshake = hub.negotiate(stream, security, &peer);
             let ended = tokio::select! {
-                ended = handshake => Some(ended),
-                _ = evicted => None,
+                ended = handshake => ended,
+                _ = evicted => Err(hub.given_up()),
             };
             let ended = match ended {
-                Some(Ok(Ok(Some(ready)))) => return hub.start(id, ready, peer),
-                Some(ended) => ended,
-                None => {
-                    hub.stats.handshakes_failed.fetch_add(1, Ordering::Relaxed);
-                    return debug!(%peer, "the handshake was given up");
-                }
+                Ok(Some(ready)) => return hub.start(id, ready, peer),
+                Ok(None) => return debug!(%peer, "the client left during the handshake"),
+                Err(ended) => ended,
             };
-            if ended.is_err() || ended.as_ref().is_ok_and(Result::is_err) {
-                hub.stats.handshakes_failed.fetch_add(1, Ordering::Relaxed);
-            }
+            hub.stats.handshakes_failed.fetch_add(1, Ordering::Relaxed);
             match ended {
-                Ok(Ok(_)) => debug!(%peer, "the client left during the handshake"),
-                Ok(Err(error)) => debug!(%peer, %error, "the handshake failed"),
-                Err(_) => debug!(%peer, "the handshake took too long"),
+                End::Left => debug!(%peer, "the client broke the handshake off"),
+                End::TurnedAway(reason, why) => hub.stats.turned_away(&peer, reason, why),
             }
         });
     }
 
-    async fn negotiate<S: Socket>(&self, mut stream: S, security: Security) -> io::Result<Option<Ready>> {
+    /// Why a handshake was ended from outside.
+    fn given_up(&self) -> End {
+        if self.cut.load(Ordering::SeqCst) {
+            return End::Left;
+        }
+        End::away(Reason::Handshakes, "it made room for a newer client (--max-handshakes, or no descriptors are left)")
+    }
+
+    /// `None`: the client ended it in order.
+    async fn negotiate<S: Socket>(
+        &self,
+        mut stream: S,
+        security: Security,
+        peer: &str,
+    ) -> std::result::Result<Option<Ready>, End> {
         let config = &self.shared.config;
         let mut place = None;
         let mut admit = || {
@@ -321,22 +329,27 @@ impl Hub {
             }
             place.is_some()
         };
-        let started = Handshake::start(&mut stream, &self.exports, config, &self.shared.stopping, &mut admit).await?;
-        let Some(mut handshake) = started else { return Ok(None) };
+        let Shared { stopping, .. } = &*self.shared;
+        let at = Place { exports: &self.exports, config, stopping, stats: &self.stats };
+        let mut handshake = Handshake::start(&mut stream, at, peer, &mut admit).await?;
         let (session, stream, tls) = match handshake.haggle(&mut stream, security).await? {
             Outcome::Transmit(session) => (session, stream, None),
             Outcome::StartTls => {
                 let Some(tls) = &config.tls else { return Ok(None) };
-                let mut stream = TlsAcceptor::from(tls.config()).accept(stream).await?;
+                let accepted = handshake.wait(TlsAcceptor::from(tls.config()).accept(stream)).await;
+                let mut stream = accepted.map_err(|error| match error.kind() {
+                    io::ErrorKind::TimedOut => error.into(),
+                    _ => End::away(Reason::Tls, error.to_string()),
+                })?;
                 let Outcome::Transmit(session) = handshake.haggle(&mut stream, Security::Established).await? else {
-                    stream.shutdown().await?;
+                    handshake.wait(stream.shutdown()).await?;
                     return Ok(None);
                 };
                 let (stream, tls) = stream.into_inner();
                 (session, stream, Some(tls))
             }
             Outcome::End => {
-                stream.shutdown().await?;
+                handshake.wait(stream.shutdown()).await?;
                 return Ok(None);
             }
         };

@@ -1,6 +1,7 @@
 //! What a server counts of all its connections, for whoever watches it. Reading takes no lock that a request waits for.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
@@ -12,6 +13,7 @@ use super::Config;
 use super::buffers::Buffers;
 use super::limiter::Limiter;
 use super::tally::{Counts, Tally};
+use super::turned_away::{Reason, Turnings};
 use super::workers::Workers;
 
 /// Lines of the log that all clients together may cause at once, and then in a second: for failed requests, and for
@@ -31,6 +33,7 @@ pub struct Stats {
     pub(super) connections_refused: AtomicU64,
     pub(super) cut_off: AtomicU64,
     pub(super) lines_suppressed: AtomicU64,
+    turnings: Turnings,
     failures: Mutex<Limiter>,
     coming: Mutex<Limiter>,
     max_connections: usize,
@@ -80,6 +83,8 @@ pub struct Snapshot {
     /// Handshakes under way.
     pub handshakes: usize,
     pub handshakes_failed_total: u64,
+    /// Clients that were turned away, in the order of [`Reason::ALL`].
+    pub turned_away_total: [u64; Reason::ALL.len()],
     /// Bytes of buffers in use beyond what is reserved for each connection, and how many may be.
     pub buffer_bytes: usize,
     pub buffer_limit: usize,
@@ -107,6 +112,7 @@ impl Stats {
             connections_refused: AtomicU64::new(0),
             cut_off: AtomicU64::new(0),
             lines_suppressed: AtomicU64::new(0),
+            turnings: Turnings::new(now),
             failures: limiter(FAILURE_LINES),
             coming: limiter(COMING_LINES),
             max_connections: config.max_connections,
@@ -147,6 +153,13 @@ impl Stats {
             Some(suppressed) => tracing::info!(suppressed, "lines about clients that came or went were left out"),
         }
         allowed.is_some()
+    }
+
+    /// A client was turned away before it was attached.
+    pub(super) fn turned_away(&self, peer: &str, reason: Reason, why: impl Display) {
+        if !self.turnings.note(peer, reason, why) {
+            self.suppressed();
+        }
     }
 
     pub(super) fn suppressed(&self) {
@@ -194,6 +207,7 @@ impl Stats {
             cut_off_total: count(&self.cut_off),
             handshakes: self.handshakes.load(Ordering::Relaxed),
             handshakes_failed_total: count(&self.handshakes_failed),
+            turned_away_total: self.turnings.counts(),
             buffer_bytes: self.buffers.used(),
             buffer_limit: self.buffers.limit(),
             disk_threads,

@@ -125,6 +125,34 @@ fn list_names_and_describes_every_export_of_the_moment() {
 }
 
 #[test]
+fn a_list_of_thousands_comes_in_pieces_and_to_a_client_that_takes_them() {
+    const EXPORTS: usize = 5000;
+    let (shelf, disk) = Shelf::with_disk(MIB);
+    // Names of a length at which they do not all fit into a socket.
+    let name = |index: usize| format!("{index:0200}");
+    (0..EXPORTS).for_each(|index| shelf.put(&name(index), &disk, true));
+    let limit = std::time::Duration::from_millis(500);
+    let house = House::new(&shelf, Config { handshake_timeout: limit, ..Config::default() });
+    let mut client = Client::greeted(&house.socket);
+    let replies = client.option(OptionType::List, &[]);
+    assert_eq!(replies.len(), EXPORTS + 2);
+    let listed = replies.iter().filter(|reply| reply.kind == SERVER).map(|reply| reply.data[4..204].to_vec());
+    let names = (0..EXPORTS).map(|index| name(index).into_bytes());
+    assert!(listed.take(EXPORTS).eq(names));
+    // As qemu-nbd --list goes on: of each some options. What is answered gives back time.
+    for index in 0..EXPORTS {
+        assert_eq!(client.info(OptionType::Info, &name(index), &[]).last().unwrap().kind, ACK);
+    }
+    // One that takes nothing has its time.
+    let mut stuck = Client::greeted(&house.socket);
+    let began = std::time::Instant::now();
+    stuck.send_option(OptionType::List, &[]);
+    std::thread::sleep(limit * 4);
+    while stuck.try_receive().is_some() {}
+    assert!(began.elapsed() < limit * 40);
+}
+
+#[test]
 fn an_attached_disk_stays_when_its_export_goes() {
     let (house, _disk) = House::plain(MIB);
     let mut client = Client::attached(&house.socket, HeaderStyle::Structured);

@@ -226,13 +226,13 @@ fn options(battery: &mut Battery<'_>) {
         let one = OptionHeader { option: OptionType::Unknown(99), length: 0 }.emit();
         let flood = one.repeat(100_000);
         let mut stream = raw(socket);
+        // It stops taking them once its answers are not taken.
+        stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
         pour(&mut stream, &3u32.to_be_bytes());
         pour(&mut stream, &flood);
-        for _ in 0..256 {
+        for _ in 0..2000 {
             client.option(OptionType::List, &[]);
         }
-        client.send_option(OptionType::List, &[]);
-        client.assert_ended();
         2
     });
     battery.run("repeated and disordered options", |socket| {

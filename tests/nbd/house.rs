@@ -107,9 +107,11 @@ impl Shelf {
 }
 
 impl Exports for Shelf {
-    fn list(&self) -> Vec<ExportInfo> {
+    fn list(&self, after: Option<&str>, most: usize) -> Vec<ExportInfo> {
         let exports = self.exports.lock().unwrap();
-        exports.values().map(|e| ExportInfo { name: e.name.clone(), description: e.description.clone() }).collect()
+        let rest = exports.values().filter(|export| after.is_none_or(|after| export.name.as_str() > after));
+        let info = |e: &Export| ExportInfo { name: e.name.clone(), description: e.description.clone() };
+        rest.take(most).map(info).collect()
     }
 
     fn open(&self, name: &str) -> Result<Export> {

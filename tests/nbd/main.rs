@@ -25,3 +25,4 @@ mod options;
 mod status;
 mod tls;
 mod transmission;
+mod turned_away;

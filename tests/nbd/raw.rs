@@ -347,6 +347,14 @@ impl Client {
         bytes
     }
 
+    /// What has come; `None`: it has ended.
+    pub(crate) fn try_receive(&mut self) -> Option<Vec<u8>> {
+        let mut buf = vec![0; 64 << 10];
+        let received = self.stream.read(&mut buf).ok().filter(|received| *received > 0)?;
+        buf.truncate(received);
+        Some(buf)
+    }
+
     /// Asserts that the server ends the connection, without another byte.
     pub(crate) fn assert_ended(&mut self) {
         let mut byte = [0];

@@ -8,7 +8,7 @@ use sealdisk::account::request::Request;
 
 use crate::raw::Client;
 use crate::scrape::{Scrape, serve, serve_under};
-use crate::support::{Account, MIB, stdout_of};
+use crate::support::{Account, MIB, program, stdout_of};
 
 const DISKS: usize = 1000;
 /// What many systems allow by default.
@@ -77,6 +77,15 @@ fn a_thousand_disks_take_what_those_in_use_take() {
     );
     assert!(most.0 < DESCRIPTORS * 3 / 4);
     assert!(most.1 < 5 * GOAL_MIB);
+
+    // The clients that list exports ask for each of them, in one handshake.
+    let began = Instant::now();
+    let uri = server.uri("");
+    let listed = stdout_of(program("nbdinfo").args(["--list", &uri]));
+    assert_eq!(listed.lines().filter(|line| line.starts_with("export=")).count(), DISKS);
+    let listed = stdout_of(program("qemu-nbd").args(["--list", "-k"]).arg(server.socket()));
+    assert_eq!(listed.matches("export: ").count(), DISKS);
+    println!("listed by nbdinfo and qemu-nbd in {:?}", began.elapsed());
 
     let began = Instant::now();
     let status = account.json(&["status"]);
