@@ -8,8 +8,7 @@ use sealdisk::nbd::wire::handshake::OptionType;
 use sealdisk::nbd::wire::transmission::HeaderStyle;
 
 use crate::raw::Client;
-use crate::support::{Account, MIB, Server, program, run};
-use crate::tls::Certificates;
+use crate::support::{Account, Certificates, MIB, Server, program, run};
 
 fn account() -> Account {
     let account = Account::new();
