@@ -17,8 +17,8 @@ use crate::disk::{Disk, Parent, Spec};
 use crate::io::mutant;
 use crate::{Error, ErrorKind, Result};
 
-/// Clones of clones of clones: a read may have to go all the way down.
-const GENERATIONS: usize = 32;
+/// Clones of clones of clones, the last of this generation: a read may have to go all the way down.
+const GENERATIONS: usize = 31;
 
 /// The name of the snapshot that is drawn for a clone of a disk as it is.
 fn drawn_for(clone: Uuid) -> String {
@@ -106,12 +106,12 @@ impl Registry {
     fn check_generations(&self, entry: &Entry) -> Result<()> {
         let entries = self.shared.all_entries();
         let mut next = parent_of(entry);
-        for _ in 0..GENERATIONS - 1 {
+        for _ in 0..GENERATIONS {
             let Some(parent) = next else { return Ok(()) };
             next = entries.iter().find(|other| other.uuid == parent.disk).and_then(|other| parent_of(other));
         }
         let what =
-            format!("the disk \"{}\" is a clone in the {GENERATIONS}th generation, the last there can be", entry.name);
+            format!("the disk \"{}\" is a clone of generation {GENERATIONS}, the last that there can be", entry.name);
         Err(Error::new(ErrorKind::LimitExceeded, what)
             .hint(format!("`sealdisk clone {} NEW --full` makes a copy that begins anew", entry.name)))
     }

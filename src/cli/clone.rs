@@ -21,7 +21,7 @@ use crate::crypto::kek::{IntoKekOptions, KekOptions};
 ///
 /// At once and without copying: the clone reads what it has not written itself from a snapshot of the source, which is
 /// kept for it. The source can go on, and be renamed or deleted; what the clone needs of it stays until the clone is
-/// deleted.
+/// deleted. Clones of clones can go on to the 31st generation.
 ///
 /// With --full everything is copied, so that the new disk needs nothing of the source, nor of its base image, and all of it
 /// is encrypted while encryption is on. With --into the copy is made in another account, under the keys of that one. What was

@@ -113,3 +113,20 @@ fn a_difference_is_what_was_changed() {
     // The same without a server, after all was written out and read back.
     assert_eq!(runs(&["--from", "a"]), all);
 }
+
+#[test]
+fn clones_of_clones_end_at_the_31st_generation_and_say_so() {
+    let account = Account::new();
+    account.create("g0", 1 << 20);
+    let server = account.serve();
+    for n in 1..=31 {
+        account.sealdisk(&["clone", &format!("g{}", n - 1), &format!("g{n}")]);
+    }
+    let refused = crate::support::run(account.command().args(["clone", "g31", "g32"]));
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("generation 31"), "{said}");
+    assert!(said.contains("`sealdisk clone g31 NEW --full`"), "{said}");
+    account.sealdisk(&["clone", "g31", "g32", "--full"]);
+    account.sealdisk(&["clone", "g32", "g33"]);
+    assert!(server.terminate().success());
+}
