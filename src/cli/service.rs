@@ -25,6 +25,7 @@ use crate::account::name::BlobName;
 use crate::account::registry::Registry;
 use crate::confine::{Confinement, Mode};
 use crate::metrics::{MetricsServer, Source};
+use crate::nbd::listen::check_lengths;
 use crate::nbd::{Config, Exports, Server};
 use crate::signals::EndSignals;
 use crate::{Error, Result};
@@ -118,6 +119,9 @@ impl Service {
             (None, None) => account.join(SOCKET),
         };
         let control = plan.control.as_deref().map_or_else(|| Ok(account.join(lock::CONTROL)), absolute)?;
+        let own = (handed.path.as_ref() != Some(&socket)).then_some(("`--socket PATH`", socket.as_path()));
+        let paths: Vec<_> = own.into_iter().chain([("`--control PATH`", control.as_path())]).collect();
+        check_lengths(&paths)?;
         // From here on a signal ends the server in order; before, there is nothing to put in order.
         let signals = EndSignals::take(&[SIGTERM, SIGINT, SIGHUP])?;
         let registry = Arc::new(registry);

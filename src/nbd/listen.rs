@@ -60,15 +60,24 @@ impl Default for SocketAccess {
     }
 }
 
+/// Refuses socket paths that are too long, all of them at once. Each comes with the words that name another.
+pub(crate) fn check_lengths(paths: &[(&str, &Path)]) -> Result<()> {
+    let long: Vec<_> = paths.iter().filter(|(_, path)| path.as_os_str().len() > MAX_SOCKET_PATH).collect();
+    if long.is_empty() {
+        return Ok(());
+    }
+    let list = |texts: Vec<String>| texts.join(" and ");
+    let named = list(long.iter().map(|(_, path)| path.display().to_string()).collect());
+    let words = list(long.iter().map(|(words, _)| (*words).to_owned()).collect());
+    let what = format!("the path of a socket has {MAX_SOCKET_PATH} bytes at the most: {named}");
+    Err(Error::new(ErrorKind::InvalidInput, what).hint(format!("choose {words}, for example under /run")))
+}
+
 /// Binds a socket that those may connect to whom `access` lets, from its first moment on. A stale socket file is replaced; a live one is refused with
 /// [`ErrorKind::InUse`], any other file with [`ErrorKind::AlreadyExists`].
 pub(crate) fn unix(path: &Path, access: SocketAccess) -> Result<(UnixListener, SocketFile)> {
     let failed = |what: &str, e: io::Error| Error::io(what, e).at_path(path);
-    if path.as_os_str().len() > MAX_SOCKET_PATH {
-        return Err(Error::new(ErrorKind::InvalidInput, format!("a socket path over {MAX_SOCKET_PATH} bytes"))
-            .at_path(path)
-            .hint("choose a shorter path"));
-    }
+    check_lengths(&[("a shorter path", path)])?;
     if let Ok(there) = fs::symlink_metadata(path) {
         if !there.file_type().is_socket() {
             return Err(Error::new(ErrorKind::AlreadyExists, "there is a file that is no socket")

@@ -200,6 +200,24 @@ fn addresses_sockets_and_folders_that_will_not_do() {
     }
 }
 
+#[test]
+fn paths_of_sockets_that_are_too_long_are_told_together() {
+    let account = Account::new();
+    let long = account.scratch(&"a".repeat(100));
+    let sealdisk = |arguments: &[&str]| {
+        let ended = run(account.command().args(["--account", long.to_str().expect("UTF-8")]).args(arguments));
+        (ended.status.success(), String::from_utf8(ended.stderr).expect("UTF-8"))
+    };
+    assert!(sealdisk(&["init"]).0);
+    let (served, said) = sealdisk(&["serve"]);
+    assert!(!served);
+    for part in ["/nbd.sock", "/control.sock", "`--socket PATH`", "`--control PATH`"] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let (served, said) = sealdisk(&["serve", "--socket", "nbd.sock"]);
+    assert!(!served && said.contains("`--control PATH`") && !said.contains("`--socket PATH`"), "{said}");
+}
+
 /// Runs a script of the shell in a mount namespace of its own.
 fn in_namespace(script: &str) -> String {
     let map = if rustix::process::geteuid().is_root() { &["--mount"][..] } else { &["--mount", "--map-root-user"] };
