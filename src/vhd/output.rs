@@ -16,8 +16,8 @@ use crate::io::File as _;
 use crate::io::real::RealFile;
 use crate::{Error, ErrorKind, Result};
 
-/// As programs make files, less what the user's mask takes away.
-const MODE: Mode = Mode::RUSR.union(Mode::WUSR).union(Mode::RGRP).union(Mode::ROTH);
+/// The content of a disk is its owner's alone, from the first byte on and whatever the user's mask allows.
+const MODE: Mode = Mode::RUSR.union(Mode::WUSR);
 /// What the name of an unfinished file has behind that of the target.
 pub const PART: &str = ".sealdisk-part";
 
@@ -78,6 +78,8 @@ impl Output {
             }
             locked => locked.map_err(|errno| fail("cannot lock the file", errno))?,
         }
+        // What was begun under other rules, or by another program.
+        rustix::fs::fchmod(&file, MODE).map_err(|errno| fail("cannot make the file private", errno))?;
         let same = |ours: &fs::Metadata, there: &fs::Metadata| (ours.dev(), ours.ino()) == (there.dev(), there.ino());
         let named = file.metadata().ok().zip(part.symlink_metadata().ok());
         if !named.is_some_and(|(ours, there)| same(&ours, &there)) {
@@ -86,10 +88,14 @@ impl Output {
         Ok(Self { file: RealFile::new(file), target: target.to_owned(), folder, hidden: Some(part), kept: true })
     }
 
-    /// Where the file lies until it is whole, if it can be gone on with.
+    /// Where what is there of the file stays after a failure, to be gone on with. `None`: nothing stays.
     #[must_use]
     pub fn part(&self) -> Option<&Path> {
-        self.hidden.as_deref().filter(|_| self.kept)
+        self.hidden.as_deref().filter(|_| self.kept && !self.is_empty())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.file.size().is_ok_and(|size| size == 0)
     }
 
     #[must_use]
@@ -125,8 +131,7 @@ impl Output {
 
 impl Drop for Output {
     fn drop(&mut self) {
-        let empty = || self.file.size().is_ok_and(|size| size == 0);
-        if let Some(hidden) = self.hidden.as_ref().filter(|_| !self.kept || empty()) {
+        if let Some(hidden) = self.hidden.as_ref().filter(|_| !self.kept || self.is_empty()) {
             // On the way out of another error, which is the one to report.
             let _ = std::fs::remove_file(hidden);
         }
