@@ -41,7 +41,7 @@ fn sequential(c: &mut Criterion) {
     let mut group = c.benchmark_group("sequential");
     group.throughput(Throughput::Bytes(SIZE)).sample_size(20);
     for (name, target) in [("fixed", Target::Fixed), ("dynamic", Target::Dynamic { block_size: 2 << 20 })] {
-        let path = dir.path().join(name);
+        let path = dir.path().join(format!("{name}.vhd"));
         let options = ConvertOptions { input: OpenOptions::default(), target, azure: false };
         convert(&raw, &path, &options, &mut |_, _, _| {}).expect("a copy");
         settle(&path);
@@ -55,7 +55,7 @@ fn sequential(c: &mut Criterion) {
 
 fn opening(c: &mut Criterion) {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let path = |name: &str| dir.path().join(name);
+    let path = |name: &str| dir.path().join(format!("{name}.vhd"));
     create(&path("fixed"), &New::Fixed { size: 30 << 30 }).expect("a disk");
     create(&path("dynamic"), &New::Dynamic { size: 2040 << 30, block_size: 2 << 20 }).expect("a disk");
     // The largest table that is read at all, 16 MiB, every entry the same block right behind it.

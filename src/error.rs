@@ -102,6 +102,13 @@ impl Error {
         self
     }
 
+    /// The same, if there is one, and no other yet.
+    #[must_use]
+    pub(crate) fn hint_if_none(mut self, hint: Option<String>) -> Self {
+        self.0.hint = self.0.hint.or(hint);
+        self
+    }
+
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.0.kind

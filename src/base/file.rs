@@ -1,12 +1,17 @@
-//! A regular file of the host, open for reading: what base images and VHD chains are read from.
+//! A file of the host, open for reading: what base images and VHD chains are read from, and, for a copy that reads it once,
+//! a block device.
+//!
+//! Of a regular file inode, times and length tell whether it was touched. Of a device nothing does: its times do not change
+//! with its content. So a device is never a base, and what reads one holds it exclusively where it can: then nothing can
+//! mount it meanwhile.
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Advice, Mode, OFlags, SeekFrom};
+use rustix::fs::{Advice, FileType, Mode, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
 use crate::vhd::source::Source;
@@ -22,14 +27,53 @@ pub struct HostFile {
     file: fs::File,
     path: PathBuf,
     size: u64,
+    device: Option<Device>,
+}
+
+/// A block device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Device {
+    major: u32,
+    minor: u32,
+    /// Mounted, or held by another program: it may change while it is read.
+    in_use: bool,
 }
 
 impl HostFile {
     /// Opens `path`, following symbolic links. Anything but a regular file is [`ErrorKind::InvalidInput`].
     pub fn open(path: &Path) -> Result<Self> {
-        let fd = rustix::fs::open(path, READ_FLAGS, Mode::empty());
-        let fd = fd.map_err(|errno| Error::io("cannot open the image", errno.into()).at_path(path))?;
-        Self::from_fd(fd, path)
+        Self::from_fd(open_to_read(path)?, path)
+    }
+
+    /// Opens `path`, following symbolic links: a regular file, or a block device that is to be read once.
+    pub fn open_to_copy(path: &Path) -> Result<Self> {
+        let fd = open_to_read(path)?;
+        let stat = rustix::fs::fstat(&fd);
+        let stat = stat.map_err(|errno| Error::io("cannot examine the image", errno.into()).at_path(path))?;
+        if FileType::from_raw_mode(stat.st_mode) != FileType::BlockDevice {
+            return Self::from_fd(fd, path);
+        }
+        // Exclusively, by the same descriptor: the device at `path` may be another one by now.
+        let link = format!("/proc/self/fd/{}", fd.as_raw_fd());
+        let exclusive = rustix::fs::open(link, READ_FLAGS | OFlags::EXCL, Mode::empty());
+        let in_use = matches!(exclusive, Err(Errno::BUSY));
+        let fd = exclusive.unwrap_or(fd);
+        let size = rustix::fs::seek(&fd, SeekFrom::End(0));
+        let size = size.map_err(|errno| Error::io("cannot tell the size of the device", errno.into()).at_path(path))?;
+        let (major, minor) = (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev));
+        let device = Some(Device { major, minor, in_use });
+        Ok(Self { file: fs::File::from(fd), path: path.to_owned(), size, device })
+    }
+
+    #[must_use]
+    pub fn is_device(&self) -> bool {
+        self.device.is_some()
+    }
+
+    /// A device that something else has mounted or holds: it may change while it is read.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.device.is_some_and(|device| device.in_use)
     }
 
     /// Takes a descriptor that somebody else opened. [`ErrorKind::InvalidInput`] for anything but a regular file that can
@@ -43,9 +87,9 @@ impl HostFile {
         let file = fs::File::from(fd);
         let metadata = file.metadata().map_err(|e| Error::io("cannot examine the image", e).at_path(path))?;
         if !metadata.is_file() {
-            return Err(Error::new(ErrorKind::InvalidInput, "not a regular file").at_path(path));
+            return Err(no_file(&metadata).at_path(path));
         }
-        Ok(Self { file, path: path.to_owned(), size: metadata.len() })
+        Ok(Self { file, path: path.to_owned(), size: metadata.len(), device: None })
     }
 
     pub(crate) fn into_fd(self) -> OwnedFd {
@@ -68,8 +112,12 @@ impl HostFile {
         Ok(self.metadata()?.mtime())
     }
 
-    /// A text that stays the same as long as nothing touches the file: inode, times of change, length.
+    /// A text that stays the same as long as nothing touches the file: inode, times of change, length. Of a device only
+    /// what tells it from others.
     pub(crate) fn stamp(&self) -> Result<String> {
+        if let Some(Device { major, minor, .. }) = self.device {
+            return Ok(format!("device {major}:{minor} length {}", self.size));
+        }
         let m = self.metadata()?;
         let (mtime, ctime) = ((m.mtime(), m.mtime_nsec()), (m.ctime(), m.ctime_nsec()));
         Ok(format!(
@@ -95,6 +143,10 @@ impl HostFile {
     /// The next run of bytes at or after `offset` that may be other than a hole: `(start, end)`; `None`: only a hole is
     /// left.
     pub(crate) fn next_data(&self, offset: u64) -> Result<Option<(u64, u64)>> {
+        if self.is_device() {
+            // The kernel knows no holes of devices.
+            return Ok((offset < self.size).then_some((offset, self.size)));
+        }
         let fail = |errno: Errno| Error::io("cannot look for holes", errno.into()).at_path(&self.path);
         let start = match rustix::fs::seek(&self.file, SeekFrom::Data(offset)) {
             Err(Errno::NXIO) => return Ok(None),
@@ -111,6 +163,28 @@ impl HostFile {
         let what = format!("the file ends early: it had {} bytes when it was opened", self.size);
         Error::new(ErrorKind::Io, what).at_path(&self.path).at_offset(offset)
     }
+}
+
+fn open_to_read(path: &Path) -> Result<OwnedFd> {
+    let fd = rustix::fs::open(path, READ_FLAGS, Mode::empty());
+    fd.map_err(|errno| Error::io("cannot open the image", errno.into()).at_path(path))
+}
+
+/// Why what is no regular file is refused.
+fn no_file(metadata: &fs::Metadata) -> Error {
+    let kind = metadata.file_type();
+    let invalid = |what: &str| Error::new(ErrorKind::InvalidInput, what);
+    if kind.is_block_device() {
+        let error = invalid("a block device: nothing would tell whether its content was changed meanwhile");
+        return error.hint("`sealdisk import DEVICE NAME` copies it");
+    }
+    if kind.is_fifo() {
+        return invalid("a pipe, not a regular file").hint("`sealdisk import - NAME < PIPE` copies what comes");
+    }
+    if kind.is_dir() {
+        return invalid("a folder, not a regular file").hint("name the image in it");
+    }
+    invalid("not a regular file")
 }
 
 impl Source for HostFile {

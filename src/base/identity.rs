@@ -95,6 +95,11 @@ impl FileIdentity {
         let file = &image.file;
         let path = file.path().canonicalize();
         let path = path.map_err(|e| Error::io("cannot resolve the path", e).at_path(file.path()))?;
+        if path.to_str().is_none() {
+            let what = "the path of a base image is recorded as text, and this one is not UTF-8";
+            let error = Error::new(ErrorKind::InvalidInput, what).at_path(&path);
+            return Err(error.hint("rename the image or its folder; `sealdisk import` copies an image of any name"));
+        }
         // Before the content: a change while it is read shows as a stamp that differs.
         let stamp = file.stamp()?;
         let sample = sample(image)?;

@@ -8,12 +8,15 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 pub mod ahead;
 mod content;
+mod detect;
 pub mod file;
+pub(crate) mod foreign;
 mod identity;
 mod plain;
 mod raw;
@@ -22,12 +25,14 @@ mod vhd;
 mod watch;
 
 pub use content::Content;
+pub(crate) use detect::ambiguous;
+pub use detect::{detect, disagreement, is_called_vhd};
 pub use identity::{BaseRecord, FileIdentity};
 pub use plain::Plain;
 
 use self::file::HostFile;
 use self::watch::Watched;
-use crate::vhd::source::Source;
+use crate::vhd::OptionNames;
 use crate::{Error, ErrorKind, Result};
 
 /// A read-only image: bytes by page.
@@ -70,7 +75,7 @@ pub enum BaseRun {
 }
 
 /// The format of an image file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     Raw,
@@ -80,17 +85,18 @@ pub enum Format {
 /// How an image is opened for the first time.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
-    /// Overrides detection.
+    /// `None`: [`detect`] says.
     pub format: Option<Format>,
     /// Further folders in which parents of a differencing disk may lie.
     pub roots: Vec<PathBuf>,
     /// Read a VHD by its footer copy where its footer is bad.
     pub recover: bool,
+    pub names: OptionNames,
 }
 
 /// Opens `path` for the first time and takes its identity. In time independent of the size of the image.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<(Arc<dyn BaseImage>, BaseRecord)> {
-    let plain = Plain::open(path, options)?;
+    let plain = Plain::of(HostFile::open(path)?, options)?;
     let format = plain.format();
     let (image, files) = plain.into_parts();
     let mut identities = Vec::with_capacity(files.len());
@@ -189,40 +195,6 @@ pub fn reopen_files(record: &BaseRecord, files: Vec<OwnedFd>) -> Result<Arc<dyn 
     Ok(Arc::new(Watched::new(image, watched)))
 }
 
-/// The format of a file, by its end and its beginning. A file of another known format is refused, as is one that is
-/// called a VHD and is none: taken for raw, they would be disks full of noise. `recover`: as in [`OpenOptions`].
-pub fn detect(file: &HostFile, recover: bool) -> Result<Format> {
-    let extension = file.path().extension().map(|e| e.to_ascii_lowercase());
-    let named_vhd = extension.is_some_and(|e| e == "vhd" || e == "avhd");
-    match crate::vhd::Metadata::read(file, recover, u64::MAX) {
-        Ok(_) => return Ok(Format::Vhd),
-        Err(error) => match error.kind() {
-            ErrorKind::Vhd(crate::vhd::Fault::NotVhd | crate::vhd::Fault::TooSmall) if !named_vhd => {}
-            _ => {
-                return Err(match error.hint_text() {
-                    Some(_) => error.at_path(file.path()),
-                    None => error.at_path(file.path()).hint("if it is a raw image, give its format: raw"),
-                });
-            }
-        },
-    }
-    let mut start = [0; 8];
-    let len = start.len().min(file.size() as usize);
-    file.read_at(0, &mut start[..len])?;
-    if let Some(name) = foreign_format(&start) {
-        let error = Error::new(ErrorKind::Unsupported, format!("a {name} image, neither VHD nor raw"));
-        return Err(error.at_path(file.path()).hint("`qemu-img convert -O raw IN OUT` makes a raw image of it"));
-    }
-    Ok(Format::Raw)
-}
-
-/// The name of another format that a file beginning with `start` has.
-pub(crate) fn foreign_format(start: &[u8; 8]) -> Option<&'static str> {
-    let formats =
-        [(&b"QFI\xFB"[..], "qcow2"), (b"KDMV", "VMDK"), (b"# Disk D", "VMDK"), (b"QED\0", "QED"), (b"<<< ", "VDI")];
-    formats.iter().find(|(magic, _)| start.starts_with(magic)).map(|&(_, name)| name)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -250,7 +222,7 @@ mod tests {
     #[test]
     fn raw_and_fixed_images_are_told_apart_and_read() {
         let dir = tempfile::tempdir().unwrap();
-        let (raw, vhd) = (dir.path().join("a.img"), dir.path().join("b"));
+        let (raw, vhd) = (dir.path().join("a.img"), dir.path().join("b.vhd"));
         std::fs::write(&raw, content()).unwrap();
         fixed_vhd(&vhd);
         for (path, format) in [(&raw, Format::Raw), (&vhd, Format::Vhd)] {

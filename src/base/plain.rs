@@ -1,6 +1,6 @@
 //! An image opened to be read once, such as by a conversion: no identity is taken and no change is looked for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::file::HostFile;
@@ -24,17 +24,23 @@ pub struct Plain {
 }
 
 impl Plain {
+    /// Opens a regular file with its parents, or a block device.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
-        let file = HostFile::open(path)?;
+        Self::of(HostFile::open_to_copy(path)?, options)
+    }
+
+    /// The same of a file that is open already.
+    pub(super) fn of(file: HostFile, options: &OpenOptions) -> Result<Self> {
         let format = match options.format {
             Some(format) => format,
-            None => detect(&file, options.recover)?,
+            None => detect(&file, options)?,
         };
         match format {
             Format::Raw => Self::raw(file),
             Format::Vhd => {
-                let vhd = crate::vhd::OpenOptions { roots: options.roots.clone(), recover: options.recover };
-                Ok(Self::vhd(crate::vhd::open(path, &vhd)?))
+                let OpenOptions { roots, recover, names, .. } = options.clone();
+                let vhd = crate::vhd::OpenOptions { roots, recover, names };
+                Ok(Self::vhd(crate::vhd::open_file(file, &vhd)?))
             }
         }
     }
@@ -62,6 +68,24 @@ impl Plain {
     #[must_use]
     pub fn format(&self) -> Format {
         self.format
+    }
+
+    /// The path of every file that the image is read from: itself, its parent, and so on.
+    #[must_use]
+    pub fn paths(&self) -> Vec<PathBuf> {
+        self.files.iter().map(|file| file.file.path().to_owned()).collect()
+    }
+
+    /// Nothing tells whether it was touched: a block device.
+    #[must_use]
+    pub fn is_device(&self) -> bool {
+        self.files.iter().any(|file| file.file.is_device())
+    }
+
+    /// A device that something else has mounted or holds: it may change while it is read.
+    #[must_use]
+    pub fn is_in_use(&self) -> bool {
+        self.files.iter().any(|file| file.file.is_in_use())
     }
 
     /// Virtual size in bytes.

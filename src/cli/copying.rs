@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 use serde::Serialize;
 
@@ -47,6 +48,9 @@ pub(super) struct Copied {
     /// It went on with what an earlier attempt had begun.
     pub(super) resumed: bool,
     pub(super) verified: bool,
+    /// The files that an image was read from: itself, its parent, and so on.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) files: Vec<PathBuf>,
 }
 
 fn pair() -> Result<(UnixStream, UnixStream)> {
@@ -116,7 +120,10 @@ pub(super) fn copy(
         session.call(LifeRequest::FinishCopy { name: name.clone(), size }.into(), &[])
     };
     match copied.map_err(Failure::from).and_then(|copied| Ok((finish(copied)?, copied.written))) {
-        Ok((disk, written_bytes)) => Ok(Copied { disk, written_bytes, resumed: copying.resumed, verified: true }),
+        Ok((disk, written_bytes)) => {
+            let resumed = copying.resumed;
+            Ok(Copied { disk, written_bytes, resumed, verified: true, files: Vec::new() })
+        }
         Err(failure) => Err(unfinished(failure, name, reached.get(), is_changed)),
     }
 }

@@ -4,15 +4,17 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 use clap::Args;
+use serde::Serialize;
 
 use super::context::{Context, Outcome};
-use super::{show, size};
+use super::{reading, show, size};
 use crate::account::failure::Failure;
 use crate::account::name::BlobName;
 use crate::account::report::DiskReport;
 use crate::account::request::Request;
 use crate::base;
 use crate::crypto::kek::KekOptions;
+use crate::vhd::OptionNames;
 
 const MIB: u64 = 1 << 20;
 
@@ -28,7 +30,8 @@ const MIB: u64 = 1 << 20;
 Examples:
   sealdisk create disk1 --size 10G
   sealdisk create web/root.vhd --base /images/debian.vhd
-  sealdisk create web/big.vhd --base /images/debian.vhd --size 100G"
+  sealdisk create web/big.vhd --base /images/debian.vhd --size 100G
+  sealdisk create old --base-recover --base /images/cut-off.vhd"
 )]
 pub(super) struct Create {
     /// BLOB or CONTAINER/BLOB; the default container is vhds
@@ -36,11 +39,11 @@ pub(super) struct Create {
     /// Size of the disk: 10G, 512M, or bytes; over a base, the base's own if left out
     #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_negative_numbers = true)]
     size: Option<u64>,
-    /// The image to lie under the disk: a VHD or a raw image
+    /// The image to lie under the disk: a VHD with its parents, or a raw image; a regular file
     #[arg(long, value_name = "IMAGE")]
     base: Option<PathBuf>,
-    /// The format of the image, instead of detecting it
-    #[arg(long, value_name = "FORMAT", requires = "base", value_parser = format)]
+    /// The format of the image; if left out, what is called .vhd or .avhd is a VHD, anything else is raw
+    #[arg(long, value_name = "FORMAT", requires = "base")]
     base_format: Option<base::Format>,
     /// A further folder in which parents of a differencing VHD may lie
     #[arg(long, value_name = "DIR", requires = "base")]
@@ -52,13 +55,9 @@ pub(super) struct Create {
     key: KekOptions,
 }
 
-fn format(text: &str) -> Result<base::Format, String> {
-    match text {
-        "raw" => Ok(base::Format::Raw),
-        "vhd" => Ok(base::Format::Vhd),
-        _ => Err("raw or vhd".to_owned()),
-    }
-}
+/// What hints call the options above.
+pub(super) const NAMES: OptionNames =
+    OptionNames { format: Some("--base-format"), root: Some("--base-root"), recover: Some("--base-recover") };
 
 /// What a new disk is made of, as the user names it.
 #[derive(Debug)]
@@ -72,27 +71,40 @@ pub(super) struct Wanted {
 impl Create {
     pub(super) fn run(self, context: &Context) -> Outcome {
         let Self { name, size, base, base_format: format, base_root: roots, base_recover: recover, key } = self;
-        let options = base::OpenOptions { format, roots, recover };
-        let report = make(context, &key, Wanted { name, size, base, options })?;
+        let options = base::OpenOptions { format, roots, recover, names: NAMES };
+        let made = make(context, &key, Wanted { name, size, base, options })?;
+        let report = &made.disk;
         if report.size_bytes % MIB != 0 {
             context.note(format_args!(
                 "hint: the size is no whole number of MiB, which some clouds ask of a disk; --size gives another"
             ));
         }
-        context.show(&report, format_args!("made a disk\n{}", show::Text(&report)))
+        context.show(&made, format_args!("made a disk\n{}{}", show::Text(report), reading::text(&made.files)))
     }
 }
 
 /// Opens the base with the rights of the user, and has the disk made.
-pub(super) fn make(context: &Context, key: &KekOptions, wanted: Wanted) -> Result<DiskReport, Failure> {
-    let (record, files) = match &wanted.base {
+pub(super) fn make(context: &Context, key: &KekOptions, wanted: Wanted) -> Result<Made, Failure> {
+    let (record, opened) = match &wanted.base {
         None => (None, Vec::new()),
         Some(path) => {
             let (_image, record) = base::open(path, &wanted.options)?;
-            let files = base::open_files(&record)?;
-            (Some(record), files)
+            reading::note_name(context, path, record.format);
+            let opened = base::open_files(&record)?;
+            (Some(record), opened)
         }
     };
-    let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
-    context.ask(key, Request::Create { name: wanted.name, size: wanted.size, base: record }, &files)
+    let files = record.iter().flat_map(|record| &record.files).map(|file| file.path.clone()).collect();
+    let opened: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
+    let request = Request::Create { name: wanted.name, size: wanted.size, base: record };
+    Ok(Made { disk: context.ask(key, request, &opened)?, files })
+}
+
+/// A new disk.
+#[derive(Debug, Serialize)]
+pub(super) struct Made {
+    #[serde(flatten)]
+    pub(super) disk: DiskReport,
+    /// Every file that its base is read from: the image, its parent, and so on.
+    pub(super) files: Vec<PathBuf>,
 }

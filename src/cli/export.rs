@@ -1,18 +1,19 @@
 //! `export`: a copy of a disk, or of a snapshot, in a file.
 
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
 use uuid::Uuid;
 
 use super::context::{Context, Outcome};
-use super::{copying, progress, size};
+use super::{copying, progress, reading, size};
 use crate::account::copies::Reading;
 use crate::account::failure::Failure;
 use crate::account::life_request::LifeRequest;
 use crate::account::view_name::ViewName;
+use crate::base::Format;
 use crate::copy::{Stop, Stoppable, out};
 use crate::crypto::kek::KekOptions;
 use crate::nbd::client::Client;
@@ -151,6 +152,7 @@ impl Export {
         bars.iter().for_each(indicatif::ProgressBar::finish_and_clear);
         let made = made.map_err(|error| unfinished(error, &output))?;
         output.publish()?;
+        reading::note_name(context, &self.file, if self.to == To::Raw { Format::Raw } else { Format::Vhd });
         let (kind, path) = (self.to.name(), self.file.display());
         let document = json!({
             "source": self.source.to_string(),
@@ -170,7 +172,12 @@ impl Export {
 /// Says what is left of the file.
 fn unfinished(error: Error, output: &Output) -> Failure {
     let mut failure = Failure::from(error);
-    let part = output.part().map(Path::to_owned).unwrap_or_default();
+    let Some(part) = output.part() else {
+        if failure.kind == ErrorKind::Cancelled.name() {
+            failure.message = "stopped; nothing was written".to_owned();
+        }
+        return failure;
+    };
     if failure.kind == ErrorKind::Cancelled.name() {
         failure.message = format!("stopped; the beginning is kept in {}", part.display());
     }

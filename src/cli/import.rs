@@ -9,8 +9,8 @@ use clap::Args;
 use super::context::{Context, Outcome};
 use super::copying::{self, Copied, Source};
 use super::limits::seconds;
-use super::vhd::{Opening, parse_format};
-use super::{show, size};
+use super::vhd::Opening;
+use super::{reading, show, size};
 use crate::account::failure::Failure;
 use crate::account::life_request::LifeRequest;
 use crate::account::name::BlobName;
@@ -25,7 +25,7 @@ use crate::{Error, ErrorKind, Result};
 
 /// Copy an image into a new disk; what is copied is encrypted while encryption is on
 ///
-/// SOURCE is a VHD of any kind with its parents, a raw image, `nbd://HOST[:PORT]/EXPORT` or
+/// SOURCE is a VHD of any kind with its parents, a raw image, a block device, `nbd://HOST[:PORT]/EXPORT` or
 /// `nbd+unix:///EXPORT?socket=PATH` of any NBD server, or `-`: standard input, a raw image or a fixed VHD. Holes and zeros
 /// take no space. What was written is made durable, read back and compared. Until all of it is there the disk is not served,
 /// and no verb but delete takes it. When it was interrupted, the same command goes on, as long as the source has not
@@ -34,16 +34,17 @@ use crate::{Error, ErrorKind, Result};
 #[command(after_help = "\
 Examples:
   sealdisk import server.vhd web/root.vhd
+  sealdisk import /dev/vg0/root-snapshot web/root
   sealdisk import nbd+unix:///disk1?socket=/run/nbd.sock copy
   xz -dc disk.img.xz | sealdisk import - disk1 --size 10G")]
 pub(super) struct Import {
-    /// A file, an NBD URI, or - for standard input
+    /// A file, a block device, an NBD URI, or - for standard input
     #[arg(value_name = "SOURCE")]
     source: PathBuf,
     /// BLOB or CONTAINER/BLOB; the default container is vhds
     name: BlobName,
-    /// The format of the source, raw or vhd, instead of detecting it
-    #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
+    /// The format of the source; if left out, a file that is called .vhd or .avhd is a VHD, anything else is raw
+    #[arg(long, value_name = "FORMAT")]
     format: Option<Format>,
     /// Size of the disk, if it is to be larger than the image; a stream must hold an image of just this size
     #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_negative_numbers = true)]
@@ -78,14 +79,21 @@ impl Import {
             _ => self.file(context, &self.source, stop)?,
         };
         let shown = if shown == "-" { "standard input" } else { &shown };
-        let text = format!("{}\n{}", copying::text(&copied, shown), show::Text(&copied.disk));
+        let files = reading::text(&copied.files);
+        let text = format!("{}\n{}{files}", copying::text(&copied, shown), show::Text(&copied.disk));
         context.show(&copied, text)
     }
 
     fn file(&self, context: &Context, path: &Path, stop: Stop) -> Result<Copied, Failure> {
-        let options =
-            OpenOptions { format: self.format, roots: self.opening.parent_root.clone(), recover: self.opening.recover };
-        let plain = Plain::open(path, &options)?;
+        let plain = Plain::open(path, &self.options())?;
+        reading::note_name(context, path, plain.format());
+        if plain.is_in_use() {
+            context.note(format_args!(
+                "warning: {} is in use: what is written to it meanwhile makes the copy a mixture; a snapshot \
+                 (lvcreate --snapshot) or an unmounted device does not change",
+                path.display()
+            ));
+        }
         let stamp = plain.stamp()?;
         let absolute = std::path::absolute(path).map_err(|e| Error::io("no absolute path", e).at_path(path))?;
         let label = format!("{}: {stamp}", absolute.display());
@@ -94,7 +102,14 @@ impl Import {
             Ok(changed.then(|| Error::new(ErrorKind::Io, "the image was changed while it was copied").at_path(path)))
         };
         let mut pieces = Seekable(Stoppable::new(&plain, stop.clone()));
-        self.copy(context, Source { pieces: &mut pieces, label, stable: true, stop, changed: &changed })
+        // Nothing tells whether a device was changed since an earlier attempt.
+        let stable = !plain.is_device();
+        let source = Source { pieces: &mut pieces, label, stable, stop, changed: &changed };
+        self.copy(context, source, plain.paths())
+    }
+
+    fn options(&self) -> OpenOptions {
+        self.opening.image_options(self.format)
     }
 
     fn nbd(&self, context: &Context, uri: &Uri, stop: Stop) -> Result<Copied, Failure> {
@@ -111,7 +126,8 @@ impl Import {
         }
         let mut pieces = Seekable(Stoppable::new(client, stop.clone()));
         let label = format!("{uri}: {size} bytes");
-        self.copy(context, Source { pieces: &mut pieces, label, stable: true, stop, changed: &|| Ok(None) })
+        let source = Source { pieces: &mut pieces, label, stable: true, stop, changed: &|| Ok(None) };
+        self.copy(context, source, Vec::new())
     }
 
     fn stream(&self, context: &Context, stop: Stop) -> Result<Copied, Failure> {
@@ -120,12 +136,14 @@ impl Import {
             let error = Error::new(ErrorKind::InvalidInput, "standard input is a terminal");
             return Err(error.hint("pipe an image into it, or name a file").into());
         }
-        let mut pieces = Stream::open(&stdin, self.format, self.size, stop.clone())?;
+        let mut pieces = Stream::open(&stdin, self.options(), self.size, stop.clone())?;
         let label = "a stream".to_owned();
-        self.copy(context, Source { pieces: &mut pieces, label, stable: false, stop, changed: &|| Ok(None) })
+        let source = Source { pieces: &mut pieces, label, stable: false, stop, changed: &|| Ok(None) };
+        self.copy(context, source, Vec::new())
     }
 
-    fn copy(&self, context: &Context, source: Source<'_>) -> Result<Copied, Failure> {
+    /// `files`: what the source is read from.
+    fn copy(&self, context: &Context, source: Source<'_>, files: Vec<PathBuf>) -> Result<Copied, Failure> {
         let (size, known) = (self.size, source.pieces.size());
         if let (Some(size), Some(known)) = (size, known)
             && size < known
@@ -135,6 +153,8 @@ impl Import {
         }
         // How the account is reached: any copy needs it the same way.
         let like = LifeRequest::Copied { name: self.name.clone(), done: 0, size: None };
-        context.session(&self.key, &like.into(), |session| copying::copy(context, session, &self.name, source, size))
+        let copied = context
+            .session(&self.key, &like.into(), |session| copying::copy(context, session, &self.name, source, size))?;
+        Ok(Copied { files, ..copied })
     }
 }

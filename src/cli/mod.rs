@@ -30,6 +30,8 @@ mod encryption;
 mod export;
 mod fit;
 mod generate;
+#[cfg(test)]
+mod hints;
 mod import;
 mod init;
 mod key;
@@ -42,6 +44,7 @@ mod map_svg;
 mod notify;
 mod progress;
 mod quickstart;
+mod reading;
 mod rebase;
 mod reencrypt;
 mod rename;

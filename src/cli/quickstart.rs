@@ -15,6 +15,7 @@ use super::context::{Context, Outcome};
 use super::create::{self, Wanted};
 use super::init;
 use super::log::LogOptions;
+use super::reading;
 use super::serve;
 use super::service::{Plan, Reachable, Service};
 use super::uri;
@@ -24,6 +25,7 @@ use crate::account::request::Request;
 use crate::account::settings;
 use crate::base;
 use crate::crypto::kek::KekOptions;
+use crate::vhd::OptionNames;
 use crate::{Error, ErrorKind, Result};
 
 /// A small disk as another program made it.
@@ -54,6 +56,13 @@ pub(super) struct Quickstart {
     log: LogOptions,
 }
 
+/// Quickstart itself has no such options.
+pub(super) const NAMES: OptionNames = OptionNames {
+    format: Some("sealdisk create NAME --base IMAGE --base-format"),
+    root: Some("sealdisk create NAME --base IMAGE --base-root"),
+    recover: Some("sealdisk create NAME --base IMAGE --base-recover"),
+};
+
 impl Quickstart {
     pub(super) fn run(self, context: &Context) -> Outcome {
         self.log.start()?;
@@ -70,10 +79,10 @@ impl Quickstart {
         match disks.into_iter().find(|disk| disk.name.parse::<BlobName>().is_ok_and(|there| there == name)) {
             Some(disk) => check_same(&disk, &image)?,
             None => {
-                let wanted =
-                    Wanted { name: name.clone(), size: None, base: Some(image), options: base::OpenOptions::default() };
-                let report = create::make(context, &self.key, wanted)?;
-                context.note(format_args!("made the disk {}", report.name));
+                let options = base::OpenOptions { names: NAMES, ..base::OpenOptions::default() };
+                let wanted = Wanted { name: name.clone(), size: None, base: Some(image), options };
+                let made = create::make(context, &self.key, wanted)?;
+                context.note(format_args!("made the disk {}{}", made.disk.name, reading::text(&made.files)));
             }
         }
         let plan = Plan { listen: self.listen, ..Plan::default() };

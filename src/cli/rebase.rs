@@ -7,13 +7,14 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::context::{Context, Outcome};
-use super::progress;
+use super::{progress, reading};
 use crate::account::failure::Failure;
 use crate::account::name::BlobName;
 use crate::account::report::DiskReport;
 use crate::account::request::Request;
 use crate::base::{self, BaseRecord, verify};
 use crate::crypto::kek::KekOptions;
+use crate::vhd::OptionNames;
 use crate::{Error, ErrorKind};
 
 /// Tell a disk that its base image lies elsewhere now; the content must be the same
@@ -34,12 +35,16 @@ pub(super) struct Rebase {
     key: KekOptions,
 }
 
+/// What hints call the options above.
+pub(super) const NAMES: OptionNames = OptionNames { format: None, root: Some("--base-root"), recover: None };
+
 impl Rebase {
     pub(super) fn run(self, context: &Context) -> Outcome {
         let recorded = recorded(context, &self.key, &self.name)?;
-        let options = base::OpenOptions { roots: self.base_root, ..base::OpenOptions::default() };
+        let options = base::OpenOptions { roots: self.base_root, names: NAMES, ..base::OpenOptions::default() };
         let found = with_bar(|progress| verify::relocate(&recorded, &self.base, &options, progress))?;
-        let text = format!("{} lies over {}", self.name, found.path.display());
+        let files: Vec<_> = found.files.iter().map(|file| file.path.clone()).collect();
+        let text = format!("{} lies over {}{}", self.name, found.path.display(), reading::text(&files));
         let report = record(context, &self.key, self.name, found)?;
         context.show(&report, text)
     }

@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use super::context::{Context, Outcome};
 use crate::account::failure::Failure;
-use crate::base::Format;
-use crate::vhd::{Notice, OpenOptions};
+use crate::base::{self, Format};
+use crate::vhd::{Notice, OpenOptions, OptionNames};
 
 mod azure_check;
 mod check;
@@ -57,17 +57,19 @@ pub(super) struct Opening {
 
 impl Opening {
     fn options(&self) -> OpenOptions {
-        OpenOptions { roots: self.parent_root.clone(), recover: self.recover }
+        OpenOptions { roots: self.parent_root.clone(), recover: self.recover, names: NAMES }
+    }
+
+    /// For an image whose format may be given by `--format`.
+    pub(super) fn image_options(&self, format: Option<Format>) -> base::OpenOptions {
+        let names = OptionNames { format: Some("--format"), ..NAMES };
+        base::OpenOptions { format, roots: self.parent_root.clone(), recover: self.recover, names }
     }
 }
 
-pub(super) fn parse_format(text: &str) -> Result<Format, String> {
-    match text {
-        "raw" => Ok(Format::Raw),
-        "vhd" => Ok(Format::Vhd),
-        _ => Err("raw or vhd".to_owned()),
-    }
-}
+/// What hints call the options above.
+pub(super) const NAMES: OptionNames =
+    OptionNames { format: None, root: Some("--parent-root"), recover: Some("--recover") };
 
 fn notices_json(notices: &[Notice]) -> Vec<Value> {
     let json = |notice: &Notice| json!({ "kind": notice.warning, "message": notice.message, "offset": notice.offset });

@@ -1,5 +1,7 @@
 //! A stream as a source: a raw image, or a fixed VHD, whose last 512 bytes are its footer.
 //!
+//! A stream has no name, so it is raw unless its format was given: a footer at its end may be its guest's.
+//!
 //! A stream has an end and nothing else: whether it is whole can only be told by a footer or by the size that the user
 //! expects. Other formats are refused where their first bytes tell.
 
@@ -11,7 +13,8 @@ use rustix::io::Errno;
 
 use super::source::Pieces;
 use super::{PIECE, Stop};
-use crate::base::{Format, foreign_format};
+use crate::base::foreign::{Foreign, HEAD};
+use crate::base::{Format, OpenOptions, ambiguous};
 use crate::vhd::{FOOTER, Footer};
 use crate::{Error, ErrorKind, PAGE, Result};
 
@@ -23,7 +26,7 @@ const TICK: Timespec = Timespec { tv_sec: 0, tv_nsec: 200_000_000 };
 pub struct Stream<F> {
     from: F,
     stop: Stop,
-    format: Option<Format>,
+    options: OpenOptions,
     /// Bytes that the image must have, without a footer.
     expected: Option<u64>,
     /// The first `ahead` bytes of it were read and are not given yet; the last [`FOOTER`] of them are held back until it is
@@ -36,39 +39,58 @@ pub struct Stream<F> {
 }
 
 impl<F: AsFd> Stream<F> {
-    /// Reads the beginning of the stream. `format`: instead of finding out; `expected`: bytes of the image.
-    pub fn open(from: F, format: Option<Format>, expected: Option<u64>, stop: Stop) -> Result<Self> {
+    /// Reads the beginning of the stream. Of `options` format and names count; `expected`: bytes of the image.
+    pub fn open(from: F, options: OpenOptions, expected: Option<u64>, stop: Stop) -> Result<Self> {
         let buf = vec![0; PIECE + FOOTER];
-        let mut stream = Self { from, stop, format, expected, buf, ahead: 0, ended: false, at: 0 };
-        stream.fill()?;
+        let mut stream = Self { from, stop, options, expected, buf, ahead: 0, ended: false, at: 0 };
+        stream.read()?;
         let invalid = |what: &str| Error::new(ErrorKind::InvalidInput, what);
         if stream.ahead == 0 {
             return Err(invalid("the stream is empty"));
         }
-        if format == Some(Format::Raw) {
-            return Ok(stream);
+        if stream.options.format != Some(Format::Raw) {
+            stream.check_head()?;
         }
-        let start = stream.held().first_chunk().copied().unwrap_or_default();
-        if &start == b"conectix" {
-            return Err(Error::new(
-                ErrorKind::Unsupported,
-                "a dynamic or differencing VHD cannot be read from a stream",
-            )
-            .hint("store it in a file and import that; if it is a raw image, give its format: raw"));
-        }
-        if let Some(name) = foreign_format(&start) {
-            return Err(Error::new(ErrorKind::Unsupported, format!("a {name} image, neither a fixed VHD nor raw"))
-                .hint("convert it first: `qemu-img convert`; if it is a raw image, give its format: raw"));
+        if stream.ended {
+            stream.end()?;
         }
         Ok(stream)
+    }
+
+    /// Refuses what cannot be read from a stream by its first bytes.
+    fn check_head(&self) -> Result<()> {
+        let raw = self.options.names.giving_format("raw");
+        let or_raw = |error: Error| match (error.hint_text(), &raw) {
+            (Some(hint), Some(raw)) => {
+                let hint = format!("{hint}; {raw} takes it as a raw disk");
+                error.hint(hint)
+            }
+            _ => error,
+        };
+        if self.held().starts_with(b"conectix") {
+            let what = "a dynamic or differencing VHD cannot be read from a stream";
+            let error = Error::new(ErrorKind::Unsupported, what).hint("store it in a file called .vhd and import that");
+            return Err(or_raw(error));
+        }
+        if let Some(foreign) = Foreign::of(&self.held()[..HEAD.min(self.ahead)]) {
+            return Err(or_raw(foreign.refused_in_stream()));
+        }
+        Ok(())
     }
 
     fn held(&self) -> &[u8] {
         &self.buf[..self.ahead]
     }
 
-    /// Reads until a piece and a footer are there, or the stream has ended.
+    /// [`Stream::read`], and checks the end where it is reached.
     fn fill(&mut self) -> Result<()> {
+        let before = self.ended;
+        self.read()?;
+        if self.ended && !before { self.end() } else { Ok(()) }
+    }
+
+    /// Reads until a piece and a footer are there, or the stream has ended.
+    fn read(&mut self) -> Result<()> {
         let failed = |e: io::Error| Error::io("cannot read the stream", e);
         while !self.ended && self.ahead < self.buf.len() {
             self.stop.check()?;
@@ -85,7 +107,6 @@ impl<F: AsFd> Stream<F> {
                 Ok(0) => {
                     self.stop.check()?;
                     self.ended = true;
-                    self.end()?;
                 }
                 Ok(read) => self.ahead += read,
             }
@@ -96,14 +117,22 @@ impl<F: AsFd> Stream<F> {
     /// The stream has ended: takes its footer off, and checks its length.
     fn end(&mut self) -> Result<()> {
         let whole = self.at + self.ahead as u64;
-        let footer = self.held().last_chunk::<FOOTER>().and_then(|bytes| Footer::parse(bytes).ok());
-        let fixed = footer.is_some_and(|footer| footer.is_fixed() && footer.size() == whole - FOOTER as u64);
-        if fixed && self.format != Some(Format::Raw) {
-            self.ahead -= FOOTER;
-        } else if self.format == Some(Format::Vhd) {
-            return Err(Error::new(ErrorKind::Io, "the stream ended without the footer of a fixed VHD")
-                .at_offset(whole)
-                .hint("it was cut off, or it is no fixed VHD"));
+        let end = self.held().last_chunk::<FOOTER>();
+        match self.options.format {
+            Some(Format::Raw) => {}
+            None if end.is_some_and(|end| end.starts_with(b"conectix")) => {
+                return Err(ambiguous("the stream ends in the footer of a VHD", &self.options).at_offset(whole));
+            }
+            None => {}
+            Some(Format::Vhd) => {
+                let footer = end.and_then(|end| Footer::parse(end).ok());
+                if !footer.is_some_and(|footer| footer.is_fixed() && footer.size() == whole - FOOTER as u64) {
+                    return Err(Error::new(ErrorKind::Io, "the stream ended without the footer of a fixed VHD")
+                        .at_offset(whole)
+                        .hint("it was cut off, or it is no fixed VHD"));
+                }
+                self.ahead -= FOOTER;
+            }
         }
         let size = self.at + self.ahead as u64;
         if let Some(expected) = self.expected.filter(|&expected| expected != size) {
@@ -157,7 +186,8 @@ mod tests {
         // It fails where the reader has gone.
         let sender = std::thread::spawn(move || drop(writer.write_all(&bytes)));
         let image = (|| {
-            let mut stream = Stream::open(&reader, format, expected, Stop::default())?;
+            let options = OpenOptions { format, ..OpenOptions::default() };
+            let mut stream = Stream::open(&reader, options, expected, Stop::default())?;
             let (mut image, mut buf) = (Vec::new(), vec![0; PIECE]);
             while let Some((at, len)) = stream.next(image.len() as u64, &mut buf)? {
                 assert_eq!(at, image.len() as u64);
@@ -179,7 +209,7 @@ mod tests {
             assert_eq!(read(&image, None, Some(size as u64)).expect("as expected"), image);
             let footer = Footer::fixed(size as u64, Uuid::nil(), 1 << 30).to_bytes();
             let fixed = [&image[..], &footer].concat();
-            assert_eq!(read(&fixed, None, None).expect("fixed"), image);
+            assert_eq!(read(&fixed, None, None).expect_err("not said").kind(), ErrorKind::InvalidInput);
             assert_eq!(read(&fixed, Some(Format::Vhd), None).expect("fixed"), image);
             assert_eq!(read(&fixed, Some(Format::Raw), None).expect("taken as it is"), fixed);
             for (bytes, format, expected) in [
@@ -196,7 +226,11 @@ mod tests {
     #[test]
     fn what_cannot_be_read_from_a_stream_is_refused_at_its_beginning() {
         let mut image = vec![1; PIECE + 1024];
-        for (start, kind) in [(&b"conectix"[..], ErrorKind::Unsupported), (b"QFI\xFB", ErrorKind::Unsupported)] {
+        for (start, kind) in [
+            (&b"conectix"[..], ErrorKind::Unsupported),
+            (b"QFI\xFB", ErrorKind::Unsupported),
+            (b"\x1F\x8B\x08", ErrorKind::Unsupported),
+        ] {
             image[..start.len()].copy_from_slice(start);
             assert_eq!(read(&image, None, None).expect_err("refused").kind(), kind);
             assert_eq!(read(&image, Some(Format::Raw), None).expect("asked for"), image);
@@ -209,6 +243,9 @@ mod tests {
         let (reader, _writer) = io::pipe().expect("a pipe");
         let stop = Stop::default();
         stop.0.store(true, std::sync::atomic::Ordering::SeqCst);
-        assert_eq!(Stream::open(&reader, None, None, stop).expect_err("stopped").kind(), ErrorKind::Cancelled);
+        assert_eq!(
+            Stream::open(&reader, OpenOptions::default(), None, stop).expect_err("stopped").kind(),
+            ErrorKind::Cancelled
+        );
     }
 }

@@ -13,6 +13,7 @@ use super::meta::{Metadata, Trailing, read_footer};
 use super::source::Source;
 use super::{DiskType, Fault, Warning, open};
 use crate::base::file::HostFile;
+use crate::base::foreign::{Foreign, HEAD};
 use crate::{ErrorKind, Result};
 
 /// Bytes before the end of a file's data in which a footer that is not last is looked for.
@@ -81,14 +82,12 @@ pub fn diagnose(path: &Path) -> Result<Vec<Problem>> {
 }
 
 fn without_footer(file: &HostFile, fixes: &Fixes) -> Result<Problem> {
-    let mut start = [0; 8];
-    let len = start.len().min(file.size() as usize);
-    file.read_at(0, &mut start[..len])?;
-    if &start == b"vhdxfile" {
-        return Ok(Problem::new(Cause::Vhdx, "a VHDX, whatever its name says", fixes.qemu()));
-    }
-    if let Some(name) = crate::base::foreign_format(&start) {
-        return Ok(Problem::new(Cause::OtherFormat, format!("a {name} image, whatever its name says"), fixes.qemu()));
+    let mut head = vec![0; HEAD.min(file.size() as usize)];
+    file.read_at(0, &mut head)?;
+    if let Some(foreign) = Foreign::of(&head) {
+        let cause = if foreign.name == "VHDX" { Cause::Vhdx } else { Cause::OtherFormat };
+        let what = format!("{}, whatever its name says", foreign.described());
+        return Ok(Problem::new(cause, what, foreign.command(&fixes.file, &fixes.out)));
     }
     if read_footer(file, 0).is_ok_and(|footer| !footer.is_fixed()) {
         let what = "a dynamic disk whose footer at the end is missing";
@@ -188,10 +187,6 @@ impl Fixes {
 
     fn repair(&self) -> String {
         format!("sealdisk vhd repair {}", self.file)
-    }
-
-    fn qemu(&self) -> String {
-        format!("qemu-img convert -O vpc -o subformat=fixed,force_size=on {} {}", self.file, self.out)
     }
 }
 

@@ -32,7 +32,8 @@ pub struct Report {
 pub fn check(path: &Path, options: &OpenOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
     let file = Arc::new(HostFile::open(path)?);
     let at_path = |error: Error| if error.path().is_some() { error } else { error.at_path(path) };
-    let meta = Metadata::read(&*file, options.recover, open::now()).map_err(at_path)?;
+    let meta = Metadata::read(&*file, options.recover, open::now());
+    let meta = meta.map_err(|error| at_path(options.names.recovering(error)))?;
     let mut faults = Vec::new();
     let mut report = |error: Error| {
         faults.push(error.at_path(path));

@@ -1,7 +1,7 @@
 //! Copying an image into another format: sparse, and read back and compared before it gets its name.
 
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -50,6 +50,8 @@ pub struct ConvertOptions {
 #[derive(Debug, Clone)]
 pub struct Converted {
     pub from: Format,
+    /// The files that were read: the image, its parent, and so on.
+    pub files: Vec<PathBuf>,
     /// Virtual size of the new file in bytes.
     pub size: u64,
     /// Of a VHD.
@@ -83,7 +85,8 @@ pub fn convert(
     let file = output_file.file();
     let made = write_out(&mut &source, (file, Sink::empty(file)), output, options.target, size, progress)?;
     output_file.publish()?;
-    Ok(Converted { from: source.format(), size, unique_id: made.unique_id, stored: made.stored })
+    let (from, files) = (source.format(), source.paths());
+    Ok(Converted { from, files, size, unique_id: made.unique_id, stored: made.stored })
 }
 
 /// What [`write_out`] made.

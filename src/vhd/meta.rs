@@ -10,6 +10,10 @@ use super::source::Source;
 use super::{Fault, SECTOR, Warning, locator};
 use crate::{Error, Result};
 
+/// The hint where only the trailing footer is bad.
+pub(super) const COPY_IS_VALID: &str =
+    "the footer copy at offset 0 is valid: `sealdisk vhd repair FILE` restores the footer";
+
 /// A clock that is wrong by a time zone is no reason to warn.
 const FUTURE_SLACK: u64 = 24 * 60 * 60;
 
@@ -88,7 +92,7 @@ impl Metadata {
                 }
                 _ => error,
             }
-            .hint("the footer copy at offset 0 is valid: --recover reads by it, `vhd repair` restores the footer"));
+            .hint(COPY_IS_VALID));
         }
         let what = format!("read by the footer copy at offset 0: {}", error.what());
         let notices = vec![Notice::new(Warning::FooterRecovered, end, what)];
@@ -268,8 +272,8 @@ fn absent(source: &dyn Source) -> Result<Error> {
     let mut start = [0; 8];
     source.read_at(0, &mut start)?;
     if &start == b"vhdxfile" {
-        let what = "a VHDX, not a VHD";
-        return Ok(Fault::IsVhdx.at(0, what).hint("`qemu-img convert -O vpc IN OUT` makes a VHD of it"));
+        let hint = "`qemu-img convert -f vhdx -O vpc -o subformat=fixed,force_size=on IN OUT.vhd` makes a VHD of it";
+        return Ok(Fault::IsVhdx.at(0, "a VHDX, not a VHD").hint(hint));
     }
     Ok(Fault::NotVhd
         .at(source.size() - FOOTER.min(source.size() as usize) as u64, "no VHD footer at the end of the file"))

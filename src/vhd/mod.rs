@@ -36,7 +36,9 @@ pub use footer::{DiskType, FOOTER, Footer, Geometry};
 pub use header::{DEFAULT_BLOCK, HEADER, Header};
 pub use image::Image;
 pub use meta::{Metadata, Notice};
-pub use open::{MAX_DEPTH, OpenChain, OpenOptions, now, open, open_files, open_single, open_sources};
+pub use open::{
+    MAX_DEPTH, OpenChain, OpenOptions, OptionNames, now, open, open_file, open_files, open_single, open_sources,
+};
 
 /// The most bytes of a dynamic or differencing disk: 2040 GiB.
 pub const MAX_SPARSE_SIZE: u64 = 2040 << 30;

@@ -10,7 +10,7 @@ use super::bat::MAX_ENTRIES;
 use super::chain::Chain;
 use super::footer::to_vhd_time;
 use super::image::Image;
-use super::meta::{Metadata, Notice};
+use super::meta::{COPY_IS_VALID, Metadata, Notice};
 use super::parent::Search;
 use super::source::Source;
 use super::{DiskType, Fault, Warning};
@@ -20,9 +20,38 @@ use crate::{Error, ErrorKind, Result};
 /// The most files in a chain.
 pub const MAX_DEPTH: usize = 128;
 
+/// The options by which a user says how an image is opened, as the running verb calls them: what hints name. `None`: the
+/// verb has no such option.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OptionNames {
+    pub format: Option<&'static str>,
+    /// A further folder for parents.
+    pub root: Option<&'static str>,
+    /// Reading by the footer copy.
+    pub recover: Option<&'static str>,
+}
+
+impl OptionNames {
+    /// The words that give the format `format`, quoted.
+    pub(crate) fn giving_format(&self, format: &str) -> Option<String> {
+        self.format.map(|option| format!("`{option} {format}`"))
+    }
+
+    /// `error`, with the option that reads by the footer copy where that is what would help.
+    pub(crate) fn recovering(&self, error: Error) -> Error {
+        match self.recover {
+            Some(option) if error.hint_text() == Some(COPY_IS_VALID) => {
+                error.hint(format!("{COPY_IS_VALID}, `{option}` reads by the copy"))
+            }
+            _ => error,
+        }
+    }
+}
+
 /// How a VHD is opened. The default reads only by the trailing footer and allows parents beside their child.
 #[derive(Debug, Clone, Default)]
 pub struct OpenOptions {
+    pub names: OptionNames,
     /// Further folders in which parents may lie.
     pub roots: Vec<PathBuf>,
     /// Use the footer copy at offset 0 where the trailing footer is bad.
@@ -38,12 +67,18 @@ pub struct OpenChain {
 
 /// Opens the VHD at `path` and its parents.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<OpenChain> {
+    open_file(HostFile::open(path)?, options)
+}
+
+/// The same of a file that is open already.
+pub fn open_file(file: HostFile, options: &OpenOptions) -> Result<OpenChain> {
     let mut builder = Builder::new(options.recover);
-    let file = Arc::new(HostFile::open(path)?);
+    builder.names = options.names;
+    let file = Arc::new(file);
     let meta = builder.metadata(&file)?;
     builder.push(file, meta)?;
     while let Some((child, parent_id)) = builder.wants_parent()? {
-        let mut search = Search::new(child, &options.roots)?;
+        let mut search = Search::new(child, options)?;
         let (file, meta) = search.find(&builder.images[builder.images.len() - 1], |file| {
             builder.admit(&file, parent_id).map(|meta| (file, meta))
         })?;
@@ -56,8 +91,9 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<OpenChain> {
 }
 
 /// Opens only the file at `path`, be its parents where they may.
-pub fn open_single(path: &Path, recover: bool) -> Result<OpenChain> {
-    let mut builder = Builder::new(recover);
+pub fn open_single(path: &Path, options: &OpenOptions) -> Result<OpenChain> {
+    let mut builder = Builder::new(options.recover);
+    builder.names = options.names;
     let file = Arc::new(HostFile::open(path)?);
     let meta = builder.metadata(&file)?;
     builder.push(file, meta)?;
@@ -121,6 +157,7 @@ fn check_id(child: &Image, parent: &Metadata) -> Result<()> {
 /// A chain while it is put together.
 struct Builder {
     recover: bool,
+    names: OptionNames,
     now: u64,
     budget: u64,
     images: Vec<Image>,
@@ -131,11 +168,20 @@ struct Builder {
 
 impl Builder {
     fn new(recover: bool) -> Self {
-        Self { recover, now: now(), budget: MAX_ENTRIES, images: Vec::new(), files: Vec::new(), seen: Vec::new() }
+        Self {
+            recover,
+            names: OptionNames::default(),
+            now: now(),
+            budget: MAX_ENTRIES,
+            images: Vec::new(),
+            files: Vec::new(),
+            seen: Vec::new(),
+        }
     }
 
     fn metadata(&self, file: &HostFile) -> Result<Metadata> {
-        Metadata::read(file, self.recover, self.now).map_err(|error| error.at_path(file.path()))
+        let meta = Metadata::read(file, self.recover, self.now);
+        meta.map_err(|error| self.names.recovering(error).at_path(file.path()))
     }
 
     fn push(&mut self, file: Arc<HostFile>, meta: Metadata) -> Result<()> {

@@ -16,6 +16,7 @@ use rustix::io::Errno;
 use super::image::Image;
 use super::locator::{self, Locator};
 use super::meta::Notice;
+use super::open::{OpenOptions, OptionNames};
 use super::{Fault, Warning};
 use crate::base::file::{HostFile, READ_FLAGS};
 use crate::{Error, ErrorKind, Result};
@@ -30,6 +31,7 @@ pub(super) struct Search {
     /// Locators that are of no use though the parent was found.
     pub(super) notices: Vec<Notice>,
     failure: Option<Failure>,
+    names: OptionNames,
 }
 
 struct Root {
@@ -65,15 +67,16 @@ enum Target {
 }
 
 impl Search {
-    pub(super) fn new(child: &HostFile, roots: &[PathBuf]) -> Result<Self> {
+    pub(super) fn new(child: &HostFile, options: &OpenOptions) -> Result<Self> {
         let fail = |e| Error::io("cannot resolve the path", e).at_path(child.path());
         let path = child.path().canonicalize().map_err(fail)?;
         let folder = path.parent().unwrap_or(Path::new("/")).to_owned();
         let mut opened = vec![Root::open(&folder)?];
-        for root in roots {
+        for root in &options.roots {
             opened.push(Root::open(root)?);
         }
-        Ok(Self { child: path, roots: opened, tried: Vec::new(), notices: Vec::new(), failure: None })
+        let names = options.names;
+        Ok(Self { child: path, roots: opened, tried: Vec::new(), notices: Vec::new(), failure: None, names })
     }
 
     /// Tries candidates until `admit` takes one as the parent of `child`.
@@ -143,7 +146,8 @@ impl Search {
     fn forbid(&mut self, rank: Rank, at: u64, what: String) {
         self.notices.push(Notice::new(Warning::BadParentLocator, at, what.clone()));
         let error = Fault::ParentForbidden.at(at, what).at_path(&self.child);
-        self.fail(rank, error.hint("`--parent-root DIR` allows a further folder"));
+        let further = self.names.root.map(|option| format!("`{option} DIR` allows a further folder"));
+        self.fail(rank, error.hint_if_none(further));
     }
 
     /// Tries the file `rest` of folder `root`. `absent`: how much it matters that there is none.
@@ -187,7 +191,8 @@ impl Search {
             _ => {
                 let what = format!("the parent {name:?} is neither where the disk says nor beside it");
                 let error = Fault::ParentNotFound.at(at, what).at_path(&self.child);
-                error.hint("put the parent beside the disk, or name its folder by `--parent-root DIR`")
+                let elsewhere = self.names.root.map(|option| format!(", or name its folder by `{option} DIR`"));
+                error.hint(format!("put the parent beside the disk{}", elsewhere.unwrap_or_default()))
             }
         }
     }

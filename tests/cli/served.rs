@@ -114,7 +114,7 @@ fn forget(document: &mut Value) {
         Value::Object(fields) => {
             for (name, value) in fields {
                 match name.as_str() {
-                    "uuid" | "created" | "key" | "account_key" | "path" | "base" if !value.is_object() => {
+                    "uuid" | "created" | "key" | "account_key" | "path" | "base" | "files" if !value.is_object() => {
                         *value = json!("-")
                     }
                     _ => forget(value),

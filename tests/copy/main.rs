@@ -22,4 +22,5 @@ mod interrupted;
 mod peer;
 mod recipes;
 mod refused;
+mod sources;
 mod streams;

@@ -169,7 +169,8 @@ fn a_dynamic_disk_reads_as_fast_as_a_fixed_one() {
         std::io::copy(&mut file, &mut std::io::sink()).unwrap();
         cost(&path)
     };
-    let (fixed, dynamic) = (made("fixed", Target::Fixed), made("dynamic", Target::Dynamic { block_size: 2 << 20 }));
+    let (fixed, dynamic) =
+        (made("fixed.vhd", Target::Fixed), made("dynamic.vhd", Target::Dynamic { block_size: 2 << 20 }));
     let ratio = fixed.as_secs_f64() / dynamic.as_secs_f64();
     println!("sequential: dynamic at {ratio:.2} of fixed ({dynamic:?}, {fixed:?} for 64 MiB); the goal is {DYNAMIC}");
     assert!(ratio > DYNAMIC / f64::from(MARGIN), "{ratio}");

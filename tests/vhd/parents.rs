@@ -31,7 +31,7 @@ fn write_parent(path: &Path) {
 fn open_child(dir: &Path, parent: Parent, roots: &[PathBuf]) -> sealdisk::Result<OpenChain> {
     let path = dir.join("child.vhd");
     fs::write(&path, child(parent).build()).unwrap();
-    open(&path, &OpenOptions { roots: roots.to_vec(), recover: false })
+    open(&path, &OpenOptions { roots: roots.to_vec(), ..OpenOptions::default() })
 }
 
 fn refused(dir: &Path, parent: Parent) -> Fault {
@@ -121,7 +121,7 @@ fn the_id_decides_and_each_failure_has_its_name() {
     assert_eq!(error.kind(), ErrorKind::Vhd(Fault::MetadataOverlap));
     // Without its parents a child can still be looked at.
     fs::write(dir.join("child.vhd"), child(relative(".\\gone.vhd")).build()).unwrap();
-    assert_eq!(open_single(&dir.join("child.vhd"), false).unwrap().files.len(), 1);
+    assert_eq!(open_single(&dir.join("child.vhd"), &OpenOptions::default()).unwrap().files.len(), 1);
 }
 
 #[test]

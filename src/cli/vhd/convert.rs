@@ -6,9 +6,9 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::super::context::{Context, Outcome};
-use super::super::{progress, size};
-use super::{Opening, parse_format};
-use crate::base::{self, Format};
+use super::super::{progress, reading, size};
+use super::Opening;
+use crate::base::Format;
 use crate::vhd::DEFAULT_BLOCK;
 use crate::vhd::convert::{self, ConvertOptions, Phase, Target};
 
@@ -31,8 +31,8 @@ pub(in crate::cli) struct Convert {
     /// The format of the file to make
     #[arg(long, value_name = "FORMAT")]
     to: To,
-    /// The format of the input, raw or vhd, instead of detecting it
-    #[arg(long, value_name = "FORMAT", value_parser = parse_format)]
+    /// The format of the input; if left out, what is called .vhd or .avhd is a VHD, anything else is raw
+    #[arg(long, value_name = "FORMAT")]
     from: Option<Format>,
     #[command(flatten)]
     opening: Opening,
@@ -58,8 +58,8 @@ impl Convert {
             To::Fixed => Target::Fixed,
             To::Dynamic => Target::Dynamic { block_size: self.block_size.unwrap_or(DEFAULT_BLOCK) },
         };
-        let input =
-            base::OpenOptions { format: self.from, roots: self.opening.parent_root, recover: self.opening.recover };
+        let mut input = self.opening.image_options(self.from);
+        input.names.format = Some("--from");
         let options = ConvertOptions { input, target, azure: self.azure };
         let bars = [progress::bytes(0, "copy"), progress::bytes(0, "compare")];
         let result = convert::convert(&self.input, &self.output, &options, &mut |phase, done, total| {
@@ -69,6 +69,9 @@ impl Convert {
         });
         bars.iter().for_each(indicatif::ProgressBar::finish_and_clear);
         let made = result?;
+        reading::note_name(context, &self.input, made.from);
+        let format = if self.to == To::Raw { Format::Raw } else { Format::Vhd };
+        reading::note_name(context, &self.output, format);
         let kind = match self.to {
             To::Fixed => "fixed",
             To::Dynamic => "dynamic",
@@ -81,8 +84,12 @@ impl Convert {
             "stored_bytes": made.stored,
             "unique_id": made.unique_id,
             "verified": true,
+            "from": made.from,
+            "files": made.files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>(),
         });
         let (all, stored) = (size::human(made.size), size::human(made.stored));
-        context.show(&document, format!("{}: {kind}, {all}, {stored} of it stored; compared", self.output.display()))
+        let files = reading::text(&made.files);
+        let text = format!("{}: {kind}, {all}, {stored} of it stored; compared{files}", self.output.display());
+        context.show(&document, text)
     }
 }

@@ -8,7 +8,7 @@ use serde_json::json;
 use super::super::context::{Context, Outcome};
 use super::super::size;
 use crate::vhd::create::{self, New};
-use crate::vhd::{DEFAULT_BLOCK, OpenOptions};
+use crate::vhd::{DEFAULT_BLOCK, OpenOptions, OptionNames};
 
 /// Make an empty VHD: fixed, dynamic, or differencing over a parent
 #[derive(Debug, Args)]
@@ -53,7 +53,8 @@ impl Create {
         let unfit = |what: &str| crate::Error::new(crate::ErrorKind::InvalidInput, what);
         let new = match (self.kind, self.parent, self.size) {
             (Some(Kind::Differencing) | None, Some(parent), size) => {
-                let open = OpenOptions { roots: self.parent_root, recover: false };
+                let names = OptionNames { root: Some("--parent-root"), ..OptionNames::default() };
+                let open = OpenOptions { roots: self.parent_root, recover: false, names };
                 New::Differencing { parent, size, block_size, open }
             }
             (Some(Kind::Differencing), None, _) => return Err(unfit("a differencing disk needs --parent").into()),

@@ -31,7 +31,7 @@ pub(in crate::cli) struct Info {
 impl Info {
     pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
         let opened = if self.no_parents {
-            vhd::open_single(&self.file, self.opening.recover)?
+            vhd::open_single(&self.file, &self.opening.options())?
         } else {
             vhd::open(&self.file, &self.opening.options())?
         };
