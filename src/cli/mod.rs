@@ -14,7 +14,7 @@ use clap::{Parser, Subcommand};
 
 use crate::Error;
 use crate::account::failure::Failure;
-use crate::crypto::xts;
+use crate::crypto::{memlock, xts};
 
 mod activation;
 mod address;
@@ -179,12 +179,22 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Err(error) => return misused(&error, args.iter().any(|arg| arg == "--json")),
     };
     let context = Context { account: cli.account, json: cli.json };
+    memlock::tell_by(tell_unlocked);
     let done = cli.verb.run(&context);
     if let Err(failure) = &done {
         context.fail(failure);
     }
     log::finish();
     if done.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// In the log of a process that keeps one, else on standard error.
+fn tell_unlocked(line: &str) {
+    if tracing::dispatcher::has_been_set() {
+        tracing::warn!("{line}");
+    } else {
+        Context { account: PathBuf::new(), json: false }.note(format_args!("warning: {line}"));
+    }
 }
 
 /// `--help` and `--version` come this way too.

@@ -22,6 +22,7 @@ use crate::account::name::BlobName;
 use crate::account::request::KeyNeed;
 use crate::account::session;
 use crate::crypto::kek::KekOptions;
+use crate::crypto::memlock;
 use crate::metrics::MetricsServer;
 use crate::nbd::{Config, Tls, TlsFiles};
 use crate::{Error, ErrorKind, Result};
@@ -66,6 +67,9 @@ pub(super) struct Serve {
     confine: ConfineOptions,
     #[command(flatten)]
     key: KekOptions,
+    /// Do not start, and open no disk, where memory for keys cannot be locked: it might be swapped out
+    #[arg(long)]
+    require_locked_memory: bool,
     #[command(flatten)]
     log: LogOptions,
 }
@@ -109,6 +113,9 @@ impl TlsOptions {
 impl Serve {
     pub(super) fn run(self, context: &Context) -> Outcome {
         self.log.start()?;
+        if self.require_locked_memory {
+            memlock::require();
+        }
         let mut config = Config { read_only: self.read_only, ..Config::default() };
         self.tls.apply(&mut config)?;
         self.limits.apply(&mut config);

@@ -10,7 +10,8 @@ use std::fmt;
 
 use zeroize::ZeroizeOnDrop;
 
-use super::secret::warn_unlocked;
+use super::memlock;
+use crate::Result;
 
 /// A `T` that is never swapped out, where the system lets memory be locked, and is zeroized in place.
 pub(super) struct Locked<T: ZeroizeOnDrop>(Box<Pages<T>>);
@@ -27,14 +28,14 @@ struct Pages<T> {
 impl<T: ZeroizeOnDrop> Locked<T> {
     /// Holds what `make` gives. The pages are locked before; on its way there the value is on the stack, which the caller
     /// wipes.
-    pub(super) fn new(make: impl FnOnce() -> T) -> Self {
+    pub(super) fn new(make: impl FnOnce() -> T) -> Result<Self> {
         let mut pages = Box::new(Pages { value: None, lock: None });
         match region::lock(&raw const pages.value, size_of_val(&pages.value)) {
             Ok(lock) => pages.lock = Some(lock),
-            Err(error) => warn_unlocked(&error),
+            Err(error) => memlock::not_locked(&error)?,
         }
         pages.value = Some(make());
-        Self(pages)
+        Ok(Self(pages))
     }
 
     pub(super) fn get(&self) -> &T {
@@ -60,7 +61,7 @@ mod tests {
 
     #[test]
     fn every_value_has_locked_pages_of_its_own() {
-        let values: Vec<_> = (1..=8).map(|byte| Locked::new(|| Secret([byte; 720]))).collect();
+        let values: Vec<_> = (1..=8).map(|byte| Locked::new(|| Secret([byte; 720])).unwrap()).collect();
         let mut pages: Vec<_> = values.iter().map(|value| value.get().0.as_ptr() as usize / 4096).collect();
         for (value, byte) in values.iter().zip(1..) {
             assert_eq!(value.get().0, [byte; 720]);
@@ -80,7 +81,7 @@ mod tests {
     #[test]
     fn debug_shows_nothing() {
         let mut secret = [0xAB; 720];
-        assert_eq!(format!("{:?}", Locked::new(|| Secret(secret))), "Locked(redacted)");
+        assert_eq!(format!("{:?}", Locked::new(|| Secret(secret)).unwrap()), "Locked(redacted)");
         secret.zeroize();
     }
 }

@@ -4,6 +4,7 @@ pub mod harden;
 pub mod kek;
 pub mod keyring;
 mod locked;
+pub mod memlock;
 pub mod secret;
 mod wrap;
 pub mod xts;

@@ -1,18 +1,19 @@
 //! Memory for secrets.
 //!
 //! Every secret lies in an anonymous mapping of its own: locked (not swapped), left out of core files, not inherited
-//! by children, overwritten with zeros before it is given back. A system that refuses to lock (RLIMIT_MEMLOCK) is
-//! tolerated with one warning: refusing to serve for it would help nobody. (Simulated keys, under the feature `sim`, are
+//! by children, overwritten with zeros before it is given back. Where the system refuses to lock (RLIMIT_MEMLOCK),
+//! [`memlock`](super::memlock) says what becomes of them. (Simulated keys, under the feature `sim`, are
 //! no secrets and lie in ordinary memory: a simulated crash opens a disk in less time than the kernel takes to map one.)
 
 use std::fmt;
-use std::sync::Once;
 
 #[cfg(not(feature = "sim"))]
 use memmap2::{Advice, MmapMut, MmapOptions};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
+#[cfg(not(feature = "sim"))]
+use super::memlock;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes that are never printed, compared in constant time and zeroized on drop.
@@ -39,7 +40,7 @@ impl SecretBytes {
             .map_anon()
             .map_err(|source| Error::io("no memory for a secret", source))?;
         if let Err(error) = map.lock() {
-            warn_unlocked(&error);
+            memlock::not_locked(&error)?;
         }
         // Neither can fail on a kernel that has anonymous mappings of this process; nothing depends on it.
         let _ = map.advise(Advice::DontDump);
@@ -102,14 +103,6 @@ impl fmt::Debug for SecretBytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("SecretBytes(redacted)")
     }
-}
-
-/// Says once that secrets may be swapped out.
-pub(super) fn warn_unlocked(error: &dyn fmt::Display) {
-    static WARNED: Once = Once::new();
-    WARNED.call_once(|| {
-        tracing::warn!(%error, "key memory cannot be locked and may be swapped out: raise RLIMIT_MEMLOCK");
-    });
 }
 
 /// A 256-bit key.

@@ -11,6 +11,7 @@ mod client;
 mod erase;
 mod export;
 mod load;
+mod locked;
 mod memory;
 mod recipes;
 mod reencrypt;

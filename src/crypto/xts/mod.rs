@@ -126,7 +126,7 @@ impl XtsKey {
     pub fn with_backend(key: &[u8; 64], backend: Backend) -> Result<Self> {
         check_halves(key)?;
         let schedule = match backend {
-            Backend::Portable => Some(Schedule::Portable(Locked::new(|| portable::Schedule::new(key)))),
+            Backend::Portable => Some(Schedule::Portable(Locked::new(|| portable::Schedule::new(key))?)),
             #[cfg(target_arch = "x86_64")]
             Backend::Avx512 => avx512::Schedule::new(key)?.map(Schedule::Avx512),
             #[cfg(not(target_arch = "x86_64"))]
