@@ -1,11 +1,17 @@
 //! The wish that this process end, told by a signal: once, to end in order; again, [`SENT_TWICE`] later or more, to end at
-//! once.
+//! once. And signals that are [held back](HeldBack) for a moment, so that something can be put in order first.
 
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use signal_hook::SigId;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGTSTP};
 use signal_hook::iterator::{Handle, Signals};
-use signal_hook::low_level;
+use signal_hook::{flag, low_level};
 
 use crate::{Error, Result};
 
@@ -27,7 +33,11 @@ pub struct Hearing {
 impl EndSignals {
     /// From now on `signals` are kept until they are [heard](EndSignals::hear).
     pub fn take(signals: &[i32]) -> Result<Self> {
-        Signals::new(signals).map(Self).map_err(|e| Error::io("cannot wait for signals", e))
+        let taken = Signals::new(signals).map(Self).map_err(|e| Error::io("cannot wait for signals", e))?;
+        if let Some(by_default) = BY_DEFAULT.get() {
+            by_default.store(false, Ordering::SeqCst);
+        }
+        Ok(taken)
     }
 
     /// The first is told to `asked`. One that means at once ends the process with the status that `status` gives for it.
@@ -60,6 +70,89 @@ impl Hearing {
         self.handle.close();
         let _ = self.thread.join();
     }
+}
+
+/// Signals that end or stop a process that a terminal waits for.
+const HELD_BACK: [i32; 5] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP];
+
+/// Whether the signals that were once held back do what they do by default. A handler, once installed, stays: so it does
+/// that, until [`EndSignals`] are taken.
+static BY_DEFAULT: OnceLock<Arc<AtomicBool>> = OnceLock::new();
+
+/// While this lives, the signals that would end or stop this process are only noted.
+#[derive(Debug)]
+pub struct HeldBack {
+    bell: UnixStream,
+    last: Arc<AtomicUsize>,
+    actions: Vec<SigId>,
+}
+
+impl HeldBack {
+    /// Holds them back, but those that the process ignores.
+    pub fn take() -> Result<Self> {
+        Self::try_take().map_err(|error| Error::io("cannot hold signals back", error))
+    }
+
+    fn try_take() -> io::Result<Self> {
+        let (bell, ring) = UnixStream::pair()?;
+        bell.set_nonblocking(true)?;
+        ring.set_nonblocking(true)?;
+        let mut held = Self { bell, last: Arc::default(), actions: Vec::new() };
+        let first = BY_DEFAULT.get().is_none();
+        let by_default = Arc::clone(BY_DEFAULT.get_or_init(Arc::default));
+        by_default.store(false, Ordering::SeqCst);
+        let ignored = ignored();
+        for signal in HELD_BACK.into_iter().filter(|signal| ignored >> (signal - 1) & 1 == 0) {
+            held.actions.push(flag::register_usize(signal, Arc::clone(&held.last), signal as usize)?);
+            held.actions.push(low_level::pipe::register(signal, ring.try_clone()?)?);
+            if first {
+                flag::register_conditional_default(signal, Arc::clone(&by_default))?;
+            }
+        }
+        Ok(held)
+    }
+
+    /// Readable when one has come.
+    #[must_use]
+    pub fn bell(&self) -> &UnixStream {
+        &self.bell
+    }
+
+    /// The last one that has come, once.
+    pub fn came(&mut self) -> Option<i32> {
+        while io::Read::read(&mut self.bell, &mut [0; 16]).is_ok_and(|read| read > 0) {}
+        match self.last.swap(0, Ordering::SeqCst) {
+            0 => None,
+            signal => i32::try_from(signal).ok(),
+        }
+    }
+}
+
+impl Drop for HeldBack {
+    fn drop(&mut self) {
+        for action in self.actions.drain(..) {
+            low_level::unregister(action);
+        }
+        if let Some(by_default) = BY_DEFAULT.get() {
+            by_default.store(true, Ordering::SeqCst);
+        }
+        // One that came at the last moment is not lost.
+        if let Some(signal) = self.came() {
+            act(signal);
+        }
+    }
+}
+
+/// Does what `signal` does to a process that has no handler for it: returns after a stop, and else not.
+pub fn act(signal: i32) {
+    let _ = low_level::emulate_default_handler(signal);
+}
+
+/// The signals that this process ignores, a bit each, as proc(5) tells them; none where it does not.
+fn ignored() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// When it was told first.

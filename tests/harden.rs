@@ -6,7 +6,8 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 
 use sealdisk::crypto::harden;
-use sealdisk::crypto::kek::{KekSource, KeyFd};
+use sealdisk::crypto::kek::{Kek, KekSource, KeyFd};
+use sealdisk::crypto::secret::SecretKey;
 
 #[test]
 fn no_core_file_no_onlooker_and_descriptors_still_readable() {
@@ -21,5 +22,9 @@ fn no_core_file_no_onlooker_and_descriptors_still_readable() {
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&[7; 32]).unwrap();
     let fd = KeyFd::new(file.as_raw_fd().try_into().unwrap());
-    assert_eq!(fd.obtain().unwrap().expose(), &[7; 32]);
+    let key = SecretKey::fill_with(|bytes| {
+        bytes.fill(7);
+        Ok(())
+    });
+    assert_eq!(fd.obtain().unwrap(), Kek::new(key.unwrap()));
 }

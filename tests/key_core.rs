@@ -25,6 +25,11 @@ fn marker() -> Vec<u8> {
     (0..64u8).map(|n| n.wrapping_mul(73) ^ 0xC5).collect()
 }
 
+/// The bytes of [`kek`], for the process that looks for them.
+fn kek_bytes() -> [u8; 32] {
+    std::array::from_fn(|n| (n as u8).wrapping_mul(29) ^ 0x6B)
+}
+
 /// A KEK that is told from everything else, made without a copy outside secret memory.
 fn kek() -> Kek {
     Kek::new(
@@ -47,7 +52,7 @@ fn die_with_keys(folder: &Path) -> ! {
     let kek = kek();
     let account = Uuid::from_u128(1);
     let key = AccountKey::generate(account).unwrap();
-    fs::write("wrapped", key.wrap(&kek).unwrap()).unwrap();
+    fs::write("wrapped", key.wrap(&kek.derive_for(account, [key.id()]).unwrap()).unwrap()).unwrap();
     fs::write("id", key.id().as_bytes()).unwrap();
     fs::create_dir("disk").unwrap();
     let dir = Arc::new(RealDir::open(folder.join("disk")).unwrap());
@@ -77,15 +82,15 @@ fn found(filter: bool) -> Option<[bool; 3]> {
     let core = core.into_iter().find(|path| path.file_name().unwrap().to_string_lossy().starts_with("core"))?;
     let core = fs::read(core).unwrap();
 
-    let kek = kek();
+    let kek = kek_bytes();
     let (wrapped, id) = (fs::read(folder.join("wrapped")).unwrap(), fs::read(folder.join("id")).unwrap());
     let (mut wrapping, mut account_key) = ([0; 32], [0; 32]);
     let account = Uuid::from_u128(1);
     let info: [&[u8]; 3] = [b"sealdisk/1 account-key-wrap\0", account.as_bytes(), &id];
-    hkdf::Hkdf::<sha2::Sha256>::new(None, kek.expose()).expand_multi_info(&info, &mut wrapping).unwrap();
+    hkdf::Hkdf::<sha2::Sha256>::new(None, &kek).expand_multi_info(&info, &mut wrapping).unwrap();
     aes_kw::KwAes256::new(&wrapping.into()).unwrap_key(&wrapped, &mut account_key).unwrap();
     let holds = |needle: &[u8]| core.windows(needle.len()).any(|bytes| bytes[0] == needle[0] && bytes == needle);
-    Some([holds(&marker()), holds(kek.expose()), holds(&account_key)])
+    Some([holds(&marker()), holds(&kek), holds(&account_key)])
 }
 
 #[test]

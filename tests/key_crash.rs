@@ -31,6 +31,17 @@ fn source(byte: u8) -> SourceRecord {
     SourceRecord::Credential { name: format!("kek{byte}") }
 }
 
+fn rotate_kek(dir: &dyn Dir, settings: &mut Settings, ring: &KeyRing) -> Result<()> {
+    let kek = settings.derive(&kek(2), None)?;
+    settings.rotate_kek(dir, ring, &kek, source(2)).map(drop)
+}
+
+fn add_account_key(dir: &dyn Dir, settings: &mut Settings, ring: &KeyRing) -> Result<()> {
+    let id = Uuid::from_u128(2);
+    let kek = settings.derive(&kek(2), Some(id))?;
+    settings.add_account_key(dir, ring, &kek, id, source(2)).map(drop)
+}
+
 /// A change of the account in a directory.
 type Change = fn(&dyn Dir, &mut Settings, &KeyRing) -> Result<()>;
 
@@ -154,7 +165,7 @@ fn the_switch() {
 #[test]
 fn rotating_the_kek() {
     check_all(
-        |dir, settings, ring| settings.rotate_kek(dir, ring, &kek(2), source(2)).map(drop),
+        |dir, settings, ring| rotate_kek(dir, settings, ring),
         Seen { by_old: Err(ErrorKind::WrongKey), by_new: Ok(1), encryption: true },
     );
 }
@@ -162,7 +173,7 @@ fn rotating_the_kek() {
 #[test]
 fn adding_an_account_key() {
     check_all(
-        |dir, settings, ring| settings.add_account_key(dir, ring, &kek(2), source(2)).map(drop),
+        |dir, settings, ring| add_account_key(dir, settings, ring),
         Seen { by_old: Err(ErrorKind::WrongKey), by_new: Ok(2), encryption: true },
     );
 }
@@ -209,7 +220,7 @@ fn erasing() {
             let disk = SimDisk::new(seed);
             let root = disk.root();
             let (mut settings, ring) = Settings::create(&*root, Uuid::nil(), &kek(1), source(1), true).unwrap();
-            let wrapped = hex::encode(ring.current().wrap(&kek(1)).unwrap());
+            let wrapped = hex::encode(ring.current().wrap(&settings.derive(&kek(1), None).unwrap()).unwrap());
             let holds_key = |disk: &SimDisk| {
                 let files = disk.raw_files();
                 let mut sectors = files.iter().flat_map(|file| &file.sectors);

@@ -17,7 +17,7 @@ use super::entry::{Entry, State};
 use super::failure::Failure;
 use super::name::BlobName;
 use super::registry::{Keys, Registry};
-use crate::crypto::kek::{Kek, SourceRecord};
+use crate::crypto::kek::{DerivedKeys, SourceRecord};
 use crate::crypto::keyring::KeyRing;
 use crate::disk::{self, Access, Disk};
 use crate::io::{Dir, sync};
@@ -69,12 +69,13 @@ pub struct KeysRestored {
 }
 
 impl Registry {
-    /// Puts the account under another KEK, or records that it comes from another source now. With `account_key` everything above the data keys is new: every disk is moved
-    /// to a new account key, while it is served. An earlier replacement that was cut off is finished first.
-    pub fn rotate_kek(&self, kek: &Kek, source: SourceRecord, account_key: bool) -> Result<KekRotated> {
+    /// Puts the account under another KEK, or records that it comes from another source now. With the id of a new account key
+    /// everything above the data keys is new: every disk is moved to that account key, while it is served. An earlier
+    /// replacement that was cut off is finished first.
+    pub fn rotate_kek(&self, kek: &DerivedKeys, source: SourceRecord, account_key: Option<Uuid>) -> Result<KekRotated> {
         let _changing = self.shared.changing.lock();
         let mut ring = self.shared.require_keys()?;
-        if account_key && ring.retiring().is_some() {
+        if account_key.is_some() && ring.retiring().is_some() {
             let (finished, left) = self.finish_replacement(ring)?;
             if let Some(left) = left.first() {
                 let what = format!("an earlier replacement is not finished: {}", left.error.message);
@@ -85,13 +86,16 @@ impl Registry {
         let kek_replaced = {
             let mut settings = self.shared.settings.write();
             let dir = &*self.shared.account;
-            if account_key {
-                ring = settings.add_account_key(dir, &ring, kek, source)?;
-                *self.shared.keys.write() = Keys::Unlocked(ring.clone());
-                true
-            } else {
-                settings.rotate_kek(dir, &ring, kek, source)?
-            }
+            let replaced = match account_key {
+                Some(id) => {
+                    ring = settings.add_account_key(dir, &ring, kek, id, source)?;
+                    true
+                }
+                None => settings.rotate_kek(dir, &ring, kek, source)?,
+            };
+            ring = ring.opened_by(kek.proof());
+            *self.shared.keys.write() = Keys::Unlocked(ring.clone());
+            replaced
         };
         let (ring, left) = if ring.retiring().is_some() { self.finish_replacement(ring)? } else { (ring, Vec::new()) };
         let settings = self.shared.settings.read();
@@ -100,7 +104,7 @@ impl Registry {
             key_source: settings.kek_source().to_string(),
             kek_replaced,
             account_key: ring.current().id(),
-            account_key_replaced: account_key,
+            account_key_replaced: account_key.is_some(),
             left,
         })
     }
@@ -183,10 +187,10 @@ impl Registry {
     }
 
     /// Gives revoked keys back; clients that stayed go on.
-    pub fn restore_keys(&self, kek: &Kek) -> Result<KeysRestored> {
+    pub fn restore_keys(&self, kek: &DerivedKeys) -> Result<KeysRestored> {
         let _changing = self.shared.changing.lock();
         let mut settings = self.shared.settings.write();
-        let ring = settings.unlock_revoked(kek)?;
+        let ring = settings.unlock_derived(kek)?;
         if !settings.revoked() {
             return Ok(KeysRestored::default());
         }

@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::audit;
 #[cfg(doc)]
@@ -18,31 +19,84 @@ use super::reencrypt::Reencrypted;
 use super::reencrypt::Sweep;
 use super::registry::Registry;
 use super::request::KeyNeed;
-use crate::crypto::kek::{Kek, SourceRecord};
+use crate::crypto::kek::{DerivedKeys, Nonce, ProofKey, SourceRecord};
 use crate::{Error, ErrorKind, Result};
 
 /// A request; its answer is named with it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum KeyRequest {
-    /// [`KekRotated`]; the new KEK travels as a pipe, see [`Kek::hand_over`]
-    RotateKek { source: SourceRecord, account_key: bool },
+    /// A number to prove the KEK about, in hex
+    Challenge,
+    /// As [`ProvenRequest`] says
+    Proven(Proven),
     /// `Vec<String>`: the disks that have a new data key; all without a name
     RotateData { name: Option<BlobName> },
     /// [`KeysRevoked`]
     Revoke,
-    /// [`KeysRestored`]; the KEK travels as a pipe
+    /// [`KeysRestored`]; what is derived of the KEK travels as a pipe, see [`DerivedKeys::hand_over`]
     Restore,
     /// `null`; without a name every key of the account
     Erase { name: Option<BlobName> },
-    /// `null`; the file that is to hold the data key travels with the message
-    Export { name: BlobName, layer: u32 },
     /// [`Reencrypted`]: one piece of a sweep, from page `page` on
     Reencrypt { name: BlobName, page: u64, sweep: Sweep },
     /// `null`; the server goes on with it
     ReencryptDetached { name: BlobName, sweep: Sweep },
     /// [`AuditPiece`] of a layer, from page `page` on
     Audit { name: BlobName, layer: u32, page: u64 },
+}
+
+/// What is done only for a verb that has the KEK, also where a server holds the account open: to reach the server is not
+/// enough to lock its owner out, or to carry a key away.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum ProvenRequest {
+    /// [`KekRotated`]; what is derived of the new KEK travels as a pipe. `account_key`: the id of the account key that is to
+    /// replace the current one.
+    RotateKek { source: SourceRecord, account_key: Option<Uuid> },
+    /// `null`; the file that is to hold the data key travels with the message
+    Export { name: BlobName, layer: u32 },
+}
+
+/// A request with the proof of the KEK for just this request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Proven {
+    #[serde(with = "hex")]
+    nonce: Nonce,
+    #[serde(with = "hex")]
+    proof: [u8; 32],
+    what: ProvenRequest,
+}
+
+impl Proven {
+    /// `challenge` is the answer to [`KeyRequest::Challenge`].
+    pub fn new(what: ProvenRequest, challenge: &str, key: &ProofKey) -> Result<Self> {
+        let mut nonce = Nonce::default();
+        hex::decode_to_slice(challenge, &mut nonce)
+            .map_err(|error| Error::new(ErrorKind::Io, format!("the server's challenge makes no sense: {error}")))?;
+        Ok(Self { nonce, proof: key.prove(&nonce, &what.bytes()?), what })
+    }
+}
+
+impl ProvenRequest {
+    /// What the proof is made over: JSON with the fields in one order.
+    fn bytes(&self) -> Result<Vec<u8>> {
+        serde_json::to_vec(self).map_err(|error| Error::io("JSON failed", error.into()))
+    }
+
+    fn perform(self, registry: &Registry, files: Vec<OwnedFd>) -> std::result::Result<Value, Failure> {
+        match self {
+            Self::RotateKek { source, account_key } => {
+                let kek = DerivedKeys::take_over(registry.id(), only(files)?)?;
+                json(registry.rotate_kek(&kek, source, account_key)?)
+            }
+            Self::Export { name, layer } => {
+                registry.reveal_key(&name, layer, only(files)?.into())?;
+                Ok(Value::Null)
+            }
+        }
+    }
 }
 
 impl From<KeyRequest> for super::request::Request {
@@ -54,7 +108,7 @@ impl From<KeyRequest> for super::request::Request {
 impl KeyRequest {
     pub(super) fn hold(&self) -> Hold {
         match self {
-            Self::Audit { .. } => Hold::Shared,
+            Self::Audit { .. } | Self::Challenge => Hold::Shared,
             _ => Hold::Exclusive,
         }
     }
@@ -62,23 +116,21 @@ impl KeyRequest {
     pub(super) fn key_need(&self) -> KeyNeed {
         match self {
             // Erasing needs no key, restoring brings its own, and what is stored can be looked at without.
-            Self::Erase { .. } | Self::Restore | Self::Audit { .. } => KeyNeed::Optional,
+            Self::Erase { .. } | Self::Restore | Self::Audit { .. } | Self::Challenge => KeyNeed::Optional,
             _ => KeyNeed::Required,
         }
     }
 
     pub(super) fn perform(self, registry: &Registry, files: Vec<OwnedFd>) -> std::result::Result<Value, Failure> {
-        let done = match self {
-            Self::RotateKek { source, account_key } => {
-                let kek = Kek::take_over(only(files)?)?;
-                serde_json::to_value(registry.rotate_kek(&kek, source, account_key)?)
+        match self {
+            Self::Challenge => json(hex::encode(registry.challenge()?)),
+            Self::Proven(Proven { nonce, proof, what }) => {
+                registry.check_proof(&nonce, &what.bytes()?, &proof)?;
+                what.perform(registry, files)
             }
-            Self::RotateData { name } => serde_json::to_value(registry.rotate_data_keys(name.as_ref())?),
-            Self::Revoke => serde_json::to_value(registry.revoke_keys()?),
-            Self::Restore => {
-                let kek = Kek::take_over(only(files)?)?;
-                serde_json::to_value(registry.restore_keys(&kek)?)
-            }
+            Self::RotateData { name } => json(registry.rotate_data_keys(name.as_ref())?),
+            Self::Revoke => json(registry.revoke_keys()?),
+            Self::Restore => json(registry.restore_keys(&DerivedKeys::take_over(registry.id(), only(files)?)?)?),
             Self::Erase { name } => {
                 match name {
                     Some(name) => registry.erase_disk_keys(&name)?,
@@ -86,19 +138,18 @@ impl KeyRequest {
                 }
                 Ok(Value::Null)
             }
-            Self::Export { name, layer } => {
-                registry.reveal_key(&name, layer, only(files)?.into())?;
-                Ok(Value::Null)
-            }
-            Self::Reencrypt { name, page, sweep } => serde_json::to_value(registry.reencrypt(&name, page, sweep)?),
+            Self::Reencrypt { name, page, sweep } => json(registry.reencrypt(&name, page, sweep)?),
             Self::ReencryptDetached { name, sweep } => {
                 registry.reencrypt_detached(&name, sweep)?;
                 Ok(Value::Null)
             }
-            Self::Audit { name, layer, page } => serde_json::to_value(audit::piece(registry, &name, layer, page)?),
-        };
-        done.map_err(|error| Error::io("JSON failed", error.into()).into())
+            Self::Audit { name, layer, page } => json(audit::piece(registry, &name, layer, page)?),
+        }
     }
+}
+
+fn json(answer: impl Serialize) -> std::result::Result<Value, Failure> {
+    serde_json::to_value(answer).map_err(|error| Error::io("JSON failed", error.into()).into())
 }
 
 /// The one descriptor that a request brings.

@@ -8,8 +8,10 @@
 //!   first the next time.
 //! - Revoking: [`Settings::set_revoked`], and only then keys are let go of. So no restart brings them back.
 
+use uuid::Uuid;
+
 use super::settings::{FILE, LIMIT, Settings, WrappedKey, now};
-use crate::crypto::kek::{Kek, SourceRecord};
+use crate::crypto::kek::{DerivedKeys, SourceRecord};
 use crate::crypto::keyring::{AccountKey, KeyRing, WrappedAccountKey};
 use crate::io::{Dir, whole};
 use crate::{Error, ErrorKind, Result};
@@ -19,7 +21,13 @@ impl Settings {
     ///
     /// `Ok(false)`: it is the KEK in use, from another source. Only the source is changed then, and nothing is promised of
     /// where it came from before. [`ErrorKind::InvalidInput`] when the source is the old one too.
-    pub fn rotate_kek(&mut self, dir: &dyn Dir, ring: &KeyRing, kek: &Kek, source: SourceRecord) -> Result<bool> {
+    pub fn rotate_kek(
+        &mut self,
+        dir: &dyn Dir,
+        ring: &KeyRing,
+        kek: &DerivedKeys,
+        source: SourceRecord,
+    ) -> Result<bool> {
         let is_another = !self.is_opened_by(kek);
         if !is_another && source == self.body.kek.source {
             return Err(Error::new(
@@ -38,14 +46,15 @@ impl Settings {
         Ok(is_another)
     }
 
-    /// Adds a new account key, current from now on; the old one is retiring. Both are wrapped under `kek`, a new KEK: under
-    /// the one in use, whoever has that would still open everything ([`ErrorKind::InvalidInput`]).
+    /// Adds a new account key with the id `id`, current from now on; the old one is retiring. Both are wrapped under `kek`, a
+    /// new KEK: under the one in use, whoever has that would still open everything ([`ErrorKind::InvalidInput`]).
     /// [`ErrorKind::InUse`] while an earlier replacement is unfinished.
     pub fn add_account_key(
         &mut self,
         dir: &dyn Dir,
         ring: &KeyRing,
-        kek: &Kek,
+        kek: &DerivedKeys,
+        id: Uuid,
         source: SourceRecord,
     ) -> Result<KeyRing> {
         if ring.retiring().is_some() {
@@ -57,14 +66,18 @@ impl Settings {
             return Err(Error::new(ErrorKind::InvalidInput, what)
                 .hint("name a source of another key; without an option a new key file is made"));
         }
-        let ring = KeyRing::new(AccountKey::generate(self.account())?, Some(ring.current().clone()));
+        if self.account_key_ids().any(|known| known == id) {
+            return Err(Error::new(ErrorKind::InvalidInput, "a new account key needs a new id").at_path(dir.path()));
+        }
+        let new = AccountKey::generate_as(self.account(), id)?;
+        let ring = KeyRing::new(new, Some(ring.current().clone())).opened_by(kek.proof());
         self.change(dir, &ring, |next| next.put_keys(&ring, kek, source))?;
         Ok(ring)
     }
 
     /// Forgets the retiring account key, which no disk needs any more.
     pub fn drop_retiring_key(&mut self, dir: &dyn Dir, ring: &KeyRing) -> Result<KeyRing> {
-        let ring = KeyRing::new(ring.current().clone(), None);
+        let ring = ring.without_retiring();
         self.change(dir, &ring, |next| {
             next.body.account_key.truncate(1);
             Ok(())
@@ -109,11 +122,11 @@ impl Settings {
         all_gone.then_some(text)
     }
 
-    fn is_opened_by(&self, kek: &Kek) -> bool {
-        kek.fits(self.account(), &self.body.kek.check)
+    fn is_opened_by(&self, kek: &DerivedKeys) -> bool {
+        kek.fits(&self.body.kek.check)
     }
 
-    fn put_keys(&mut self, ring: &KeyRing, kek: &Kek, source: SourceRecord) -> Result<()> {
+    fn put_keys(&mut self, ring: &KeyRing, kek: &DerivedKeys, source: SourceRecord) -> Result<()> {
         let created = |key: &AccountKey| {
             let known = self.body.account_key.iter().find(|known| known.id == key.id());
             known.map_or_else(now, |known| known.created)
@@ -122,7 +135,7 @@ impl Settings {
         let keys = std::iter::once(ring.current()).chain(ring.retiring()).map(wrap).collect::<Result<Vec<_>>>()?;
         self.body.account_key = keys;
         self.body.kek.version += 1;
-        self.body.kek.check = kek.check_value(self.account());
+        self.body.kek.check = *kek.check();
         self.body.kek.source = source;
         Ok(())
     }
@@ -141,9 +154,8 @@ impl Settings {
 mod tests {
     use std::fs;
 
-    use uuid::Uuid;
-
     use super::*;
+    use crate::crypto::kek::Kek;
     use crate::crypto::secret::SecretKey;
     use crate::io::real::RealDir;
 
@@ -153,6 +165,13 @@ mod tests {
 
     fn source(byte: u8) -> SourceRecord {
         SourceRecord::Credential { name: format!("kek{byte}") }
+    }
+
+    /// The id of the account key that a rotation adds.
+    const NEW: Uuid = Uuid::from_u128(0x4e4557);
+
+    fn derived(settings: &Settings, byte: u8) -> DerivedKeys {
+        settings.derive(&kek(byte), Some(NEW)).unwrap()
     }
 
     struct Account {
@@ -174,6 +193,16 @@ mod tests {
             Settings::load(&self.dir)?.unlock(&kek(byte))
         }
 
+        fn rotate(&mut self, ring: KeyRing, byte: u8, source: SourceRecord) -> Result<bool> {
+            let kek = derived(&self.settings, byte);
+            self.settings.rotate_kek(&self.dir, &ring, &kek, source)
+        }
+
+        fn add(&mut self, ring: KeyRing, byte: u8, source: SourceRecord) -> Result<KeyRing> {
+            let kek = derived(&self.settings, byte);
+            self.settings.add_account_key(&self.dir, &ring, &kek, NEW, source)
+        }
+
         fn text(&self) -> String {
             fs::read_to_string(self.temporary.path().join(FILE)).unwrap()
         }
@@ -182,7 +211,7 @@ mod tests {
     #[test]
     fn a_new_kek_opens_what_the_old_one_did_and_the_old_one_is_refused() {
         let mut account = account();
-        account.settings.rotate_kek(&account.dir, &account.ring, &kek(2), source(2)).unwrap();
+        account.rotate(account.ring.clone(), 2, source(2)).unwrap();
         assert_eq!(account.open(2).unwrap().current().id(), account.ring.current().id());
         assert_eq!(account.open(1).unwrap_err().kind(), ErrorKind::WrongKey);
         assert_eq!((account.settings.kek_version(), account.settings.kek_source()), (2, &source(2)));
@@ -192,9 +221,9 @@ mod tests {
     fn the_same_kek_again_is_no_rotation() {
         let mut account = account();
         let before = account.text();
-        let error = account.settings.rotate_kek(&account.dir, &account.ring, &kek(1), source(1)).unwrap_err();
+        let error = account.rotate(account.ring.clone(), 1, source(1)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
-        let error = account.settings.add_account_key(&account.dir, &account.ring, &kek(1), source(2)).unwrap_err();
+        let error = account.add(account.ring.clone(), 1, source(2)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert_eq!(account.text(), before);
         assert_eq!(account.settings.kek_version(), 1);
@@ -203,7 +232,7 @@ mod tests {
     #[test]
     fn the_same_kek_from_elsewhere_is_looked_for_there() {
         let mut account = account();
-        assert!(!account.settings.rotate_kek(&account.dir, &account.ring, &kek(1), source(2)).unwrap());
+        assert!(!account.rotate(account.ring.clone(), 1, source(2)).unwrap());
         let settings = Settings::load(&account.dir).unwrap();
         assert_eq!((settings.kek_version(), settings.kek_source()), (1, &source(2)));
         assert_eq!(account.open(1).unwrap().current().id(), account.ring.current().id());
@@ -213,13 +242,13 @@ mod tests {
     fn an_old_copy_of_the_file_opens_nothing_new_after_the_account_key_was_replaced() {
         let mut account = account();
         let old = account.open(1).unwrap();
-        let during = account.settings.add_account_key(&account.dir, &account.ring, &kek(2), source(2)).unwrap();
+        let during = account.add(account.ring.clone(), 2, source(2)).unwrap();
         assert_ne!(during.current().id(), old.current().id());
         let reopened = account.open(2).unwrap();
         assert_eq!(reopened.current().id(), during.current().id());
         assert_eq!(reopened.retiring().map(AccountKey::id), Some(old.current().id()));
 
-        let error = account.settings.add_account_key(&account.dir, &during, &kek(3), source(3)).unwrap_err();
+        let error = account.add(during.clone(), 3, source(3)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InUse);
 
         let after = account.settings.drop_retiring_key(&account.dir, &during).unwrap();
@@ -233,8 +262,8 @@ mod tests {
     #[test]
     fn both_account_keys_follow_a_new_kek() {
         let mut account = account();
-        let during = account.settings.add_account_key(&account.dir, &account.ring, &kek(2), source(2)).unwrap();
-        account.settings.rotate_kek(&account.dir, &during, &kek(3), source(3)).unwrap();
+        let during = account.add(account.ring.clone(), 2, source(2)).unwrap();
+        account.rotate(during.clone(), 3, source(3)).unwrap();
         assert_eq!(account.open(2).unwrap_err().kind(), ErrorKind::WrongKey);
         let reopened = account.open(3).unwrap();
         assert_eq!(reopened.retiring().map(AccountKey::id), Some(account.ring.current().id()));

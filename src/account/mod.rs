@@ -12,6 +12,7 @@
 
 pub mod audit;
 mod bases;
+mod challenge;
 mod clones;
 pub mod control;
 pub mod copies;

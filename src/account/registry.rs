@@ -20,6 +20,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use uuid::Uuid;
 
+use super::challenge::Challenges;
 use super::entry::{Entry, State};
 use super::failure::Failure;
 use super::folder::{Folder, Index};
@@ -29,6 +30,7 @@ use super::name::BlobName;
 use super::report::ServerLimits;
 use super::settings::Settings;
 use crate::base::BaseImage;
+use crate::crypto::kek::{DerivedKeys, Kek};
 use crate::crypto::keyring::KeyRing;
 use crate::disk::{Disk, Options};
 use crate::io::real::RealDir;
@@ -96,6 +98,7 @@ pub(super) struct Shared {
     /// Counts up with every use of a disk.
     pub(super) uses: AtomicU64,
     pub(super) idle_disks: AtomicUsize,
+    pub(super) challenges: Challenges,
     pub(super) server: OnceLock<ServerLimits>,
 }
 
@@ -132,6 +135,7 @@ impl Registry {
             has_unknown,
             uses: AtomicU64::new(0),
             idle_disks: AtomicUsize::new(IDLE_FOR_VERBS),
+            challenges: Challenges::default(),
             server: OnceLock::new(),
         });
         let maintenance = background.then(|| {
@@ -148,6 +152,17 @@ impl Registry {
     /// Tells other programs where this account's control socket is.
     pub fn tell_control(&self, control: PathBuf) -> Result<()> {
         self.shared.lock.tell(&Holder::this(Some(control)))
+    }
+
+    /// Id of the account.
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.shared.settings.read().account()
+    }
+
+    /// [`Settings::derive`], of the settings in force.
+    pub fn derive(&self, kek: &Kek, new: Option<Uuid>) -> Result<DerivedKeys> {
+        self.shared.settings.read().derive(kek, new)
     }
 
     #[must_use]

@@ -39,7 +39,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::crypto::kek::{Kek, KeyCheck, SourceRecord};
+use crate::crypto::kek::{DerivedKeys, Kek, KeyCheck, SourceRecord};
 use crate::crypto::keyring::{AccountKey, KeyRing, WrappedAccountKey};
 use crate::io::{Dir, whole};
 use crate::{Error, ErrorKind, Result};
@@ -119,6 +119,7 @@ impl Settings {
             return Err(Error::new(ErrorKind::AlreadyExists, "there is an account already").at_path(dir.path()));
         }
         let key = AccountKey::generate(account)?;
+        let kek = kek.derive_for(account, [key.id()])?;
         let created = now();
         let body = Body {
             version: VERSION,
@@ -126,11 +127,11 @@ impl Settings {
             created,
             encryption: if encryption { Switch::On } else { Switch::Off },
             revoked: false,
-            account_key: vec![WrappedKey { id: key.id(), created, wrapped: key.wrap(kek)? }],
-            kek: KekTable { version: 1, check: kek.check_value(account), source },
+            account_key: vec![WrappedKey { id: key.id(), created, wrapped: key.wrap(&kek)? }],
+            kek: KekTable { version: 1, check: *kek.check(), source },
         };
         let mut settings = Self { path: dir.path().join(FILE), body, read: None };
-        let ring = KeyRing::new(key, None);
+        let ring = KeyRing::new(key, None).opened_by(kek.proof());
         settings.store(dir, &ring)?;
         Ok((settings, ring))
     }
@@ -219,23 +220,45 @@ impl Settings {
         Ok(())
     }
 
+    /// What of `kek` the holder of this account needs: to open it, and to wrap another account key with the id `new`.
+    pub fn derive(&self, kek: &Kek, new: Option<Uuid>) -> Result<DerivedKeys> {
+        kek.derive_for(self.body.account, self.account_key_ids().chain(new))
+    }
+
+    /// [`ErrorKind::WrongKey`] when the KEK is not the one of this account.
+    pub fn check_kek(&self, kek: &Kek) -> Result<()> {
+        self.check_derived(&kek.derive_for(self.body.account, [])?)
+    }
+
+    fn check_derived(&self, kek: &DerivedKeys) -> Result<()> {
+        if kek.account() == self.body.account && kek.fits(&self.body.kek.check) {
+            return Ok(());
+        }
+        let (what, hint) = match &self.body.kek.source {
+            SourceRecord::Passphrase(_) => {
+                ("wrong passphrase", "an account is opened by one passphrase only".to_owned())
+            }
+            source => (
+                "this key-encryption key is not the one of this account",
+                format!("it is opened by the key that came from {source} when that was named"),
+            ),
+        };
+        Err(Error::new(ErrorKind::WrongKey, what).at_path(&self.path).hint(hint))
+    }
+
     /// [`Settings::unlock`] for the one verb that may open what is revoked.
     pub fn unlock_revoked(&self, kek: &Kek) -> Result<KeyRing> {
+        self.unlock_derived(&self.derive(kek, None)?)
+    }
+
+    /// [`Settings::unlock_revoked`] by what was derived of the KEK for this account.
+    pub fn unlock_derived(&self, kek: &DerivedKeys) -> Result<KeyRing> {
         self.check_not_erased()?;
+        self.check_derived(kek)?;
         let (current, retiring) = self.body.account_key.split_first().expect("checked: not erased");
-        if !kek.fits(self.body.account, &self.body.kek.check) {
-            let hint = match &self.body.kek.source {
-                SourceRecord::Passphrase(_) => "it is opened by a passphrase: type it again".to_owned(),
-                source => format!("it is opened by the key that came from {source} when that was named"),
-            };
-            return Err(Error::new(ErrorKind::WrongKey, "this key-encryption key is not the one of this account")
-                .at_path(&self.path)
-                .hint(hint));
-        }
-        let unwrap = |key: &WrappedKey| {
-            AccountKey::unwrap(kek, self.body.account, key.id, &key.wrapped).map_err(|error| error.at_path(&self.path))
-        };
-        let ring = KeyRing::new(unwrap(current)?, retiring.first().map(unwrap).transpose()?);
+        let unwrap =
+            |key: &WrappedKey| AccountKey::unwrap(kek, key.id, &key.wrapped).map_err(|error| error.at_path(&self.path));
+        let ring = KeyRing::new(unwrap(current)?, retiring.first().map(unwrap).transpose()?).opened_by(kek.proof());
         let Some((text, Some(mac))) = &self.read else {
             return Err(Error::new(ErrorKind::Corrupt, "has no MAC").at_path(&self.path));
         };

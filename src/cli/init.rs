@@ -91,9 +91,10 @@ struct NewKey {
 impl NewKey {
     fn get(options: &KekOptions, account: Uuid, data: &Path) -> Result<Self> {
         match options.new_source()? {
-            Some(source) => Ok(Self { kek: source.obtain()?, record: source.record(), made: None }),
+            Some(source) => Ok(Self { kek: kek::obtain_new(&*source)?, record: source.record(), made: None }),
             None => {
-                let (source, kek) = kek::make_default(account, data)?;
+                let source = kek::make_default(account, data)?;
+                let kek = kek::obtain_new(&source).inspect_err(|_| drop(fs::remove_file(source.path())))?;
                 Ok(Self { kek, record: source.record(), made: Some(source.path().to_owned()) })
             }
         }

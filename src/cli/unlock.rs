@@ -1,10 +1,21 @@
 //! The keys of an account for a verb, from the source that the account records or the options that override it.
 
+use std::io::{self, Write};
+use std::os::fd::BorrowedFd;
+
+use serde::de::DeserializeOwned;
+
+use crate::account::failure::Failure;
+use crate::account::key_request::{KeyRequest, Proven, ProvenRequest};
 use crate::account::registry::Keys;
 use crate::account::request::KeyNeed;
+use crate::account::session::Session;
 use crate::account::settings::Settings;
-use crate::crypto::kek::{KekOptions, SourceRecord};
+use crate::crypto::kek::{Kek, KekOptions, SourceRecord};
 use crate::{Error, ErrorKind, Result};
+
+/// How often a passphrase may be typed.
+const TRIES: u32 = 3;
 
 /// Unlocks the account, or says why not where the verb can do without. Such a verb does not ask for a passphrase of
 /// its own accord.
@@ -18,11 +29,40 @@ pub(super) fn unlock(options: &KekOptions, need: KeyNeed, settings: &Settings) -
     }
     // Nobody is asked for a key that would be of no use.
     let useful = settings.check_not_erased().and_then(|()| settings.check_not_revoked());
-    let keys = useful.and_then(|()| settings.unlock(&options.obtain(settings.kek_source())?));
+    let keys = useful.and_then(|()| settings.unlock(&kek(options, settings)?));
     match keys {
         Ok(keys) => Ok(Keys::Unlocked(keys)),
         // Damage is never passed over, only a key that is not at hand.
         Err(error) if need == KeyNeed::Optional && error.kind() != ErrorKind::Corrupt => Ok(Keys::Locked(error.into())),
         Err(error) => Err(error),
     }
+}
+
+/// The key-encryption key of the account. A passphrase that is typed may be mistyped, twice.
+pub(super) fn kek(options: &KekOptions, settings: &Settings) -> Result<Kek> {
+    let source = options.source(settings.kek_source())?;
+    let mut left = if source.is_typed() { TRIES } else { 1 };
+    loop {
+        let kek = source.obtain()?;
+        left -= 1;
+        match settings.check_kek(&kek) {
+            Ok(()) => return Ok(kek),
+            Err(error) if left == 0 => return Err(error),
+            // Nobody is left to tell when standard error is closed.
+            Err(error) => drop(writeln!(io::stderr(), "{}, try again", error.what())),
+        }
+    }
+}
+
+/// Has the holder of the account do what is done only for a verb that has its key.
+pub(super) fn ask_proven<T: DeserializeOwned>(
+    session: &Session,
+    settings: &Settings,
+    kek: &Kek,
+    what: ProvenRequest,
+    files: &[BorrowedFd<'_>],
+) -> Result<T, Failure> {
+    let challenge: String = session.call(KeyRequest::Challenge.into(), &[])?;
+    let proven = Proven::new(what, &challenge, &settings.derive(kek, None)?.proof())?;
+    session.call(KeyRequest::Proven(proven).into(), files)
 }

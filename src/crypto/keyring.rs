@@ -4,6 +4,7 @@
 //! | purpose | derived from | ids in the info |
 //! |---|---|---|
 //! | `kek-check` | KEK | account id |
+//! | `kek-proof` | KEK | account id |
 //! | `account-key-wrap` | KEK | account id, account-key id |
 //! | `settings-mac` | account key | account id, account-key id |
 //! | `data-key-wrap` | account key | account id, account-key id, disk uuid, layer (u32, little-endian) |
@@ -22,7 +23,7 @@ use std::sync::{Arc, Weak};
 use subtle::ConstantTimeEq;
 use uuid::Uuid;
 
-use crate::crypto::kek::Kek;
+use crate::crypto::kek::{DerivedKeys, ProofKey};
 use crate::crypto::secret::{SecretBytes, SecretKey};
 use crate::crypto::wrap;
 use crate::crypto::xts::{self, XtsKey};
@@ -54,21 +55,27 @@ impl AccountKey {
 
     /// A fresh key for `account`.
     pub fn generate(account: Uuid) -> Result<Self> {
-        Ok(Self::new(account, Uuid::new_v4(), SecretKey::random()?))
+        Self::generate_as(account, Uuid::new_v4())
     }
 
-    /// The key `id` of `account`; [`ErrorKind::Corrupt`] when `wrapped` is anything else under this KEK.
-    pub fn unwrap(kek: &Kek, account: Uuid, id: Uuid, wrapped: &WrappedAccountKey) -> Result<Self> {
-        let Some(key) = wrap::unwrap(&kek.wrapping_key(account, id)?, wrapped)? else {
+    /// A fresh key for `account`, whose id is `id`.
+    pub fn generate_as(account: Uuid, id: Uuid) -> Result<Self> {
+        Ok(Self::new(account, id, SecretKey::random()?))
+    }
+
+    /// The key `id` of the account of `keys`; [`ErrorKind::Corrupt`] when `wrapped` is anything else under them.
+    pub fn unwrap(keys: &DerivedKeys, id: Uuid, wrapped: &WrappedAccountKey) -> Result<Self> {
+        let Some(key) = wrap::unwrap(keys.wrapping_key(id)?, wrapped)? else {
             let what = format!("the wrapped account key {id} is damaged, or belongs to another account");
             return Err(Error::new(ErrorKind::Corrupt, what));
         };
-        Ok(Self::new(account, id, key.try_into()?))
+        Ok(Self::new(keys.account(), id, key.try_into()?))
     }
 
-    pub fn wrap(&self, kek: &Kek) -> Result<WrappedAccountKey> {
+    /// [`ErrorKind::InUse`] when `keys` were not derived for this account key.
+    pub fn wrap(&self, keys: &DerivedKeys) -> Result<WrappedAccountKey> {
         let mut wrapped = [0; 40];
-        wrap::wrap(&kek.wrapping_key(self.0.account, self.0.id)?, self.0.key.expose(), &mut wrapped);
+        wrap::wrap(keys.wrapping_key(self.0.id)?, self.0.key.expose(), &mut wrapped);
         Ok(wrapped)
     }
 
@@ -106,17 +113,38 @@ impl fmt::Debug for AccountKey {
     }
 }
 
-/// The account keys in force: the current one and, while it is being replaced, the retiring one. Cheap to clone.
+/// The account keys in force: the current one and, while it is being replaced, the retiring one; and what the KEK that opens
+/// them is proven by. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct KeyRing {
     current: AccountKey,
     retiring: Option<AccountKey>,
+    proof: Option<ProofKey>,
 }
 
 impl KeyRing {
+    /// Keys that no KEK is known of.
     #[must_use]
     pub fn new(current: AccountKey, retiring: Option<AccountKey>) -> Self {
-        Self { current, retiring }
+        Self { current, retiring, proof: None }
+    }
+
+    /// The same, opened by the KEK that `proof` proves.
+    #[must_use]
+    pub fn opened_by(self, proof: ProofKey) -> Self {
+        Self { proof: Some(proof), ..self }
+    }
+
+    /// Whether `check` holds for the proof of the KEK.
+    #[must_use]
+    pub fn is_proven(&self, check: impl FnOnce(&ProofKey) -> bool) -> bool {
+        self.proof.as_ref().is_some_and(check)
+    }
+
+    /// The same without the retiring key.
+    #[must_use]
+    pub fn without_retiring(&self) -> Self {
+        Self { retiring: None, ..self.clone() }
     }
 
     /// The key under which everything new is made.
@@ -313,6 +341,7 @@ impl fmt::Debug for DiskKeys {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crypto::kek::Kek;
 
     fn dek() -> SecretBytes {
         let bytes: Vec<u8> = (0..64).collect();
@@ -324,6 +353,10 @@ mod tests {
         AccountKey::new(Uuid::from_bytes([account; 16]), Uuid::from_bytes([id; 16]), SecretKey::filled(key))
     }
 
+    fn derived(kek: u8, account: Uuid, id: Uuid) -> DerivedKeys {
+        Kek::new(SecretKey::filled(kek)).derive_for(account, [id]).unwrap()
+    }
+
     fn disk_keys(key: &AccountKey, disk: u8) -> DiskKeys {
         KeyRing::new(key.clone(), None).disk_keys(Uuid::from_bytes([disk; 16])).unwrap()
     }
@@ -333,7 +366,7 @@ mod tests {
     fn stored_forms_match_an_independent_implementation() {
         let key = fixed(0x11, 0x22, 0x44);
         assert_eq!(
-            hex::encode(key.wrap(&Kek::new(SecretKey::filled(0x55))).unwrap()),
+            hex::encode(key.wrap(&derived(0x55, key.account(), key.id())).unwrap()),
             "f8f2e38d8102fc55389c0aca114fd5ab829d5454f891e0f58373d316d7667ce4ca5fb4861ad16b6f"
         );
         assert_eq!(
@@ -354,15 +387,14 @@ mod tests {
 
     #[test]
     fn an_account_key_opens_under_its_kek_id_and_account_only() {
-        let [kek, other] = [1, 2].map(|byte| Kek::new(SecretKey::filled(byte)));
         let key = AccountKey::generate(Uuid::new_v4()).unwrap();
-        let wrapped = key.wrap(&kek).unwrap();
-        let back = AccountKey::unwrap(&kek, key.account(), key.id(), &wrapped).unwrap();
+        let wrapped = key.wrap(&derived(1, key.account(), key.id())).unwrap();
+        let back = AccountKey::unwrap(&derived(1, key.account(), key.id()), key.id(), &wrapped).unwrap();
         assert_eq!(back.0.key, key.0.key);
         for (kek, account, id) in
-            [(&other, key.account(), key.id()), (&kek, Uuid::new_v4(), key.id()), (&kek, key.account(), Uuid::new_v4())]
+            [(2, key.account(), key.id()), (1, Uuid::new_v4(), key.id()), (1, key.account(), Uuid::new_v4())]
         {
-            let error = AccountKey::unwrap(kek, account, id, &wrapped).unwrap_err();
+            let error = AccountKey::unwrap(&derived(kek, account, id), id, &wrapped).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Corrupt);
         }
     }

@@ -115,6 +115,17 @@ pub(crate) fn sweep(registry: &Registry, name: &str, include_base: bool) -> Done
     Ok(())
 }
 
+/// Goes over to KEK 2, and with `account_key` to another account key.
+fn rotate_kek(registry: &Registry, account_key: bool) -> Done {
+    let id = account_key.then(rig::new_uuid);
+    let kek = registry.derive(&rig::kek(2), id)?;
+    Ok(registry.rotate_kek(&kek, rig::source(2), id).map(drop)?)
+}
+
+fn restore(registry: &Registry) -> Done {
+    Ok(registry.restore_keys(&registry.derive(&rig::kek(1), None)?).map(drop)?)
+}
+
 /// One of two images with pages of 4, 5, 6 and 7, in real files: bases lie outside of the account.
 fn image(name: &str) -> SealdiskResult<HandedImage> {
     static MADE: Once = Once::new();
@@ -393,21 +404,9 @@ fn keys() -> Vec<Case> {
                 |r| sweep(r, "a", true),
             )
         },
-        case(
-            "keys",
-            "key rotate-kek",
-            nothing,
-            |r| Ok(r.rotate_kek(&rig::kek(2), rig::source(2), false).map(drop)?),
-            |r| write(r, "a", 0..9, 7),
-        ),
-        case(
-            "keys",
-            "key rotate-kek --account-key",
-            nothing,
-            |r| Ok(r.rotate_kek(&rig::kek(2), rig::source(2), true).map(drop)?),
-            |r| write(r, "a", 0..9, 7),
-        ),
-        case("keys", "key revoke", nothing, revoke, |r| Ok(r.restore_keys(&rig::kek(1)).map(drop)?)),
+        case("keys", "key rotate-kek", nothing, |r| rotate_kek(r, false), |r| write(r, "a", 0..9, 7)),
+        case("keys", "key rotate-kek --account-key", nothing, |r| rotate_kek(r, true), |r| write(r, "a", 0..9, 7)),
+        case("keys", "key revoke", nothing, revoke, restore),
         case(
             "keys",
             "key revoke while disks are open",
@@ -419,15 +418,9 @@ fn keys() -> Vec<Case> {
                 }
                 ask(r, KeyRequest::Revoke)
             },
-            |r| Ok(r.restore_keys(&rig::kek(1)).map(drop)?),
+            restore,
         ),
-        case(
-            "keys",
-            "key restore",
-            revoke,
-            |r| Ok(r.restore_keys(&rig::kek(1)).map(drop)?),
-            |r| write(r, "a", 0..9, 7),
-        ),
+        case("keys", "key restore", revoke, restore, |r| write(r, "a", 0..9, 7)),
         Case {
             between: |_, _, seen| seen.is_revoked(),
             ..case(
@@ -440,7 +433,7 @@ fn keys() -> Vec<Case> {
                         let _ = r.disk(&blob(name));
                     }
                     ask(r, KeyRequest::Revoke)?;
-                    Ok(r.restore_keys(&rig::kek(1)).map(drop)?)
+                    restore(r)
                 },
                 nothing,
             )

@@ -27,7 +27,7 @@ pub(crate) fn seed(seed: u64) {
     FEW_DISKS.set(if seed.is_multiple_of(2) { 0 } else { usize::MAX });
 }
 
-fn new_uuid() -> Uuid {
+pub(crate) fn new_uuid() -> Uuid {
     NEXT_UUID.set(NEXT_UUID.get() + 1);
     let mut dice = Dice::new(NEXT_UUID.get());
     Uuid::from_u64_pair(dice.roll(), dice.roll())

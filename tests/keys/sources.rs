@@ -89,7 +89,7 @@ fn descriptors_credentials_and_passphrases_are_given_again() {
     fs::write(account.scratch("wrong"), "correct horse buttery\n").expect("a file");
     assert!(with_input(&["init", "--passphrase-fd", "0"], "phrase").status.success());
     let refused = with_input(&["create", "a", "--size", "1M", "--passphrase-fd", "0"], "wrong");
-    assert!(String::from_utf8_lossy(&refused.stderr).contains("not the one of this account"));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("wrong passphrase"));
     assert!(with_input(&["create", "a", "--size", "1M", "--passphrase-fd", "0"], "phrase").status.success());
 }
 

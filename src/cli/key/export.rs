@@ -7,16 +7,23 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::account::key_request::KeyRequest;
+use crate::account::failure::Failure;
+use crate::account::key_request::ProvenRequest;
+use crate::account::lock::Hold;
 use crate::account::name::BlobName;
+use crate::account::registry::Keys;
+use crate::account::session::Session;
+use crate::account::settings::Settings;
 use crate::cli::context::{Context, Outcome};
+use crate::cli::unlock;
 use crate::crypto::kek::KekOptions;
+use crate::io::real::RealDir;
 use crate::{Error, ErrorKind};
 
 /// Write the data key of one layer to a file, for an auditor
 ///
 /// 64 bytes: an AES-256-XTS key, as dm-crypt's aes-xts-plain64 and others take it. Whoever has it reads all that the
-/// layer holds. docs/security.md shows how to check a layer with it.
+/// layer holds. The key-encryption key is asked for, also while the account is served. docs/security.md shows how to check a layer with it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -39,6 +46,13 @@ pub(in crate::cli) struct Export {
 
 impl Export {
     pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
+        let path = &context.account;
+        let dir = RealDir::open(path).map_err(|error| Error::io("cannot open the account", error).at_path(path))?;
+        let settings = Settings::load(&dir)?;
+        settings.check_not_erased()?;
+        settings.check_not_revoked()?;
+        // Also where a server has the account open.
+        let kek = unlock::kek(&self.key, &settings)?;
         let out = &self.out;
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(out).map_err(|error| {
             let error = Error::io("cannot be made", error).at_path(out);
@@ -48,8 +62,15 @@ impl Export {
                 error
             }
         })?;
-        let request = KeyRequest::Export { name: self.name.clone(), layer: self.layer };
-        let revealed: Result<(), _> = context.ask(&self.key, request.into(), &[file.as_fd()]);
+        let reveal = || -> Result<(), Failure> {
+            let session = Session::open(path, Hold::Exclusive, &|settings| Ok(Keys::Unlocked(settings.unlock(&kek)?)))?;
+            let request = ProvenRequest::Export { name: self.name.clone(), layer: self.layer };
+            let revealed: Result<(), Failure> = unlock::ask_proven(&session, &settings, &kek, request, &[file.as_fd()]);
+            let closed = session.close();
+            revealed?;
+            Ok(closed?)
+        };
+        let revealed = reveal();
         if revealed.is_err() {
             // Best effort: it is empty.
             let _ = std::fs::remove_file(out);

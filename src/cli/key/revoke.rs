@@ -12,6 +12,7 @@ use crate::account::registry::Keys;
 use crate::account::session::Session;
 use crate::account::settings::Settings;
 use crate::cli::context::{Context, Outcome};
+use crate::cli::unlock;
 use crate::crypto::kek::KekOptions;
 use crate::io::real::RealDir;
 use crate::{Error, ErrorKind};
@@ -71,12 +72,13 @@ impl Restore {
         let dir = RealDir::open(path).map_err(|error| Error::io("cannot open the account", error).at_path(path))?;
         let settings = Settings::load(&dir)?;
         settings.check_not_erased()?;
-        let kek = self.key.obtain(settings.kek_source())?;
+        let kek = unlock::kek(&self.key, &settings)?;
         // The account is opened without its keys: the request brings what restores them.
         let session = Session::open(path, Hold::Exclusive, &|_| {
             Ok(Keys::Locked(Error::new(ErrorKind::Revoked, "the keys of this account are revoked").into()))
         })?;
-        let handed_over = kek.hand_over()?;
+        // As it is now that nobody else changes it.
+        let handed_over = Settings::load(&dir)?.derive(&kek, None)?.hand_over()?;
         drop(kek);
         let restored: Result<KeysRestored, _> = session.call(KeyRequest::Restore.into(), &[handed_over.as_fd()]);
         let closed = session.close();

@@ -4,16 +4,17 @@ use std::fmt::{self, Display};
 use std::os::fd::AsFd;
 
 use clap::Args;
+use uuid::Uuid;
 
 use crate::account::key_life::KekRotated;
-use crate::account::key_request::KeyRequest;
+use crate::account::key_request::ProvenRequest;
 use crate::account::lock::Hold;
-use crate::account::request::KeyNeed;
+use crate::account::registry::Keys;
 use crate::account::session::Session;
 use crate::account::settings::Settings;
 use crate::cli::context::{Context, Outcome};
 use crate::cli::unlock;
-use crate::crypto::kek::{self, Kek, KekOptions, OldKekOptions, SourceRecord};
+use crate::crypto::kek::{self, Kek, KekOptions, KekSource, OldKekOptions, SourceRecord};
 use crate::io::real::RealDir;
 use crate::{Error, Result};
 
@@ -45,16 +46,20 @@ impl RotateKek {
         let settings = Settings::load(&account(context)?)?;
         settings.check_not_erased()?;
         settings.check_not_revoked()?;
-        let (kek, source) = new_kek(context, &self.new)?;
-        let old = KekOptions::from(self.old);
-        let session = Session::open(&context.account, Hold::Exclusive, &|settings| {
-            unlock::unlock(&old, KeyNeed::Required, settings)
-        })?;
-        let before = Settings::load(&account(context)?)?.kek_source().clone();
-        let handed_over = kek.hand_over()?;
-        drop(kek);
-        let request = KeyRequest::RotateKek { source, account_key: self.account_key };
-        let rotated: std::result::Result<KekRotated, _> = session.call(request.into(), &[handed_over.as_fd()]);
+        // Also where a server has the account open: who reaches it may not lock its owner out.
+        let old = unlock::kek(&KekOptions::from(self.old), &settings)?;
+        let (new, source) = new_kek(context, &self.new)?;
+        let session =
+            Session::open(&context.account, Hold::Exclusive, &|settings| Ok(Keys::Unlocked(settings.unlock(&old)?)))?;
+        // As it is now: another rotation may have come first.
+        let settings = Settings::load(&account(context)?)?;
+        let before = settings.kek_source().clone();
+        let account_key = self.account_key.then(Uuid::new_v4);
+        let handed_over = settings.derive(&new, account_key)?.hand_over()?;
+        drop(new);
+        let request = ProvenRequest::RotateKek { source, account_key };
+        let rotated: std::result::Result<KekRotated, _> =
+            unlock::ask_proven(&session, &settings, &old, request, &[handed_over.as_fd()]);
         let closed = session.close();
         let rotated = rotated?;
         closed?;
@@ -74,13 +79,12 @@ fn new_kek(context: &Context, options: &KekOptions) -> Result<(Kek, SourceRecord
         if source.record().lies_in(&context.account) {
             context.note("warning: the key lies beside the data: whoever copies the account has both");
         }
-        return Ok((source.obtain()?, source.record()));
+        return Ok((kek::obtain_new(&*source)?, source.record()));
     }
     let settings = Settings::load(&account(context)?)?;
-    let (file, kek) = kek::make_next(settings.account(), settings.kek_version() + 1, &context.account)?;
-    let record = SourceRecord::File { path: file.path().to_owned() };
+    let file = kek::make_next(settings.account(), settings.kek_version() + 1, &context.account)?;
     context.note(format_args!("note: a new key was made in {}", file.path().display()));
-    Ok((kek, record))
+    Ok((kek::obtain_new(&file)?, file.record()))
 }
 
 struct Text<'a>(&'a KekRotated, &'a SourceRecord);

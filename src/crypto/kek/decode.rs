@@ -1,7 +1,9 @@
 //! The three forms in which 32 bytes of key are written: raw, hex, base64.
 //!
 //! Exactly 32 bytes are the key itself and never trimmed: a raw key may end in any byte. Anything else is text, around
-//! which white space is allowed, as shells and KMS clients leave it there.
+//! which white space is allowed, as shells and KMS clients leave it there. Random bytes are all printable once in 10^13
+//! keys: 32 bytes of text are a passphrase, or a shorter key in hex or base64. They open an account that was made with
+//! them, and are noted as text, so that no new account is (`new.rs`).
 
 use base64::Engine;
 use base64::alphabet::{STANDARD, URL_SAFE};
@@ -16,15 +18,17 @@ pub(super) const LIMIT: usize = 1024;
 
 /// The key written in `content`. [`ErrorKind::WrongKey`] when it is none.
 pub(super) fn decode(content: SecretBytes) -> Result<Kek> {
-    let key = if content.len() == SecretKey::LEN { content } else { decode_text(&content)? };
+    let is_raw = content.len() == SecretKey::LEN;
+    let key = if is_raw { content } else { decode_text(&content)? };
     if key.expose().iter().all(|&byte| byte == 0) {
         return Err(Error::new(ErrorKind::WrongKey, "the key is all zeros, so it is no key")
             .hint("32 random bytes are one: head -c 32 /dev/urandom"));
     }
-    if key.expose().iter().all(|byte| byte.is_ascii_graphic()) {
-        tracing::warn!("the key is text and holds less than 256 bits: was a passphrase meant (--passphrase)?");
+    let is_text = is_raw && key.expose().iter().all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace());
+    if is_text {
+        tracing::warn!("the key is text and holds less than 256 bits: `sealdisk key rotate-kek` takes another");
     }
-    Ok(Kek::new(key.try_into()?))
+    Ok(Kek { is_text, ..Kek::new(key.try_into()?) })
 }
 
 fn decode_text(content: &SecretBytes) -> Result<SecretBytes> {

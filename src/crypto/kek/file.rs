@@ -1,11 +1,19 @@
-//! `--key-file`: a file of one key that only its owner can read.
+//! `--key-file`: a file of one key that only its owner can read, or whose mode a secret store imposes.
+//!
+//! The mode is looked at because of slips: a key copied under the usual umask is readable by every user of the machine. It
+//! is no slip where the user of this process could not have set it, and could not change it:
+//!
+//! - a file of root, readable by a group of ours and by no other user (0440, as Kubernetes mounts a secret for a pod with an
+//!   `fsGroup`): root has chosen the group for us;
+//! - a file of root that nobody else writes (0444), in memory, on a mount that is read-only (as Docker and Kubernetes mount
+//!   secrets): such a mount is made for secrets, and shows itself to those that are to have them.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
 
 use super::{Kek, KekSource, SourceRecord, decode, pipe};
 use crate::crypto::secret::SecretBytes;
@@ -41,7 +49,7 @@ impl KeyFile {
 
 impl KekSource for KeyFile {
     fn obtain(&self) -> Result<Kek> {
-        read(&self.path, "key file", only_the_owner_reads).and_then(decode::decode).map_err(|error| {
+        read(&self.path, "key file", is_kept).and_then(decode::decode).map_err(|error| {
             let error = match error.kind() {
                 ErrorKind::NotFound => error.hint("if it was moved, name where it is now: --key-file PATH"),
                 _ => error,
@@ -71,19 +79,42 @@ pub(super) fn read(path: &Path, what: &str, allowed: fn(&File) -> Result<()>) ->
     pipe::read_to_end(&file, decode::LIMIT, Instant::now() + DEADLINE)
 }
 
-fn only_the_owner_reads(file: &File) -> Result<()> {
+fn is_kept(file: &File) -> Result<()> {
     let metadata = file.metadata().map_err(|error| Error::io("the key file cannot be examined", error))?;
     let mode = metadata.mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        let what = format!("others can get at the key file (mode {mode:03o}), so it is not used");
-        return Err(Error::new(ErrorKind::InvalidInput, what).hint("chmod 600 it, and take a new key if others had it"));
-    }
+    let ours = rustix::process::geteuid().as_raw();
     let owner = metadata.uid();
-    if owner != 0 && owner != rustix::process::geteuid().as_raw() {
+    if owner != 0 && owner != ours {
         let what = format!("the key file belongs to another user (uid {owner}), so it is not used");
         return Err(Error::new(ErrorKind::InvalidInput, what).hint("copy it to a file of your own, with mode 600"));
     }
-    Ok(())
+    if mode & 0o077 == 0 || owner == 0 && (is_given_to_our_group(mode, metadata.gid()) || is_mounted_secret(file, mode))
+    {
+        return Ok(());
+    }
+    let what = format!("others can get at the key file (mode {mode:03o}), so it is not used");
+    Err(Error::new(ErrorKind::InvalidInput, what).hint(
+        "chmod 600 it, and take a new key if others had it; where its mode is not yours to set: --key-fd 3 3< FILE, \
+         --key-command 'cat FILE', or a systemd credential (--key-credential)",
+    ))
+}
+
+/// Whether a file of root of this mode is readable by a group of this process and by no other user. Root reads by no group.
+fn is_given_to_our_group(mode: u32, group: u32) -> bool {
+    let in_group = || {
+        let others = rustix::process::getgroups().unwrap_or_default();
+        rustix::process::getegid().as_raw() == group || others.iter().any(|other| other.as_raw() == group)
+    };
+    mode & 0o037 == 0 && !rustix::process::geteuid().is_root() && in_group()
+}
+
+/// Whether a file of root of this mode lies in memory, on a mount on which neither it nor its mode can be changed.
+fn is_mounted_secret(file: &File, mode: u32) -> bool {
+    /// statfs(2).
+    const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];
+    let in_memory = rustix::fs::fstatfs(file).is_ok_and(|system| IN_MEMORY.contains(&(system.f_type as u64)));
+    let read_only = rustix::fs::fstatvfs(file).is_ok_and(|mount| mount.f_flag.contains(StatVfsMountFlags::RDONLY));
+    mode & 0o022 == 0 && in_memory && read_only
 }
 
 #[cfg(test)]

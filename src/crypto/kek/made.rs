@@ -7,23 +7,23 @@ use std::path::{Path, PathBuf};
 
 use uuid::Uuid;
 
-use super::{Kek, KeyFile};
+use super::KeyFile;
 use crate::crypto::secret::SecretKey;
 use crate::{Error, ErrorKind, Result};
 
 /// Makes a random key for the account `account` in `${XDG_CONFIG_HOME:-~/.config}/sealdisk/ACCOUNT.key`, durable when
 /// this returns. `data` is the account directory. [`ErrorKind::AlreadyExists`] rather than replace a key.
-pub fn make_default(account: Uuid, data: &Path) -> Result<(KeyFile, Kek)> {
+pub fn make_default(account: Uuid, data: &Path) -> Result<KeyFile> {
     make(&default_directory()?, &format!("{account}.key"), data)
 }
 
 /// The same for an account whose KEK is to have the version `version`: `ACCOUNT.VERSION.key`, or the next number that
 /// is free, as an attempt that was cut off may have left a key that is in use nowhere.
-pub fn make_next(account: Uuid, version: u32, data: &Path) -> Result<(KeyFile, Kek)> {
+pub fn make_next(account: Uuid, version: u32, data: &Path) -> Result<KeyFile> {
     next(&default_directory()?, account, version, data)
 }
 
-fn next(directory: &Path, account: Uuid, version: u32, data: &Path) -> Result<(KeyFile, Kek)> {
+fn next(directory: &Path, account: Uuid, version: u32, data: &Path) -> Result<KeyFile> {
     let mut number = version;
     loop {
         match make(directory, &format!("{account}.{number}.key"), data) {
@@ -46,7 +46,7 @@ fn directory(config: Option<PathBuf>, home: Option<PathBuf>) -> Result<PathBuf> 
     })
 }
 
-fn make(directory: &Path, name: &str, data: &Path) -> Result<(KeyFile, Kek)> {
+fn make(directory: &Path, name: &str, data: &Path) -> Result<KeyFile> {
     let path = directory.join(name);
     let failed = |source| {
         Error::io("the key cannot be kept", source)
@@ -68,7 +68,7 @@ fn make(directory: &Path, name: &str, data: &Path) -> Result<(KeyFile, Kek)> {
         let _ = std::fs::remove_file(&path);
         return Err(failed(error));
     }
-    Ok((KeyFile::new(&path)?, Kek::new(key)))
+    KeyFile::new(&path)
 }
 
 /// Whether `directory`, which exists, is `data` or lies under it. `data` need not exist yet.
@@ -90,9 +90,9 @@ mod tests {
     fn makes_a_private_key_that_its_source_gives_again() {
         let temporary = tempfile::tempdir().unwrap();
         let directory = temporary.path().join("new/config/sealdisk");
-        let (file, kek) = make(&directory, "a.key", &temporary.path().join("data")).unwrap();
+        let file = make(&directory, "a.key", &temporary.path().join("data")).unwrap();
         assert_eq!(file.path(), directory.join("a.key"));
-        assert_eq!(file.obtain().unwrap(), kek);
+        file.obtain().unwrap();
         let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(file.path()), mode(&directory)), (0o600, 0o700));
     }
@@ -101,13 +101,14 @@ mod tests {
     fn never_replaces_a_key() {
         let temporary = tempfile::tempdir().unwrap();
         let (account, data) = (Uuid::new_v4(), temporary.path().join("data"));
-        let (file, kek) = make(temporary.path(), "a.key", &data).unwrap();
+        let file = make(temporary.path(), "a.key", &data).unwrap();
+        let kek = file.obtain().unwrap();
         let error = make(temporary.path(), "a.key", &data).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AlreadyExists);
         assert_eq!(file.obtain().unwrap(), kek);
 
         for number in 2..5 {
-            let (file, _) = next(temporary.path(), account, 2, &data).unwrap();
+            let file = next(temporary.path(), account, 2, &data).unwrap();
             assert_eq!(file.path(), temporary.path().join(format!("{account}.{number}.key")));
         }
     }

@@ -7,10 +7,11 @@
 //! | `fd.rs` | an open descriptor |
 //! | `credential.rs` | a systemd credential |
 //! | `command.rs` | the standard output of a command: any KMS client |
-//! | `passphrase.rs` | a passphrase, stretched by argon2id |
+//! | `passphrase.rs` | a passphrase, stretched by argon2id; typed at `terminal.rs` |
 //!
-//! Asking a source and using the key are apart ([`KekSource::obtain`] gives the key and nothing else): a client asks
-//! with its user's rights and hands the bytes to the process that serves the account.
+//! A new key is taken only from a source that gives it again (`new.rs`). Asking a source and using the key are apart
+//! ([`KekSource::obtain`] gives the key and nothing else): a client asks with its user's rights, and hands the process that
+//! serves the account what it needs of the key, which is not the key itself (`derived.rs`).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -20,66 +21,60 @@ use std::time::Duration;
 mod command;
 mod credential;
 mod decode;
+mod derived;
 mod fd;
 mod file;
-mod handover;
 mod made;
+mod new;
 mod options;
 mod passphrase;
 mod pipe;
+mod terminal;
 
 pub use command::KeyCommand;
 pub use credential::KeyCredential;
+pub use derived::{DerivedKeys, Nonce, ProofKey};
 pub use fd::KeyFd;
 pub use file::KeyFile;
 pub use made::{make_default, make_next};
+pub use new::obtain_new;
 pub use options::{IntoKekOptions, KekOptions, OldKekOptions};
 pub use passphrase::{Passphrase, Prompt, Stretch};
 
-use serde::{Deserialize, Serialize};
-use subtle::ConstantTimeEq;
-use uuid::Uuid;
-
 use crate::crypto::secret::SecretKey;
-use crate::crypto::wrap::{derive, derive_key};
 use crate::{Error, ErrorKind, Result};
+use serde::{Deserialize, Serialize};
 
 /// Tells a KEK that does not fit from a wrapped key that is damaged; may be stored in the open.
 pub type KeyCheck = [u8; 16];
 
 /// The 256-bit key that wraps the account key. Cheap to clone; the last clone to go zeroizes it.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Kek(Arc<SecretKey>);
+#[derive(Clone)]
+pub struct Kek {
+    key: Arc<SecretKey>,
+    /// Its source gave 32 characters of text as the key itself.
+    is_text: bool,
+}
+
+impl PartialEq for Kek {
+    /// In constant time; how the key was written makes no other key of it.
+    fn eq(&self, other: &Self) -> bool {
+        self.key == other.key
+    }
+}
+
+impl Eq for Kek {}
 
 impl Kek {
     #[must_use]
     pub fn new(key: SecretKey) -> Self {
-        Self(Arc::new(key))
+        Self { key: Arc::new(key), is_text: false }
     }
 
-    /// The key itself, to hand it to the process that serves the account.
-    #[must_use]
-    pub fn expose(&self) -> &[u8; SecretKey::LEN] {
-        self.0.expose()
-    }
-
-    /// Says later whether a KEK is the one of `account`.
-    #[must_use]
-    pub fn check_value(&self, account: Uuid) -> KeyCheck {
-        let mut check = KeyCheck::default();
-        derive(&self.0, "kek-check", &[account.as_bytes()], &mut check);
-        check
-    }
-
-    /// Constant-time check of [`Kek::check_value`].
-    #[must_use]
-    pub fn fits(&self, account: Uuid, check: &KeyCheck) -> bool {
-        self.check_value(account).ct_eq(check).into()
-    }
-
-    /// What wraps the account key `id` of `account`.
-    pub(super) fn wrapping_key(&self, account: Uuid, id: Uuid) -> Result<SecretKey> {
-        derive_key(&self.0, "account-key-wrap", &[account.as_bytes(), id.as_bytes()])
+    /// The key itself.
+    #[cfg(test)]
+    pub(crate) fn expose(&self) -> &[u8; SecretKey::LEN] {
+        self.key.expose()
     }
 }
 
@@ -98,6 +93,11 @@ pub trait KekSource: fmt::Debug {
 
     /// What account.toml keeps, so that the key can be asked for again.
     fn record(&self) -> SourceRecord;
+
+    /// Whether a person answers on a terminal, who may mistype and be asked again.
+    fn is_typed(&self) -> bool {
+        false
+    }
 }
 
 /// Where a KEK comes from, as account.toml records it: enough to ask for it again, never the key.
@@ -161,17 +161,6 @@ mod tests {
 
     fn kek_of(byte: u8) -> Kek {
         Kek::new(SecretKey::filled(byte))
-    }
-
-    #[test]
-    fn the_check_value_tells_keks_and_accounts_apart() {
-        let account = Uuid::from_bytes([0x11; 16]);
-        let check = kek_of(0x55).check_value(account);
-        // HKDF-SHA256 by Python's `cryptography`.
-        assert_eq!(hex::encode(check), "1f902a8fa46bb4a6d4b78bc83f6a5894");
-        assert!(kek_of(0x55).fits(account, &check));
-        assert!(!kek_of(0x55).fits(Uuid::new_v4(), &check));
-        assert!(!kek_of(0x56).fits(account, &check));
     }
 
     #[test]

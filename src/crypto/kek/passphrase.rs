@@ -3,9 +3,8 @@
 
 use argon2::{Algorithm, Argon2, Params, Version};
 use serde::{Deserialize, Serialize};
-use zeroize::Zeroizing;
 
-use super::{Kek, KekSource, SourceRecord, fd};
+use super::{Kek, KekSource, SourceRecord, fd, terminal};
 use crate::crypto::secret::{SecretBytes, SecretKey};
 use crate::{Error, ErrorKind, Result};
 
@@ -99,14 +98,14 @@ impl Passphrase {
                 Ok(passphrase)
             }
             Prompt::Terminal if self.new => {
-                let first = ask("New passphrase: ")?;
-                if ask("The same again: ")?.expose() != first.expose() {
+                let first = terminal::ask("New passphrase: ", LIMIT)?;
+                if terminal::ask("The same again: ", LIMIT)?.expose() != first.expose() {
                     return Err(Error::new(ErrorKind::InvalidInput, "the two passphrases differ")
                         .hint("nothing was changed: try again"));
                 }
                 Ok(first)
             }
-            Prompt::Terminal => ask("Passphrase: "),
+            Prompt::Terminal => terminal::ask("Passphrase: ", LIMIT),
         }
     }
 }
@@ -129,13 +128,10 @@ impl KekSource for Passphrase {
     fn record(&self) -> SourceRecord {
         SourceRecord::Passphrase(self.stretch.clone())
     }
-}
 
-fn ask(prompt: &str) -> Result<SecretBytes> {
-    let typed = rpassword::prompt_password(prompt)
-        .map(Zeroizing::new)
-        .map_err(|error| Error::io("no passphrase", error).hint("without a terminal: --passphrase-fd N"))?;
-    SecretBytes::copy_of(typed.as_bytes())
+    fn is_typed(&self) -> bool {
+        self.prompt == Prompt::Terminal
+    }
 }
 
 #[cfg(test)]
