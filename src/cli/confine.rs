@@ -7,6 +7,7 @@ use clap::Args;
 use super::service::Plan;
 use crate::Result;
 use crate::confine::{Confinement, Mode, Needs};
+use crate::nbd::listen;
 
 /// The option of `serve`.
 #[derive(Debug, Clone, Args)]
@@ -18,15 +19,24 @@ pub(super) struct ConfineOptions {
 
 impl Plan {
     /// Restricts files to those of the account in `account` and `images`, and what the plan still needs.
+    ///
+    /// Sockets outside the account are made later, but room for them now: to remove a file in their folder would be to
+    /// remove any below it. So those that the server leaves behind at its end go when the next one starts.
     pub(super) fn confine(&self, account: &Path, images: Vec<PathBuf>) -> Result<Confinement> {
+        let elsewhere = || self.socket.socket.iter().chain(&self.control);
+        let handed = |socket: &&PathBuf| std::path::absolute(socket).ok() == self.handed.path;
+        for socket in elsewhere().filter(|socket| !handed(socket)) {
+            listen::make_room(socket)?;
+        }
         let folder = |path: &PathBuf| {
             path.parent().map(|folder| if folder == Path::new("") { Path::new(".") } else { folder }.to_owned())
         };
         let needs = Needs {
-            account: account.to_owned(),
-            images,
-            socket_folders: self.socket.socket.iter().chain(&self.control).filter_map(folder).collect(),
+            changed: vec![account.to_owned()],
+            files: images,
+            socket_folders: elsewhere().filter_map(folder).chain([account.to_owned()]).collect(),
             ports: self.listen.iter().map(|addr| addr.port()).collect(),
+            ..Needs::default()
         };
         Confinement::files(self.confine, &needs)
     }

@@ -193,7 +193,9 @@ impl Service {
 fn report(mode: Mode, confined: Confinement) {
     match mode {
         Mode::Off => tracing::warn!("not confined, as --confine off asks"),
-        _ if confined.is_partial() => tracing::warn!("this kernel confines in part: {confined}"),
+        _ if confined.is_partial() => {
+            tracing::warn!("this kernel confines in part: {confined}; not {}", confined.missing().join(", not "));
+        }
         _ => tracing::info!("confined: {confined}"),
     }
 }

@@ -1,11 +1,20 @@
-//! Seccomp: which system calls a running server may make.
+//! Seccomp: which system calls a confined process may make.
 //!
-//! Two filters lie on one another. The first lets pass what a server calls; everything else is answered as by a kernel
+//! Two filters lie on one another. The first lets pass what the process needs; everything else is answered as by a kernel
 //! that does not have it (ENOSYS), for which every library has another way: so an update of the C library breaks
 //! nothing. The second answers EPERM to what is refused on purpose, so that an error says so; of two refusals the filter
-//! that was added last decides.
+//! that was added last decides. A call of another architecture (32 bits) ends the process; one of x32 has a number of
+//! its own, which the first filter does not know.
 //!
-//! `clone3` passes its flags in memory, where no filter sees them: it is left out, and threads are made by `clone`.
+//! What a filter cannot see it cannot let pass in part:
+//!
+//! - `clone3` takes its flags in memory: it is left out, and threads are made by `clone`.
+//! - `sendmsg` takes an address in memory, and a datagram socket (the one to the service manager, say) would send to
+//!   any. A server makes do with `sendto` without an address, and writing.
+//!
+//! So that nothing reaches another process: of the commands of `fcntl` those are left out that choose who gets which
+//! signal (F_SETOWN, F_SETSIG, O_ASYNC, leases, F_NOTIFY), and of `ioctl` all but four; sockets are streams only; and
+//! MSG_FASTOPEN, which connects a TCP socket without `connect`, is refused wherever a message can be sent.
 
 use std::collections::BTreeMap;
 
@@ -13,11 +22,9 @@ use std::collections::BTreeMap;
 use seccompiler::TargetArch::aarch64 as ARCH;
 #[cfg(target_arch = "x86_64")]
 use seccompiler::TargetArch::x86_64 as ARCH;
-use seccompiler::{
-    BpfProgram, SeccompAction, SeccompCmpArgLen as Width, SeccompCmpOp as Is, SeccompCondition, SeccompFilter,
-    SeccompRule, apply_filter_all_threads,
-};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, apply_filter_all_threads};
 
+use super::arguments::{Argument, NEVER_OF_A_THREAD, all_of, one_of};
 use crate::{Error, Result};
 
 /// System calls by number; of one with rules, the calls that fit any of them.
@@ -28,22 +35,20 @@ type Calls = BTreeMap<i64, Vec<SeccompRule>>;
 const ALLOWED: &[i64] = &[
     // Files: open ones, and what landlock lets be opened.
     libc::SYS_close, libc::SYS_close_range, libc::SYS_dup, libc::SYS_dup3, libc::SYS_faccessat, libc::SYS_faccessat2,
-    libc::SYS_fadvise64, libc::SYS_fallocate, libc::SYS_fcntl, libc::SYS_fdatasync, libc::SYS_flock, libc::SYS_fstat,
-    libc::SYS_fstatfs, libc::SYS_fsync, libc::SYS_ftruncate, libc::SYS_getcwd, libc::SYS_getdents64, libc::SYS_lseek,
+    libc::SYS_fadvise64, libc::SYS_fallocate, libc::SYS_fdatasync, libc::SYS_flock, libc::SYS_fstat, libc::SYS_fstatfs, libc::SYS_fsync, libc::SYS_ftruncate, libc::SYS_getcwd, libc::SYS_getdents64, libc::SYS_lseek,
     libc::SYS_mkdirat, libc::SYS_newfstatat, libc::SYS_openat, libc::SYS_openat2, libc::SYS_pread64, libc::SYS_preadv,
     libc::SYS_preadv2, libc::SYS_pwrite64, libc::SYS_pwritev, libc::SYS_pwritev2, libc::SYS_read, libc::SYS_readahead,
     libc::SYS_readlinkat, libc::SYS_readv, libc::SYS_renameat2, libc::SYS_statx,
     libc::SYS_unlinkat, libc::SYS_write, libc::SYS_writev,
-    // Sockets that are there.
+    // Sockets that are there: see `allowed` for the rest.
     libc::SYS_accept4, libc::SYS_getpeername, libc::SYS_getsockname, libc::SYS_getsockopt,
-    libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_sendmsg, libc::SYS_sendto, libc::SYS_setsockopt,
-    libc::SYS_shutdown,
+    libc::SYS_recvfrom, libc::SYS_recvmsg, libc::SYS_shutdown,
     // Waiting.
     libc::SYS_clock_nanosleep, libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait,
     libc::SYS_epoll_pwait2, libc::SYS_eventfd2, libc::SYS_futex, libc::SYS_nanosleep, libc::SYS_pipe2, libc::SYS_ppoll,
     libc::SYS_pselect6, libc::SYS_timerfd_create, libc::SYS_timerfd_gettime, libc::SYS_timerfd_settime,
-    // Memory, but none that is executable: see `rules`.
-    libc::SYS_brk, libc::SYS_madvise, libc::SYS_mlock, libc::SYS_mlock2, libc::SYS_mremap, libc::SYS_munlock,
+    // Memory, but none that is executable: see `allowed`.
+    libc::SYS_brk, libc::SYS_mlock, libc::SYS_mlock2, libc::SYS_mremap, libc::SYS_munlock,
     libc::SYS_munmap,
     // This process, its threads, signals to it, clocks, random bytes.
     libc::SYS_clock_getres, libc::SYS_clock_gettime, libc::SYS_exit, libc::SYS_exit_group, libc::SYS_getcpu,
@@ -89,14 +94,50 @@ const REFUSED_OLD: &[i64] = &[libc::SYS_fork, libc::SYS_vfork];
 #[cfg(target_arch = "aarch64")]
 const REFUSED_OLD: &[i64] = &[];
 
+/// Options of sockets that a server and the libraries under it set. Others send packets, attach programs to sockets, or
+/// open parts of the kernel that nothing here needs.
+const SOCKET_OPTIONS: &[(libc::c_int, libc::c_int)] = &[
+    (libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+    (libc::SOL_SOCKET, libc::SO_LINGER),
+    (libc::SOL_SOCKET, libc::SO_RCVBUF),
+    (libc::SOL_SOCKET, libc::SO_RCVTIMEO),
+    (libc::SOL_SOCKET, SO_RCVTIMEO_NEW),
+    (libc::SOL_SOCKET, libc::SO_SNDBUF),
+    (libc::SOL_SOCKET, libc::SO_SNDTIMEO),
+    (libc::SOL_SOCKET, SO_SNDTIMEO_NEW),
+    (libc::IPPROTO_TCP, libc::TCP_NODELAY),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
+    (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
+    (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT),
+];
+/// The time-outs with 64 bits of seconds, which the libc crate names on some targets only.
+const SO_RCVTIMEO_NEW: libc::c_int = 66;
+const SO_SNDTIMEO_NEW: libc::c_int = 67;
+
+/// Whose calls are filtered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Whose {
+    /// A server whose sockets are bound.
+    Server,
+    /// A verb; with `network`, one that still connects to a server.
+    Verb { network: bool },
+}
+
+impl Whose {
+    fn connects(self) -> bool {
+        self == Self::Verb { network: true }
+    }
+}
+
 /// Filters the calls of every thread, for good. `false`: this kernel has no filters.
-pub(super) fn restrict() -> Result<bool> {
+pub(super) fn restrict(whose: Whose) -> Result<bool> {
     let unusable = |error: &dyn std::fmt::Display| {
         Error::io("cannot be confined by seccomp", std::io::Error::other(error.to_string()))
     };
     let programs = [
-        program(allowed(), SeccompAction::Errno(libc::ENOSYS.cast_unsigned()), SeccompAction::Allow),
-        program(refused(), SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.cast_unsigned())),
+        program(allowed(whose), SeccompAction::Errno(libc::ENOSYS.cast_unsigned()), SeccompAction::Allow),
+        program(refused(whose), SeccompAction::Allow, SeccompAction::Errno(libc::EPERM.cast_unsigned())),
     ];
     for program in programs {
         let program = program.map_err(|error| unusable(&error))?;
@@ -121,72 +162,113 @@ fn program(
     Ok(SeccompFilter::new(calls?, others, these, ARCH)?.try_into()?)
 }
 
-fn allowed() -> seccompiler::Result<Calls> {
+fn allowed(whose: Whose) -> seccompiler::Result<Calls> {
     let mut calls: Calls = [ALLOWED, ALLOWED_OLD].concat().into_iter().map(|call| (call, Vec::new())).collect();
-    let (thread, executable) = (flag(libc::CLONE_THREAD), flag(libc::PROT_EXEC));
-    let this = u64::from(std::process::id());
-    calls.insert(libc::SYS_clone, vec![rule(&[(0, thread.clone(), flag_value(libc::CLONE_THREAD))])?]);
-    calls.insert(libc::SYS_mmap, vec![rule(&[(2, executable.clone(), 0)])?]);
-    calls.insert(libc::SYS_mprotect, vec![rule(&[(2, executable, 0)])?]);
-    calls.insert(libc::SYS_socketpair, vec![rule(&[(0, Is::Eq, flag_value(libc::AF_UNIX))])?]);
-    // A thread's own name, and what the second filter takes; limits only to be read; signals only to this process (abort).
-    let prctls = [libc::PR_SET_NAME, libc::PR_SET_NO_NEW_PRIVS].map(|option| rule(&[(0, Is::Eq, flag_value(option))]));
-    calls.insert(libc::SYS_prctl, prctls.into_iter().collect::<seccompiler::Result<_>>()?);
-    calls.insert(libc::SYS_seccomp, vec![rule(&[(0, Is::Eq, u64::from(libc::SECCOMP_SET_MODE_FILTER))])?]);
-    calls.insert(libc::SYS_prlimit64, vec![rule(&[(0, Is::Eq, 0), (2, Is::Eq, 0)])?]);
-    calls.insert(libc::SYS_tgkill, vec![rule(&[(0, Is::Eq, this)])?]);
+    let this = std::process::id().cast_signed();
+
+    // Open files: duplicates and flags, but none that has a signal sent.
+    let commands = [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC, libc::F_GETFD, libc::F_SETFD, libc::F_GETFL];
+    let set_flags = all_of([Argument::is(1, libc::F_SETFL), Argument::masked(2, libc::O_ASYNC, 0)])?;
+    calls.insert(libc::SYS_fcntl, [one_of(1, commands)?, set_flags].concat());
     let ioctls = [libc::FIONBIO, libc::FIONREAD, libc::TCGETS, libc::TIOCGWINSZ];
-    let ioctls = ioctls.into_iter().map(|request| rule(&[(1, Is::Eq, request)]));
-    calls.insert(libc::SYS_ioctl, ioctls.collect::<seccompiler::Result<_>>()?);
+    calls.insert(libc::SYS_ioctl, one_of(1, ioctls.map(|request| request as libc::c_int))?);
+
+    // Sockets: streams, to whom they are connected already.
+    let flags_of_type = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+    let streams = [Argument::is(0, libc::AF_UNIX), Argument::masked(1, !flags_of_type, libc::SOCK_STREAM)];
+    calls.insert(libc::SYS_socketpair, all_of(streams)?);
+    calls.insert(libc::SYS_sendto, all_of([Argument::masked(3, libc::MSG_FASTOPEN, 0), Argument::null(4)])?);
+    let options = SOCKET_OPTIONS.iter().map(|&(level, name)| all_of([Argument::is(1, level), Argument::is(2, name)]));
+    calls.insert(libc::SYS_setsockopt, options.collect::<seccompiler::Result<Vec<_>>>()?.concat());
+    if whose != Whose::Server {
+        // Open files travel to a server beside a message; an unnamed file gets its name.
+        calls.insert(libc::SYS_sendmsg, all_of([Argument::masked(2, libc::MSG_FASTOPEN, 0)])?);
+        calls.insert(libc::SYS_linkat, Vec::new());
+    }
+    if whose.connects() {
+        let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+        calls.insert(libc::SYS_socket, one_of(0, families)?);
+        for call in [libc::SYS_connect, libc::SYS_bind, libc::SYS_sendto, libc::SYS_sendmmsg] {
+            calls.insert(call, Vec::new());
+        }
+    }
+
+    // Memory: none executable, no advice that takes physical pages away (root may: MADV_HWPOISON).
+    calls.insert(libc::SYS_mmap, all_of([Argument::masked(2, libc::PROT_EXEC, 0)])?);
+    calls.insert(libc::SYS_mprotect, all_of([Argument::masked(2, libc::PROT_EXEC, 0)])?);
+    calls.insert(libc::SYS_madvise, all_of([Argument::below(2, libc::MADV_HWPOISON)])?);
+
+    // Threads and their names; what the second filter takes; limits only to be read; signals only to this process.
+    let thread = libc::CLONE_THREAD;
+    calls.insert(libc::SYS_clone, all_of([Argument::masked(0, thread | NEVER_OF_A_THREAD, thread)])?);
+    calls.insert(libc::SYS_prctl, one_of(0, [libc::PR_SET_NAME, libc::PR_SET_NO_NEW_PRIVS])?);
+    let (filter, every_thread) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_TSYNC);
+    let filter = [filter.cast_signed(), every_thread as libc::c_int];
+    calls.insert(libc::SYS_seccomp, all_of([Argument::is(0, filter[0]), Argument::is(1, filter[1])])?);
+    calls.insert(libc::SYS_prlimit64, all_of([Argument::is(0, 0), Argument::null(2)])?);
+    calls.insert(libc::SYS_tgkill, all_of([Argument::is(0, this)])?);
     Ok(calls)
 }
 
-fn refused() -> seccompiler::Result<Calls> {
+fn refused(whose: Whose) -> seccompiler::Result<Calls> {
     let mut calls: Calls = [REFUSED, REFUSED_OLD].concat().into_iter().map(|call| (call, Vec::new())).collect();
-    calls.insert(libc::SYS_clone, vec![rule(&[(0, flag(libc::CLONE_THREAD), 0)])?]);
-    let executable = rule(&[(2, flag(libc::PROT_EXEC), flag_value(libc::PROT_EXEC))])?;
-    calls.insert(libc::SYS_mmap, vec![executable.clone()]);
-    calls.insert(libc::SYS_mprotect, vec![executable]);
+    calls.insert(libc::SYS_clone, all_of([Argument::masked(0, libc::CLONE_THREAD, 0)])?);
+    let executable = all_of([Argument::masked(2, libc::PROT_EXEC, libc::PROT_EXEC)])?;
+    calls.insert(libc::SYS_mmap, executable.clone());
+    calls.insert(libc::SYS_mprotect, executable);
+    if whose == Whose::Server {
+        calls.insert(libc::SYS_sendmsg, Vec::new());
+    }
+    if whose.connects() {
+        for call in [libc::SYS_socket, libc::SYS_connect, libc::SYS_bind] {
+            calls.remove(&call);
+        }
+    } else {
+        calls.insert(libc::SYS_sendmmsg, Vec::new());
+    }
     Ok(calls)
-}
-
-/// Looks at one bit of an argument.
-fn flag(bit: libc::c_int) -> Is {
-    Is::MaskedEq(flag_value(bit))
-}
-
-fn flag_value(value: libc::c_int) -> u64 {
-    u64::from(value.cast_unsigned())
-}
-
-/// Calls whose arguments (by index) all fit. The kernel reads `int` arguments as 32 bits.
-fn rule(arguments: &[(u8, Is, u64)]) -> seccompiler::Result<SeccompRule> {
-    let conditions = arguments.iter().map(|(index, is, value)| {
-        // A pointer is null only as a whole.
-        let width = if *index == 2 && *is == Is::Eq { Width::Qword } else { Width::Dword };
-        SeccompCondition::new(*index, width, is.clone(), *value)
-    });
-    let conditions = conditions.collect::<std::result::Result<Vec<_>, _>>()?;
-    Ok(SeccompRule::new(conditions)?)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const ALL: [Whose; 3] = [Whose::Server, Whose::Verb { network: false }, Whose::Verb { network: true }];
+
     #[test]
     fn no_call_is_both_allowed_and_refused_whatever_its_arguments() {
-        let (allowed, refused) = (allowed().unwrap(), refused().unwrap());
-        for (call, rules) in &refused {
-            let also = allowed.get(call);
-            assert!(also.is_none_or(|also| !also.is_empty() && !rules.is_empty()), "system call {call}");
+        for whose in ALL {
+            let (allowed, refused) = (allowed(whose).unwrap(), refused(whose).unwrap());
+            for (call, rules) in &refused {
+                let also = allowed.get(call);
+                assert!(also.is_none_or(|also| !also.is_empty() && !rules.is_empty()), "{whose:?}: system call {call}");
+            }
         }
-        assert!(!allowed.contains_key(&libc::SYS_clone3) && !allowed.contains_key(&libc::SYS_io_uring_setup));
+    }
+
+    /// Of calls that reach other processes, or make the kernel do things later, none is allowed to anybody.
+    #[test]
+    fn nothing_is_allowed_whose_effect_no_filter_sees() {
+        #[rustfmt::skip]
+        let never = [
+            libc::SYS_add_key, libc::SYS_bpf, libc::SYS_clone3, libc::SYS_io_uring_setup, libc::SYS_keyctl,
+            libc::SYS_kill, libc::SYS_memfd_create, libc::SYS_mq_notify, libc::SYS_perf_event_open,
+            libc::SYS_personality, libc::SYS_pidfd_getfd, libc::SYS_pidfd_open, libc::SYS_pidfd_send_signal,
+            libc::SYS_pkey_mprotect, libc::SYS_process_vm_writev, libc::SYS_ptrace, libc::SYS_rt_sigqueueinfo,
+            libc::SYS_rt_tgsigqueueinfo, libc::SYS_splice, libc::SYS_timer_create, libc::SYS_tkill,
+            libc::SYS_userfaultfd, libc::SYS_vmsplice,
+        ];
+        for whose in ALL {
+            let allowed = allowed(whose).unwrap();
+            assert!(never.iter().all(|call| !allowed.contains_key(call)), "{whose:?}");
+        }
+        let server = allowed(Whose::Server).unwrap();
+        assert!([libc::SYS_sendmsg, libc::SYS_sendmmsg].iter().all(|call| !server.contains_key(call)));
     }
 
     #[test]
     fn both_filters_fit_into_the_kernel() {
-        for calls in [allowed(), refused()] {
+        for calls in ALL.into_iter().flat_map(|whose| [allowed(whose), refused(whose)]) {
             let program = program(calls, SeccompAction::Allow, SeccompAction::Errno(1)).unwrap();
             assert!(program.len() <= 4096, "{} instructions", program.len());
         }

@@ -1,14 +1,17 @@
-//! A server gives up what it does not need: whoever gets hold of it through a socket gets no more than it still has.
+//! A process gives up what it does not need: code of an attacker that runs in it gets no more than it still has.
 //!
 //! | from then on | by | file |
 //! |---|---|---|
 //! | the account's files, the recorded images for reading, no others; no TCP connection from here | landlock | `files.rs` |
-//! | the calls of a server that runs: no program, no process, no socket but those bound and accepted | seccomp | `calls.rs` |
+//! | the calls of a server that runs: no program, no process, no socket but those bound and accepted | seccomp | `calls.rs`, `arguments.rs` |
 //!
 //! Both are for good and for every thread. Landlock binds the calling thread and the threads that it starts, so it comes
 //! before the first of them; the system calls are cut down last, when every socket is bound. What the server is to open
 //! later it gets as a descriptor, over the control socket. No core file and no new privileges: [`crate::crypto::harden`],
 //! and both of these.
+//!
+//! A server confines itself in two steps, [`Confinement::files`] and [`Confinement::calls`]; a verb that is to read what
+//! others made does so in one, [`verb`].
 
 use std::fmt;
 use std::path::PathBuf;
@@ -19,15 +22,28 @@ use serde::Serialize;
 use crate::{Error, ErrorKind, Result};
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod arguments;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod calls;
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod calls {
+    #[derive(Debug, Clone, Copy)]
+    pub(super) enum Whose {
+        Server,
+        Verb {
+            #[allow(dead_code, reason = "read where there is a list")]
+            network: bool,
+        },
+    }
+
     /// There is no list for this architecture.
-    pub(super) fn restrict() -> crate::Result<bool> {
+    pub(super) fn restrict(_: Whose) -> crate::Result<bool> {
         Ok(false)
     }
 }
 mod files;
+
+use calls::Whose;
 
 /// Whether a server confines itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -41,14 +57,17 @@ pub enum Mode {
     Off,
 }
 
-/// What a server goes on needing.
+/// What a process goes on needing. Nothing else in the file system can be opened, made or removed.
 #[derive(Debug, Clone, Default)]
 pub struct Needs {
-    /// The account directory: read and written.
-    pub account: PathBuf,
-    /// Image files, for reading. One that is missing now stays out of reach.
-    pub images: Vec<PathBuf>,
-    /// Folders in which sockets are made, and removed at the end.
+    /// Regular files, for reading. What is missing now, or no regular file, stays out of reach.
+    pub files: Vec<PathBuf>,
+    /// Folders, for reading everything below. One that is missing now stays out of reach.
+    pub folders: Vec<PathBuf>,
+    /// Files and folders that are there, for reading and writing; below folders, files and folders are also made, renamed
+    /// within their folder, and removed. For a server: the account directory.
+    pub changed: Vec<PathBuf>,
+    /// Folders in which sockets are made. Nothing is removed there, so a socket in one outlives its server.
     pub socket_folders: Vec<PathBuf>,
     /// TCP ports that are still to be bound; 0: any that is free.
     pub ports: Vec<u16>,
@@ -64,14 +83,16 @@ pub struct Confinement {
 }
 
 impl Confinement {
-    /// Restricts files and TCP, for this thread and all that it starts.
+    /// Restricts files and TCP, for this thread and all that it starts. [`ErrorKind::Unsupported`]: the mode asks for all
+    /// of it, and the kernel has less.
     pub fn files(mode: Mode, needs: &Needs) -> Result<Self> {
         let landlock = match mode {
             Mode::Off => None,
-            Mode::On | Mode::Require => files::restrict(needs)?,
+            Mode::On | Mode::Require => files::restrict(needs, false)?,
         };
-        if mode == Mode::Require && landlock.is_none() {
-            return Err(lacking("landlock"));
+        let missing: Vec<_> = files::missing(landlock).collect();
+        if mode == Mode::Require && !missing.is_empty() {
+            return Err(lacking(&missing));
         }
         Ok(Self { landlock, seccomp: false })
     }
@@ -80,23 +101,48 @@ impl Confinement {
     pub fn calls(self, mode: Mode) -> Result<Self> {
         let seccomp = match mode {
             Mode::Off => false,
-            Mode::On | Mode::Require => calls::restrict()?,
+            Mode::On | Mode::Require => calls::restrict(Whose::Server)?,
         };
-        if mode == Mode::Require && !seccomp {
-            return Err(lacking("seccomp filters"));
+        let confined = Self { seccomp, ..self };
+        if mode == Mode::Require && confined.is_partial() {
+            return Err(lacking(&confined.missing()));
         }
-        Ok(Self { seccomp, ..self })
+        Ok(confined)
+    }
+
+    /// The parts that this program knows of and that are not in force, in words.
+    #[must_use]
+    pub fn missing(self) -> Vec<String> {
+        let calls = (!self.seccomp).then(|| "system calls (seccomp)".to_owned());
+        files::missing(self.landlock).chain(calls).collect()
     }
 
     /// Whether a part is missing that this program knows of.
     #[must_use]
     pub fn is_partial(self) -> bool {
-        !self.seccomp || self.landlock.is_none_or(|version| version < files::WHOLE)
+        !self.missing().is_empty()
     }
 }
 
-fn lacking(what: &str) -> Error {
-    Error::new(ErrorKind::Unsupported, format!("this kernel has no {what}, and --confine require asks for it"))
+/// Confines a verb, for good, before it reads what others made: a file of a foreign format, the answers of a foreign
+/// server. As far as the kernel can: what is not in force is in [`Confinement::missing`], and no error.
+///
+/// To be called on the main thread, once everything is open that `needs` does not cover (terminals for passphrases, key
+/// files, the account's control socket), key commands have ended, and names of hosts are resolved; and **before the first
+/// thread is started**: landlock binds the calling thread and those that it starts, not those that are there. (The
+/// filter of system calls binds every thread. Threads can be started afterwards, processes cannot.)
+///
+/// With `network` the process may still make sockets and connect, unix sockets included: to whatever its user may
+/// connect to. Without, it keeps the sockets that it has, and can pass open files over them.
+pub fn verb(needs: &Needs, network: bool) -> Result<Confinement> {
+    let landlock = files::restrict(needs, network)?;
+    let seccomp = calls::restrict(Whose::Verb { network })?;
+    Ok(Confinement { landlock, seccomp })
+}
+
+fn lacking(missing: &[String]) -> Error {
+    let what = format!("--confine require asks for what this kernel does not restrict: {}", missing.join(", "));
+    Error::new(ErrorKind::Unsupported, what)
         .hint("--confine on goes without; `cat /sys/kernel/security/lsm` lists what the kernel was started with")
 }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::sockopt::{self, Timeout};
-use rustix::net::{AddressFamily, RecvFlags, SendAncillaryBuffer, SendFlags, Shutdown};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, Shutdown};
 use rustls::ServerConnection;
 
 /// Bytes of ciphertext read at once.
@@ -160,13 +160,21 @@ fn receive(socket: &OwnedFd, buf: &mut [u8], flags: RecvFlags) -> io::Result<usi
     Ok(received)
 }
 
+/// One call for each of `bufs`: sendmsg(2), which takes them all, also takes an address, so that a confined server does
+/// without it. Only the first may fail: what was sent before counts.
 fn send(socket: &OwnedFd, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
-    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-    let sent = match bufs {
-        [one] => rustix::io::retry_on_intr(|| rustix::net::send(socket, one, flags))?,
-        many => rustix::io::retry_on_intr(|| {
-            rustix::net::sendmsg(socket, many, &mut SendAncillaryBuffer::default(), flags)
-        })?,
-    };
+    let mut sent = 0;
+    for (index, buf) in bufs.iter().enumerate() {
+        let more = if index + 1 < bufs.len() { SendFlags::MORE } else { SendFlags::empty() };
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL | more;
+        match rustix::io::retry_on_intr(|| rustix::net::send(socket, buf, flags)) {
+            Ok(bytes) => sent += bytes,
+            Err(_) if sent > 0 => break,
+            Err(error) => return Err(error.into()),
+        }
+        if sent < bufs[..=index].iter().map(|buf| buf.len()).sum() {
+            break;
+        }
+    }
     Ok(sent)
 }

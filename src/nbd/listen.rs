@@ -23,7 +23,8 @@ pub(crate) enum Listener {
     Tcp(TcpListener),
 }
 
-/// The socket file of a listener, removed when the server ends, unless another has taken its place.
+/// The socket file of a listener, removed when the server ends, unless another has taken its place, or the process is
+/// confined and the file lies outside the account.
 #[derive(Debug)]
 pub(crate) struct SocketFile {
     path: PathBuf,
@@ -73,10 +74,9 @@ pub(crate) fn check_lengths(paths: &[(&str, &Path)]) -> Result<()> {
     Err(Error::new(ErrorKind::InvalidInput, what).hint(format!("choose {words}, for example under /run")))
 }
 
-/// Binds a socket that those may connect to whom `access` lets, from its first moment on. A stale socket file is replaced; a live one is refused with
-/// [`ErrorKind::InUse`], any other file with [`ErrorKind::AlreadyExists`].
-pub(crate) fn unix(path: &Path, access: SocketAccess) -> Result<(UnixListener, SocketFile)> {
-    let failed = |what: &str, e: io::Error| Error::io(what, e).at_path(path);
+/// Makes room for a socket at `path`: a stale socket file is removed; a live one is refused with [`ErrorKind::InUse`], any
+/// other file with [`ErrorKind::AlreadyExists`], too long a path with [`ErrorKind::InvalidInput`].
+pub(crate) fn make_room(path: &Path) -> Result<()> {
     check_lengths(&[("a shorter path", path)])?;
     if let Ok(there) = fs::symlink_metadata(path) {
         if !there.file_type().is_socket() {
@@ -89,8 +89,16 @@ pub(crate) fn unix(path: &Path, access: SocketAccess) -> Result<(UnixListener, S
                 .at_path(path)
                 .hint("choose another path for one of the two"));
         }
-        fs::remove_file(path).map_err(|e| failed("cannot replace a stale socket", e))?;
+        fs::remove_file(path).map_err(|e| Error::io("cannot replace a stale socket", e).at_path(path))?;
     }
+    Ok(())
+}
+
+/// Binds a socket that those may connect to whom `access` lets, from its first moment on, where there is room: see
+/// [`make_room`].
+pub(crate) fn unix(path: &Path, access: SocketAccess) -> Result<(UnixListener, SocketFile)> {
+    let failed = |what: &str, e: io::Error| Error::io(what, e).at_path(path);
+    make_room(path)?;
     // The mask makes the file 0600 from its first moment; a chmod afterwards would leave a gap.
     let before = rustix::process::umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
     let bound = UnixListener::bind(path);

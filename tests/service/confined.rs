@@ -30,6 +30,14 @@ fn path_str(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
+fn wait_for(socket: &Path) {
+    let started = Instant::now();
+    while !socket.exists() {
+        assert!(started.elapsed() < Duration::from_secs(30), "no socket");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// The content of an export, as a file.
 fn copy_of(account: &Account, server: &Server, export: &str) -> PathBuf {
     let copy = account.scratch(&format!("{export}.copy"));
@@ -118,11 +126,7 @@ fn a_base_that_was_handed_over_outlives_the_closing_of_its_disk() {
     }
     let server = Running::start(command.args(["serve", "--confine", "require"]).current_dir(account.scratch("")));
     let socket = account.dir().join("nbd.sock");
-    let started = Instant::now();
-    while !socket.exists() {
-        assert!(started.elapsed() < Duration::from_secs(30), "no socket");
-        thread::sleep(Duration::from_millis(5));
-    }
+    wait_for(&socket);
     let held = || {
         let descriptors = fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
         descriptors.filter(|fd| fs::read_link(fd.as_ref().unwrap().path()).is_ok_and(|path| path == image)).count()
@@ -192,20 +196,44 @@ fn keys_reach_a_confined_server_through_its_verbs() {
     stdout_of(program("qemu-io").args(["-f", "raw", "-c", "read -P 7 0 64k", &server.uri("disk")]));
 }
 
+/// A right to remove the socket would be one to remove all that lies below its folder. So the file stays, and makes room
+/// for the next server's.
 #[test]
-fn sockets_elsewhere_are_made_and_removed() {
+fn sockets_elsewhere_stay_behind_and_are_replaced_and_nothing_beside_them_can_be_removed() {
     let account = Account::new();
     account.create("disk", MIB);
     let folder = account.scratch("run");
     fs::create_dir(&folder).unwrap();
     let control = folder.join("control.sock");
-    let server = account.serve_with(&["--control", path_str(&control), "--listen", "127.0.0.1:0"]);
-    assert!(control.exists());
-    account.sealdisk(&["encryption", "off"]);
-    let said = server.log_with("serving on 127.0.0.1:");
-    let address = said.lines().find_map(|line| line.strip_prefix("serving on 127.0.0.1:")).unwrap();
-    stdout_of(program("nbdinfo").args(["--size", &format!("nbd://127.0.0.1:{address}/disk")]));
-    let socket = server.socket().to_owned();
-    assert!(server.terminate().success());
-    assert!(!control.exists() && !socket.exists());
+    for listen in [&["--listen", "127.0.0.1:0"][..], &[]] {
+        let server = account.serve_with(&[&["--control", path_str(&control)], listen].concat());
+        assert!(control.exists());
+        account.sealdisk(&["encryption", "off"]);
+        if !listen.is_empty() {
+            let said = server.log_with("serving on 127.0.0.1:");
+            let address = said.lines().find_map(|line| line.strip_prefix("serving on 127.0.0.1:")).unwrap();
+            stdout_of(program("nbdinfo").args(["--size", &format!("nbd://127.0.0.1:{address}/disk")]));
+        }
+        assert!(server.terminate().success());
+        assert!(control.exists());
+        // At rest verbs do not mind it.
+        account.sealdisk(&["encryption", "on"]);
+    }
+    let another = folder.join("plain");
+    fs::write(&another, "kept").unwrap();
+    let refused = stderr_of_failure(account.command().args(["serve", "--control", path_str(&another)]));
+    assert!(refused.contains("there is a file that is no socket"), "{refused}");
+    assert_eq!(fs::read(&another).unwrap(), b"kept");
+}
+
+/// In the account itself nothing is left.
+#[test]
+fn sockets_in_the_account_are_removed_at_the_end() {
+    let account = Account::new();
+    let mut server = Running::start(account.command().args(["serve", "--confine", "require"]));
+    let socket = account.dir().join("nbd.sock");
+    wait_for(&socket);
+    assert!(account.dir().join("control.sock").exists());
+    server.terminate();
+    assert!(!socket.exists() && !account.dir().join("control.sock").exists());
 }

@@ -19,6 +19,7 @@ use tempfile::TempDir;
 use crate::support::stdout_of;
 
 const PLACE: &str = "SEALDISK_TEST_CONFINED_PLACE";
+const VERB_PLACE: &str = "SEALDISK_TEST_CONFINED_VERB";
 
 /// Goes through everything when told to by the environment; otherwise there is nothing to test here.
 #[test]
@@ -39,10 +40,11 @@ fn try_when_told_to() {
     });
 
     let needs = Needs {
-        account: place.join("account"),
-        images: vec![place.join("image"), place.join("missing")],
-        socket_folders: vec![place.join("sockets")],
+        changed: vec![place.join("account")],
+        files: vec![place.join("image"), place.join("missing")],
+        socket_folders: vec![place.join("sockets"), place.join("account")],
         ports: vec![0],
+        ..Needs::default()
     };
     let confined = Confinement::files(Mode::Require, &needs).unwrap();
     go.send(()).unwrap();
@@ -70,7 +72,7 @@ fn try_when_told_to() {
     let mut answer = [0; 8];
     client.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"and back");
-    fs::remove_file(&socket).unwrap();
+    denied("removing a file beside the sockets", fs::remove_file(place.join("sockets/plain")));
     drop((open, listener));
     println!("all tried");
 }
@@ -141,8 +143,80 @@ fn calls(place: &Path, port: u16) {
     denied("executable memory", page.make_exec());
 }
 
+/// As `try_when_told_to`, for a verb: without a way to the network, and then with one.
 #[test]
-fn nothing_outside_is_in_reach() {
+fn try_a_verb_when_told_to() {
+    let Some(place) = std::env::var_os(VERB_PLACE).map(PathBuf::from) else { return };
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let network = place.join("connects").exists();
+    let needs = Needs {
+        files: vec![place.join("image")],
+        folders: vec![place.join("keys")],
+        changed: vec![place.join("account"), place.join("outside")],
+        ..Needs::default()
+    };
+    let (mut here, mut there) = UnixStream::pair().unwrap();
+    // The thread of this test stands for the main thread of a verb: those started from here on are bound.
+    let confined = sealdisk::confine::verb(&needs, network).unwrap();
+    assert!(confined.seccomp, "{confined:?}");
+
+    let changes = || {
+        assert_eq!(fs::read_to_string(place.join("image")).unwrap(), "an image");
+        assert_eq!(fs::read_to_string(place.join("keys/kek")).unwrap(), "secret");
+        assert_eq!(fs::read_dir(place.join("keys")).unwrap().count(), 1);
+        fs::write(place.join("outside"), "outside").unwrap();
+        let (new, named) = (place.join("account/new"), place.join("account/named"));
+        fs::write(&new, "new").unwrap();
+        fs::rename(&new, &named).unwrap();
+        fs::remove_file(named).unwrap();
+        denied("writing an image", File::options().write(true).open(place.join("image")));
+        denied("a new file where only reading is allowed", File::create(place.join("keys/new")));
+        denied("a new file elsewhere", File::create(place.join("new")));
+        denied("a file elsewhere", File::open(place.join("sockets/plain")));
+        denied("a program", Command::new("/bin/true").spawn());
+        denied("a server", TcpListener::bind("127.0.0.1:0"));
+        refused("a signal", rustix::process::test_kill_process(rustix::process::getppid().unwrap()));
+    };
+    changes();
+    std::thread::scope(|scope| scope.spawn(changes).join().unwrap());
+    publish(&place.join("account"));
+    let connected = TcpStream::connect(listener.local_addr().unwrap());
+    if network {
+        connected.unwrap().write_all(b"to a server").unwrap();
+    } else {
+        denied("a TCP client", connected);
+        denied("a unix client", UnixStream::connect(place.join("sockets/plain")));
+    }
+    here.write_all(b"on").unwrap();
+    there.read_exact(&mut [0; 2]).unwrap();
+    println!("all tried");
+}
+
+/// Names a file that was made without a name, as a verb does with a whole result.
+fn publish(folder: &Path) {
+    use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+    let fd = rustix::fs::open(folder, OFlags::RDWR | OFlags::TMPFILE, Mode::RUSR | Mode::WUSR).unwrap();
+    let link = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&fd));
+    rustix::fs::linkat(CWD, link, CWD, folder.join("published"), AtFlags::SYMLINK_FOLLOW).unwrap();
+    fs::remove_file(folder.join("published")).unwrap();
+}
+
+#[test]
+fn a_verb_keeps_what_it_names_and_no_more() {
+    for network in [false, true] {
+        let place = furnished();
+        if network {
+            fs::write(place.path().join("connects"), "").unwrap();
+        }
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "inside::try_a_verb_when_told_to", "--nocapture"]).env(VERB_PLACE, place.path());
+        let said = stdout_of(&mut command);
+        assert!(said.contains("all tried"), "{said}");
+    }
+}
+
+/// A folder with things in it that are in reach, and things that are not.
+fn furnished() -> TempDir {
     let place = TempDir::new().unwrap();
     let at = |name: &str| place.path().join(name);
     for folder in ["account", "sockets", "keys"] {
@@ -158,6 +232,13 @@ fn nothing_outside_is_in_reach() {
         fs::write(at(file), text).unwrap();
     }
     std::os::unix::fs::symlink(at("outside"), at("account/way-out")).unwrap();
+    place
+}
+
+#[test]
+fn nothing_outside_is_in_reach() {
+    let place = furnished();
+    let at = |name: &str| place.path().join(name);
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "inside::try_when_told_to", "--nocapture"]).env(PLACE, place.path());
     let said = stdout_of(&mut command);

@@ -25,7 +25,7 @@ impl Running {
         self.0.id()
     }
 
-    fn terminate(&mut self) {
+    pub(crate) fn terminate(&mut self) {
         kill_process(Pid::from_child(&self.0), Signal::TERM).unwrap();
         let started = Instant::now();
         while self.0.try_wait().unwrap().is_none() {

@@ -60,11 +60,13 @@ pub fn send(mut stream: &UnixStream, body: &[u8], files: &[BorrowedFd<'_>]) -> R
         body: U32::new(body_bytes),
         files: U32::new(files.len() as u32),
     };
+    if files.is_empty() {
+        // A confined server has no sendmsg(2), as that takes an address.
+        return stream.write_all(header.as_bytes()).and_then(|()| stream.write_all(body)).map_err(failed);
+    }
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    if !files.is_empty() {
-        assert!(ancillary.push(SendAncillaryMessage::ScmRights(files)), "the space is made for them");
-    }
+    assert!(ancillary.push(SendAncillaryMessage::ScmRights(files)), "the space is made for them");
     // The files travel with the first byte; what the call leaves of the header follows without them.
     let sent = rustix::io::retry_on_intr(|| {
         rustix::net::sendmsg(stream, &[IoSlice::new(header.as_bytes())], &mut ancillary, SendFlags::NOSIGNAL)
