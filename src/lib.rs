@@ -16,6 +16,7 @@
 //! | [`metrics`] | what a running server tells Prometheus |
 //! | [`signals`] | how a process is asked to end |
 //! | [`spool`] | lines to standard error and output that hold up no thread of a server |
+//! | `text` | what comes from elsewhere, made harmless for terminals and logs |
 //! | [`cli`] | the command line, one file a verb |
 //!
 //! A front end holds a [`disk::Disk`]; the core knows no front end.
@@ -33,6 +34,7 @@ pub mod metrics;
 pub mod nbd;
 pub mod signals;
 pub mod spool;
+mod text;
 pub mod vhd;
 
 pub use error::{Error, ErrorKind, Result};

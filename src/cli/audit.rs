@@ -17,7 +17,7 @@ use crate::account::report::{DiskReport, LayerReport, State, Status};
 use crate::account::request::Request;
 use crate::account::session::Session;
 use crate::crypto::kek::KekOptions;
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, text};
 
 /// Read every layer and report what is encrypted, under which key, and what is not and why
 ///
@@ -173,7 +173,9 @@ impl fmt::Display for Text<'_> {
         writeln!(
             f,
             "{}: opened by {} (version {}){authenticated}",
-            report.name, report.key_source, report.kek_version
+            report.name,
+            text::line(&report.key_source),
+            report.kek_version
         )?;
         let heading = ["LAYER", "STATE", "PAGES", "HELD", "LIVE", "UNSCRUBBED", "MISSING", "NOT CIPHERTEXT", "KEY"];
         let mut table = Table::new(&heading, &[true, false, true, true, true, true, true, true, false]);

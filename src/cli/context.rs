@@ -10,12 +10,12 @@ use serde::de::DeserializeOwned;
 
 use super::size;
 use super::unlock;
-use crate::Error;
 use crate::account::failure::Failure;
 use crate::account::request::Request;
 use crate::account::session::Session;
 use crate::crypto::kek::KekOptions;
 use crate::spool;
+use crate::{Error, text};
 
 /// The options that stand before or after any verb.
 #[derive(Debug, Clone)]
@@ -34,9 +34,9 @@ impl Context {
     pub fn show(&self, document: &impl Serialize, text: impl Display) -> Outcome {
         if self.json {
             let json = serde_json::to_string_pretty(document).map_err(|e| Error::io("JSON failed", e.into()))?;
-            self.print(json)
+            self.print(&text::json(&json))
         } else {
-            self.print(text)
+            self.print(&text::lines(&text.to_string()))
         }
     }
 
@@ -46,12 +46,13 @@ impl Context {
             true => serde_json::to_string_pretty(document).map_err(|e| Error::io("JSON failed", e.into()))?,
             false => text.to_string(),
         };
+        let text = if self.json { text::json(&text) } else { text::lines(&text) };
         spool::OUT.put(format!("{text}\n").into_bytes());
         Ok(())
     }
 
     /// Writes `text` and a line break. A reader that has gone away is no failure.
-    fn print(&self, text: impl Display) -> Outcome {
+    fn print(&self, text: &str) -> Outcome {
         let mut out = io::stdout().lock();
         match writeln!(out, "{text}").and_then(|()| out.flush()) {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
@@ -102,8 +103,10 @@ impl Context {
         ));
     }
 
-    /// Says on standard error what is no part of the answer; in a process with a log, where that goes.
+    /// Says on standard error, on one line, what is no part of the answer; in a process with a log, where that goes.
     pub fn note(&self, text: impl Display) {
+        let text = text.to_string();
+        let text = text::line(&text);
         if spool::LOG.is_open() {
             return spool::LOG.put(format!("{text}\n").into_bytes());
         }

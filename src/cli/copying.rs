@@ -20,7 +20,7 @@ use crate::copy::Stop;
 use crate::copy::into_disk::{self, Begin, Target};
 use crate::copy::source::Pieces;
 use crate::nbd::client::Client;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, text};
 
 /// Bytes that a disk has at first whose size only the end of its source tells.
 const GROWING: u64 = 1 << 30;
@@ -147,5 +147,5 @@ fn unfinished(mut failure: Failure, name: &BlobName, reached: u64, source_change
 /// What a copy made, for people.
 pub(super) fn text(copied: &Copied, from: &str) -> String {
     let (all, written) = (size::human(copied.disk.size_bytes), size::human(copied.written_bytes));
-    format!("copied {from} to {}: {all}, {written} of it written; compared", copied.disk.name)
+    format!("copied {} to {}: {all}, {written} of it written; compared", text::line(from), copied.disk.name)
 }

@@ -8,7 +8,7 @@ use super::context::{Context, Outcome};
 use crate::account::name::BlobName;
 use crate::account::request::Request;
 use crate::crypto::kek::KekOptions;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, text};
 
 /// Delete a disk and all that was written to it; its base image stays
 #[derive(Debug, Args)]
@@ -45,7 +45,7 @@ pub(super) fn confirm(question: &str) -> Result<()> {
     }
     let failed = |error| Error::io("cannot ask on the terminal", error);
     let mut terminal = io::stderr().lock();
-    write!(terminal, "{question} [yes/no] ").and_then(|()| terminal.flush()).map_err(failed)?;
+    write!(terminal, "{} [yes/no] ", text::line(question)).and_then(|()| terminal.flush()).map_err(failed)?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer).map_err(failed)?;
     if answer.trim().eq_ignore_ascii_case("yes") {

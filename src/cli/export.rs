@@ -21,7 +21,7 @@ use crate::vhd::convert::{self, Phase, Target, azure_size};
 use crate::vhd::output::Output;
 use crate::vhd::sink::Sink;
 use crate::vhd::{DEFAULT_BLOCK, Footer, now};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, text};
 
 /// Copy a disk, or one of its snapshots, to a file, in plaintext
 ///
@@ -165,7 +165,8 @@ impl Export {
             "verified": true,
         });
         let (all, stored) = (size::human(size), size::human(made.stored));
-        context.show(&document, format_args!("{path}: {kind}, {all}, {stored} of it stored; compared"))
+        context
+            .show(&document, format_args!("{}: {kind}, {all}, {stored} of it stored; compared", text::path(&self.file)))
     }
 }
 

@@ -11,7 +11,7 @@ use clap_mangen::roff::{Roff, bold, roman};
 
 use super::Cli;
 use super::context::{Context, Outcome};
-use crate::Error;
+use crate::{Error, text};
 
 /// Write the shell completions and man pages into a folder
 #[derive(Debug, Args)]
@@ -26,7 +26,7 @@ impl Generate {
         let command = || Cli::command().version(env!("CARGO_PKG_VERSION"));
         write_all(command, &self.folder)
             .map_err(|e| Error::io("cannot write completions and man pages", e).at_path(&self.folder))?;
-        context.show(&serde_json::json!({ "folder": self.folder }), format_args!("wrote {}", self.folder.display()))
+        context.show(&serde_json::json!({ "folder": self.folder }), format_args!("wrote {}", text::path(&self.folder)))
     }
 }
 

@@ -13,6 +13,7 @@ use crate::account::make::Place;
 use crate::account::report::Switch;
 use crate::account::settings::Settings;
 use crate::crypto::kek::{self, Kek, KekOptions, KekSource, SourceRecord};
+use crate::text;
 
 /// Make an account: a directory for disks and their wrapped keys
 ///
@@ -58,9 +59,9 @@ impl Init {
         let made = make(context, &self.key, self.encryption.into())?;
         let text = format!(
             "made an account in {}\nencryption  {}\nkey         {}\n\nnext: sealdisk create disk1 --size 10G",
-            made.account.display(),
+            text::path(&made.account),
             made.encryption.name(),
-            made.key_source,
+            text::line(&made.key_source),
         );
         context.show(&made, text)
     }

@@ -1,14 +1,17 @@
 //! Where a server's log goes: standard error, as text or one JSON object a line, through a [`spool`] that holds up no
 //! thread of the server.
 
+use std::fmt;
 use std::io::{self, IsTerminal};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::field::MakeExt;
+use tracing_subscriber::fmt::format;
 
 use crate::spool::{self, LogLine};
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, text};
 
 /// How long a process that ends waits for its last lines to be written.
 const LAST_LINES: Duration = Duration::from_secs(2);
@@ -45,7 +48,11 @@ impl LogOptions {
             .log_internal_errors(false)
             .with_writer(LogLine::new as fn() -> LogLine);
         match self.form {
-            Form::Text => log.with_ansi(io::stderr().is_terminal()).with_target(false).init(),
+            Form::Text => {
+                // Whatever is in a field, an event is one line.
+                let fields = format::debug_fn(|writer, field, value| write_field(writer, field.name(), value));
+                log.with_ansi(io::stderr().is_terminal()).with_target(false).fmt_fields(fields.delimited(" ")).init();
+            }
             Form::Json => log.json().init(),
         }
         std::panic::set_hook(Box::new(|panic| {
@@ -54,6 +61,18 @@ impl LogOptions {
             spool::LOG.finish(LAST_LINES);
         }));
         Ok(())
+    }
+}
+
+fn write_field(writer: &mut format::Writer<'_>, name: &str, value: &dyn fmt::Debug) -> fmt::Result {
+    let value = format!("{value:?}");
+    match name {
+        "message" => write!(writer, "{}", text::line(&value)),
+        // Lines of our own.
+        "backtrace" => write!(writer, "{name}={}", text::lines(&value)),
+        // How the `log` facade names where an event comes from.
+        name if name.starts_with("log.") => Ok(()),
+        name => write!(writer, "{name}={}", text::line(&value)),
     }
 }
 

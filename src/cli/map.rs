@@ -13,7 +13,7 @@ use crate::account::name::BlobName;
 use crate::account::report::{MapPart, MapRun};
 use crate::account::request::Request;
 use crate::crypto::kek::KekOptions;
-use crate::{Error, Result};
+use crate::{Error, Result, text};
 
 /// Show how each page of a disk is stored, as runs of pages
 ///
@@ -65,7 +65,7 @@ impl Map {
                 return context.show(&serde_json::json!({ "svg": picture }), picture.trim_end());
             }
             write_new(path, &picture)?;
-            return context.show(&serde_json::json!({ "svg": path }), format_args!("drew {}", path.display()));
+            return context.show(&serde_json::json!({ "svg": path }), format_args!("drew {}", text::path(path)));
         }
         let mut table = Table::new(&["START", "PAGES", "STATE", "LAYER", "KEY"], &[true, true, false, true, false]);
         if !context.json {

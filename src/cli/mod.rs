@@ -15,6 +15,7 @@ use clap::{Parser, Subcommand};
 use crate::Error;
 use crate::account::failure::Failure;
 use crate::crypto::{memlock, xts};
+use crate::text;
 
 mod activation;
 mod address;
@@ -176,7 +177,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
     let args: Vec<OsString> = args.into_iter().collect();
     let cli = match Cli::try_parse_from(&args) {
         Ok(cli) => cli,
-        Err(error) => return misused(&error, args.iter().any(|arg| arg == "--json")),
+        Err(error) => return misused(&harmless(error, &args), args.iter().any(|arg| arg == "--json")),
     };
     let context = Context { account: cli.account, json: cli.json };
     memlock::tell_by(tell_unlocked);
@@ -195,6 +196,13 @@ fn tell_unlocked(line: &str) {
     } else {
         Context { account: PathBuf::new(), json: false }.note(format_args!("warning: {line}"));
     }
+}
+
+/// The error about a command line, as it is about one whose words are harmless on a terminal.
+fn harmless(error: clap::Error, args: &[OsString]) -> clap::Error {
+    let safe: Vec<String> = args.iter().map(|arg| text::line(&arg.to_string_lossy()).into_owned()).collect();
+    let same = args.iter().zip(&safe).all(|(arg, safe)| arg.to_str() == Some(safe));
+    if same { error } else { Cli::try_parse_from(safe).err().unwrap_or(error) }
 }
 
 /// `--help` and `--version` come this way too.
@@ -217,8 +225,8 @@ fn misused(error: &clap::Error, json: bool) -> ExitCode {
             context.fail(&failure);
         }
         None => {
-            let _ = error.print();
             let text = error.to_string();
+            let _ = error.print();
             let first = text.lines().next().unwrap_or_default();
             let message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
             let usage = Failure { kind: "Usage".to_owned(), message, ..Failure::default() };

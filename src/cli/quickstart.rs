@@ -82,7 +82,8 @@ impl Quickstart {
                 let options = base::OpenOptions { names: NAMES, ..base::OpenOptions::default() };
                 let wanted = Wanted { name: name.clone(), size: None, base: Some(image), options };
                 let made = create::make(context, &self.key, wanted)?;
-                context.note(format_args!("made the disk {}{}", made.disk.name, reading::text(&made.files)));
+                context.note(format_args!("made the disk {}", made.disk.name));
+                reading::text(&made.files).lines().skip(1).for_each(|line| context.note(line));
             }
         }
         let plan = Plan { listen: self.listen, ..Plan::default() };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::context::Context;
 use crate::base::{Format, disagreement};
+use crate::text;
 
 /// Says that a file is called otherwise than its format, where it is.
 pub(super) fn note_name(context: &Context, path: &Path, format: Format) {
@@ -16,9 +17,9 @@ pub(super) fn note_name(context: &Context, path: &Path, format: Format) {
 /// Lines that name the files an image is read from, each after a line break. One alone is named elsewhere.
 #[must_use]
 pub(super) fn text(files: &[PathBuf]) -> String {
-    let mut text = String::new();
+    let mut lines = String::new();
     for file in files.iter().filter(|_| files.len() > 1) {
-        let _ = write!(text, "\nreads       {}", file.display()); // a String takes everything
+        let _ = write!(lines, "\nreads       {}", text::path(file)); // a String takes everything
     }
-    text
+    lines
 }

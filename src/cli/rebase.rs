@@ -15,7 +15,7 @@ use crate::account::request::Request;
 use crate::base::{self, BaseRecord, verify};
 use crate::crypto::kek::KekOptions;
 use crate::vhd::OptionNames;
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, text};
 
 /// Tell a disk that its base image lies elsewhere now; the content must be the same
 #[derive(Debug, Args)]
@@ -44,7 +44,7 @@ impl Rebase {
         let options = base::OpenOptions { roots: self.base_root, names: NAMES, ..base::OpenOptions::default() };
         let found = with_bar(|progress| verify::relocate(&recorded, &self.base, &options, progress))?;
         let files: Vec<_> = found.files.iter().map(|file| file.path.clone()).collect();
-        let text = format!("{} lies over {}{}", self.name, found.path.display(), reading::text(&files));
+        let text = format!("{} lies over {}{}", self.name, text::path(&found.path), reading::text(&files));
         let report = record(context, &self.key, self.name, found)?;
         context.show(&report, text)
     }

@@ -12,6 +12,7 @@ use crate::account::name::BlobName;
 use crate::account::report::{Bytes, DiskReport};
 use crate::account::request::Request;
 use crate::crypto::kek::KekOptions;
+use crate::text;
 
 /// Show one disk: size, base, layers, keys, and how its bytes are stored
 #[derive(Debug, Args)]
@@ -55,7 +56,7 @@ impl fmt::Display for Text<'_> {
             disk.blob_bytes
         )?;
         if let Some(base) = &disk.base {
-            writeln!(f, "base image  {} ({})", base.path.display(), size::human(base.size_bytes))?;
+            writeln!(f, "base image  {} ({})", text::path(&base.path), size::human(base.size_bytes))?;
         }
         if let Some(source) = &disk.clone_of {
             writeln!(f, "clone of    {source}")?;

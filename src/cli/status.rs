@@ -11,6 +11,7 @@ use super::table::Table;
 use crate::account::report::{DiskState, ServerReport, Status as Report};
 use crate::account::request::Request;
 use crate::crypto::kek::KekOptions;
+use crate::text;
 
 /// Clients that are shown at the most.
 const SHOWN: usize = 32;
@@ -61,7 +62,7 @@ impl fmt::Display for Text<'_> {
         let Self(account) = self;
         writeln!(f, "encryption  {}", account.encryption.name())?;
         let revoked = if account.revoked { ", revoked" } else { "" };
-        writeln!(f, "key         {} (version {}{revoked})", account.key_source, account.kek_version)?;
+        writeln!(f, "key         {} (version {}{revoked})", text::line(&account.key_source), account.kek_version)?;
         if let Some(server) = &account.server {
             let buffers = size::human(server.limits.buffer_bytes as u64);
             writeln!(

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::text;
+
 /// Rows of text under a heading; numbers are set to the right.
 #[derive(Debug)]
 pub(super) struct Table {
@@ -19,7 +21,7 @@ impl Table {
 
     pub(super) fn row(&mut self, cells: Vec<String>) {
         assert_eq!(cells.len(), self.right.len(), "a cell for each column");
-        self.rows.push(cells);
+        self.rows.push(cells.into_iter().map(|cell| text::line(&cell).into_owned()).collect());
     }
 }
 

@@ -14,7 +14,7 @@ use crate::account::report::DiskReport;
 use crate::account::request::Request;
 use crate::base::{BaseRecord, verify};
 use crate::crypto::kek::KekOptions;
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, text};
 
 /// Check a disk: its settings, log and checkpoint, its layers against what they should hold, and its base
 ///
@@ -141,7 +141,7 @@ impl fmt::Display for Text<'_> {
         write!(f, "layers  {} in {}, all there", size::human(held), report.layers.len())?;
         if let Some(base) = &report.base {
             for file in &base.files {
-                write!(f, "\nbase    {}: ", file.path.display())?;
+                write!(f, "\nbase    {}: ", text::path(&file.path))?;
                 match (&file.sha256, base.whole) {
                     (Some(digest), true) if base.first => write!(f, "SHA-256 {digest}, recorded now")?,
                     (Some(digest), true) => write!(f, "SHA-256 {digest}, as recorded")?,

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::context::{Context, Outcome};
 use crate::account::failure::Failure;
 use crate::base::{self, Format};
+use crate::text;
 use crate::vhd::{Notice, OpenOptions, OptionNames};
 
 mod azure_check;
@@ -88,7 +89,7 @@ fn warnings_json(notices: &[Notice]) -> Value {
 fn notices_text(notices: &[Notice]) -> String {
     let line = |notice: &Notice| {
         let at = notice.offset.map(|offset| format!(" (byte {offset})")).unwrap_or_default();
-        format!("warning: {:?}: {}{at}\n", notice.warning, notice.message)
+        format!("warning: {:?}: {}{at}\n", notice.warning, text::line(&notice.message))
     };
     notices.iter().map(line).collect()
 }

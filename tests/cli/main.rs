@@ -17,3 +17,4 @@ mod served;
 mod serving;
 mod shapes;
 mod switch;
+mod terminal;

@@ -13,7 +13,7 @@ use crate::account::settings::{self, Settings};
 use crate::cli::context::{Context, Outcome};
 use crate::crypto::kek::KekOptions;
 use crate::io::real::RealDir;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, text};
 
 /// Destroy keys, so that what they encrypt cannot be read again, by anybody, with whatever key
 ///
@@ -124,7 +124,7 @@ fn confirm(target: &str, given: Option<&str>) -> Result<()> {
         ["the keys of {} will be destroyed, and what they encrypt with them. Its name", "Once more, its name"]
     {
         let mut terminal = io::stderr().lock();
-        let question = question.replace("{}", target);
+        let question = question.replace("{}", &text::line(target));
         let mut answer = String::new();
         write!(terminal, "{question}: ")
             .and_then(|()| terminal.flush())

@@ -18,7 +18,7 @@ use crate::cli::context::{Context, Outcome};
 use crate::cli::unlock;
 use crate::crypto::kek::KekOptions;
 use crate::io::real::RealDir;
-use crate::{Error, ErrorKind};
+use crate::{Error, ErrorKind, text};
 
 /// Write the data key of one layer to a file, for an auditor
 ///
@@ -77,6 +77,6 @@ impl Export {
         }
         revealed?;
         let document = serde_json::json!({ "name": self.name.to_string(), "layer": self.layer, "file": out });
-        context.show(&document, format_args!("the data key of layer {} is in {}", self.layer, out.display()))
+        context.show(&document, format_args!("the data key of layer {} is in {}", self.layer, text::path(out)))
     }
 }

@@ -42,7 +42,7 @@ impl Rollback {
             context.session(&key, &rollback.clone().into(), |session| {
                 let report: RollbackReport = session.call(preview.into(), &[])?;
                 if !yes {
-                    context.note(Text(&report, "drops"));
+                    Text(&report, "drops").to_string().lines().for_each(|line| context.note(line));
                     delete::confirm(&format!("roll {} back to {}?", report.name, report.snapshot))?;
                 }
                 let LifeRequest::Rollback { name, snapshot, .. } = rollback else { unreachable!("made above") };

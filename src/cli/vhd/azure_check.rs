@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::super::context::{Context, Outcome};
 use crate::account::failure::Failure;
+use crate::text;
 use crate::vhd::azure;
 
 /// Say whether Azure would take a file as a disk; if not, why not and the command that mends it
@@ -23,7 +24,7 @@ impl AzureCheck {
     pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
         let problems = azure::diagnose(&self.file)?;
         let Some(first) = problems.first() else {
-            let text = format!("{}: fit for Azure", self.file.display());
+            let text = format!("{}: fit for Azure", text::path(&self.file));
             return context.show(&json!({ "ok": true, "problems": [] }), text);
         };
         for problem in &problems[1..] {

@@ -9,6 +9,7 @@ use super::super::context::{Context, Outcome};
 use super::super::progress;
 use super::{Opening, notices_json, notices_text, warnings_json, with_warnings};
 use crate::account::failure::Failure;
+use crate::text;
 use crate::vhd::check;
 
 /// Check a VHD and its parents: every rule and every block; changes nothing
@@ -54,7 +55,7 @@ impl Check {
             "warnings": warnings_json(&report.notices),
             "notices": notices_json(&report.notices),
         });
-        let text = format!("{}{}: sound", notices_text(&report.notices), self.file.display());
+        let text = format!("{}{}: sound", notices_text(&report.notices), text::path(&self.file));
         context.show(&document, text)
     }
 }

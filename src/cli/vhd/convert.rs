@@ -9,6 +9,7 @@ use super::super::context::{Context, Outcome};
 use super::super::{progress, reading, size};
 use super::Opening;
 use crate::base::Format;
+use crate::text;
 use crate::vhd::DEFAULT_BLOCK;
 use crate::vhd::convert::{self, ConvertOptions, Phase, Target};
 
@@ -89,7 +90,7 @@ impl Convert {
         });
         let (all, stored) = (size::human(made.size), size::human(made.stored));
         let files = reading::text(&made.files);
-        let text = format!("{}: {kind}, {all}, {stored} of it stored; compared{files}", self.output.display());
+        let text = format!("{}: {kind}, {all}, {stored} of it stored; compared{files}", text::path(&self.output));
         context.show(&document, text)
     }
 }

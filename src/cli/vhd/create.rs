@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::super::context::{Context, Outcome};
 use super::super::size;
+use crate::text;
 use crate::vhd::create::{self, New};
 use crate::vhd::{DEFAULT_BLOCK, OpenOptions, OptionNames};
 
@@ -76,7 +77,7 @@ impl Create {
             "current_size": created.size,
             "unique_id": created.unique_id,
         });
-        let text = format!("{}: {} disk of {}", self.file.display(), created.kind.name(), size::human(created.size));
+        let text = format!("{}: {} disk of {}", text::path(&self.file), created.kind.name(), size::human(created.size));
         context.show(&document, text)
     }
 }

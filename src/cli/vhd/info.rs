@@ -10,6 +10,7 @@ use super::super::context::{Context, Outcome};
 use super::super::size;
 use super::{Opening, notices_json, notices_text, warnings_json};
 use crate::base::file::HostFile;
+use crate::text;
 use crate::vhd::{self, Image};
 
 /// Show what a VHD is: type, size, creator, blocks, parents, and what is odd about it
@@ -44,7 +45,7 @@ impl Info {
         document["chain"] = json!(chain);
         let mut text = text(&opened.files[0], disk);
         for (file, image) in opened.files.iter().zip(images).skip(1) {
-            let _ = writeln!(text, "{:<12} {} ({})", "parent:", file.path().display(), image.kind().name());
+            let _ = writeln!(text, "{:<12} {} ({})", "parent:", text::path(file.path()), image.kind().name());
         }
         text.push_str(&notices_text(disk.notices()));
         context.show(&document, text.trim_end())
@@ -91,7 +92,7 @@ fn text(file: &HostFile, image: &Image) -> String {
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "{:<12} {value}", format!("{name}:"));
     };
-    line("file", file.path().display().to_string());
+    line("file", text::path(file.path()));
     line("type", image.kind().name().to_owned());
     line("size", format!("{} ({} bytes)", size::human(image.size()), image.size()));
     if let (Some(header), Some(bat)) = (image.meta().header(), image.bat()) {

@@ -7,6 +7,7 @@ use serde_json::json;
 
 use super::super::context::{Context, Outcome};
 use super::super::size;
+use crate::text;
 use crate::vhd::resize;
 
 /// Change the virtual size of a fixed VHD in place
@@ -30,7 +31,7 @@ impl Resize {
     pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
         let old = resize::resize(&self.file, self.size, self.shrink)?;
         let document = json!({ "path": self.file.display().to_string(), "old_size": old, "current_size": self.size });
-        let text = format!("{}: {} (was {})", self.file.display(), size::human(self.size), size::human(old));
+        let text = format!("{}: {} (was {})", text::path(&self.file), size::human(self.size), size::human(old));
         context.show(&document, text)
     }
 }
