@@ -4,12 +4,14 @@
 //!    say nothing keep nobody out.
 //! 2. A look at the disks is shared by all who ask within a while, and that while grows with what a look costs: however
 //!    many ask, looking takes a sixth of one thread's time at most.
-//! 3. It all runs on one thread of its own, which no request of an NBD client waits for.
+//! 3. A request has to name this machine as its host: a page in somebody's browser that has its own name resolve to a
+//!    loopback address gets nothing (DNS rebinding). Not where the metrics are open to other machines anyway.
+//! 4. It all runs on one thread of its own, which no request of an NBD client waits for.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -18,7 +20,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::header::{ALLOW, CONTENT_TYPE};
+use hyper::header::{ALLOW, CONTENT_TYPE, HOST};
+use hyper::http::uri::Authority;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -55,6 +58,8 @@ pub struct MetricsServer {
     listener: Option<std::net::TcpListener>,
     process: Option<Process>,
     addr: SocketAddr,
+    /// Open to other machines.
+    exposed: bool,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -74,7 +79,7 @@ impl MetricsServer {
     /// Binds it. Other than loopback addresses are refused unless `exposed`.
     pub fn bind(addr: SocketAddr, exposed: bool) -> Result<Self> {
         let (listener, addr) = listen::tcp(addr, reach(exposed))?;
-        Self::of(listener, addr)
+        Self::of(listener, addr, exposed)
     }
 
     /// Takes a listening TCP socket that was bound by somebody else, as in socket activation.
@@ -86,15 +91,15 @@ impl MetricsServer {
                 return Err(Error::new(ErrorKind::InvalidInput, "the socket for metrics is no TCP socket"));
             }
         };
-        Self::of(listener, addr)
+        Self::of(listener, addr, exposed)
     }
 
-    fn of(listener: Listener, addr: SocketAddr) -> Result<Self> {
+    fn of(listener: Listener, addr: SocketAddr, exposed: bool) -> Result<Self> {
         let failed = |error| Error::io(format!("cannot serve metrics on {addr}"), error);
         let Listener::Tcp(listener) = listener else { return Err(failed(io::ErrorKind::Unsupported.into())) };
         listener.set_nonblocking(true).map_err(failed)?;
         let process = Process::open().map_err(failed)?;
-        Ok(Self { listener: Some(listener), process: Some(process), addr, stop: None, thread: None })
+        Ok(Self { listener: Some(listener), process: Some(process), addr, exposed, stop: None, thread: None })
     }
 
     /// With the port that was chosen, if it was 0.
@@ -109,7 +114,8 @@ impl MetricsServer {
         let (Some(listener), Some(process)) = (self.listener.take(), self.process.take()) else { return Ok(()) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
         let (stop, stopped) = oneshot::channel::<()>();
-        let looks = Arc::new(Looks { latest: Mutex::new(Latest::new(Sampler::new(source, process))) });
+        let looks =
+            Arc::new(Looks { latest: Mutex::new(Latest::new(Sampler::new(source, process))), any_host: self.exposed });
         let serve = move || {
             runtime.block_on(async {
                 tokio::select! {
@@ -181,6 +187,7 @@ async fn serve(stream: TcpStream, looks: Arc<Looks>) {
 #[derive(Debug)]
 struct Looks {
     latest: Mutex<Latest>,
+    any_host: bool,
 }
 
 #[derive(Debug)]
@@ -193,6 +200,9 @@ struct Latest {
 impl Looks {
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         let (status, kind, body) = match (request.method(), request.uri().path()) {
+            _ if !(self.any_host || names_this_machine(request)) => {
+                (StatusCode::MISDIRECTED_REQUEST, "text/plain", "ask for localhost or 127.0.0.1\n".into())
+            }
             (&Method::GET | &Method::HEAD, "/metrics") => match self.latest.lock().text() {
                 Some(text) => (StatusCode::OK, TEXT, text),
                 None => (StatusCode::INTERNAL_SERVER_ERROR, "text/plain", "the metrics cannot be written\n".into()),
@@ -208,6 +218,20 @@ impl Looks {
     }
 }
 
+/// Whether the host that a request asks for is a loopback address or `localhost`. One that names no host is no browser's.
+fn names_this_machine<B>(request: &Request<B>) -> bool {
+    let host = match (request.uri().authority(), request.headers().get(HOST)) {
+        (Some(authority), _) => Some(authority.clone()),
+        (None, None) => return true,
+        (None, Some(host)) => host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()),
+    };
+    host.is_some_and(|host| {
+        let name = host.host().trim_start_matches('[').trim_end_matches(']');
+        let loopback = name.parse().is_ok_and(|addr: IpAddr| addr.to_canonical().is_loopback());
+        loopback || name.trim_end_matches('.').eq_ignore_ascii_case("localhost")
+    })
+}
+
 impl Latest {
     fn new(sampler: Sampler) -> Self {
         Self { sampler, text: Bytes::new(), taken: None }
@@ -220,5 +244,39 @@ impl Latest {
             self.taken = Some(Instant::now());
         }
         Some(self.text.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(host: Option<&str>, target: &str) -> bool {
+        let request = Request::get(target);
+        let request = if let Some(host) = host { request.header(HOST, host) } else { request };
+        names_this_machine(&request.body(()).unwrap())
+    }
+
+    #[test]
+    fn only_a_loopback_host_is_this_machine() {
+        for host in ["localhost", "LOCALHOST:9434", "localhost.:9434", "127.0.0.1:9434", "127.8.9.1", "[::1]:9434"] {
+            assert!(asked(Some(host), "/metrics"), "{host}");
+        }
+        assert!(asked(None, "/metrics"));
+        for host in [
+            "attacker.example",
+            "attacker.example:9434",
+            "localhost.attacker.example",
+            "192.0.2.1",
+            "0.0.0.0",
+            "",
+            "a b",
+            "@",
+        ] {
+            assert!(!asked(Some(host), "/metrics"), "{host:?}");
+        }
+        // An absolute target counts instead of the header (RFC 9112, section 3.2.2).
+        assert!(!asked(Some("localhost"), "http://attacker.example/metrics"));
+        assert!(asked(Some("attacker.example"), "http://localhost:9434/metrics"));
     }
 }

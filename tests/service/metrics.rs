@@ -168,6 +168,27 @@ fn hostile_scrapers_hold_up_nobody() {
     assert_eq!(client.read(0, 512), [2; 512]);
 }
 
+/// A page whose name its owner lets resolve to 127.0.0.1 is the same origin as the metrics, for a browser.
+#[test]
+fn a_page_of_another_host_does_not_read_the_metrics() {
+    let account = Account::new();
+    account.create("secret-name", MIB);
+    let (server, addr) = serve(&account, &[]);
+    let of = |host: &str| http(addr, &format!("GET /metrics HTTP/1.1\r\nhost: {host}\r\n\r\n"));
+    for host in ["attacker.example", &format!("attacker.example:{}", addr.port()), "0.0.0.0"] {
+        let answer = of(host);
+        assert!(answer.starts_with("HTTP/1.1 421 ") && !answer.contains("sealdisk_"), "{host}: {answer}");
+    }
+    for host in ["localhost".to_owned(), addr.to_string(), format!("localhost:{}", addr.port())] {
+        assert!(of(&host).starts_with("HTTP/1.1 200 "), "{host}");
+    }
+    assert!(server.terminate().success());
+    let (_server, addr) = serve(&account, &["--insecure-metrics"]);
+    std::thread::sleep(FRESH);
+    let answer = http(addr, "GET /metrics HTTP/1.1\r\nhost: disks.example\r\n\r\n");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+}
+
 #[test]
 fn only_this_machine_may_scrape_unless_it_is_said() {
     let account = Account::new();
