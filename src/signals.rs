@@ -40,9 +40,11 @@ impl EndSignals {
         Ok(taken)
     }
 
-    /// The first is told to `asked`. One that means at once ends the process with the status that `status` gives for it.
+    /// Those that `aside` takes mean something else than the end. Of the others the first is told to `asked`. One that means
+    /// at once ends the process with the status that `status` gives for it.
     pub fn hear(
         self,
+        mut aside: impl FnMut(i32) -> bool + Send + 'static,
         asked: impl FnOnce(i32) + Send + 'static,
         status: impl Fn(i32) -> i32 + Send + 'static,
     ) -> Result<Hearing> {
@@ -52,6 +54,9 @@ impl EndSignals {
             let mut wish = Wish(None);
             let mut asked = Some(asked);
             for signal in signals.forever() {
+                if aside(signal) {
+                    continue;
+                }
                 match wish.heard(Instant::now()) {
                     Meaning::InOrder => asked.take().into_iter().for_each(|asked| asked(signal)),
                     Meaning::SameAgain => {}

@@ -10,6 +10,7 @@
 //!
 //! A verb opens a [`session`], which takes the lock or finds the server that has it, and puts a [`request`] to it.
 
+pub mod admission;
 pub mod audit;
 mod bases;
 mod challenge;

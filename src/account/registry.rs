@@ -20,6 +20,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::{Mutex, MutexGuard, RwLock};
 use uuid::Uuid;
 
+use super::admission::Admission;
 use super::challenge::Challenges;
 use super::entry::{Entry, State};
 use super::failure::Failure;
@@ -78,6 +79,8 @@ pub struct Registry {
     maintenance: Mutex<Option<Maintenance>>,
     /// To the server of this account, if it is served.
     pub(super) door: OnceLock<Door>,
+    /// Whom that server lets in.
+    pub(super) admission: OnceLock<Arc<Admission>>,
 }
 
 pub(super) struct Shared {
@@ -142,7 +145,12 @@ impl Registry {
             let of_thread = Arc::downgrade(&shared);
             Maintenance::start(Box::new(move |uuid| Weak::upgrade(&of_thread)?.find_open(uuid)))
         });
-        let registry = Self { shared, maintenance: Mutex::new(maintenance.transpose()?), door: OnceLock::new() };
+        let registry = Self {
+            shared,
+            maintenance: Mutex::new(maintenance.transpose()?),
+            door: OnceLock::new(),
+            admission: OnceLock::new(),
+        };
         if exclusive {
             registry.remove_unread();
         }
@@ -180,6 +188,16 @@ impl Registry {
     pub fn set_server(&self, limits: ServerLimits) {
         self.shared.idle_disks.store(limits.idle_disks, Ordering::Relaxed);
         let _ = self.shared.server.set(limits);
+    }
+
+    /// Takes what decides whom its server lets in.
+    pub fn set_admission(&self, admission: Arc<Admission>) {
+        let _ = self.admission.set(admission);
+    }
+
+    #[must_use]
+    pub fn admission(&self) -> Option<&Arc<Admission>> {
+        self.admission.get()
     }
 
     /// Counts the key-encryption keys that the account has had.

@@ -34,6 +34,7 @@ impl Plan {
         let needs = Needs {
             changed: vec![account.to_owned()],
             files: images,
+            reread: self.admission.files(),
             socket_folders: elsewhere().filter_map(folder).chain([account.to_owned()]).collect(),
             ports: self.listen.iter().map(|addr| addr.port()).collect(),
             ..Needs::default()

@@ -48,6 +48,7 @@ mod quickstart;
 mod reading;
 mod rebase;
 mod reencrypt;
+mod reload;
 mod rename;
 mod resize;
 mod scrub;

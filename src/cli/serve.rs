@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use clap::Args;
 
@@ -18,6 +19,7 @@ use super::notify::Manager;
 use super::service::{Opened, Plan, Reachable, Service};
 use super::socket::SocketOptions;
 use super::unlock;
+use crate::account::admission::Admission;
 use crate::account::name::BlobName;
 use crate::account::request::KeyNeed;
 use crate::account::session;
@@ -25,6 +27,7 @@ use crate::crypto::kek::KekOptions;
 use crate::crypto::memlock;
 use crate::metrics::MetricsServer;
 use crate::nbd::{Config, Tls, TlsFiles};
+use crate::terminal::Terminal;
 use crate::{Error, ErrorKind, Result};
 
 /// Serve the disks of the account over NBD until SIGTERM or Ctrl-C
@@ -86,6 +89,9 @@ struct TlsOptions {
     /// Turn TLS clients away that have no certificate of one of these authorities, and TCP clients without TLS
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_client_ca: Option<PathBuf>,
+    /// Refuse client certificates that these lists of their authorities take back; every authority needs a list
+    #[arg(long, value_name = "FILE", requires = "tls_client_ca")]
+    tls_crl: Option<PathBuf>,
     /// Answer TCP clients nothing before TLS; unix sockets go on with or without it
     #[arg(long, requires = "tls_cert")]
     tls_required: bool,
@@ -100,8 +106,8 @@ struct TlsOptions {
 impl TlsOptions {
     fn apply(self, config: &mut Config) -> Result<()> {
         if let (Some(certificate), Some(key)) = (self.tls_cert, self.tls_key) {
-            let files = TlsFiles { certificate, key, client_ca: self.tls_client_ca };
-            config.tls = Some(Tls::load(&files)?);
+            let files = TlsFiles { certificate, key, client_ca: self.tls_client_ca, crl: self.tls_crl };
+            config.tls = Some(Tls::load(files)?);
         }
         config.tls_required = self.tls_required;
         config.insecure_tcp = self.insecure_tcp;
@@ -136,6 +142,7 @@ impl Serve {
             confine: self.confine.confine,
             handed,
             metrics,
+            admission: Arc::new(Admission::new(config.tls.clone())),
             config,
         };
         let opened = open(context, &self.key, &plan)?;
@@ -154,7 +161,7 @@ impl Serve {
 
 /// Opens the account for a server, and confines this process to what the plan needs.
 pub(super) fn open(context: &Context, key: &KekOptions, plan: &Plan) -> Result<Opened> {
-    let manager = Manager::from_env();
+    let (manager, terminal) = (Manager::from_env(), Terminal::of_this_process());
     let confined = Cell::default();
     let registry = session::open_to_serve(
         &context.account,
@@ -164,7 +171,7 @@ pub(super) fn open(context: &Context, key: &KekOptions, plan: &Plan) -> Result<O
             log::write()
         },
     )?;
-    Ok(Opened { registry, confined: confined.get(), manager })
+    Ok(Opened { registry, confined: confined.get(), manager, terminal })
 }
 
 struct Text<'a>(&'a Reachable);

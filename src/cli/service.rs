@@ -16,8 +16,10 @@ use super::context::Context;
 use super::fit::fit;
 use super::listeners::ListenerReport;
 use super::notify::Manager;
+use super::reload::Reload;
 use super::socket::SocketOptions;
 use super::uri;
+use crate::account::admission::Admission;
 use crate::account::control::server::ControlServer;
 use crate::account::exports::Served;
 use crate::account::lock;
@@ -28,6 +30,7 @@ use crate::metrics::{MetricsServer, Source};
 use crate::nbd::listen::check_lengths;
 use crate::nbd::{Config, Exports, Server};
 use crate::signals::EndSignals;
+use crate::terminal::Terminal;
 use crate::{Error, Result};
 
 /// Name of the NBD socket in an account directory.
@@ -51,6 +54,7 @@ pub(super) struct Plan {
     /// A bound endpoint for metrics.
     pub(super) metrics: Option<MetricsServer>,
     pub(super) config: Config,
+    pub(super) admission: Arc<Admission>,
 }
 
 /// An account opened for a server, in a process whose files are those of the account.
@@ -59,6 +63,7 @@ pub(super) struct Opened {
     pub(super) registry: Registry,
     pub(super) confined: Confinement,
     pub(super) manager: Manager,
+    pub(super) terminal: Terminal,
 }
 
 /// Where a server can be reached.
@@ -93,13 +98,15 @@ pub(super) struct Service {
     metrics: Option<MetricsServer>,
     runtime: Runtime,
     signals: EndSignals,
+    terminal: Terminal,
+    admission: Arc<Admission>,
     pub(super) reachable: Reachable,
 }
 
 impl Service {
     /// Binds the sockets for the account of `context`, and then lets go of the system calls that this took.
     pub(super) fn start(context: &Context, opened: Opened, plan: Plan) -> Result<Self> {
-        let Opened { registry, confined, manager } = opened;
+        let Opened { registry, confined, manager, terminal } = opened;
         let mut config = plan.config;
         let limits = fit(raise_descriptor_limit(), &mut config)?;
         tracing::info!(
@@ -111,6 +118,8 @@ impl Service {
             "limits"
         );
         registry.set_server(limits);
+        let admission = plan.admission;
+        registry.set_admission(Arc::clone(&admission));
         let account = absolute(&context.account)?;
         let handed = plan.handed;
         // A socket of the service manager takes the place of our own, unless one is asked for.
@@ -159,13 +168,25 @@ impl Service {
         let url = plan.metrics.as_ref().map(|metrics| format!("http://{}/metrics", metrics.addr()));
         let reachable = Reachable { socket, control, listen, listeners, metrics: url, exports, confined };
         let metrics = plan.metrics;
-        Ok(Self { registry, manager, control: control_server, server, metrics, runtime, signals, reachable })
+        Ok(Self {
+            registry,
+            manager,
+            control: control_server,
+            server,
+            metrics,
+            runtime,
+            signals,
+            terminal,
+            admission,
+            reachable,
+        })
     }
 
     /// Serves until a signal comes; then accepts no more, finishes what is in flight, flushes and closes every disk.
-    /// A later signal ends the process at once, as a crash would: see [`EndSignals`].
+    /// A later signal ends the process at once, as a crash would: see [`EndSignals`]. SIGHUP has certificates read again,
+    /// unless the terminal is gone: see [`Terminal`].
     pub(super) fn run(self) -> Result<()> {
-        let Self { registry, manager, control, server, mut metrics, runtime, signals, reachable: _ } = self;
+        let Self { registry, manager, control, server, mut metrics, runtime, signals, .. } = self;
         if let Some(metrics) = &mut metrics {
             metrics.start(Source { registry: Arc::clone(&registry), stats: server.stats() })?;
         }
@@ -175,7 +196,15 @@ impl Service {
             // Nobody waits for it any more when the server has failed.
             let _ = stop.send(());
         };
-        let hearing = signals.hear(asked, |_| 1)?;
+        let (terminal, reload) = (self.terminal, Reload::start(self.admission)?);
+        let reads_again = move |signal| {
+            let reads_again = signal == SIGHUP && !terminal.is_gone();
+            if reads_again {
+                reload.ask();
+            }
+            reads_again
+        };
+        let hearing = signals.hear(reads_again, asked, |_| 1)?;
         manager.ready();
         let served = runtime.block_on(server.run_until(async {
             let _ = stopped.await;

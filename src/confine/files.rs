@@ -9,7 +9,7 @@ use landlock::{
     RulesetCreated, RulesetCreatedAttr, RulesetError, RulesetStatus, Scope,
 };
 
-use super::Needs;
+use super::{Needs, reread};
 use crate::{Error, ErrorKind, Result};
 
 /// The newest interface whose rights are handled here: a newer kernel restricts no more than was tried with this one.
@@ -64,6 +64,9 @@ pub(super) fn restrict(needs: &Needs, network: bool) -> Result<Option<u8>> {
         if folder.is_dir() {
             rules = allow(rules, folder, AccessFs::ReadFile | AccessFs::ReadDir)?;
         }
+    }
+    for path in needs.reread.iter().flat_map(|file| reread::from(file)) {
+        rules = allow(rules, &path, AccessFs::ReadFile.into())?;
     }
     for &port in &needs.ports {
         rules = rules.add_rule(NetPort::new(port, AccessNet::BindTcp)).map_err(failed)?;

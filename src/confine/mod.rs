@@ -42,6 +42,7 @@ mod calls {
     }
 }
 mod files;
+mod reread;
 
 use calls::Whose;
 
@@ -64,6 +65,8 @@ pub struct Needs {
     pub files: Vec<PathBuf>,
     /// Folders, for reading everything below. One that is missing now stays out of reach.
     pub folders: Vec<PathBuf>,
+    /// Files that are read again when others have taken their place.
+    pub reread: Vec<PathBuf>,
     /// Files and folders that are there, for reading and writing; below folders, files and folders are also made, renamed
     /// within their folder, and removed. For a server: the account directory.
     pub changed: Vec<PathBuf>,

@@ -38,7 +38,7 @@ impl Stop {
             // In the handler itself: the call that it interrupts finds the flag set.
             flag::register(signal, Arc::clone(&stop.0)).map_err(|e| Error::io("cannot wait for signals", e))?;
         }
-        EndSignals::take(&SIGNALS)?.hear(|_| (), |signal| 128 + signal)?;
+        EndSignals::take(&SIGNALS)?.hear(|_| false, |_| (), |signal| 128 + signal)?;
         Ok(stop)
     }
 

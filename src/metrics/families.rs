@@ -1,6 +1,7 @@
 //! The metrics by name. `docs/operate.md` says what each means to an operator.
 
 use std::fmt;
+use std::time::SystemTime;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{
@@ -13,7 +14,7 @@ use super::sample::{DiskSample, Sample};
 use crate::account::watch::Condition;
 use crate::crypto::xts;
 use crate::disk::Vitals;
-use crate::nbd::{BUCKETS, Command, CommandCounts, Errno, Reason, bucket_bound};
+use crate::nbd::{BUCKETS, Command, CommandCounts, Errno, Reason, Tls, bucket_bound};
 use crate::spool;
 
 /// The sample in the text form of OpenMetrics 1.0.
@@ -30,6 +31,7 @@ impl Collector for Sample {
         let mut out = Families(encoder);
         self.requests(&mut out)?;
         self.connections(&mut out)?;
+        self.admission(&mut out)?;
         self.account(&mut out)?;
         self.disks(&mut out)?;
         self.process(&mut out)
@@ -154,6 +156,24 @@ impl Sample {
         out.counter("sealdisk_log_lines_suppressed", help, nbd.lines_suppressed_total)?;
         let help = "Lines of the log that were lost because they could not be written in time.";
         out.counter("sealdisk_log_lines_lost", help, spool::LOG.lost())
+    }
+
+    fn admission(&self, out: &mut Families<'_>) -> fmt::Result {
+        let now = SystemTime::now();
+        let terms: Vec<_> = self.admission.iter().filter_map(|of| of.tls()).flat_map(Tls::terms).collect();
+        let left = terms.iter().map(|term| ([("part", term.part.name())], term.validity.left(now)));
+        let help = "Seconds until a file of the TLS configuration expires; negative afterwards.";
+        out.gauges("sealdisk_tls_expires_seconds", help, left)?;
+        let due = terms.iter().map(|term| {
+            let due = term.validity.due(now).is_some();
+            ([("part", term.part.name())], u32::from(due))
+        });
+        let help = "Whether a file of the TLS configuration has expired, will soon, or is not valid yet.";
+        out.gauges("sealdisk_tls_due", help, due)?;
+        let (reloads, failed) = self.admission.as_ref().map(|of| of.reloads()).unwrap_or_default();
+        out.counter("sealdisk_reloads", "Times that certificates and access rules were read again.", reloads)?;
+        let help = "Whether that failed the last time, so that older ones are in force.";
+        out.gauge("sealdisk_reload_failed", help, u32::from(failed))
     }
 
     fn account(&self, out: &mut Families<'_>) -> fmt::Result {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::process::{Process, ProcessSample};
+use crate::account::admission::Admission;
 use crate::account::registry::Registry;
 use crate::account::watch::{AccountVitals, Condition, Watched};
 use crate::disk::Vitals;
@@ -39,6 +40,8 @@ pub(super) struct Sample {
     pub(super) account: AccountVitals,
     pub(super) disks: Vec<DiskSample>,
     pub(super) nbd: nbd::Snapshot,
+    /// Whom the server lets in.
+    pub(super) admission: Option<Arc<Admission>>,
     pub(super) process: ProcessSample,
     /// Samples before this one, and how long the last of them took.
     pub(super) taken: u64,
@@ -77,6 +80,7 @@ impl Sampler {
             account: AccountVitals { disks: watched, ..account },
             disks,
             nbd,
+            admission: self.source.registry.admission().cloned(),
             process: self.process.sample(),
             taken: self.taken,
             took: self.took,

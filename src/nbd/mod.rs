@@ -10,6 +10,7 @@ use crate::disk::Disk;
 
 mod audience;
 mod buffers;
+mod certificate;
 mod channel;
 pub mod client;
 mod clock;
@@ -35,6 +36,7 @@ mod session;
 mod stats;
 mod tally;
 mod tls;
+mod tls_file;
 mod turned_away;
 pub mod uri;
 pub mod wire;
@@ -42,6 +44,7 @@ mod workers;
 mod write;
 
 pub use audience::{Address, Audience, Listening, TlsUse};
+pub use certificate::{Due, Validity};
 pub use config::Config;
 pub use context::{diff, encryption};
 pub use door::{Door, Terms};
@@ -50,7 +53,7 @@ pub use listen::SocketAccess;
 pub use server::Server;
 pub use stats::{Attached, Snapshot, Stats};
 pub use tally::{BUCKETS, Command, CommandCounts, Counts, bucket_bound};
-pub use tls::{Tls, TlsFiles};
+pub use tls::{Material, Part, Term, Tls, TlsFiles};
 pub use turned_away::Reason;
 
 /// An export as LIST and INFO show it.

@@ -10,3 +10,4 @@ mod kill;
 mod libnbd;
 mod nbdkit;
 mod qemu;
+mod tls;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::support::{Account, MIB, Server, program, stdout_of};
+use crate::support::{Account, Certificates, MIB, Server, program, stdout_of};
 
 /// The program in the documentation.
 fn script() -> String {
@@ -61,6 +61,40 @@ fn an_incremental_backup_needs_only_an_nbd_client() {
         assert!(fs::read(&backup).expect("the backup") == copy_of(&server, &export, &whole), "{now}");
         account.sealdisk(&["snapshot", "delete", "disk", &before]);
     }
+    assert!(server.terminate().success());
+}
+
+/// From another machine, with certificates: the same lines of the page, over TLS.
+#[test]
+fn an_incremental_backup_over_tls() {
+    let account = Account::new();
+    account.create("disk", 4 * MIB);
+    let certificates = Certificates::make();
+    let mut options = certificates.options();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+    options.extend(["--listen".to_owned(), format!("localhost:{port}"), "--tls-client-ca".to_owned()]);
+    options.push(certificates.path("ca-cert.pem").to_str().expect("UTF-8").to_owned());
+    let server = account.serve_with(&options.iter().map(String::as_str).collect::<Vec<_>>());
+    let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/nbd.md")).expect("the documentation");
+    let (_, block) = page.split_once("From another machine, over [TLS](#tls):\n\n```sh\n").expect("the lines");
+    let (block, _) = block.split_once("```").expect("their end");
+    let folder = certificates.client_folder("client");
+    let block = block.replace("HOST", &format!("localhost:{port}")).replace("FOLDER", folder.to_str().expect("UTF-8"));
+    fs::write(account.scratch("backup.py"), script()).expect("the program");
+    let mut lines = block.lines().map(|line| line.replace("python3", "/usr/bin/python3"));
+    let mut next = || {
+        let line = lines.next().expect("two lines");
+        stdout_of(program("sh").args(["-euc", &line]).current_dir(account.scratch("")))
+    };
+    change(&server, &["write -P 1 0 1M", "flush"]);
+    account.sealdisk(&["snapshot", "create", "disk", "monday"]);
+    next();
+    change(&server, &["write -P 2 2M 64k", "discard 0 64k", "flush"]);
+    account.sealdisk(&["snapshot", "create", "disk", "tuesday"]);
+    let said = next();
+    assert!(said.starts_with(&format!("{} of ", 128 << 10)), "{said}");
+    let whole = copy_of(&server, "disk@tuesday", &account.scratch("whole.img"));
+    assert!(fs::read(account.scratch("disk.img")).expect("the backup") == whole);
     assert!(server.terminate().success());
 }
 

@@ -28,7 +28,7 @@ fn serve_when_told_to() {
     let mut config = Config::default();
     config.max_connections = number(CONNECTIONS).map_or(config.max_connections, |n| n as usize);
     config.budget = number(BUDGET).map_or(config.budget, |n| n as usize);
-    config.tls = std::env::var_os(CERTIFICATES).map(|folder| Tls::load(&server_files(folder.as_ref())).unwrap());
+    config.tls = std::env::var_os(CERTIFICATES).map(|folder| Tls::load(server_files(folder.as_ref())).unwrap());
     let house = House::new(&shelf, config);
     println!("\nserving {}", house.socket.display());
     let _ = std::io::stdin().read(&mut [0]);

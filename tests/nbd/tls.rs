@@ -26,7 +26,7 @@ const ERR_TLS_REQD: u32 = ERR + 5;
 /// The server's part of the certificates, which asks clients for theirs or not.
 fn server(certificates: &Certificates, asks_clients: bool) -> Tls {
     let client_ca = asks_clients.then(|| certificates.path("ca-cert.pem"));
-    Tls::load(&TlsFiles { client_ca, ..server_files(certificates.folder()) }).unwrap()
+    Tls::load(TlsFiles { client_ca, ..server_files(certificates.folder()) }).unwrap()
 }
 
 /// A TLS client that trusts the authority and shows the certificate of `name`, if any.
@@ -54,7 +54,7 @@ fn client(with: &Certificates, name: Option<&str>, version: &'static SupportedPr
 /// Of a server that asks nobody for a certificate, in the folder of some [`Certificates`].
 pub(crate) fn server_files(folder: &Path) -> TlsFiles {
     let [certificate, key] = ["server-cert.pem", "server-key.pem"].map(|name| folder.join(name));
-    TlsFiles { certificate, key, client_ca: None }
+    TlsFiles { certificate, key, client_ca: None, crl: None }
 }
 
 fn house(tls: Tls, required: bool) -> House {
@@ -204,8 +204,8 @@ fn files_that_are_no_certificates_are_named() {
     let certificates = Certificates::make();
     let load = |certificate: &str, key: &str, ca: Option<&str>| {
         let path = |name: &str| certificates.path(name);
-        let files = TlsFiles { certificate: path(certificate), key: path(key), client_ca: ca.map(path) };
-        Tls::load(&files).map(|_| ()).map_err(|error| (error.kind(), error.to_string()))
+        let files = TlsFiles { certificate: path(certificate), key: path(key), client_ca: ca.map(path), crl: None };
+        Tls::load(files).map(|_| ()).map_err(|error| (error.kind(), error.to_string()))
     };
     assert!(load("server-cert.pem", "server-key.pem", Some("ca-cert.pem")).is_ok());
     for (certificate, key, ca, named) in [
@@ -216,7 +216,8 @@ fn files_that_are_no_certificates_are_named() {
         ("server-cert.pem", "server-key.pem", Some("client-key.pem"), "client-key.pem"),
     ] {
         let (kind, message) = load(certificate, key, ca).unwrap_err();
-        assert_eq!(kind, ErrorKind::InvalidInput);
+        let expected = if named == "missing.pem" { ErrorKind::NotFound } else { ErrorKind::InvalidInput };
+        assert_eq!(kind, expected);
         assert!(message.contains(named) && !message.contains('\n'), "{message}");
     }
 }

@@ -18,6 +18,7 @@ mod many;
 mod metrics;
 mod onlookers;
 mod operate;
+mod reload;
 mod rules;
 mod soak;
 mod units;

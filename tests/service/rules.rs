@@ -9,7 +9,7 @@ use sealdisk::nbd::wire::transmission::{HeaderStyle, command};
 
 use crate::raw::Client;
 use crate::scrape::{Scrape, serve};
-use crate::support::{Account, MIB, stdout_of};
+use crate::support::{Account, Certificates, MIB, stdout_of};
 
 fn project(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -63,7 +63,9 @@ fn prometheus_takes_the_rules_and_the_expressions_of_the_dashboard() {
 fn every_metric_they_use_exists() {
     let account = Account::new();
     account.create("a", MIB);
-    let (server, addr) = serve(&account, &[]);
+    let certificates = Certificates::make();
+    let options = certificates.options();
+    let (server, addr) = serve(&account, &options.iter().map(String::as_str).collect::<Vec<_>>());
     let mut client = Client::attached(server.socket(), HeaderStyle::Simple);
     client.write(0, &[1; 512]);
     assert_eq!(client.try_request(command::FLUSH, 0, 0, 0), 0);

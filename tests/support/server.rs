@@ -108,6 +108,11 @@ impl Server {
         self.signal(Signal::TERM);
     }
 
+    /// SIGHUP while clients are attached.
+    pub(crate) fn signal_hangup(&self) {
+        self.signal(Signal::HUP);
+    }
+
     fn signal(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).expect("a running child can be signalled");
     }

@@ -1,0 +1,111 @@
+//! What X.509 certificates and revocation lists say of themselves: from when until when they count.
+//!
+//! Nothing here decides whether a certificate is good: rustls does. What cannot be read here has no time.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+use x509_cert::Certificate;
+use x509_cert::crl::CertificateList;
+use x509_cert::der::Decode;
+
+/// The longest time before its end at which a certificate is due to be replaced.
+const DUE: Duration = Duration::from_secs(30 * 24 * 3600);
+/// The part of its time that is left then, where that is shorter: certificates that live for a day are renewed by the hour.
+const DUE_PART: u64 = 4;
+
+/// Seconds since 1970, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    pub from: u64,
+    pub until: u64,
+}
+
+/// Why a certificate or a list wants to be replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Due {
+    NotYetValid,
+    Expired,
+    /// It ends soon.
+    Soon,
+}
+
+impl Validity {
+    pub(super) fn of_certificate(der: &[u8]) -> Option<Self> {
+        let certificate = Certificate::from_der(der).ok()?;
+        let validity = certificate.tbs_certificate().validity();
+        let seconds = |time: x509_cert::time::Time| time.to_unix_duration().as_secs();
+        Some(Self { from: seconds(validity.not_before), until: seconds(validity.not_after) })
+    }
+
+    /// Until the next list is promised. `None`: none is.
+    pub(super) fn of_crl(der: &[u8]) -> Option<Self> {
+        let list = <CertificateList>::from_der(der).ok()?.tbs_cert_list;
+        let seconds = |time: x509_cert::time::Time| time.to_unix_duration().as_secs();
+        Some(Self { from: seconds(list.this_update), until: seconds(list.next_update?) })
+    }
+
+    /// When both count.
+    pub(super) fn and(self, other: Self) -> Self {
+        Self { from: self.from.max(other.from), until: self.until.min(other.until) }
+    }
+
+    /// Seconds from `now` until the end; negative after it.
+    #[must_use]
+    pub fn left(&self, now: SystemTime) -> i64 {
+        let now = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        self.until.cast_signed().saturating_sub(now.cast_signed())
+    }
+
+    /// Whether something is to be done about it.
+    #[must_use]
+    pub fn due(&self, now: SystemTime) -> Option<Due> {
+        let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let early = (self.until.saturating_sub(self.from) / DUE_PART).min(DUE.as_secs());
+        match self.left(now) {
+            ..0 => Some(Due::Expired),
+            _ if seconds < self.from => Some(Due::NotYetValid),
+            left if left.cast_unsigned() < early => Some(Due::Soon),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_certificate_is_due_in_its_last_quarter_or_month() {
+        const DAY: u64 = 24 * 3600;
+        let year = Validity { from: 1000 * DAY, until: 1365 * DAY };
+        for (day, due) in [
+            (999, Some(Due::NotYetValid)),
+            (1000, None),
+            (1334, None),
+            (1336, Some(Due::Soon)),
+            (1365, Some(Due::Soon)),
+            (1366, Some(Due::Expired)),
+        ] {
+            assert_eq!(year.due(at(day * DAY)), due, "{day}");
+        }
+        let day = Validity { from: 1000 * DAY, until: 1001 * DAY };
+        assert_eq!(day.due(at(1000 * DAY + DAY / 2)), None);
+        assert_eq!(day.due(at(1001 * DAY - DAY / 5)), Some(Due::Soon));
+        assert_eq!(day.left(at(1001 * DAY + 60)), -60);
+        let never = Validity { from: 0, until: u64::MAX };
+        assert!(never.due(at(0)).is_some(), "a time that no certificate has does not overflow");
+    }
+
+    #[test]
+    fn what_is_no_certificate_has_no_time() {
+        for bytes in [&b""[..], b"\x30", b"\x30\x84\xff\xff\xff\xff", &[0x30; 64]] {
+            assert_eq!((Validity::of_certificate(bytes), Validity::of_crl(bytes)), (None, None));
+        }
+    }
+}
