@@ -25,8 +25,13 @@ impl Plan {
     pub(super) fn confine(&self, account: &Path, images: Vec<PathBuf>) -> Result<Confinement> {
         let elsewhere = || self.socket.socket.iter().chain(&self.control);
         let handed = |socket: &&PathBuf| std::path::absolute(socket).ok() == self.handed.path;
-        for socket in elsewhere().filter(|socket| !handed(socket)) {
-            listen::make_room(socket)?;
+        let own = |path: &'_ Option<PathBuf>| path.clone().filter(|path| !handed(&path));
+        let (socket, control) = (own(&self.socket.socket), own(&self.control));
+        let named = [("`--socket PATH`", &socket), ("`--control PATH`", &control)];
+        let named: Vec<_> = named.into_iter().filter_map(|(words, path)| Some((words, path.as_deref()?))).collect();
+        listen::check_lengths(&named)?;
+        for (_, path) in named {
+            listen::make_room(path)?;
         }
         let folder = |path: &PathBuf| {
             path.parent().map(|folder| if folder == Path::new("") { Path::new(".") } else { folder }.to_owned())

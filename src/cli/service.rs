@@ -223,7 +223,7 @@ fn report(mode: Mode, confined: Confinement) {
     match mode {
         Mode::Off => tracing::warn!("not confined, as --confine off asks"),
         _ if confined.is_partial() => {
-            tracing::warn!("this kernel confines in part: {confined}; not {}", confined.missing().join(", not "));
+            tracing::warn!("this kernel confines in part: {confined}; missing: {}", confined.missing().join(", "));
         }
         _ => tracing::info!("confined: {confined}"),
     }

@@ -30,7 +30,7 @@ fn path_str(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn wait_for(socket: &Path) {
+pub(crate) fn wait_for(socket: &Path) {
     let started = Instant::now();
     while !socket.exists() {
         assert!(started.elapsed() < Duration::from_secs(30), "no socket");

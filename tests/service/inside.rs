@@ -14,12 +14,17 @@ use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{PidfdFlags, Signal};
 use rustix::thread::UnshareFlags;
 use sealdisk::confine::{Confinement, Mode, Needs};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use tempfile::TempDir;
 
-use crate::support::stdout_of;
+use crate::confined::wait_for;
+use crate::manager::Running;
+use crate::support::{Account, MIB, stderr_of_failure, stdout_of};
 
 const PLACE: &str = "SEALDISK_TEST_CONFINED_PLACE";
 const VERB_PLACE: &str = "SEALDISK_TEST_CONFINED_VERB";
+/// Arguments, one a line: a program, and what it is to be given.
+const WITHOUT_LANDLOCK: &str = "SEALDISK_TEST_WITHOUT_LANDLOCK";
 
 /// Goes through everything when told to by the environment; otherwise there is nothing to test here.
 #[test]
@@ -213,6 +218,47 @@ fn a_verb_keeps_what_it_names_and_no_more() {
         let said = stdout_of(&mut command);
         assert!(said.contains("all tried"), "{said}");
     }
+}
+
+/// Becomes another program, on a kernel that has no landlock as far as this process can see.
+#[test]
+fn become_a_program_without_landlock_when_told_to() {
+    let Ok(words) = std::env::var(WITHOUT_LANDLOCK) else { return };
+    let calls = [(libc::SYS_landlock_create_ruleset, Vec::new())].into_iter().collect();
+    let (others, these) = (SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS.cast_unsigned()));
+    let filter = SeccompFilter::new(calls, others, these, std::env::consts::ARCH.try_into().unwrap()).unwrap();
+    let filter: BpfProgram = filter.try_into().unwrap();
+    seccompiler::apply_filter(&filter).unwrap();
+    let mut words = words.lines();
+    panic!("{}", Command::new(words.next().unwrap()).args(words).exec());
+}
+
+#[test]
+fn require_starts_nothing_on_a_kernel_that_lacks_a_part_and_names_it() {
+    let account = Account::new();
+    account.create("disk", MIB);
+    let serve = |options: &[&str]| {
+        let mut serve = account.command();
+        serve.args(["serve", "--socket"]).arg(account.scratch("s")).args(options);
+        let words: Vec<_> = std::iter::once(serve.get_program()).chain(serve.get_args()).collect();
+        let words = words.join(std::ffi::OsStr::new("\n"));
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.args(["--exact", "inside::become_a_program_without_landlock_when_told_to", "--nocapture"]);
+        command.env(WITHOUT_LANDLOCK, words);
+        command
+    };
+    let said = stderr_of_failure(&mut serve(&["--confine", "require"]));
+    for part in [
+        "--confine require asks for",
+        "files (landlock 1, Linux 5.13)",
+        "TCP ports (landlock 4, Linux 6.7)",
+        "hint: --confine on",
+    ] {
+        assert!(said.contains(part), "{part}: {said}");
+    }
+    let mut going_on = Running::start(&mut serve(&[]));
+    wait_for(&account.scratch("s"));
+    going_on.terminate();
 }
 
 /// A folder with things in it that are in reach, and things that are not.

@@ -9,6 +9,7 @@ mod scrape;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attacker;
 mod confined;
 mod inside;
 mod logs;
