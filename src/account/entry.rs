@@ -4,11 +4,13 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::copies::{self, Copier};
+use super::health::Health;
 use super::lock::Hold;
 use super::maintenance::Wake;
 use super::name::BlobName;
@@ -16,7 +18,7 @@ use super::registry::{DISKS, Keys, Shared, no_disk};
 use super::settings::Settings;
 use super::snapshot_image::SnapshotImage;
 use super::snapshots::Attached;
-use crate::base::BaseImage;
+use crate::base::{self, BaseImage};
 use crate::crypto::keyring::DiskKeys;
 use crate::disk::{Access, Disk, DiskSettings, Parent, Vitals};
 use crate::io::Dir;
@@ -37,6 +39,7 @@ pub(super) struct Entry {
     /// The files of its base, where a verb handed over what this process cannot open itself.
     pub(super) handed: Mutex<Vec<OwnedFd>>,
     pub(super) copier: Mutex<Copier>,
+    pub(super) health: Health,
 }
 
 impl Entry {
@@ -51,6 +54,7 @@ impl Entry {
             used: AtomicU64::new(0),
             handed: Mutex::default(),
             copier: Mutex::default(),
+            health: Health::default(),
         }
     }
 
@@ -59,6 +63,11 @@ impl Entry {
         let Some(mut state) = self.state.try_lock() else { return };
         let State::Open(disk) = &*state else { return };
         if !state.is_idle() {
+            return;
+        }
+        // Nobody could open it again.
+        self.health.base(&self.name, disk.check_base());
+        if self.health.must_stay_open() {
             return;
         }
         if let Err(error) = disk.close() {
@@ -71,6 +80,7 @@ impl Entry {
             tracing::warn!(disk = %self.name, %error, "an idle disk was closed without a clean mark");
         }
         *state = State::Closed;
+        self.health.closed();
     }
 }
 
@@ -124,15 +134,25 @@ impl Shared {
     ) -> Result<Arc<Disk>> {
         entry.used.store(self.uses.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
         let was_open = matches!(&*entry.state.lock(), State::Open(_));
-        let disk = self.open_under(&self.settings.read(), entry, wake, base)?;
+        let disk = match self.open_under(&self.settings.read(), entry, wake, base) {
+            Ok(disk) => disk,
+            Err(error) => {
+                // One that is gone is no disk any more.
+                if !matches!(&*entry.state.lock(), State::Gone) {
+                    entry.health.cannot_open(&entry.name, &error);
+                }
+                return Err(error);
+            }
+        };
         if !was_open {
+            entry.health.opens(&entry.name);
             self.close_idle();
         }
         Ok(disk)
     }
 
     /// Closes those longest unused of the disks that nobody uses, where there are too many.
-    fn close_idle(&self) {
+    pub(super) fn close_idle(&self) {
         let idle = |entry: &Arc<Entry>| entry.state.try_lock().is_some_and(|state| state.is_idle());
         let mut idle: Vec<_> = self.all_entries().into_iter().filter(idle).collect();
         idle.sort_by_key(|entry| entry.used.load(Ordering::Relaxed));
@@ -175,8 +195,12 @@ impl Shared {
             options.wake = wake.for_disk(entry.uuid);
         }
         let wake = Arc::clone(&options.wake);
+        let began = Instant::now();
         let disk = Arc::new(Disk::open(dir, keys, base, access, account.encryption(), options)?);
         if access == Access::ReadWrite {
+            if let Some(pages) = disk.recovered() {
+                entry.health.recovered(&entry.name, pages, began.elapsed());
+            }
             self.drop_orphans(&disk);
             copies::clear_readings(&disk);
         }
@@ -187,6 +211,26 @@ impl Shared {
             wake();
         }
         Ok(disk)
+    }
+
+    /// Whether a closed disk would open; its state is held by the caller.
+    pub(super) fn would_open(&self, account: &Settings, entry: &Entry, wake: Option<&Wake>) -> Result<()> {
+        let (dir, settings, keys) = self.disk_settings(entry)?;
+        let base = match (&settings.base, &settings.parent) {
+            (Some(record), _) => Some(entry.reopen_base(record)?),
+            (None, Some(parent)) => Some(self.open_parent(account, parent, wake.cloned())?),
+            (None, None) => None,
+        };
+        let options = self.setup.options.clone();
+        Disk::open(dir, keys, base, Access::ReadOnly, account.encryption(), options).map(drop)
+    }
+
+    /// Whether the files of the base of a closed disk are there, and as long as recorded.
+    pub(super) fn base_is_there(&self, entry: &Entry) -> Result<()> {
+        let (_, settings, _) = self.disk_settings(entry)?;
+        let Some(record) = &settings.base else { return Ok(()) };
+        let handed = entry.handed.lock();
+        if handed.is_empty() { base::look_at_files(record) } else { Ok(()) }
     }
 
     fn open_parent(&self, account: &Settings, parent: &Parent, wake: Option<Wake>) -> Result<Arc<dyn BaseImage>> {

@@ -22,6 +22,8 @@ mod entry;
 pub mod exports;
 pub mod failure;
 mod folder;
+pub mod health;
+mod inspection;
 pub mod key_life;
 pub mod key_request;
 mod keys;

@@ -25,6 +25,8 @@ use super::challenge::Challenges;
 use super::entry::{Entry, State};
 use super::failure::Failure;
 use super::folder::{Folder, Index};
+use super::health::FaultReport;
+use super::inspection::Inspection;
 use super::lock::{AccountLock, Hold, Holder};
 use super::maintenance::{Maintenance, Wake};
 use super::name::BlobName;
@@ -77,6 +79,7 @@ impl Default for Setup {
 pub struct Registry {
     pub(super) shared: Arc<Shared>,
     maintenance: Mutex<Option<Maintenance>>,
+    inspection: Mutex<Option<Inspection>>,
     /// To the server of this account, if it is served.
     pub(super) door: OnceLock<Door>,
     /// Whom that server lets in.
@@ -148,6 +151,7 @@ impl Registry {
         let registry = Self {
             shared,
             maintenance: Mutex::new(maintenance.transpose()?),
+            inspection: Mutex::default(),
             door: OnceLock::new(),
             admission: OnceLock::new(),
         };
@@ -294,6 +298,28 @@ impl Registry {
         self.shared.open_disk(&entry, self.wake(), base)
     }
 
+    /// From now on disks and their bases are looked after in the background.
+    pub fn inspect(&self) -> Result<()> {
+        *self.inspection.lock() = Some(Inspection::start(&self.shared, self.wake())?);
+        Ok(())
+    }
+
+    /// Why the disk cannot be opened, as far as its settings and the files of its base tell.
+    #[must_use]
+    pub fn look_at(&self, name: &BlobName) -> Option<Error> {
+        let entry = self.shared.entry(name).ok()?;
+        self.shared.require_keys().ok()?;
+        let error = self.shared.base_is_there(&entry).err()?;
+        entry.health.found_unable(&entry.name, &error);
+        Some(error)
+    }
+
+    /// What is known to be wrong with a disk.
+    #[must_use]
+    pub fn faults(&self, name: &BlobName) -> Vec<FaultReport> {
+        self.shared.entry(name).map(|entry| entry.health.report()).unwrap_or_default()
+    }
+
     /// Asks the maintenance thread to look at a disk.
     pub fn nudge(&self, uuid: Uuid) {
         if let Some(wake) = self.wake() {
@@ -307,6 +333,7 @@ impl Registry {
 
     /// Ends background work and closes every disk with a clean mark. All disks are tried; the first error is returned.
     pub fn close(&self) -> Result<()> {
+        drop(self.inspection.lock().take());
         if let Some(mut maintenance) = self.maintenance.lock().take() {
             maintenance.stop();
         }

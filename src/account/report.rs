@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use crate::PAGE;
 use crate::account::failure::Failure;
+use crate::account::health::FaultReport;
 use crate::base::Format;
 use crate::disk::{KeyUsage, PageState, Run, Usage};
 use crate::nbd::{Attached, Command, Counts};
@@ -138,6 +139,9 @@ pub struct ServerLimits {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskStatus {
     pub name: String,
+    /// What is known to be wrong with it, but for `error`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<FaultReport>,
     #[serde(flatten)]
     pub state: DiskState,
 }
@@ -195,6 +199,9 @@ pub struct Listed {
     pub clone_of: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
+    /// What is known to be wrong with it, but for `error`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<FaultReport>,
 }
 
 /// `show`: one disk.
@@ -346,6 +353,7 @@ mod tests {
     fn a_disk_has_its_bytes_or_its_error() {
         let known = DiskStatus {
             name: "a".into(),
+            faults: Vec::new(),
             state: DiskState::Known {
                 size_bytes: 1024,
                 bytes: Bytes { zero_bytes: 1024, encrypted_bytes: 512, ..Bytes::default() },
@@ -371,7 +379,7 @@ mod tests {
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_value::<DiskStatus>(json).expect("back"), known);
         let error = Failure { kind: "Corrupt".into(), message: "no".into(), ..Failure::default() };
-        let failed = DiskStatus { name: "b".into(), state: DiskState::Failed { error } };
+        let failed = DiskStatus { name: "b".into(), faults: Vec::new(), state: DiskState::Failed { error } };
         let json = serde_json::to_value(&failed).expect("json");
         assert_eq!(serde_json::from_value::<DiskStatus>(json).expect("back"), failed);
     }

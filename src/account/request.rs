@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::failure::Failure;
+use super::health::{Fault, FaultReport};
 use super::key_request::KeyRequest;
 use super::life_request::LifeRequest;
 use super::lock::Hold;
@@ -172,18 +173,32 @@ impl Request {
 
 fn list(registry: &Registry) -> Vec<Listed> {
     let listed = registry.names().into_iter().map(|(name, uuid)| {
-        let listed = Listed { name: name.to_string(), uuid, size_bytes: None, base: None, clone_of: None, error: None };
+        let listed = Listed {
+            name: name.to_string(),
+            uuid,
+            size_bytes: None,
+            base: None,
+            clone_of: None,
+            error: None,
+            faults: Vec::new(),
+        };
         match registry.disk(&name) {
             Ok(disk) => Listed {
                 size_bytes: Some(disk.size()),
                 base: disk.settings().base.map(|base| base.path),
                 clone_of: registry.clone_of(&disk),
+                faults: other_faults(registry, &name),
                 ..listed
             },
             Err(error) => Listed { error: Some(error.into()), ..listed },
         }
     });
     listed.collect()
+}
+
+/// What is known to be wrong with a disk, but for an error of opening it, which is told already.
+fn other_faults(registry: &Registry, name: &BlobName) -> Vec<FaultReport> {
+    registry.faults(name).into_iter().filter(|known| known.fault != Fault::CannotOpen).collect()
 }
 
 fn status(registry: &Registry) -> Status {
@@ -195,10 +210,12 @@ fn status(registry: &Registry) -> Status {
     };
     let disks = registry.names().into_iter().map(|(name, _)| DiskStatus {
         state: known(&name).unwrap_or_else(|error| DiskState::Failed { error: error.into() }),
+        faults: other_faults(registry, &name),
         name: name.to_string(),
     });
     let damaged = registry.damaged().iter().map(|(folder, error)| DiskStatus {
         name: format!("disks/{folder}"),
+        faults: Vec::new(),
         state: DiskState::Failed { error: error.clone() },
     });
     Status {

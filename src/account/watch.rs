@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::entry::State;
+use super::health::HealthSample;
 use super::registry::{Keys, Registry, Shared};
 use crate::disk::Vitals;
 
@@ -20,6 +21,7 @@ pub struct Watched {
     pub uuid: Uuid,
     pub name: String,
     pub condition: Condition,
+    pub health: HealthSample,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +83,8 @@ impl Shared {
                 }
                 std::thread::sleep(Duration::from_millis(1));
             };
-            Some(Watched { uuid: entry.uuid, name: entry.name.to_string(), condition })
+            let health = entry.health.sample();
+            Some(Watched { uuid: entry.uuid, name: entry.name.to_string(), condition, health })
         });
         Some(watched.collect())
     }

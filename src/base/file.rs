@@ -131,6 +131,16 @@ impl HostFile {
         ))
     }
 
+    /// Whether no name leads to the file any more: it goes when it is closed.
+    pub(crate) fn is_deleted(&self) -> Result<bool> {
+        Ok(self.metadata()?.nlink() == 0)
+    }
+
+    /// The number of its descriptor, for people.
+    pub(crate) fn descriptor(&self) -> i32 {
+        self.file.as_raw_fd()
+    }
+
     fn metadata(&self) -> Result<fs::Metadata> {
         self.file.metadata().map_err(|e| Error::io("cannot examine the image", e).at_path(&self.path))
     }

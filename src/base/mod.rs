@@ -54,6 +54,12 @@ pub trait BaseImage: Send + Sync + fmt::Debug {
     /// A run is [`BaseRun::Zero`] only when the *format* says that it reads as zeros, never from holes of the file.
     fn runs(&self, offset: u64, len: u64, visit: &mut dyn FnMut(BaseRun, u64)) -> Result<()>;
 
+    /// Looks whether the files of the image are still what they were, at once. [`ErrorKind::BaseChanged`] where they are not;
+    /// else a file that was deleted while it is open, if there is one.
+    fn check(&self) -> Result<Option<DeletedFile>> {
+        Ok(None)
+    }
+
     /// Whether [`BaseImage::runs`] may say [`BaseRun::Held`].
     fn looks_through(&self) -> bool {
         false
@@ -72,6 +78,15 @@ pub enum BaseRun {
         layer: u32,
         encrypted: bool,
     },
+}
+
+/// A file of an open image that no name leads to any more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeletedFile {
+    /// Where it was.
+    pub path: PathBuf,
+    /// The number of its descriptor in this process.
+    pub descriptor: i32,
 }
 
 /// The format of an image file.
@@ -156,6 +171,14 @@ pub fn open_files(record: &BaseRecord) -> Result<Vec<OwnedFd>> {
         Err(error) => Err(error),
     };
     record.files.iter().map(open).collect()
+}
+
+/// Whether the files of a record are there and have the length that is recorded.
+pub fn look_at_files(record: &BaseRecord) -> Result<()> {
+    for (identity, file) in record.files.iter().zip(open_files(record)?) {
+        identity.check_size(&HostFile::from_fd(file, &identity.path)?)?;
+    }
+    Ok(())
 }
 
 /// [`reopen`] from open files, one for each that the record names, in its order. No path is opened.

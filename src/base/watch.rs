@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use parking_lot::Mutex;
 
 use super::identity::{FileIdentity, ImageFile};
-use super::{BaseImage, BaseRun};
+use super::{BaseImage, BaseRun, DeletedFile};
 use crate::{Error, ErrorKind, Result};
 
 /// Reads between two looks at the files.
@@ -47,13 +47,22 @@ impl Watched {
 
     /// Looks at the files now and then. `Ok(false)`, only if `wait` is false: a file must be read to tell.
     fn look(&self, wait: bool) -> Result<bool> {
-        if let Some(what) = self.changed.get() {
-            return Err(Error::new(ErrorKind::BaseChanged, what.clone()));
-        }
+        self.refuse_changed()?;
         let due = self.reads.fetch_add(1, Ordering::Relaxed).is_multiple_of(INTERVAL);
         if !due && !self.suspect.load(Ordering::Relaxed) {
             return Ok(true);
         }
+        self.look_now(wait)
+    }
+
+    fn refuse_changed(&self) -> Result<()> {
+        if let Some(what) = self.changed.get() {
+            return Err(Error::new(ErrorKind::BaseChanged, what.clone()));
+        }
+        Ok(())
+    }
+
+    fn look_now(&self, wait: bool) -> Result<bool> {
         for watched in &self.files {
             let mut known = watched.stamp.lock();
             let stamp = watched.file.file.stamp()?;
@@ -70,8 +79,11 @@ impl Watched {
                 }
                 return Err(error);
             }
-            tracing::warn!(path = %watched.file.file.path().display(), "the base image was touched while in use; \
-                its length and all of its sampled content are as recorded");
+            // Deleting a file touches it, too; that is told by who asks for it.
+            if !watched.file.file.is_deleted()? {
+                tracing::warn!(path = %watched.file.file.path().display(), "the base image was touched while in use; \
+                    its length and all of its sampled content are as recorded");
+            }
             *known = stamp;
         }
         self.suspect.store(false, Ordering::Relaxed);
@@ -91,6 +103,17 @@ impl BaseImage for Watched {
 
     fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
         Ok(self.look(false)? && self.image.try_read_at(offset, buf)?)
+    }
+
+    fn check(&self) -> Result<Option<DeletedFile>> {
+        self.refuse_changed()?;
+        self.look_now(true)?;
+        for WatchedFile { file, .. } in &self.files {
+            if file.file.is_deleted()? {
+                return Ok(Some(DeletedFile { path: file.file.path().to_owned(), descriptor: file.file.descriptor() }));
+            }
+        }
+        Ok(None)
     }
 
     fn runs(&self, offset: u64, len: u64, visit: &mut dyn FnMut(BaseRun, u64)) -> Result<()> {

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use super::size;
 use super::unlock;
 use crate::account::failure::Failure;
+use crate::account::health::FaultReport;
 use crate::account::request::Request;
 use crate::account::session::Session;
 use crate::crypto::kek::KekOptions;
@@ -24,6 +25,11 @@ pub struct Context {
     pub account: PathBuf,
     /// One JSON document on standard output instead of text.
     pub json: bool,
+}
+
+/// The name of a disk in a table; `!` behind it: something is wrong with the disk, which is told below.
+pub(super) fn marked(name: &str, faults: &[FaultReport], failed: bool) -> String {
+    if faults.is_empty() && !failed { name.to_owned() } else { format!("{name} !") }
 }
 
 /// How a verb ends.
@@ -101,6 +107,16 @@ impl Context {
             "warning: {disk}: {sealed} of the 256 TiB that one data key should encrypt were encrypted under {key}: \
              `sealdisk key rotate-data {disk}` takes a new one"
         ));
+    }
+
+    /// Says on standard error what is wrong with a disk.
+    pub fn note_faults(&self, disk: &str, faults: &[FaultReport]) {
+        for FaultReport { message, hint, .. } in faults {
+            self.note(format_args!("warning: {disk}: {message}"));
+            if let Some(hint) = hint {
+                self.note(format_args!("hint: {hint}"));
+            }
+        }
     }
 
     /// Says on standard error, on one line, what is no part of the answer; in a process with a log, where that goes.

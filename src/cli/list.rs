@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::context::{Context, Outcome};
+use super::context::{self, Context, Outcome};
 use super::size;
 use super::table::Table;
 use crate::account::report::Listed;
@@ -28,13 +28,14 @@ impl List {
             let size = disk.size_bytes.map_or_else(|| "?".to_owned(), size::human);
             let base = disk.base.as_ref().map(|base| base.display().to_string()).or_else(|| disk.clone_of.clone());
             let base = base.unwrap_or_else(|| "-".to_owned());
-            table.row(vec![disk.name.clone(), size, base]);
+            table.row(vec![context::marked(&disk.name, &disk.faults, disk.error.is_some()), size, base]);
         }
         context.show(&disks, table)?;
         for disk in &disks {
             if let Some(error) = &disk.error {
                 context.note(format_args!("warning: {}: {}", disk.name, error.message));
             }
+            context.note_faults(&disk.name, &disk.faults);
         }
         Ok(())
     }

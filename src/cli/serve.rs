@@ -186,7 +186,10 @@ impl fmt::Display for Text<'_> {
             write!(f, "\nmetrics at {url}")?;
         }
         for export in &at.exports {
-            write!(f, "\n{}  {}", export.name, export.uri)?;
+            match &export.error {
+                None => write!(f, "\n{}  {}", export.name, export.uri)?,
+                Some(error) => write!(f, "\n{}  cannot be opened: {error}", export.name)?,
+            }
         }
         if at.exports.is_empty() {
             f.write_str("\nno disks yet: `sealdisk create` makes one, and it is served at once")?;

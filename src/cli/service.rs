@@ -86,6 +86,9 @@ pub(super) struct Reached {
     pub(super) name: String,
     pub(super) uri: String,
     pub(super) uris: Vec<String>,
+    /// Why it cannot be opened, as far as its settings and the files of its base tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) error: Option<String>,
 }
 
 /// A server whose sockets are bound: clients may connect, and are answered from [`Service::run`] on.
@@ -154,6 +157,7 @@ impl Service {
         let reached = |name: String| Reached {
             uri: uri::unix(&name, &socket),
             uris: listeners.iter().filter_map(|listener| listener.uri(&name)).collect(),
+            error: name.parse().ok().and_then(|name| registry.look_at(&name)).map(|error| error.to_string()),
             name,
         };
         let exports = names.into_iter().map(reached).collect();
@@ -205,6 +209,7 @@ impl Service {
             reads_again
         };
         let hearing = signals.hear(reads_again, asked, |_| 1)?;
+        registry.inspect()?;
         manager.ready();
         let served = runtime.block_on(server.run_until(async {
             let _ = stopped.await;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use clap::Args;
 
-use super::context::{Context, Outcome};
+use super::context::{self, Context, Outcome};
 use super::show::{pending, share};
 use super::size;
 use super::table::Table;
@@ -37,6 +37,7 @@ impl Status {
         let report: Report = context.ask(&self.key, Request::Status, &[])?;
         context.show(&report, Text(&report))?;
         for disk in &report.disks {
+            context.note_faults(&disk.name, &disk.faults);
             match &disk.state {
                 DiskState::Failed { error } => {
                     context.note(format_args!("warning: {}: {}", disk.name, error.message));
@@ -81,7 +82,8 @@ impl fmt::Display for Text<'_> {
         let heading = ["NAME", "SIZE", "BASE", "PLAIN", "ENCRYPTED", "ZERO", "TO SCRUB"];
         let mut table = Table::new(&heading, &[false, true, true, true, true, true, true]);
         for disk in &account.disks {
-            let mut row = vec![disk.name.clone()];
+            let failed = matches!(disk.state, DiskState::Failed { .. });
+            let mut row = vec![context::marked(&disk.name, &disk.faults, failed)];
             match &disk.state {
                 DiskState::Known { size_bytes, bytes, keys: _ } => {
                     let all = bytes.base_bytes + bytes.plain_bytes + bytes.encrypted_bytes + bytes.zero_bytes;

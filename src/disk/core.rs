@@ -116,6 +116,8 @@ pub(crate) struct Core {
     pub(crate) revoked: AtomicBool,
     /// Nothing was written since a clean close.
     pub(crate) opened_clean: AtomicBool,
+    /// After an unclean end: pages that were found in logs and notes.
+    pub(crate) recovered: Option<u64>,
     /// One checkpoint at a time: who finds none waiting knows that none is being written either.
     pub(crate) checkpointing: Mutex<()>,
     /// One upkeep step at a time.

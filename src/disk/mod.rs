@@ -95,7 +95,7 @@ use self::resolve::View;
 pub use self::settings::{DiskSettings, Kind, LayerRecord, Parent, Unfinished};
 pub use self::sweep::Swept;
 pub use self::vitals::Vitals;
-use crate::base::{BaseImage, BaseRecord};
+use crate::base::{BaseImage, BaseRecord, DeletedFile};
 use crate::crypto::keyring::DiskKeys;
 use crate::crypto::secret::SecretBytes;
 use crate::io::Dir;
@@ -325,6 +325,16 @@ impl Disk {
 
     pub fn uuid(&self) -> Uuid {
         self.core.uuid
+    }
+
+    /// Looks at the files of its base, as [`BaseImage::check`].
+    pub fn check_base(&self) -> Result<Option<DeletedFile>> {
+        self.core.base.as_ref().map_or(Ok(None), |base| base.check())
+    }
+
+    /// Opened after an unclean end: pages that were found in logs and notes.
+    pub fn recovered(&self) -> Option<u64> {
+        self.core.recovered
     }
 
     /// Whether nobody else looks at the disk, through a snapshot neither.

@@ -66,7 +66,8 @@ pub(crate) fn open(
     let how = if access == Access::ReadWrite { Open::ReadWrite } else { Open::Read };
     let (mut slots, slot_keys) = KeySlots::open(&*dir, settings.uuid, how)?;
     let layers = open_layers(&*layers_dir, &settings, &slot_keys, keys.as_ref(), how)?;
-    let Recovered { mut state, chain, next_epoch } = recover(&*dir, &names, &settings, layers, keys.as_ref(), &noted)?;
+    let Recovered { mut state, chain, next_epoch, replayed } =
+        recover(&*dir, &names, &settings, layers, keys.as_ref(), &noted)?;
     if let Some(base) = &base
         && base.size() / (PAGE as u64) < state.base_limit
     {
@@ -85,6 +86,7 @@ pub(crate) fn open(
     };
     state.dead_known &= clean;
     let noted = !state.pending.is_empty();
+    let recovered = (!clean).then(|| replayed + state.pending.pages());
     let (size, poisoned_by, newest) = (state.size, Arc::clone(&poison), top.clone());
     let core = Core {
         uuid: settings.uuid,
@@ -106,6 +108,7 @@ pub(crate) fn open(
         round_asked: AtomicBool::new(false),
         log_full: AtomicBool::new(false),
         opened_clean: AtomicBool::new(clean),
+        recovered,
         revoked: AtomicBool::new(false),
         checkpointing: Mutex::new(()),
         upkeep: Mutex::new(Progress::default()),
@@ -289,6 +292,8 @@ pub(crate) struct Recovered {
     /// What the next log must chain to.
     chain: Chain,
     next_epoch: u64,
+    /// Pages that the batches of the logs name.
+    replayed: u64,
 }
 
 /// The newest checkpoint and the chain of logs from it on.
@@ -337,6 +342,7 @@ pub(crate) fn recover(
             entry.load(presence);
         }
     }
+    let mut found: u64 = 0;
     for &epoch in names.logs.iter().filter(|&&epoch| epoch >= newest) {
         let name = log::file_name(epoch);
         let path = dir.path().join(&name);
@@ -352,6 +358,7 @@ pub(crate) fn recover(
         chain = end;
         for batch in &batches {
             state.generation = state.generation.max(batch.generation);
+            found += batch.extents.iter().map(|extent| extent.pages.end - extent.pages.start).sum::<u64>();
             state.apply(batch).map_err(|what| corrupt(&name, what))?;
             needed.extend(batch.ops.iter().filter_map(|op| match op {
                 Op::NextLog { epoch } => Some(*epoch),
@@ -378,7 +385,7 @@ pub(crate) fn recover(
     }
     let taken = names.logs.iter().chain(&names.recent).max();
     let next_epoch = taken.map_or(0, |&number| number + 1).max(newest);
-    Ok(Recovered { state, chain, next_epoch })
+    Ok(Recovered { state, chain, next_epoch, replayed: found })
 }
 
 /// Removes what earlier ends left behind. Nothing names it.

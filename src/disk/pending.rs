@@ -19,6 +19,11 @@ impl Pending {
         self.extents.is_empty() && self.ops.is_empty()
     }
 
+    /// Pages that it names.
+    pub(crate) fn pages(&self) -> u64 {
+        self.extents.values().flat_map(ExtentMap::iter).map(|(pages, _)| pages.end - pages.start).sum()
+    }
+
     /// Number of extent records it will take.
     pub(crate) fn count(&self) -> usize {
         self.extents.values().map(ExtentMap::len).sum()

@@ -11,7 +11,8 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
 use super::sample::{DiskSample, Sample};
-use crate::account::watch::Condition;
+use crate::account::health::Fault;
+use crate::account::watch::{Condition, Watched};
 use crate::crypto::xts;
 use crate::disk::Vitals;
 use crate::nbd::{BUCKETS, Command, CommandCounts, Errno, Reason, Tls, bucket_bound};
@@ -87,11 +88,13 @@ impl Families<'_> {
 
 impl Sample {
     fn requests(&self, out: &mut Families<'_>) -> fmt::Result {
-        let counted = || self.disks.iter().filter_map(|disk| Some((disk.name.as_str(), disk.counts.as_ref()?)));
+        let counted = || self.disks.iter().map(|disk| (disk.name.as_str(), &disk.counts));
+        // From the start, so that the first of them is an increase; others once there was one.
+        let always = |command: Command| (command as u8) <= Command::WriteZeroes as u8;
         let by_command = |told: fn(Command) -> bool, value: fn(&CommandCounts) -> u64| {
             counted().flat_map(move |(disk, counts)| {
                 let of = move |command: Command| {
-                    (told(command) && counts.of(command).requests() > 0)
+                    (told(command) && (always(command) || counts.of(command).requests() > 0))
                         .then(|| ([("disk", disk), ("command", command.name())], value(counts.of(command))))
                 };
                 Command::ALL.into_iter().filter_map(of)
@@ -186,13 +189,15 @@ impl Sample {
         out.known("sealdisk_keys_revoked", "Whether the keys were taken back.", flag(account.revoked))?;
         out.known("sealdisk_keys_held", "Whether the account's keys are at hand.", flag(account.keys_held))?;
         let disks = account.disks.iter().flatten();
+        let unable = |disk: &&Watched| disk.health.faults[Fault::CannotOpen as usize];
+        let damaged = account.damaged + account.disks.iter().flatten().filter(unable).count();
         let is = |condition: &Condition| match condition {
             Condition::Open(_) => "open",
             Condition::Closed => "closed",
             Condition::Busy => "busy",
         };
-        let mut counts = [("open", 0), ("closed", 0), ("busy", 0), ("damaged", account.damaged)];
-        for disk in disks {
+        let mut counts = [("open", 0), ("closed", 0), ("busy", 0), ("damaged", damaged)];
+        for disk in disks.filter(|disk| !unable(disk)) {
             let state = is(&disk.condition);
             counts.iter_mut().filter(|(name, _)| *name == state).for_each(|(_, count)| *count += 1);
         }
@@ -235,6 +240,21 @@ impl Sample {
         let busy = busy.map(|disk| ([("disk", disk.name.as_str())], u32::from(disk.busy)));
         let help = "Whether the disk could not be looked at: it is being opened, or stuck. Its numbers are older ones.";
         out.gauges("sealdisk_disk_busy", help, busy)?;
+        let faults = self.disks.iter().flat_map(|disk| {
+            let of = Fault::ALL.into_iter().zip(disk.health.faults);
+            of.map(|(fault, is)| ([("disk", disk.name.as_str()), ("fault", fault.name())], u32::from(is)))
+        });
+        out.gauges("sealdisk_disk_fault", "Whether this is wrong with the disk, open or not.", faults)?;
+        let all = |value: fn(&DiskSample) -> u64| {
+            self.disks.iter().map(move |disk| ([("disk", disk.name.as_str())], value(disk)))
+        };
+        let help = "Attempts to open the disk that failed.";
+        out.counters("sealdisk_disk_open_failures", help, all(|disk| disk.health.open_failures))?;
+        let help = "Openings of the disk after an unclean end.";
+        out.counters("sealdisk_disk_recoveries", help, all(|disk| disk.health.recoveries))?;
+        let help =
+            "When the disk was last opened after an unclean end, since the epoch; 0: not since the server started.";
+        out.gauges("sealdisk_disk_recovered_timestamp_seconds", help, all(|disk| disk.health.recovered_at))?;
         let help = "Rounds that made changes durable; each answers all flushes that wait.";
         out.counters("sealdisk_commit_rounds", help, self.of_disks(|disk| Some(disk.rounds)))?;
         out.counters("sealdisk_syncs", "Syncs of files in those rounds.", self.of_disks(|disk| Some(disk.syncs)))?;

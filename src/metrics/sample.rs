@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::process::{Process, ProcessSample};
 use crate::account::admission::Admission;
+use crate::account::health::HealthSample;
 use crate::account::registry::Registry;
 use crate::account::watch::{AccountVitals, Condition, Watched};
 use crate::disk::Vitals;
@@ -56,8 +57,8 @@ pub(super) struct DiskSample {
     pub(super) busy: bool,
     /// `None`: closed.
     pub(super) vitals: Option<Vitals>,
-    /// `None`: no client has attached it since the server started.
-    pub(super) counts: Option<Counts>,
+    pub(super) health: HealthSample,
+    pub(super) counts: Counts,
 }
 
 impl Sampler {
@@ -108,6 +109,12 @@ impl Sampler {
             }
         };
         let busy = disk.condition == Condition::Busy;
-        DiskSample { name: disk.name.clone(), busy, vitals, counts: counts.remove(&disk.uuid) }
+        DiskSample {
+            name: disk.name.clone(),
+            busy,
+            vitals,
+            health: disk.health,
+            counts: counts.remove(&disk.uuid).unwrap_or_default(),
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! The client itself is told little, often no more than that the connection ends. So each of them leaves a line at the
 //! default level, with the peer and the cause, at a bounded rate for all clients together.
 
-use std::fmt::{self, Display, Write};
+use std::fmt::Display;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -113,25 +113,14 @@ impl Turnings {
         if suppressed > 0 {
             tracing::warn!(suppressed, "lines about clients that were turned away were left out");
         }
-        tracing::warn!(%peer, reason = reason.name(), error = %OneLine(&why), "turned away");
+        let error: String = why.to_string().chars().take(MOST).collect();
+        tracing::warn!(%peer, reason = reason.name(), %error, "turned away");
         true
     }
 
     /// By reason, in the order of [`Reason::ALL`].
     pub(super) fn counts(&self) -> [u64; Reason::ALL.len()] {
         std::array::from_fn(|index| self.counts[index].load(Ordering::Relaxed))
-    }
-}
-
-/// A text without control characters, and not without end.
-struct OneLine<T>(T);
-
-impl<T: Display> Display for OneLine<T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for c in self.0.to_string().chars().take(MOST) {
-            if c.is_control() { write!(f, "{}", c.escape_default())? } else { f.write_char(c)? }
-        }
-        Ok(())
     }
 }
 
@@ -148,12 +137,5 @@ mod tests {
         let counts = turnings.counts();
         assert_eq!((counts[Reason::Options as usize], counts[Reason::Tls as usize]), (100, 1));
         assert!(Reason::ALL.iter().enumerate().all(|(index, reason)| *reason as usize == index));
-    }
-
-    #[test]
-    fn what_a_client_sent_forges_no_line() {
-        let forged = OneLine("no disk \"a\n2026 INFO all is well\x1b[2J\"").to_string();
-        assert_eq!(forged, "no disk \"a\\n2026 INFO all is well\\u{1b}[2J\"");
-        assert_eq!(OneLine("x".repeat(10_000)).to_string().len(), MOST);
     }
 }

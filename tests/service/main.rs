@@ -11,6 +11,7 @@ mod support;
 
 mod attacker;
 mod confined;
+mod faults;
 mod inside;
 mod logs;
 mod machine;
