@@ -282,7 +282,9 @@ fn moving_a_disk_to_another_account_key() {
             })));
             live.rekey(both.clone()).unwrap();
             disk.set_observer(None);
+            let old_layers = live.layers().len();
             live.write(3 * 512, &[4; 512], Durability::Fua).unwrap();
+            assert_eq!(live.layers().len(), old_layers + 1, "what is written now is under a fresh data key");
 
             let holds = |disk: &Disk, pages: u64| {
                 let mut page = [0; 512];

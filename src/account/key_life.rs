@@ -19,7 +19,7 @@ use super::name::BlobName;
 use super::registry::{Keys, Registry};
 use crate::crypto::kek::{DerivedKeys, SourceRecord};
 use crate::crypto::keyring::KeyRing;
-use crate::disk::{self, Access, Disk};
+use crate::disk::{self, Access, Disk, Kind};
 use crate::io::{Dir, sync};
 use crate::{Error, ErrorKind, Result};
 
@@ -38,8 +38,38 @@ pub struct KekRotated {
     pub account_key: Uuid,
     /// Whether the account key is a new one.
     pub account_key_replaced: bool,
+    /// Disks of which something is stored under data keys that were there before the account key was replaced.
+    pub older: Vec<Older>,
     /// Disks that still need the old account key, which is kept for them, and why.
     pub left: Vec<Left>,
+}
+
+/// A disk with something under data keys that a former account key opens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Older {
+    pub name: String,
+    /// Bytes under such keys, those included that only snapshots see.
+    pub bytes: u64,
+}
+
+/// Where a re-encryption of everything stands once every disk was gone through.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReencryptionEnded {
+    /// What snapshots and clones keep under older data keys, or in plaintext.
+    pub kept: Vec<Older>,
+}
+
+/// How much of the keys is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "replace", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Depth {
+    /// The KEK alone.
+    Kek,
+    /// The account key too, by one with this id, and every disk goes on under a fresh data key.
+    AccountKey { id: Uuid },
+    /// The same, and a re-encryption of everything is to follow. One that is unfinished is gone on with if the KEK is the one
+    /// in use.
+    Compromised { id: Uuid },
 }
 
 /// A disk that a change of keys did not reach.
@@ -68,25 +98,52 @@ pub struct KeysRestored {
     pub left: Vec<Left>,
 }
 
+/// What became of the disks when the account key was replaced.
+#[derive(Debug, Default)]
+struct Moved {
+    older: Vec<Older>,
+    left: Vec<Left>,
+}
+
 impl Registry {
-    /// Puts the account under another KEK, or records that it comes from another source now. With the id of a new account key
-    /// everything above the data keys is new: every disk is moved to that account key, while it is served. An earlier
-    /// replacement that was cut off is finished first.
-    pub fn rotate_kek(&self, kek: &DerivedKeys, source: SourceRecord, account_key: Option<Uuid>) -> Result<KekRotated> {
+    /// Puts the account under another KEK, or records that it comes from another source now. With a new account key everything
+    /// above the data keys is new: every disk is moved to that account key, while it is served, and stores what is written
+    /// from then on under a fresh data key. An earlier replacement that was cut off is finished first; with the KEK in use
+    /// that is all.
+    pub fn rotate_kek(&self, kek: &DerivedKeys, source: SourceRecord, depth: Depth) -> Result<KekRotated> {
         let _changing = self.shared.changing.lock();
         let mut ring = self.shared.require_keys()?;
-        if account_key.is_some() && ring.retiring().is_some() {
-            let (finished, left) = self.finish_replacement(ring)?;
-            if let Some(left) = left.first() {
+        let reencrypt = matches!(depth, Depth::Compromised { .. });
+        let (in_use, pending) = {
+            let settings = self.shared.settings.read();
+            (settings.is_opened_by(kek), settings.reencryption_pending())
+        };
+        let id = match depth {
+            Depth::Kek => None,
+            Depth::AccountKey { id } | Depth::Compromised { id } => Some(id),
+        };
+        if reencrypt && in_use && pending {
+            return Ok(self.rotated(&ring, false, false, Moved::default()));
+        }
+        if id.is_some() && ring.retiring().is_some() {
+            let (finished, moved) = self.finish_replacement(ring, reencrypt && in_use)?;
+            if let Some(left) = moved.left.first() {
                 let what = format!("an earlier replacement is not finished: {}", left.error.message);
                 return Err(Error::new(ErrorKind::InUse, what).hint(format!("repair or delete {} first", left.name)));
             }
+            if in_use {
+                return Ok(self.rotated(&finished, false, true, moved));
+            }
             ring = finished;
+        }
+        if id.is_some() {
+            // Every disk makes a new layer at its next write.
+            disk::check_room(&*self.shared.account, &self.shared.setup.options)?;
         }
         let kek_replaced = {
             let mut settings = self.shared.settings.write();
             let dir = &*self.shared.account;
-            let replaced = match account_key {
+            let replaced = match id {
                 Some(id) => {
                     ring = settings.add_account_key(dir, &ring, kek, id, source)?;
                     true
@@ -97,59 +154,109 @@ impl Registry {
             *self.shared.keys.write() = Keys::Unlocked(ring.clone());
             replaced
         };
-        let (ring, left) = if ring.retiring().is_some() { self.finish_replacement(ring)? } else { (ring, Vec::new()) };
+        let (ring, moved) = match ring.retiring() {
+            Some(_) => self.finish_replacement(ring, reencrypt || pending)?,
+            None => (ring, Moved::default()),
+        };
+        Ok(self.rotated(&ring, kek_replaced, id.is_some(), moved))
+    }
+
+    fn rotated(&self, ring: &KeyRing, kek_replaced: bool, account_key_replaced: bool, moved: Moved) -> KekRotated {
         let settings = self.shared.settings.read();
-        Ok(KekRotated {
+        KekRotated {
             kek_version: settings.kek_version(),
             key_source: settings.kek_source().to_string(),
             kek_replaced,
             account_key: ring.current().id(),
-            account_key_replaced: account_key.is_some(),
-            left,
-        })
+            account_key_replaced,
+            older: moved.older,
+            left: moved.left,
+        }
     }
 
-    /// Moves every disk to the current account key, and forgets the retiring one if all could be moved.
-    fn finish_replacement(&self, ring: KeyRing) -> Result<(KeyRing, Vec<Left>)> {
-        let mut left: Vec<Left> = self
-            .damaged()
-            .iter()
-            .map(|(folder, error)| Left { name: format!("disks/{folder}"), error: error.clone() })
-            .collect();
+    /// Moves every disk to the current account key, and forgets the retiring one if all could be moved; `reencrypt`: with a
+    /// note that everything is to be re-encrypted.
+    fn finish_replacement(&self, ring: KeyRing, reencrypt: bool) -> Result<(KeyRing, Moved)> {
+        let damaged = self.damaged().iter();
+        let left = damaged.map(|(folder, error)| Left { name: format!("disks/{folder}"), error: error.clone() });
+        let mut moved = Moved { left: left.collect(), older: Vec::new() };
         for entry in self.entries() {
-            if let Err(error) = self.move_disk(&entry, &ring) {
-                tracing::error!(disk = %entry.name, %error, "cannot be moved to the new account key");
-                left.push(Left { name: entry.name.to_string(), error: error.into() });
+            let name = entry.name.to_string();
+            match self.move_disk(&entry, &ring) {
+                Ok(0) => {}
+                Ok(bytes) => moved.older.push(Older { name, bytes }),
+                Err(error) => {
+                    tracing::error!(disk = %entry.name, %error, "cannot be moved to the new account key");
+                    moved.left.push(Left { name, error: error.into() });
+                }
             }
         }
-        if !left.is_empty() {
-            return Ok((ring, left));
+        if !moved.left.is_empty() {
+            return Ok((ring, moved));
         }
-        let ring = self.shared.settings.write().drop_retiring_key(&*self.shared.account, &ring)?;
+        let ring = self.shared.settings.write().drop_retiring_key(&*self.shared.account, &ring, reencrypt)?;
         *self.shared.keys.write() = Keys::Unlocked(ring.clone());
-        Ok((ring, left))
+        Ok((ring, moved))
     }
 
-    fn move_disk(&self, entry: &Entry, ring: &KeyRing) -> Result<()> {
+    /// Notes that the re-encryption of everything has ended. [`ErrorKind::InUse`] while some disk has not been gone through.
+    pub fn end_reencryption(&self) -> Result<ReencryptionEnded> {
+        let _changing = self.shared.changing.lock();
+        let ring = self.shared.require_keys()?;
+        let mut kept = Vec::new();
+        for (name, _) in self.names() {
+            let disk = self.disk(&name)?;
+            let remaining = disk.sweep_remaining(false);
+            if remaining > 0 {
+                let what = format!("{remaining} bytes of \"{name}\" are still under older keys, or in plaintext");
+                return Err(Error::new(ErrorKind::InUse, what).hint("ask again: it goes on with what is left"));
+            }
+            let created = self.shared.settings.read().account_key_created();
+            let older = disk.layers().into_iter().filter(|layer| layer.live == 0 && Some(layer.created) <= created);
+            let bytes = older.map(|layer| layer.held).sum();
+            if bytes > 0 {
+                kept.push(Older { name: name.to_string(), bytes });
+            }
+        }
+        for entry in self.shared.hidden.read().iter() {
+            if let State::Open(disk) = &*entry.state.lock() {
+                let bytes = disk.layers().iter().map(|layer| layer.held).sum();
+                kept.push(Older { name: entry.name.to_string(), bytes });
+            }
+        }
+        self.shared.settings.write().end_reencryption(&*self.shared.account, &ring)?;
+        Ok(ReencryptionEnded { kept })
+    }
+
+    /// Bytes of the disk that stay under the data keys it has had.
+    fn move_disk(&self, entry: &Entry, ring: &KeyRing) -> Result<u64> {
+        let older = |disk: &Disk| -> u64 {
+            let sealed = disk.layers().into_iter().filter(|layer| layer.kind == Kind::Xts);
+            sealed.map(|layer| layer.held).sum()
+        };
         let keys = ring.disk_keys(entry.uuid)?;
         let mut state = entry.state.lock();
         match &*state {
             State::Open(disk) => {
                 let disk = Arc::clone(disk);
                 drop(state);
-                disk.rekey(keys)
+                // Counted before: what is written afterwards is under a fresh key.
+                let bytes = older(&disk);
+                disk.rekey(keys)?;
+                Ok(bytes)
             }
             State::Closed => {
                 // Without its base, which need not be there for this.
                 let dir = self.shared.dir_of(entry)?;
                 let options = self.shared.setup.options.clone();
                 let disk = Disk::open(dir, Some(keys.clone()), None, Access::ReadWrite, true, options)?;
+                let bytes = older(&disk);
                 disk.rekey(keys)?;
                 disk.close()?;
                 *state = State::Closed;
-                Ok(())
+                Ok(bytes)
             }
-            State::Gone => Ok(()),
+            State::Gone => Ok(0),
         }
     }
 

@@ -4,14 +4,14 @@ use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use uuid::Uuid;
 
 use super::audit;
 #[cfg(doc)]
 use super::audit::AuditPiece;
 use super::failure::Failure;
+use super::key_life::Depth;
 #[cfg(doc)]
-use super::key_life::{KekRotated, KeysRestored, KeysRevoked};
+use super::key_life::{KekRotated, KeysRestored, KeysRevoked, ReencryptionEnded};
 use super::lock::Hold;
 use super::name::BlobName;
 #[cfg(doc)]
@@ -42,6 +42,8 @@ pub enum KeyRequest {
     Reencrypt { name: BlobName, page: u64, sweep: Sweep },
     /// `null`; the server goes on with it
     ReencryptDetached { name: BlobName, sweep: Sweep },
+    /// [`ReencryptionEnded`]: everything was gone through
+    EndReencryption,
     /// [`AuditPiece`] of a layer, from page `page` on
     Audit { name: BlobName, layer: u32, page: u64 },
 }
@@ -51,9 +53,8 @@ pub enum KeyRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ProvenRequest {
-    /// [`KekRotated`]; what is derived of the new KEK travels as a pipe. `account_key`: the id of the account key that is to
-    /// replace the current one.
-    RotateKek { source: SourceRecord, account_key: Option<Uuid> },
+    /// [`KekRotated`]; what is derived of the new KEK travels as a pipe
+    RotateKek { source: SourceRecord, depth: Depth },
     /// `null`; the file that is to hold the data key travels with the message
     Export { name: BlobName, layer: u32 },
 }
@@ -87,9 +88,9 @@ impl ProvenRequest {
 
     fn perform(self, registry: &Registry, files: Vec<OwnedFd>) -> std::result::Result<Value, Failure> {
         match self {
-            Self::RotateKek { source, account_key } => {
+            Self::RotateKek { source, depth } => {
                 let kek = DerivedKeys::take_over(registry.id(), only(files)?)?;
-                json(registry.rotate_kek(&kek, source, account_key)?)
+                json(registry.rotate_kek(&kek, source, depth)?)
             }
             Self::Export { name, layer } => {
                 registry.reveal_key(&name, layer, only(files)?.into())?;
@@ -143,6 +144,7 @@ impl KeyRequest {
                 registry.reencrypt_detached(&name, sweep)?;
                 Ok(Value::Null)
             }
+            Self::EndReencryption => json(registry.end_reencryption()?),
             Self::Audit { name, layer, page } => json(audit::piece(registry, &name, layer, page)?),
         }
     }

@@ -6,6 +6,8 @@
 //! - Replacing the account key: [`Settings::add_account_key`]; then every disk is moved to the new key; then
 //!   [`Settings::drop_retiring_key`]. A crash between leaves both keys in the file, and what was begun is finished
 //!   first the next time.
+//! - Replacing it because it is known to somebody else: the last of these steps also notes that everything has to be
+//!   re-encrypted ([`Settings::drop_retiring_key`]), and [`Settings::end_reencryption`] that it was.
 //! - Revoking: [`Settings::set_revoked`], and only then keys are let go of. So no restart brings them back.
 
 use uuid::Uuid;
@@ -75,14 +77,35 @@ impl Settings {
         Ok(ring)
     }
 
-    /// Forgets the retiring account key, which no disk needs any more.
-    pub fn drop_retiring_key(&mut self, dir: &dyn Dir, ring: &KeyRing) -> Result<KeyRing> {
+    /// Forgets the retiring account key, which no disk needs any more. With `reencrypt` it is noted that a re-encryption of
+    /// everything is to follow.
+    pub fn drop_retiring_key(&mut self, dir: &dyn Dir, ring: &KeyRing, reencrypt: bool) -> Result<KeyRing> {
         let ring = ring.without_retiring();
         self.change(dir, &ring, |next| {
             next.body.account_key.truncate(1);
+            if reencrypt {
+                next.body.account_key.extend_from_within(..);
+            }
             Ok(())
         })?;
         Ok(ring)
+    }
+
+    /// Notes that the re-encryption of everything has ended.
+    pub fn end_reencryption(&mut self, dir: &dyn Dir, ring: &KeyRing) -> Result<()> {
+        if !self.reencryption_pending() {
+            return Ok(());
+        }
+        self.change(dir, ring, |next| {
+            next.body.account_key.truncate(1);
+            Ok(())
+        })
+    }
+
+    /// Whether `kek` opens the account now.
+    #[must_use]
+    pub fn is_opened_by(&self, kek: &DerivedKeys) -> bool {
+        kek.fits(&self.body.kek.check)
     }
 
     /// Revokes the keys, or takes that back. Where they are revoked already nothing is written.
@@ -122,17 +145,17 @@ impl Settings {
         all_gone.then_some(text)
     }
 
-    fn is_opened_by(&self, kek: &DerivedKeys) -> bool {
-        kek.fits(&self.body.kek.check)
-    }
-
     fn put_keys(&mut self, ring: &KeyRing, kek: &DerivedKeys, source: SourceRecord) -> Result<()> {
         let created = |key: &AccountKey| {
             let known = self.body.account_key.iter().find(|known| known.id == key.id());
             known.map_or_else(now, |known| known.created)
         };
         let wrap = |key: &AccountKey| Ok(WrappedKey { id: key.id(), created: created(key), wrapped: key.wrap(kek)? });
-        let keys = std::iter::once(ring.current()).chain(ring.retiring()).map(wrap).collect::<Result<Vec<_>>>()?;
+        let mut keys = std::iter::once(ring.current()).chain(ring.retiring()).map(wrap).collect::<Result<Vec<_>>>()?;
+        let stays = self.account_key_ids().next() == Some(ring.current().id());
+        if stays && self.reencryption_pending() {
+            keys.extend_from_within(..1);
+        }
         self.body.account_key = keys;
         self.body.kek.version += 1;
         self.body.kek.check = *kek.check();
@@ -251,7 +274,7 @@ mod tests {
         let error = account.add(during.clone(), 3, source(3)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InUse);
 
-        let after = account.settings.drop_retiring_key(&account.dir, &during).unwrap();
+        let after = account.settings.drop_retiring_key(&account.dir, &during, false).unwrap();
         assert!(account.open(2).unwrap().retiring().is_none());
         let disk = Uuid::new_v4();
         let mac = after.disk_keys(disk).unwrap().mac(&[b"x"]);
@@ -267,6 +290,25 @@ mod tests {
         assert_eq!(account.open(2).unwrap_err().kind(), ErrorKind::WrongKey);
         let reopened = account.open(3).unwrap();
         assert_eq!(reopened.retiring().map(AccountKey::id), Some(account.ring.current().id()));
+    }
+
+    #[test]
+    fn that_everything_is_to_be_reencrypted_is_noted_until_it_was() {
+        let mut account = account();
+        let during = account.add(account.ring.clone(), 2, source(2)).unwrap();
+        assert!(!account.settings.reencryption_pending());
+        let after = account.settings.drop_retiring_key(&account.dir, &during, true).unwrap();
+        let pending = |account: &Account| Settings::load(&account.dir).unwrap().reencryption_pending();
+        assert!(pending(&account) && account.open(2).unwrap().retiring().is_none());
+        assert_eq!(account.settings.account_key_ids().collect::<Vec<_>>(), [NEW]);
+        // Another KEK changes nothing of it, a revocation neither; another account key begins anew.
+        account.rotate(after.clone(), 3, source(3)).unwrap();
+        account.settings.set_revoked(&account.dir, &after, true).unwrap();
+        account.settings.set_revoked(&account.dir, &after, false).unwrap();
+        assert!(pending(&account) && account.open(3).is_ok());
+        account.settings.end_reencryption(&account.dir, &after).unwrap();
+        assert!(!pending(&account));
+        account.open(3).unwrap();
     }
 
     #[test]

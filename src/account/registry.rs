@@ -216,6 +216,12 @@ impl Registry {
         self.shared.settings.read().revoked()
     }
 
+    /// [`Settings::reencryption_pending`].
+    #[must_use]
+    pub fn reencryption_pending(&self) -> bool {
+        self.shared.settings.read().reencryption_pending()
+    }
+
     /// Why the keys are not at hand, if they are not.
     #[must_use]
     pub fn locked(&self) -> Option<Failure> {

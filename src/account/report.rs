@@ -71,6 +71,9 @@ pub struct Status {
     pub kek_version: u32,
     /// The keys were taken back: nothing is served until `key restore`.
     pub revoked: bool,
+    /// `key rotate-kek --compromised` was broken off: something is still under the keys of before.
+    #[serde(default)]
+    pub reencryption_pending: bool,
     /// Why the keys could not be unlocked; `None`: they are, and all that is shown was authenticated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub locked: Option<Failure>,

@@ -223,6 +223,7 @@ fn status(registry: &Registry) -> Status {
         key_source: registry.key_source(),
         kek_version: registry.kek_version(),
         revoked: registry.revoked(),
+        reencryption_pending: registry.reencryption_pending(),
         locked: registry.locked(),
         server: registry.shared.server.get().map(|&limits| {
             let clients = registry.clients().into_iter().map(Into::into).collect();

@@ -31,6 +31,7 @@
 //! 1. The file is only ever replaced whole; the old one, and so the old wrapping, is good until the new one is durable.
 //! 2. The first account key is current: the MAC and everything new is made under it. A second one is retiring.
 //! 3. A field this program does not know is refused, never dropped by the next change.
+//!    The current one listed twice: no other is retiring, but what was stored before it came has still to be re-encrypted.
 //! 4. No account key at all: erased, for good. Such a file carries no MAC, as there is no key left to make it.
 
 use std::path::PathBuf;
@@ -255,10 +256,11 @@ impl Settings {
     pub fn unlock_derived(&self, kek: &DerivedKeys) -> Result<KeyRing> {
         self.check_not_erased()?;
         self.check_derived(kek)?;
-        let (current, retiring) = self.body.account_key.split_first().expect("checked: not erased");
+        let (current, others) = self.body.account_key.split_first().expect("checked: not erased");
+        let retiring = others.iter().find(|key| key.id != current.id);
         let unwrap =
             |key: &WrappedKey| AccountKey::unwrap(kek, key.id, &key.wrapped).map_err(|error| error.at_path(&self.path));
-        let ring = KeyRing::new(unwrap(current)?, retiring.first().map(unwrap).transpose()?).opened_by(kek.proof());
+        let ring = KeyRing::new(unwrap(current)?, retiring.map(unwrap).transpose()?).opened_by(kek.proof());
         let Some((text, Some(mac))) = &self.read else {
             return Err(Error::new(ErrorKind::Corrupt, "has no MAC").at_path(&self.path));
         };
@@ -337,9 +339,22 @@ impl Settings {
         self.body.kek.version
     }
 
+    /// A re-encryption of everything was begun with the current account key, and has not ended.
+    #[must_use]
+    pub fn reencryption_pending(&self) -> bool {
+        matches!(&self.body.account_key[..], [current, other] if current.id == other.id)
+    }
+
+    /// When the current account key was made, in seconds since the epoch; `None`: there is none any more.
+    #[must_use]
+    pub fn account_key_created(&self) -> Option<u64> {
+        self.body.account_key.first().map(|key| key.created)
+    }
+
     /// Ids of the account keys, the current one first.
     pub fn account_key_ids(&self) -> impl Iterator<Item = Uuid> {
-        self.body.account_key.iter().map(|key| key.id)
+        let current_again = usize::from(self.reencryption_pending());
+        self.body.account_key.iter().skip(current_again).map(|key| key.id)
     }
 }
 

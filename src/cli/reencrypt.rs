@@ -71,7 +71,8 @@ impl Reencrypt {
     }
 }
 
-fn all(session: &Session) -> Result<Vec<BlobName>, Failure> {
+/// The disks of the account.
+pub(super) fn all(session: &Session) -> Result<Vec<BlobName>, Failure> {
     let listed: Vec<Listed> = session.call(Request::List, &[])?;
     listed.iter().map(|disk| disk.name.parse().map_err(Failure::from)).collect()
 }
@@ -96,7 +97,13 @@ fn detach(session: &Session, names: Vec<BlobName>, sweep: Sweep) -> Result<Vec<s
     started.collect()
 }
 
-fn wait(context: &Context, session: &Session, name: BlobName, sweep: Sweep) -> Result<serde_json::Value, Failure> {
+/// Re-encrypts a disk and shows how far it is; gives a line of text (`text`) and what it says for programs (`document`).
+pub(super) fn wait(
+    context: &Context,
+    session: &Session,
+    name: BlobName,
+    sweep: Sweep,
+) -> Result<serde_json::Value, Failure> {
     let bar = progress::bytes(0, "encrypt");
     let (mut page, mut total, mut paused) = (0, None, false);
     let end: Reencrypted = loop {

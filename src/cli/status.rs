@@ -64,6 +64,9 @@ impl fmt::Display for Text<'_> {
         writeln!(f, "encryption  {}", account.encryption.name())?;
         let revoked = if account.revoked { ", revoked" } else { "" };
         writeln!(f, "key         {} (version {}{revoked})", text::line(&account.key_source), account.kek_version)?;
+        if account.reencryption_pending {
+            writeln!(f, "re-encrypt  unfinished: ask for `sealdisk key rotate-kek --compromised` again")?;
+        }
         if let Some(server) = &account.server {
             let buffers = size::human(server.limits.buffer_bytes as u64);
             writeln!(

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use super::Options;
 use super::core::{Core, Growth};
 use super::key_slots::SlotKey;
 use super::layer::Layer;
@@ -14,10 +15,22 @@ use super::reserve::RESERVED;
 use super::settings::{DiskSettings, Kind, LayerRecord, StoreError};
 use super::state::{Entry, State};
 use crate::crypto::keyring::DiskKeys;
-use crate::io::Open;
 use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
+use crate::io::{Dir, Open};
 use crate::{Error, ErrorKind, PAGE, Result};
+
+/// See [`Core::check_room`]; `dir` is the folder of a disk, or lies on its file system.
+pub fn check_room(dir: &dyn Dir, options: &Options) -> Result<()> {
+    let low_water = 4 * options.log_bytes;
+    let failed = |error| Error::io("the free space cannot be asked for", error).at_path(dir.path());
+    let free = dir.free_bytes().map_err(failed)?;
+    if free < low_water {
+        let what = format!("the file system has {free} bytes left, {low_water} are kept for what gives space back");
+        return Err(Error::new(ErrorKind::NoSpace, what).at_path(dir.path()));
+    }
+    Ok(())
+}
 
 impl Core {
     /// Replaces disk.toml. Not knowing whether the new one will be there after a crash poisons the disk.
@@ -93,16 +106,7 @@ impl Core {
     /// Refuses what will want a new layer while the file system is nearly full, so that what is left serves the logs, and
     /// trim, which gives space back, works to the end.
     pub(crate) fn check_room(&self) -> Result<()> {
-        let low_water = 4 * self.options.log_bytes;
-        let free = self
-            .dir
-            .free_bytes()
-            .map_err(|error| Error::io("the free space cannot be asked for", error).at_path(self.dir.path()))?;
-        if free < low_water {
-            let what = format!("the file system has {free} bytes left, {low_water} are kept for what gives space back");
-            return Err(Error::new(ErrorKind::NoSpace, what).at_path(self.dir.path()));
-        }
-        Ok(())
+        check_room(&*self.dir, &self.options)
     }
 
     /// Puts a new layer on top, of the kind that the setting asks for. Does nothing if there is a top by now.

@@ -100,6 +100,7 @@ use crate::crypto::keyring::DiskKeys;
 use crate::crypto::secret::SecretBytes;
 use crate::io::Dir;
 use crate::{Error, ErrorKind, PAGE, Result};
+pub use growth::check_room;
 
 /// Whether a change must be on stable storage before it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,9 +1,10 @@
 //! Going over to another account key, while clients write: wrapped data keys and every MAC are made anew, in any order
-//! and after any crash, because until the old key is dropped both are known (see `crypto/keyring.rs`).
+//! and after any crash, because until the old key is dropped both are known (see `crypto/keyring.rs`). Every layer is sealed:
+//! whoever unwrapped its data key with the old account key reads nothing of what is written from then on.
 //!
 //! 1. this opening gets a log of its own, so that there is one to leave;
 //! 2. with nothing that makes layers going on: every data key is wrapped anew in its slot, the new keys are put in
-//!    force, and disk.toml is replaced under them;
+//!    force, and disk.toml is replaced under them, with every layer sealed; from there on a write makes a new layer;
 //! 3. a round goes over to the next log, and the checkpoint at that border replaces every older log and checkpoint.
 //!
 //! Once that is done nothing on disk needs the old key.
@@ -14,7 +15,7 @@ use super::open::find_slot;
 use super::settings::{Kind, LayerRecord};
 use crate::crypto::keyring::DiskKeys;
 use crate::crypto::secret::SecretBytes;
-use crate::io::Open;
+use crate::io::{Open, mutant};
 use crate::{Error, ErrorKind, Result};
 
 impl Core {
@@ -32,7 +33,13 @@ impl Core {
             }
             *in_force = Some(keys);
             drop(in_force);
+            if !mutant!(RekeyKeepsTop) {
+                growth.settings.sealed_below = growth.settings.next_layer;
+            }
             self.store_settings(&mut growth)?;
+            if !mutant!(RekeyKeepsTop) {
+                self.gate.write().top = None;
+            }
             // What was noted under the old key until now is durable with the next round.
             let epoch = self.committer.lock().next_epoch;
             self.begin_recent(epoch, &self.keys()?);

@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Once;
 
 use sealdisk::account::failure::Failure;
+use sealdisk::account::key_life::Depth;
 use sealdisk::account::key_request::KeyRequest;
 use sealdisk::account::life_request::LifeRequest;
 use sealdisk::account::name::BlobName;
@@ -16,6 +17,8 @@ use sealdisk::account::request::Request;
 use sealdisk::base::{self, HandedImage, OpenOptions};
 use sealdisk::disk::{Durability, Kind};
 use sealdisk::io::sim::{RawFile, SimDisk};
+use uuid::Uuid;
+
 use sealdisk::{PAGE, Result as SealdiskResult};
 
 use crate::rig;
@@ -115,11 +118,50 @@ pub(crate) fn sweep(registry: &Registry, name: &str, include_base: bool) -> Done
     Ok(())
 }
 
-/// Goes over to KEK 2, and with `account_key` to another account key.
-fn rotate_kek(registry: &Registry, account_key: bool) -> Done {
-    let id = account_key.then(rig::new_uuid);
-    let kek = registry.derive(&rig::kek(2), id)?;
-    Ok(registry.rotate_kek(&kek, rig::source(2), id).map(drop)?)
+/// Goes over to KEK 2, by a change of this depth.
+fn rotate_kek(registry: &Registry, depth: fn(Uuid) -> Depth) -> Done {
+    let id = rig::new_uuid();
+    let kek = registry.derive(&rig::kek(2), Some(id))?;
+    Ok(registry.rotate_kek(&kek, rig::source(2), depth(id)).map(drop)?)
+}
+
+/// As `key rotate-kek --compromised` does, in one go or going on.
+fn replace_all(registry: &Registry) -> Done {
+    rotate_kek(registry, |id| Depth::Compromised { id })?;
+    for name in ["a", "z"] {
+        sweep(registry, name, false)?;
+    }
+    ask(registry, KeyRequest::EndReencryption)
+}
+
+/// What was stored under data keys that the former account key unwraps is gone, or will be with the snapshots that see it;
+/// and what is written now comes under a key that it did not unwrap.
+fn a_write_makes_a_layer(disk: &SimDisk) -> Result<(), String> {
+    let said = |error: sealdisk::Error| error.to_string();
+    let registry = rig::open(disk).map_err(said)?;
+    for name in ["a", "z"] {
+        let newest = |registry: &Registry| {
+            let layers = registry.disk(&blob(name)).map_err(said)?.layers();
+            Ok::<u32, String>(layers.iter().map(|layer| layer.id).max().unwrap_or_default())
+        };
+        let before = newest(&registry)?;
+        write(&registry, name, 0..1, 8).map_err(|failure| failure.message)?;
+        if newest(&registry)? == before {
+            return Err(format!("{name} is written to under the data key of layer {before}, which was there before"));
+        }
+    }
+    Ok(())
+}
+
+/// Nothing is left of the first layers, neither pages nor keys.
+fn all_is_under_new_keys(disk: &SimDisk) -> Result<(), String> {
+    let file = |name: &str| name.rsplit('/').next().and_then(|name| name.split('.').next()?.parse::<u32>().ok());
+    let stored = |file: &&RawFile| file.path.contains("/layers/") && !file.sectors.is_empty();
+    let layers: Vec<_> = disk.raw_files().iter().filter(stored).filter_map(|found| file(&found.path)).collect();
+    if layers.is_empty() || layers.contains(&1) {
+        return Err(format!("layers {layers:?} hold something"));
+    }
+    all_is_encrypted(disk)
 }
 
 fn restore(registry: &Registry) -> Done {
@@ -404,8 +446,29 @@ fn keys() -> Vec<Case> {
                 |r| sweep(r, "a", true),
             )
         },
-        case("keys", "key rotate-kek", nothing, |r| rotate_kek(r, false), |r| write(r, "a", 0..9, 7)),
-        case("keys", "key rotate-kek --account-key", nothing, |r| rotate_kek(r, true), |r| write(r, "a", 0..9, 7)),
+        case("keys", "key rotate-kek", nothing, |r| rotate_kek(r, |_| Depth::Kek), |r| write(r, "a", 0..9, 7)),
+        Case {
+            after: a_write_makes_a_layer,
+            ..case(
+                "keys",
+                "key rotate-kek --account-key",
+                nothing,
+                |r| rotate_kek(r, |id| Depth::AccountKey { id }),
+                |r| write(r, "a", 0..9, 7),
+            )
+        },
+        Case {
+            // Under the new KEK, and not yet re-encrypted.
+            between: |before, after, seen| seen.kek == after.kek && seen.disks == before.disks,
+            after: all_is_under_new_keys,
+            ..case(
+                "keys",
+                "key rotate-kek --compromised",
+                |r| drop_snapshot(r, "a", "s"),
+                replace_all,
+                |r| write(r, "a", 0..9, 7),
+            )
+        },
         case("keys", "key revoke", nothing, revoke, restore),
         case(
             "keys",

@@ -14,6 +14,7 @@ fn case_for(mutant: Mutant) -> &'static str {
         Mutant::DeletionNotSynced | Mutant::RemovedBeforeItsName => "delete a",
         Mutant::DiskNamesNotSettled | Mutant::DoubtForgotten | Mutant::FileSystemNotSettled => "rename a to b",
         Mutant::OrphanStays => "clone a b",
+        Mutant::RekeyKeepsTop => "key rotate-kek --account-key",
         Mutant::ReplacedNotSynced => "key restore",
         Mutant::SourceNotKept => "delete a, which b is a clone of",
         Mutant::SwitchNotStored => "encryption off",

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::time::Duration;
 
 use nbd::client::{NbdClient, handshake};
@@ -12,7 +13,11 @@ pub(crate) struct Client(NbdClient<UnixStream>);
 
 impl Client {
     pub(crate) fn attach(server: &Server, export: &str) -> io::Result<Self> {
-        let mut stream = UnixStream::connect(server.socket())?;
+        Self::attach_at(server.socket(), export)
+    }
+
+    pub(crate) fn attach_at(socket: &Path, export: &str) -> io::Result<Self> {
+        let mut stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(60)))?;
         let export = handshake(&mut stream, export.as_bytes())?;
         Ok(Self(NbdClient::new(stream, &export)))

@@ -8,6 +8,7 @@ mod support;
 
 mod audit;
 mod client;
+mod compromised;
 mod erase;
 mod export;
 mod load;

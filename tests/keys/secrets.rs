@@ -64,14 +64,19 @@ pub(crate) fn layers(account: &Account, disk: &str) -> Vec<(Uuid, u32)> {
 
 impl AccountKeys {
     pub(crate) fn read(account: &Account, kek: &[u8]) -> Self {
+        Self::try_read(account, kek).expect("the account key")
+    }
+
+    /// `None`: this KEK opens nothing.
+    pub(crate) fn try_read(account: &Account, kek: &[u8]) -> Option<Self> {
         let settings = settings(account);
         let entry = &settings["account_key"][0];
         let (account, id) = (uuid(&settings["account"]), uuid(&entry["id"]));
         let wrapping = derive(kek, "account-key-wrap", &[account.as_bytes(), id.as_bytes()]);
         let account_key_wrapping = KwAes256::new(&wrapping.into());
         let mut account_key = [0; 32];
-        account_key_wrapping.unwrap_key(&bytes(&entry["wrapped"]), &mut account_key).expect("the account key");
-        Self { account, id, account_key, account_key_wrapping }
+        account_key_wrapping.unwrap_key(&bytes(&entry["wrapped"]), &mut account_key).ok()?;
+        Some(Self { account, id, account_key, account_key_wrapping })
     }
 
     pub(crate) fn data_key_wrapping(&self, disk: Uuid, layer: u32) -> KwAes256 {

@@ -1,39 +1,49 @@
 //! `key rotate-kek`: another key-encryption key for the account.
 
-use std::fmt::{self, Display};
+use std::fmt::{self, Display, Write as _};
 use std::os::fd::AsFd;
 
 use clap::Args;
 use uuid::Uuid;
 
-use crate::account::key_life::KekRotated;
-use crate::account::key_request::ProvenRequest;
+use crate::account::failure::Failure;
+use crate::account::key_life::{Depth, KekRotated, Older, ReencryptionEnded};
+use crate::account::key_request::{KeyRequest, ProvenRequest};
 use crate::account::lock::Hold;
+use crate::account::reencrypt::Sweep;
 use crate::account::registry::Keys;
 use crate::account::session::Session;
 use crate::account::settings::Settings;
 use crate::cli::context::{Context, Outcome};
-use crate::cli::unlock;
+use crate::cli::{reencrypt, size, unlock};
 use crate::crypto::kek::{self, Kek, KekOptions, KekSource, OldKekOptions, SourceRecord};
 use crate::io::real::RealDir;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Put the account under another key-encryption key, of the same kind or another
 ///
 /// The options name the new key; without one a new key file is made beside the first. No data is copied: only what the
 /// key wraps is wrapped anew, while serving too. The old key opens the account until that is durable, and never after.
-/// --account-key also replaces the key between yours and the data keys: needed when somebody else may have the old key
-/// and an old copy of account.toml.
+/// The key in use is asked for, also while the account is served.
+///
+/// --account-key also replaces the key between yours and the data keys, and stores what is written from then on under fresh
+/// data keys: whoever has the old key and an old copy of the account reads nothing of it. --compromised re-encrypts what
+/// was stored before, too, while clients go on. It may be broken off at any time: asked again it goes on with what is left,
+/// under the key that was new then, unless another one is named.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   sealdisk key rotate-kek
   sealdisk key rotate-kek --account-key --key-file /etc/sealdisk/kek.2
+  sealdisk key rotate-kek --compromised --key-file /etc/sealdisk/kek.2
   sealdisk key rotate-kek --old-key-file ./kek.1 --passphrase")]
 pub(in crate::cli) struct RotateKek {
-    /// Replace the account key too, for every disk
+    /// Replace the account key too, and take fresh data keys for what is written from now on
     #[arg(long)]
     account_key: bool,
+    /// The key is in other hands: replace every key, and re-encrypt all that is stored
+    #[arg(long)]
+    compromised: bool,
     #[command(flatten)]
     new: KekOptions,
     #[command(flatten)]
@@ -46,24 +56,101 @@ impl RotateKek {
         let settings = Settings::load(&account(context)?)?;
         settings.check_not_erased()?;
         settings.check_not_revoked()?;
+        if self.compromised && !settings.encryption() {
+            return Err(Error::new(ErrorKind::InUse, "encryption is off, so nothing can be re-encrypted")
+                .hint("`sealdisk encryption on` first; --account-key replaces the keys alone")
+                .into());
+        }
+        let goes_on = self.compromised && settings.reencryption_pending();
         // Also where a server has the account open: who reaches it may not lock its owner out.
         let old = unlock::kek(&KekOptions::from(self.old), &settings)?;
-        let (new, source) = new_kek(context, &self.new)?;
-        let session =
-            Session::open(&context.account, Hold::Exclusive, &|settings| Ok(Keys::Unlocked(settings.unlock(&old)?)))?;
+        let (new, source) = match goes_on && !self.new.is_given() {
+            true => (old.clone(), settings.kek_source().clone()),
+            false => new_kek(context, &self.new)?,
+        };
+        let unlock = |settings: &Settings| Ok(Keys::Unlocked(settings.unlock(&old)?));
+        let session = Session::open(&context.account, Hold::Exclusive, &unlock)?;
+        let depth = match (self.compromised, self.account_key) {
+            (true, _) => Depth::Compromised { id: Uuid::new_v4() },
+            (false, true) => Depth::AccountKey { id: Uuid::new_v4() },
+            (false, false) => Depth::Kek,
+        };
+        let done = Rotation { context, session: &session, old, new, source, depth }.run();
+        let closed = session.close();
+        let (document, text) = done?;
+        closed?;
+        context.show(&document, text)
+    }
+}
+
+/// The rotation of an account that is open.
+struct Rotation<'a> {
+    context: &'a Context,
+    session: &'a Session,
+    old: Kek,
+    new: Kek,
+    source: SourceRecord,
+    depth: Depth,
+}
+
+impl Rotation<'_> {
+    /// What is to be said of it, for programs and for people.
+    fn run(self) -> std::result::Result<(serde_json::Value, String), Failure> {
+        let Self { context, session, old, new, source, depth } = self;
         // As it is now: another rotation may have come first.
         let settings = Settings::load(&account(context)?)?;
         let before = settings.kek_source().clone();
-        let account_key = self.account_key.then(Uuid::new_v4);
-        let handed_over = settings.derive(&new, account_key)?.hand_over()?;
+        let id = match depth {
+            Depth::Kek => None,
+            Depth::AccountKey { id } | Depth::Compromised { id } => Some(id),
+        };
+        let handed_over = settings.derive(&new, id)?.hand_over()?;
         drop(new);
-        let request = ProvenRequest::RotateKek { source, account_key };
-        let rotated: std::result::Result<KekRotated, _> =
-            unlock::ask_proven(&session, &settings, &old, request, &[handed_over.as_fd()]);
-        let closed = session.close();
-        let rotated = rotated?;
-        closed?;
-        context.show(&rotated, Text(&rotated, &before))
+        let request = ProvenRequest::RotateKek { source, depth };
+        let rotated: KekRotated = unlock::ask_proven(session, &settings, &old, request, &[handed_over.as_fd()])?;
+        drop(old);
+        let mut text = Text(&rotated, &before).to_string();
+        let mut document = serde_json::to_value(&rotated).map_err(|error| Error::io("JSON failed", error.into()))?;
+        if matches!(depth, Depth::Compromised { .. }) {
+            context.note(&text);
+            if let Some(left) = rotated.left.first() {
+                let what = "nothing is re-encrypted before every disk is under the new account key";
+                return Err(Error::new(ErrorKind::InUse, what)
+                    .hint(format!("repair or delete {}, and ask again", left.name))
+                    .into());
+            }
+            let ended = reencrypt_all(context, session)?;
+            document["kept"] = serde_json::json!(ended.kept);
+            "everything is under keys that are new".clone_into(&mut text);
+            for Older { name, bytes } in &ended.kept {
+                let kept = size::human(*bytes);
+                let _ = write!(text, "\n{name}: {kept} stay as they were, for snapshots or clones that read them");
+            }
+            if !ended.kept.is_empty() {
+                text += "\ndelete those to be rid of it";
+            }
+        }
+        Ok((document, text))
+    }
+}
+
+/// Brings all that is stored under the current keys. A disk that fails keeps none of the others.
+fn reencrypt_all(context: &Context, session: &Session) -> std::result::Result<ReencryptionEnded, Failure> {
+    context.note("re-encrypting what is stored; if this is broken off, ask again: it goes on with what is left");
+    let sweep = Sweep { include_base: false, rate: None };
+    let mut failed = None;
+    for name in reencrypt::all(session)? {
+        match reencrypt::wait(context, session, name.clone(), sweep) {
+            Ok(line) => context.note(line["text"].as_str().unwrap_or_default()),
+            Err(failure) => {
+                context.note(format_args!("{name}: {}", failure.message));
+                failed = failed.or(Some(failure));
+            }
+        }
+    }
+    match failed {
+        Some(failure) => Err(failure),
+        None => session.call(KeyRequest::EndReencryption.into(), &[]),
     }
 }
 
@@ -92,14 +179,23 @@ struct Text<'a>(&'a KekRotated, &'a SourceRecord);
 impl Display for Text<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(rotated, before) = self;
+        let source_changed = rotated.key_source != before.to_string();
         write!(f, "the account is opened by {} (version {})", rotated.key_source, rotated.kek_version)?;
-        if rotated.kek_replaced {
+        if !rotated.kek_replaced && rotated.account_key_replaced {
+            write!(f, "\nwhat was begun with this key is finished")?;
+        } else if rotated.kek_replaced {
             write!(f, "\nthe old one ({before}) opens it no more")?;
-        } else {
+        } else if source_changed {
             write!(f, "\nthe key is the same: as long as {before} still gives it, that opens the account too")?;
         }
         if rotated.account_key_replaced {
             write!(f, "\naccount key  {} (new)", rotated.account_key)?;
+        }
+        for Older { name, bytes } in &rotated.older {
+            write!(f, "\n{name}: {} are still under older data keys", size::human(*bytes))?;
+        }
+        if !rotated.older.is_empty() {
+            write!(f, "\n`sealdisk reencrypt --all` brings them under new ones")?;
         }
         for left in &rotated.left {
             write!(f, "\nnot moved to the new account key: {}: {}", left.name, left.error.message)?;

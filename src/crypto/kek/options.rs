@@ -101,6 +101,16 @@ impl From<IntoKekOptions> for KekOptions {
 }
 
 impl KekOptions {
+    /// Whether one of the options names a source.
+    #[must_use]
+    pub fn is_given(&self) -> bool {
+        let Sources { key_file, key_fd, key_credential, key_command, key_command_shell, passphrase, passphrase_fd } =
+            &self.source;
+        let named =
+            key_file.is_some() || key_credential.is_some() || key_command.is_some() || key_command_shell.is_some();
+        named || key_fd.is_some() || *passphrase || passphrase_fd.is_some()
+    }
+
     /// The source of a new key; `None`: no option was given.
     pub fn new_source(&self) -> Result<Option<Box<dyn KekSource>>> {
         match self.prompt() {

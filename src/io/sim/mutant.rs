@@ -138,6 +138,8 @@ pub enum Mutant {
     MadeInSight,
     /// The snapshot that was drawn for a clone stays though there is no such clone.
     OrphanStays,
+    /// A disk that goes over to another account key goes on writing under the data key that it has.
+    RekeyKeepsTop,
     /// What a disk consists of is removed before its deletion is durable.
     RemovedBeforeItsName,
     /// account.toml is replaced without a sync of its directory.
@@ -163,6 +165,7 @@ impl Mutant {
         Self::LeftoversStay,
         Self::MadeInSight,
         Self::OrphanStays,
+        Self::RekeyKeepsTop,
         Self::RemovedBeforeItsName,
         Self::ReplacedNotSynced,
         Self::SourceNotKept,
