@@ -8,6 +8,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::context::{Context, Outcome};
+use super::key_place::KeyPlace;
 use crate::Result;
 use crate::account::make::Place;
 use crate::account::report::Switch;
@@ -17,12 +18,14 @@ use crate::text;
 
 /// Make an account: a directory for disks and their wrapped keys
 ///
-/// Without a key option a new key-encryption key is made in ~/.config/sealdisk, apart from the data. Whoever has the
-/// account directory but not this key can read nothing that is encrypted; whoever loses it cannot either.
+/// Without a key option a new key-encryption key is made in ~/.config/sealdisk: apart from the account directory, but in the
+/// open, and most often on the same disk. Whoever has the account directory but not this key can read nothing that is
+/// encrypted; whoever loses it cannot either.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   sealdisk init
+  sealdisk init --passphrase
   sealdisk --account /srv/disks init --key-file /etc/sealdisk/kek --encryption on")]
 pub(super) struct Init {
     /// How writes are stored from the beginning
@@ -52,16 +55,18 @@ pub(super) struct Made {
     pub(super) uuid: Uuid,
     pub(super) encryption: Switch,
     pub(super) key_source: String,
+    pub(super) key_place: KeyPlace,
 }
 
 impl Init {
     pub(super) fn run(self, context: &Context) -> Outcome {
         let made = make(context, &self.key, self.encryption.into())?;
         let text = format!(
-            "made an account in {}\nencryption  {}\nkey         {}\n\nnext: sealdisk create disk1 --size 10G",
+            "made an account in {}\nencryption  {}\nkey         {}\n\n{}\n\nnext: sealdisk create disk1 --size 10G",
             text::path(&made.account),
             made.encryption.name(),
             text::line(&made.key_source),
+            made.key_place,
         );
         context.show(&made, text)
     }
@@ -79,7 +84,8 @@ pub(super) fn make(context: &Context, key: &KekOptions, encryption: Switch) -> R
     }
     new.keep();
     let key_source = settings.kek_source().to_string();
-    Ok(Made { account: context.account.clone(), uuid, encryption, key_source })
+    let key_place = KeyPlace::of(settings.kek_source(), &context.account);
+    Ok(Made { account: context.account.clone(), uuid, encryption, key_source, key_place })
 }
 
 /// The key of an account that is being made. Dropping it removes the file that was made for it.

@@ -36,6 +36,7 @@ mod hints;
 mod import;
 mod init;
 mod key;
+mod key_place;
 mod limits;
 mod list;
 mod listeners;

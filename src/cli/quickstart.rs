@@ -69,6 +69,8 @@ impl Quickstart {
         if !context.account.join(settings::FILE).exists() {
             let made = init::make(context, &self.key, Switch::On)?;
             context.note(format_args!("made an account in {}; its key: {}", made.account.display(), made.key_source));
+            context
+                .note("keep a copy of the key away from this machine; `sealdisk key rotate-kek --help` takes another");
         }
         let image = match &self.image {
             Some(image) => image.clone(),

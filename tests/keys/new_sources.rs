@@ -121,3 +121,29 @@ fn key_files_with_the_modes_of_secret_stores_are_taken_where_no_other_user_of_ou
         assert_eq!(output.status.success(), taken, "{mount}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
+
+/// On the file system of the account, in a file elsewhere, in no file.
+#[test]
+fn init_and_rotate_kek_say_where_the_key_lies_and_to_keep_a_copy_away_from_this_machine() {
+    let account = Account::new();
+    let memory = tempfile::tempdir_in("/dev/shm").expect("a folder in memory");
+    let elsewhere = memory.path().join("kek");
+    key_file(&elsewhere, &[0xA9; 32], 0o600);
+    let elsewhere = elsewhere.to_str().expect("UTF-8");
+    let away = "Keep a copy of this file away from this machine";
+    let apart = ["--passphrase", "--key-credential", "STICK"];
+    let fold = |said: &str| assert!(said.lines().all(|line| line.len() <= 80 || line.contains('/')), "{said}");
+
+    let said = stdout_of(&mut init(&account, &[]));
+    assert!(said.contains("in the open on the same file system") && said.contains(away), "{said}");
+    assert!(apart.iter().all(|way| said.contains(way)), "{said}");
+    fold(&said);
+    let said = account.sealdisk(&["key", "rotate-kek"]);
+    assert!(said.contains("in the open on the same file system") && said.contains(away), "{said}");
+    fold(&said);
+    assert_eq!(account.json(&["key", "rotate-kek"])["key_place"], "same-file-system");
+    let said = account.sealdisk(&["key", "rotate-kek", "--key-file", elsewhere]);
+    assert!(!said.contains("the same file system") && said.contains(away), "{said}");
+    let said = account.sealdisk(&["key", "rotate-kek", "--key-command", &format!("cat '{elsewhere}'")]);
+    assert!(!said.contains("in the open") && said.contains("Keep a copy of the key away"), "{said}");
+}

@@ -15,6 +15,7 @@ use crate::account::registry::Keys;
 use crate::account::session::Session;
 use crate::account::settings::Settings;
 use crate::cli::context::{Context, Outcome};
+use crate::cli::key_place::KeyPlace;
 use crate::cli::{reencrypt, size, unlock};
 use crate::crypto::kek::{self, Kek, KekOptions, KekSource, OldKekOptions, SourceRecord};
 use crate::io::real::RealDir;
@@ -130,6 +131,9 @@ impl Rotation<'_> {
                 text += "\ndelete those to be rid of it";
             }
         }
+        let place = KeyPlace::of(Settings::load(&account(context)?)?.kek_source(), &context.account);
+        document["key_place"] = serde_json::json!(place);
+        let _ = write!(text, "\n\n{place}");
         Ok((document, text))
     }
 }
