@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::name::BlobName;
+use super::disk_ref::DiskRef;
 use super::registry::Registry;
 use crate::{PAGE, Result};
 
@@ -35,8 +35,8 @@ impl AuditPiece {
 }
 
 /// A piece of a layer, from page `page` on.
-pub(super) fn piece(registry: &Registry, name: &BlobName, layer: u32, page: u64) -> Result<AuditPiece> {
-    let found = registry.disk(name)?.audit(layer, page)?;
+pub(super) fn piece(registry: &Registry, name: &DiskRef, layer: u32, page: u64) -> Result<AuditPiece> {
+    let found = registry.disk_of(name)?.audit(layer, page)?;
     let bytes = |pages: u64| pages * PAGE as u64;
     Ok(AuditPiece {
         next: found.next,

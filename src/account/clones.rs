@@ -1,19 +1,19 @@
-//! Clones: disks that read what they do not hold from a pinned snapshot of another disk; and what follows for
-//! deleting.
+//! Clones: disks that read what they do not hold from a pinned snapshot of another disk.
 //!
-//! A disk that clones read from is only deleted from sight: its settings say so, durably, and it goes for good when the
-//! last of its clones has gone. Which clones there are is nowhere recorded but in their own settings.
+//! Which clones there are is nowhere recorded but in their own settings. What becomes of a disk that is deleted while
+//! clones read from it: `hidden`.
 
 use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::disk_ref::DiskRef;
 use super::entry::{Entry, State};
 use super::name::BlobName;
 use super::registry::{Registry, Shared};
-use super::snapshots::{check_free, with_alone};
+use super::report::{CloneReport, InheritedReport};
 use super::view_name::ViewName;
-use crate::disk::{Disk, Parent, Spec};
+use crate::disk::{Disk, Inherited, Parent, Spec};
 use crate::io::mutant;
 use crate::{Error, ErrorKind, Result};
 
@@ -33,12 +33,13 @@ pub(super) fn clone_in_name(snapshot: &str) -> Option<Uuid> {
 
 impl Shared {
     /// Deletes the snapshots of a disk that is being opened, and that nobody has yet, which were drawn for clones that a
-    /// crash kept from coming to be, or that are gone. What fails is tried again at the next opening.
+    /// crash kept from coming to be, that are gone, or that were detached. What fails is tried again at the next opening.
     pub(super) fn drop_orphans(&self, disk: &Disk) {
         let clones = self.clones_of(disk.uuid());
         let is_gone = |clone: Uuid| {
             let folder = self.folder.subdir(&clone.to_string());
-            folder.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+            let detached = || self.all_entries().iter().any(|entry| entry.uuid == clone);
+            folder.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) || detached()
         };
         for line in disk.snapshots() {
             let pinned = clones.iter().any(|(_, parent)| parent.line == line.id);
@@ -50,6 +51,31 @@ impl Shared {
                 tracing::warn!(snapshot = %line.name, %error, "the snapshot of a clone that is not there stays behind");
             }
         }
+    }
+}
+
+impl Shared {
+    /// How a disk is to be named: by its UUID once it is deleted.
+    pub(super) fn shown(&self, entry: &Entry) -> String {
+        if self.is_hidden(entry.uuid) { DiskRef::Uuid(entry.uuid).to_string() } else { entry.name.to_string() }
+    }
+
+    /// The disks that one which cannot be opened is a clone of, a clone of a clone of, and so on.
+    pub(super) fn below(&self, entry: &Entry) -> Vec<InheritedReport> {
+        let entries = self.all_entries();
+        let parent_of = |entry: &Entry| {
+            let parent = entry.parent.lock().as_ref().map(|parent| parent.disk);
+            entries.iter().find(|other| Some(other.uuid) == parent).cloned()
+        };
+        let below = std::iter::successors(parent_of(entry), |entry| parent_of(entry)).take(GENERATIONS);
+        let report = |entry: Arc<Entry>| InheritedReport {
+            name: entry.name.to_string(),
+            uuid: entry.uuid,
+            hidden: self.is_hidden(entry.uuid),
+            plain_bytes: None,
+            encrypted_bytes: None,
+        };
+        below.map(report).collect()
     }
 }
 
@@ -94,8 +120,7 @@ impl Registry {
     pub fn clone_of(&self, disk: &Disk) -> Option<String> {
         let parent = disk.settings().parent?;
         let entry = self.shared.all_entries().into_iter().find(|entry| entry.uuid == parent.disk)?;
-        let hidden = self.shared.hidden.read().iter().any(|hidden| hidden.uuid == parent.disk);
-        let deleted = if hidden { " (deleted)" } else { "" };
+        let deleted = if self.shared.is_hidden(parent.disk) { " (deleted)" } else { "" };
         let line = match &*entry.state.lock() {
             State::Open(disk) => disk.snapshots().into_iter().find(|line| line.id == parent.line),
             _ => None,
@@ -103,69 +128,50 @@ impl Registry {
         Some(format!("{}@{}{deleted}", entry.name, line?.name))
     }
 
+    /// The clones of a disk, hidden ones too, and what they read of it.
+    pub(super) fn clone_reports(&self, uuid: Uuid) -> Vec<CloneReport> {
+        let entries = self.shared.all_entries();
+        let lines = entries.iter().find(|entry| entry.uuid == uuid).map(|entry| match &*entry.state.lock() {
+            State::Open(disk) => disk.snapshots(),
+            State::Closed | State::Gone => Vec::new(),
+        });
+        let report = |entry: &Arc<Entry>| {
+            let parent = entry.parent.lock().clone().filter(|parent| parent.disk == uuid)?;
+            let line = lines.iter().flatten().find(|line| line.id == parent.line);
+            Some(CloneReport {
+                name: entry.name.to_string(),
+                uuid: entry.uuid,
+                snapshot: line.map(|line| line.name.clone()),
+                hidden: self.shared.is_hidden(entry.uuid),
+            })
+        };
+        entries.iter().filter_map(report).collect()
+    }
+
+    /// What a clone reads from other disks, under their names.
+    pub(super) fn inherited_reports(&self, disk: &Disk) -> Result<Vec<InheritedReport>> {
+        let entries = self.shared.all_entries();
+        let report = |Inherited { disk, stored }: Inherited| InheritedReport {
+            name: entries.iter().find(|entry| entry.uuid == disk).map_or_else(String::new, |e| e.name.to_string()),
+            uuid: disk,
+            hidden: self.shared.is_hidden(disk),
+            plain_bytes: Some(stored.plain),
+            encrypted_bytes: Some(stored.encrypted),
+        };
+        Ok(disk.inherited()?.into_iter().map(report).collect())
+    }
+
     fn check_generations(&self, entry: &Entry) -> Result<()> {
         let entries = self.shared.all_entries();
-        let mut next = parent_of(entry);
+        let mut next = entry.parent.lock().clone();
         for _ in 0..GENERATIONS {
             let Some(parent) = next else { return Ok(()) };
-            next = entries.iter().find(|other| other.uuid == parent.disk).and_then(|other| parent_of(other));
+            next = entries.iter().find(|other| other.uuid == parent.disk).and_then(|other| other.parent.lock().clone());
         }
         let what =
             format!("the disk \"{}\" is a clone of generation {GENERATIONS}, the last that there can be", entry.name);
         Err(Error::new(ErrorKind::LimitExceeded, what)
             .hint(format!("`sealdisk clone {} NEW --full` makes a copy that begins anew", entry.name)))
-    }
-
-    /// Deletes a disk that clones read from, from sight. [`ErrorKind::InUse`] while it is attached.
-    pub(super) fn hide(&self, entry: &Arc<Entry>) -> Result<()> {
-        self.shared.open_disk(entry, self.wake(), None)?;
-        check_free(&mut entry.attached.lock(), entry, |_| true)?;
-        with_alone(entry, |disk| disk.change_settings(|settings| settings.hidden = true))?;
-        self.shared.hidden.write().push(Arc::clone(entry));
-        self.shared.disks.write().remove(&entry.name);
-        Ok(())
-    }
-
-    /// After a clone has gone: the snapshot that was drawn for it goes, and then its disk if that was kept for it alone.
-    /// What fails is tried again when the account is opened next.
-    pub(super) fn let_parent_go(&self, parent: &Parent) {
-        let entry = self.shared.all_entries().into_iter().find(|entry| entry.uuid == parent.disk);
-        let Some(entry) = entry else { return };
-        let pinned = self.clones_of(parent.disk).iter().any(|(_, other)| other.line == parent.line);
-        if parent.owned && !pinned {
-            let dropped = self.shared.open_disk(&entry, self.wake(), None).and_then(|disk| {
-                let line = disk.snapshots().into_iter().find(|line| line.id == parent.line);
-                line.map_or(Ok(()), |line| disk.delete_snapshot(&line.name))
-            });
-            if let Err(error) = dropped {
-                tracing::warn!(disk = %entry.name, %error, "the snapshot of a clone that is gone stays behind");
-            }
-        }
-        self.remove_unread();
-    }
-
-    /// Whether a clone may read from a disk: one of those that are known, or a disk of which nothing is known.
-    pub(super) fn may_be_read_from(&self, entry: &Entry) -> bool {
-        self.shared.has_unknown || (!self.clones_of(entry.uuid).is_empty() && !mutant!(SourceNotKept))
-    }
-
-    /// Removes hidden disks that no clone reads from any more. One may have been the last clone of another.
-    pub(super) fn remove_unread(&self) {
-        loop {
-            let hidden = self.shared.hidden.read().clone();
-            let Some(unread) = hidden.into_iter().find(|entry| !self.may_be_read_from(entry)) else { return };
-            self.shared.hidden.write().retain(|entry| entry.uuid != unread.uuid);
-            let parent = parent_of(&unread);
-            *unread.state.lock() = State::Gone;
-            let folder = &self.shared.folder;
-            if let Err(error) = folder.set_aside(unread.uuid).and_then(|()| folder.remove_aside(unread.uuid)) {
-                tracing::warn!(disk = %unread.name, %error, "a deleted disk cannot be removed");
-                return;
-            }
-            if let Some(parent) = parent {
-                self.let_parent_go(&parent);
-            }
-        }
     }
 
     /// Whether `name` may be given to a disk.
@@ -174,13 +180,5 @@ impl Registry {
             return Err(Error::new(ErrorKind::AlreadyExists, format!("there is already a disk \"{name}\"")));
         }
         Ok(())
-    }
-}
-
-/// What the disk of an entry is a clone of.
-pub(super) fn parent_of(entry: &Entry) -> Option<Parent> {
-    match &*entry.state.lock() {
-        State::Open(disk) => disk.settings().parent,
-        State::Closed | State::Gone => entry.parent.clone(),
     }
 }

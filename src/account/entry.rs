@@ -12,7 +12,6 @@ use uuid::Uuid;
 use super::copies::{self, Copier};
 use super::health::Health;
 use super::lock::Hold;
-use super::maintenance::Wake;
 use super::name::BlobName;
 use super::registry::{DISKS, Keys, Shared, no_disk};
 use super::settings::Settings;
@@ -28,8 +27,8 @@ use crate::{Error, ErrorKind, Result};
 pub(super) struct Entry {
     pub(super) uuid: Uuid,
     pub(super) name: BlobName,
-    /// What it is a clone of, as it was when the account was opened; once it is open its settings say so.
-    pub(super) parent: Option<Parent>,
+    /// What it is a clone of, as its settings say; in step with them.
+    pub(super) parent: Mutex<Option<Parent>>,
     /// A copy into it has not ended: it is not served.
     pub(super) unfinished: AtomicBool,
     pub(super) state: Mutex<State>,
@@ -47,7 +46,7 @@ impl Entry {
         Self {
             uuid,
             name,
-            parent: None,
+            parent: Mutex::default(),
             unfinished: AtomicBool::new(false),
             state: Mutex::new(state),
             attached: Mutex::default(),
@@ -126,15 +125,10 @@ impl Shared {
         Ok((dir, settings, keys))
     }
 
-    pub(super) fn open_disk(
-        &self,
-        entry: &Entry,
-        wake: Option<Wake>,
-        base: Option<Arc<dyn BaseImage>>,
-    ) -> Result<Arc<Disk>> {
+    pub(super) fn open_disk(&self, entry: &Entry, base: Option<Arc<dyn BaseImage>>) -> Result<Arc<Disk>> {
         entry.used.store(self.uses.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
         let was_open = matches!(&*entry.state.lock(), State::Open(_));
-        let disk = match self.open_under(&self.settings.read(), entry, wake, base) {
+        let disk = match self.open_under(&self.settings.read(), entry, base) {
             Ok(disk) => disk,
             Err(error) => {
                 // One that is gone is no disk any more.
@@ -161,13 +155,7 @@ impl Shared {
     }
 
     /// Opens a disk, and first the one that it is a clone of, under the account's setting `account`.
-    fn open_under(
-        &self,
-        account: &Settings,
-        entry: &Entry,
-        wake: Option<Wake>,
-        base: Option<Arc<dyn BaseImage>>,
-    ) -> Result<Arc<Disk>> {
+    fn open_under(&self, account: &Settings, entry: &Entry, base: Option<Arc<dyn BaseImage>>) -> Result<Arc<Disk>> {
         let mut state = entry.state.lock();
         match &*state {
             State::Open(disk) => return Ok(Arc::clone(disk)),
@@ -183,7 +171,7 @@ impl Shared {
             (Some(_), _, Some(open)) => Some(open),
             (Some(record), _, None) => Some(entry.reopen_base(record)?),
             // A disk is younger than what it is a clone of: going down ends, and takes the locks in one order.
-            (None, Some(parent), _) => Some(self.open_parent(account, parent, wake.clone())?),
+            (None, Some(parent), _) => Some(self.open_parent(account, parent)?),
             (None, None, _) => None,
         };
         let access = match self.lock.hold() {
@@ -191,7 +179,7 @@ impl Shared {
             _ => Access::ReadOnly,
         };
         let mut options = self.setup.options.clone();
-        if let Some(wake) = wake {
+        if let Some(wake) = self.wake.get() {
             options.wake = wake.for_disk(entry.uuid);
         }
         let wake = Arc::clone(&options.wake);
@@ -214,11 +202,11 @@ impl Shared {
     }
 
     /// Whether a closed disk would open; its state is held by the caller.
-    pub(super) fn would_open(&self, account: &Settings, entry: &Entry, wake: Option<&Wake>) -> Result<()> {
+    pub(super) fn would_open(&self, account: &Settings, entry: &Entry) -> Result<()> {
         let (dir, settings, keys) = self.disk_settings(entry)?;
         let base = match (&settings.base, &settings.parent) {
             (Some(record), _) => Some(entry.reopen_base(record)?),
-            (None, Some(parent)) => Some(self.open_parent(account, parent, wake.cloned())?),
+            (None, Some(parent)) => Some(self.open_parent(account, parent)?),
             (None, None) => None,
         };
         let options = self.setup.options.clone();
@@ -233,11 +221,11 @@ impl Shared {
         if handed.is_empty() { base::look_at_files(record) } else { Ok(()) }
     }
 
-    fn open_parent(&self, account: &Settings, parent: &Parent, wake: Option<Wake>) -> Result<Arc<dyn BaseImage>> {
+    fn open_parent(&self, account: &Settings, parent: &Parent) -> Result<Arc<dyn BaseImage>> {
         let entry = self.all_entries().into_iter().find(|entry| entry.uuid == parent.disk).ok_or_else(|| {
             Error::new(ErrorKind::Corrupt, format!("the disk {} that it is a clone of is not there", parent.disk))
         })?;
-        let disk = self.open_under(account, &entry, wake, None)?;
+        let disk = self.open_under(account, &entry, None)?;
         Ok(Arc::new(SnapshotImage::new(disk.at_line(parent.line)?)))
     }
 }

@@ -3,7 +3,8 @@
 //! A disk is made in `.new-UUID` and appears by a rename; it disappears by a rename to `.gone-UUID` and is removed there.
 //! So at every moment, a crash included, a disk is there whole or not at all. For that:
 //!
-//! - a rename is durable before anybody hears of it, and before anything that it made superfluous is removed;
+//! - a rename is durable before anybody hears of it, and before anything that it made superfluous is removed, or, as the
+//!   wrapped data keys are, overwritten;
 //! - what a killed process left may look durable and not be, so who opens the folder to change it first makes it so, the
 //!   names of the disks in their settings too;
 //! - after a sync that failed nobody knows what a crash would leave, so no disk is added, removed or renamed any more until
@@ -21,7 +22,7 @@ use super::failure::Failure;
 use super::lock::{AccountLock, Hold};
 use super::name::BlobName;
 use super::registry::DISKS;
-use crate::disk::DiskSettings;
+use crate::disk::{self, DiskSettings};
 use crate::io::{Dir, FileSystemId, mutant};
 use crate::{Error, ErrorKind, Result};
 
@@ -145,7 +146,7 @@ impl Folder {
         // The name is authenticated when the disk is opened; here it only finds the folder.
         let settings = DiskSettings::load(&*dir, None)?;
         let entry = Entry {
-            parent: settings.parent,
+            parent: settings.parent.into(),
             unfinished: AtomicBool::new(settings.unfinished.is_some()),
             ..Entry::new(uuid, settings.name.parse()?, State::Closed)
         };
@@ -227,9 +228,10 @@ impl Folder {
         Ok(())
     }
 
-    /// Removes a folder that is no disk any more, with all that is in it.
+    /// Removes a folder that is no disk any more, with all that is in it; its wrapped data keys are overwritten first. What
+    /// cannot be overwritten stays, to be tried again when the account is opened next.
     fn clear_away(&self, name: &str) {
-        if let Err(error) = remove_all(&*self.dir, name) {
+        if let Err(error) = remove_disk(&*self.dir, name) {
             let path = self.dir.path().join(name);
             tracing::warn!(path = %path.display(), %error, "what is left of a disk cannot be removed");
         }
@@ -238,6 +240,22 @@ impl Folder {
 
 fn uuid_of(folder: &str) -> Option<Uuid> {
     Uuid::parse_str(folder).ok().filter(|uuid| uuid.to_string() == folder)
+}
+
+fn remove_disk(dir: &dyn Dir, name: &str) -> Result<()> {
+    let removed = |error| Error::io("cannot be removed", error).at_path(dir.path().join(name));
+    let inner = match dir.subdir(name) {
+        Ok(inner) => inner,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // Not a folder.
+        Err(_) => return dir.remove(name).map_err(removed),
+    };
+    let erased = if mutant!(KeysLeftLying) { Ok(()) } else { disk::erase_keys(&*inner) };
+    let names = inner.list().map_err(removed)?;
+    let others = names.iter().filter(|name| erased.is_ok() || *name != disk::KEYS);
+    others.into_iter().try_for_each(|name| remove_all(&*inner, name)).map_err(removed)?;
+    erased?;
+    dir.remove(name).map_err(removed)
 }
 
 fn remove_all(dir: &dyn Dir, name: &str) -> io::Result<()> {

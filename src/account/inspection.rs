@@ -12,7 +12,6 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 
 use super::entry::{Entry, State};
-use super::maintenance::Wake;
 use super::registry::Shared;
 use crate::{Error, Result};
 
@@ -62,11 +61,11 @@ enum Look {
 }
 
 impl Inspection {
-    pub(super) fn start(shared: &Arc<Shared>, wake: Option<Wake>) -> Result<Self> {
+    pub(super) fn start(shared: &Arc<Shared>) -> Result<Self> {
         let (stop, of_thread) = (Arc::new(Stop::default()), Arc::downgrade(shared));
         let told = Arc::clone(&stop);
         let thread = std::thread::Builder::new().name("inspection".into());
-        let thread = thread.spawn(move || run(&of_thread, &told, wake.as_ref()));
+        let thread = thread.spawn(move || run(&of_thread, &told));
         let thread = thread.map_err(|error| Error::io("cannot start a thread", error))?;
         Ok(Self { stop, thread: Some(thread) })
     }
@@ -84,7 +83,7 @@ impl Drop for Inspection {
     }
 }
 
-fn run(shared: &Weak<Shared>, stop: &Stop, wake: Option<&Wake>) {
+fn run(shared: &Weak<Shared>, stop: &Stop) {
     for round in 0_u32.. {
         let look = match round {
             0 => Look::Whole,
@@ -95,7 +94,7 @@ fn run(shared: &Weak<Shared>, stop: &Stop, wake: Option<&Wake>) {
         for entry in entries {
             let Some(shared) = shared.upgrade() else { return };
             let began = Instant::now();
-            shared.inspect(&entry, look, wake);
+            shared.inspect(&entry, look);
             drop(shared);
             if look == Look::Whole && !stop.rest(began.elapsed() * REST) {
                 return;
@@ -108,7 +107,7 @@ fn run(shared: &Weak<Shared>, stop: &Stop, wake: Option<&Wake>) {
 }
 
 impl Shared {
-    fn inspect(&self, entry: &Entry, look: Look, wake: Option<&Wake>) {
+    fn inspect(&self, entry: &Entry, look: Look) {
         if self.require_keys().is_err() {
             return;
         }
@@ -121,7 +120,7 @@ impl Shared {
             State::Closed if look == Look::OpenBase => {}
             State::Closed => {
                 let found = match look {
-                    Look::Whole => self.would_open(&account, entry, wake),
+                    Look::Whole => self.would_open(&account, entry),
                     Look::Base | Look::OpenBase => self.base_is_there(entry),
                 };
                 drop((state, account));

@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::{Duration, Instant};
@@ -13,13 +14,15 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::disk_ref::DiskRef;
 use super::entry::{Entry, State};
 use super::failure::Failure;
 use super::name::BlobName;
 use super::registry::{Keys, Registry};
+use super::report::InheritedReport;
 use crate::crypto::kek::{DerivedKeys, SourceRecord};
 use crate::crypto::keyring::KeyRing;
-use crate::disk::{self, Access, Disk, Kind};
+use crate::disk::{self, Disk, Kind};
 use crate::io::{Dir, sync};
 use crate::{Error, ErrorKind, Result};
 
@@ -103,6 +106,19 @@ pub struct KeysRestored {
 struct Moved {
     older: Vec<Older>,
     left: Vec<Left>,
+}
+
+/// What `key erase` of a disk did, and what can be read of the disk all the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeysErased {
+    /// The disk, as it is to be named.
+    pub erased: String,
+    /// In its own layers, written while encryption was off. `None`: it could not be opened to look.
+    pub plain_bytes: Option<u64>,
+    /// Its base image, which is as it was.
+    pub base: Option<PathBuf>,
+    /// What it read from other disks, which still have it.
+    pub inherited: Vec<InheritedReport>,
 }
 
 impl Registry {
@@ -235,7 +251,7 @@ impl Registry {
             sealed.map(|layer| layer.held).sum()
         };
         let keys = ring.disk_keys(entry.uuid)?;
-        let mut state = entry.state.lock();
+        let state = entry.state.lock();
         match &*state {
             State::Open(disk) => {
                 let disk = Arc::clone(disk);
@@ -247,13 +263,10 @@ impl Registry {
             }
             State::Closed => {
                 // Without its base, which need not be there for this.
-                let dir = self.shared.dir_of(entry)?;
-                let options = self.shared.setup.options.clone();
-                let disk = Disk::open(dir, Some(keys.clone()), None, Access::ReadWrite, true, options)?;
+                let disk = self.shared.open_bare(entry, ring)?;
                 let bytes = older(&disk);
                 disk.rekey(keys)?;
                 disk.close()?;
-                *state = State::Closed;
                 Ok(bytes)
             }
             State::Gone => Ok(0),
@@ -314,21 +327,48 @@ impl Registry {
         Ok(KeysRestored { were_revoked: true, left })
     }
 
-    /// Destroys the data keys of a disk. Its clients, if any, get errors from here on. [`ErrorKind::InUse`] while a clone
-    /// reads from it.
-    pub fn erase_disk_keys(&self, name: &BlobName) -> Result<()> {
+    /// Destroys the data keys of a disk. Its clients, if any, get errors from here on. Answers what of its content can be
+    /// read all the same. [`ErrorKind::InUse`] while a clone that has its own keys reads from it.
+    pub fn erase_disk_keys(&self, disk: &DiskRef) -> Result<KeysErased> {
         let _changing = self.shared.changing.lock();
-        let entry = self.shared.entry(name)?;
-        if let Some((clone, _)) = self.clones_of(entry.uuid).first() {
-            let what = format!("\"{name}\" is read from by its clone {clone}, which could not be read either");
-            return Err(Error::new(ErrorKind::InUse, what).hint("delete its clones first"));
+        let entry = self.shared.find_entry(disk)?;
+        let readable = |clone: &Arc<Entry>| {
+            let reads = clone.parent.lock().as_ref().is_some_and(|parent| parent.disk == entry.uuid);
+            // Where that cannot be looked at, it may be.
+            reads && self.shared.dir_of(clone).map_or(true, |dir| disk::has_keys(&*dir))
+        };
+        if let Some(clone) = self.entries().iter().find(|clone| readable(clone)) {
+            let name = self.shared.shown(clone);
+            let what = format!("\"{disk}\" is read from by its clone {name}, which could not be read either");
+            return Err(Error::new(ErrorKind::InUse, what).hint(format!(
+                "`sealdisk reencrypt {name} --include-base` makes that clone need nothing of it; or erase or delete it first"
+            )));
         }
+        let erased = self.what_stays_readable(&entry);
         let mut state = entry.state.lock();
         if let State::Open(disk) = &*state {
             let_go(vec![(Arc::clone(&entry), Arc::clone(disk))], false);
         }
         *state = State::Closed;
-        disk::erase_keys(&*self.shared.dir_of(&entry)?)
+        disk::erase_keys(&*self.shared.dir_of(&entry)?)?;
+        Ok(erased)
+    }
+
+    /// What of a disk's content is not under its own data keys.
+    fn what_stays_readable(&self, entry: &Arc<Entry>) -> KeysErased {
+        let looked = self.shared.open_disk(entry, None).and_then(|disk| {
+            let reports = self.inherited_reports(&disk)?;
+            let base = disk.settings().base.map(|base| base.path);
+            Ok((disk.stored().plain, base, reports))
+        });
+        let erased = self.shared.shown(entry);
+        match looked {
+            Ok((plain_bytes, base, inherited)) => {
+                KeysErased { erased, plain_bytes: Some(plain_bytes), base, inherited }
+            }
+            // The disks below it are known all the same.
+            Err(_) => KeysErased { erased, plain_bytes: None, base: None, inherited: self.shared.below(entry) },
+        }
     }
 
     /// Destroys the account key, and the data keys of every disk, so that an old copy of account.toml opens nothing

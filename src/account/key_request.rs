@@ -8,10 +8,11 @@ use serde_json::Value;
 use super::audit;
 #[cfg(doc)]
 use super::audit::AuditPiece;
+use super::disk_ref::DiskRef;
 use super::failure::Failure;
 use super::key_life::Depth;
 #[cfg(doc)]
-use super::key_life::{KekRotated, KeysRestored, KeysRevoked, ReencryptionEnded};
+use super::key_life::{KekRotated, KeysErased, KeysRestored, KeysRevoked, ReencryptionEnded};
 use super::lock::Hold;
 use super::name::BlobName;
 #[cfg(doc)]
@@ -36,16 +37,16 @@ pub enum KeyRequest {
     Revoke,
     /// [`KeysRestored`]; what is derived of the KEK travels as a pipe, see [`DerivedKeys::hand_over`]
     Restore,
-    /// `null`; without a name every key of the account
-    Erase { name: Option<BlobName> },
+    /// [`KeysErased`] of a disk; `null` without a name: every key of the account
+    Erase { name: Option<DiskRef> },
     /// [`Reencrypted`]: one piece of a sweep, from page `page` on
-    Reencrypt { name: BlobName, page: u64, sweep: Sweep },
+    Reencrypt { name: DiskRef, page: u64, sweep: Sweep },
     /// `null`; the server goes on with it
-    ReencryptDetached { name: BlobName, sweep: Sweep },
+    ReencryptDetached { name: DiskRef, sweep: Sweep },
     /// [`ReencryptionEnded`]: everything was gone through
     EndReencryption,
     /// [`AuditPiece`] of a layer, from page `page` on
-    Audit { name: BlobName, layer: u32, page: u64 },
+    Audit { name: DiskRef, layer: u32, page: u64 },
 }
 
 /// What is done only for a verb that has the KEK, also where a server holds the account open: to reach the server is not
@@ -132,13 +133,8 @@ impl KeyRequest {
             Self::RotateData { name } => json(registry.rotate_data_keys(name.as_ref())?),
             Self::Revoke => json(registry.revoke_keys()?),
             Self::Restore => json(registry.restore_keys(&DerivedKeys::take_over(registry.id(), only(files)?)?)?),
-            Self::Erase { name } => {
-                match name {
-                    Some(name) => registry.erase_disk_keys(&name)?,
-                    None => registry.erase_all_keys()?,
-                }
-                Ok(Value::Null)
-            }
+            Self::Erase { name: Some(name) } => json(registry.erase_disk_keys(&name)?),
+            Self::Erase { name: None } => json(registry.erase_all_keys()?),
             Self::Reencrypt { name, page, sweep } => json(registry.reencrypt(&name, page, sweep)?),
             Self::ReencryptDetached { name, sweep } => {
                 registry.reencrypt_detached(&name, sweep)?;

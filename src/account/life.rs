@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use super::clones::parent_of;
+use super::disk_ref::DiskRef;
 use super::entry::{Entry, State};
 use super::name::BlobName;
 use super::registry::Registry;
@@ -38,13 +38,13 @@ impl Registry {
         let options = &self.shared.setup.options;
         self.shared.folder.make(spec.uuid, |dir| Disk::create(dir, spec, keys, self.encryption(), options))?;
         let entry = Entry {
-            parent: spec.parent.clone(),
+            parent: spec.parent.clone().into(),
             unfinished: AtomicBool::new(spec.unfinished.is_some()),
             ..Entry::new(spec.uuid, name.clone(), State::Closed)
         };
         let entry = Arc::new(entry);
         self.shared.disks.write().insert(name.clone(), Arc::clone(&entry));
-        self.shared.open_disk(&entry, self.wake(), image)
+        self.shared.open_disk(&entry, image)
     }
 
     /// Removes a disk for good; one that clones read from only from sight, until the last of them is gone. Refused
@@ -53,10 +53,10 @@ impl Registry {
         let _changing = self.shared.change_disks()?;
         let entry = self.shared.entry(name)?;
         check_free(&mut entry.attached.lock(), &entry, |_| true)?;
-        if self.may_be_read_from(&entry) {
+        if self.shared.may_be_read_from(&entry) {
             return self.hide(&entry);
         }
-        let parent = parent_of(&entry);
+        let parent = entry.parent.lock().clone();
         let was = take_alone(&entry)?;
         if let Err(error) = self.shared.folder.set_aside(entry.uuid) {
             *entry.state.lock() = was;
@@ -66,7 +66,7 @@ impl Registry {
         drop(was);
         self.shared.folder.remove_aside(entry.uuid)?;
         if let Some(parent) = parent {
-            self.let_parent_go(&parent);
+            self.shared.let_parent_go(&parent);
         }
         Ok(())
     }
@@ -92,7 +92,7 @@ impl Registry {
         let _account = self.shared.settings.read();
         // Whoever still has the old entry finds it gone, as after a deletion.
         let was = std::mem::replace(&mut *entry.state.lock(), State::Gone);
-        let renamed = Entry { parent: disk.settings().parent, ..Entry::new(entry.uuid, to.clone(), was) };
+        let renamed = Entry { parent: disk.settings().parent.into(), ..Entry::new(entry.uuid, to.clone(), was) };
         *renamed.attached.lock() = std::mem::take(&mut *entry.attached.lock());
         *renamed.handed.lock() = std::mem::take(&mut *entry.handed.lock());
         let mut disks = self.shared.disks.write();
@@ -112,14 +112,14 @@ impl Registry {
     }
 
     /// What is recorded of a disk's base, also where that base is gone.
-    pub fn base(&self, name: &BlobName) -> Result<Option<BaseRecord>> {
-        let entry = self.shared.entry(name)?;
+    pub fn base(&self, disk: &DiskRef) -> Result<Option<BaseRecord>> {
+        let entry = self.shared.find_entry(disk)?;
         Ok(self.shared.disk_settings(&entry)?.1.base)
     }
 
     /// Takes `base` for the base image of a disk: the same content, at another place or with more known about it.
     pub fn rebase(&self, name: &BlobName, HandedImage { image, record, kept }: HandedImage) -> Result<()> {
-        let Some(recorded) = self.base(name)? else {
+        let Some(recorded) = self.base(&name.into())? else {
             return Err(Error::new(ErrorKind::InvalidInput, format!("the disk \"{name}\" lies over no image")));
         };
         recorded.check_same(&record)?;
@@ -131,7 +131,7 @@ impl Registry {
 }
 
 /// Marks a disk as gone once nobody but the registry holds it, and gives what it was.
-fn take_alone(entry: &Entry) -> Result<State> {
+pub(super) fn take_alone(entry: &Entry) -> Result<State> {
     let deadline = Instant::now() + DELETE_PATIENCE;
     loop {
         let mut state = entry.state.lock();

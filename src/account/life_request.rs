@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::copies::{Copying, Reading};
 #[cfg(doc)]
 use super::diff::DiffPart;
+use super::disk_ref::DiskRef;
 use super::failure::Failure;
 use super::lock::Hold;
 use super::name::BlobName;
@@ -32,7 +33,7 @@ pub enum LifeRequest {
     /// [`DiskReport`]; `drops`: the later snapshots that are known to be dropped
     Rollback { name: BlobName, snapshot: SnapshotName, drops: Vec<String> },
     /// Nothing: the metadata is as it should be
-    Verify { name: BlobName },
+    Verify { name: DiskRef },
     /// [`DiffPart`] from page `start` on
     Diff { name: BlobName, from: SnapshotName, to: Option<SnapshotName>, start: u64 },
     /// [`DiskReport`]
@@ -72,15 +73,15 @@ impl LifeRequest {
             }
             Self::Rollback { name, snapshot, drops } => {
                 registry.roll_back(&name, &snapshot, &drops)?;
-                serde_json::to_value(show(registry, &name)?)
+                serde_json::to_value(show(registry, &name.into())?)
             }
-            Self::Verify { name } => serde_json::to_value(registry.disk(&name)?.verify()?),
+            Self::Verify { name } => serde_json::to_value(registry.disk_of(&name)?.verify()?),
             Self::Diff { name, from, to, start } => {
                 serde_json::to_value(registry.diff(&name, &from, to.as_ref(), start)?)
             }
             Self::Clone { source, name } => {
                 registry.clone_disk(&source, &name)?;
-                serde_json::to_value(show(registry, &name)?)
+                serde_json::to_value(show(registry, &name.into())?)
             }
             Self::Read { view } => serde_json::to_value(registry.read_over(&view, socket(files)?)?),
             Self::Copy { name, size, source } => {
@@ -89,7 +90,7 @@ impl LifeRequest {
             Self::Copied { name, done, size } => serde_json::to_value(registry.mark_copied(&name, done, size)?),
             Self::FinishCopy { name, size } => {
                 registry.finish_copy(&name, size)?;
-                serde_json::to_value(show(registry, &name)?)
+                serde_json::to_value(show(registry, &name.into())?)
             }
         };
         done.map_err(|error| Error::io("JSON failed", error.into()).into())

@@ -6,15 +6,14 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::name::BlobName;
-use super::registry::Registry;
+use super::disk_ref::DiskRef;
+use super::registry::{Registry, Shared};
 use crate::disk::{Disk, Swept};
+use crate::io::mutant;
 use crate::{Error, ErrorKind, Result};
 
 /// How long one piece may take.
 const PIECE: Duration = Duration::from_millis(100);
-/// What one step of the core stores at the most, in bytes.
-const STEP_BYTES: u64 = 512 << 10;
 /// How often a thread looks whether encryption is on again, or the keys restored.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -27,14 +26,20 @@ pub struct Reencrypted {
     pub before_bytes: u64,
     /// The same after it.
     pub remaining_bytes: u64,
+    /// Bytes that the piece encrypted anew. What is empty in the base stays empty and is not among them.
+    #[serde(default)]
+    pub stored_bytes: u64,
     /// The disk no longer needs its base, and has let go of it.
     pub base_detached: bool,
+    /// The same of a clone and the disk that it was a clone of.
+    #[serde(default)]
+    pub parent_detached: bool,
 }
 
 /// How a sweep is done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sweep {
-    /// Pages read from the base image too: the disk then no longer needs it.
+    /// Pages read from the base image, or in a clone from another disk, too: the disk then no longer needs it.
     pub include_base: bool,
     /// Bytes a second at most.
     pub rate: Option<u64>,
@@ -56,50 +61,80 @@ impl Sweep {
     }
 
     /// One piece, from page `page` on. [`ErrorKind::InUse`] while encryption is off.
-    fn advance(&self, disk: &Disk, mut page: u64) -> Result<Reencrypted> {
+    fn advance(&self, shared: &Shared, disk: &Disk, mut page: u64) -> Result<Reencrypted> {
         let started = Instant::now();
         let before_bytes = disk.sweep_remaining(self.include_base);
-        let mut stored = 0;
+        let mut stored_bytes = 0;
         // Nothing was found since page 0.
         let mut whole = page == 0;
-        loop {
+        let next = loop {
             match disk.sweep(page, self.include_base)? {
-                Swept::Next(next) => (page, whole) = (next, false),
+                Swept::Next { page: next, stored } => {
+                    (page, whole, stored_bytes) = (next, false, stored_bytes + stored)
+                }
                 // Left behind: written in plaintext while this was paused, or sealed by a rotation.
                 Swept::End if !whole && disk.sweep_remaining(self.include_base) > 0 => (page, whole) = (0, true),
-                Swept::End => return self.finish(disk, before_bytes),
+                Swept::End => break None,
             }
-            stored += STEP_BYTES;
-            if started.elapsed() >= PIECE || stored >= self.piece_bytes() {
-                let remaining_bytes = disk.sweep_remaining(self.include_base);
-                return Ok(Reencrypted { next: Some(page), before_bytes, remaining_bytes, base_detached: false });
+            // The rate is one of what is stored; what only had to be looked at is bounded by time.
+            if started.elapsed() >= PIECE || stored_bytes >= self.piece_bytes() {
+                break Some(page);
             }
-        }
+        };
+        let (base_detached, parent_detached) = if next.is_none() { self.finish(shared, disk)? } else { (false, false) };
+        let remaining_bytes = disk.sweep_remaining(self.include_base);
+        Ok(Reencrypted { next, before_bytes, remaining_bytes, stored_bytes, base_detached, parent_detached })
     }
 
-    /// Emptied layers go, and a base that nothing reads.
-    fn finish(&self, disk: &Disk, before_bytes: u64) -> Result<Reencrypted> {
+    /// Emptied layers go, and a base or a parent that nothing reads. Answers whether either went.
+    fn finish(&self, shared: &Shared, disk: &Disk) -> Result<(bool, bool)> {
         let had_base = disk.settings().base.is_some();
         let base_detached = self.include_base && had_base && disk.detach_base()?;
+        let parent_detached = self.include_base && !had_base && shared.detach(disk)?;
         disk.scrub()?;
-        let remaining_bytes = disk.sweep_remaining(self.include_base);
-        Ok(Reencrypted { next: None, before_bytes, remaining_bytes, base_detached })
+        Ok((base_detached, parent_detached))
+    }
+}
+
+impl Shared {
+    /// Detaches a clone from the disk that it is a clone of, where it reads nothing of it any more, and then lets go of
+    /// what was kept for it. `false`: it is no clone, or reads from it still.
+    fn detach(&self, clone: &Disk) -> Result<bool> {
+        if clone.settings().parent.is_none() {
+            return Ok(false);
+        }
+        let _changing = self.change_disks()?;
+        let entry = self.all_entries().into_iter().find(|entry| entry.uuid == clone.uuid());
+        let (Some(entry), Some(parent)) = (entry, clone.settings().parent) else { return Ok(false) };
+        if mutant!(ParentGoneBeforeDetached) {
+            *entry.parent.lock() = None;
+            self.let_parent_go(&parent);
+        }
+        if !clone.detach_base()? {
+            return Ok(false);
+        }
+        // Durable by now: only so may anything of the parent go.
+        *entry.parent.lock() = None;
+        self.let_parent_go(&parent);
+        Ok(true)
     }
 }
 
 impl Registry {
     /// One piece of a sweep over a disk, from page `page` on.
-    pub fn reencrypt(&self, name: &BlobName, page: u64, sweep: Sweep) -> Result<Reencrypted> {
-        sweep.advance(&*self.disk(name)?, page)
+    pub fn reencrypt(&self, disk: &DiskRef, page: u64, sweep: Sweep) -> Result<Reencrypted> {
+        self.check_not_hidden(disk)?;
+        sweep.advance(&self.shared, &*self.disk_of(disk)?, page)
     }
 
     /// Sweeps a disk on a thread, which ends with the sweep or with the disk.
-    pub fn reencrypt_detached(&self, name: &BlobName, sweep: Sweep) -> Result<()> {
-        let disk = self.disk(name)?;
+    pub fn reencrypt_detached(&self, name: &DiskRef, sweep: Sweep) -> Result<()> {
+        self.check_not_hidden(name)?;
+        let disk = self.disk_of(name)?;
         // What would fail at once is told at once.
-        let first = sweep.advance(&disk, 0)?;
-        let (name, disk) = (name.clone(), Arc::downgrade(&disk));
-        let work = move || match run(&disk, sweep, first.next) {
+        let first = sweep.advance(&self.shared, &disk, 0)?;
+        let (name, disk, shared) = (name.clone(), Arc::downgrade(&disk), Arc::downgrade(&self.shared));
+        let work = move || match run(&shared, &disk, sweep, first.next) {
             Ok(()) => tracing::info!(disk = %name, "re-encrypted"),
             Err(error) => tracing::warn!(disk = %name, %error, "re-encryption ended early"),
         };
@@ -111,24 +146,40 @@ impl Registry {
     }
 }
 
+impl Registry {
+    /// Snapshots are never re-encrypted, and a hidden disk is nothing else.
+    fn check_not_hidden(&self, disk: &DiskRef) -> Result<()> {
+        let entry = self.shared.find_entry(disk)?;
+        if !self.shared.is_hidden(entry.uuid) {
+            return Ok(());
+        }
+        let clones = self.clones_of(entry.uuid);
+        let clone = clones.first().map_or_else(|| "CLONE".to_owned(), |(name, _)| name.to_string());
+        let what = format!("the disk @{} is deleted; what is left of it are snapshots that clones read", entry.uuid);
+        Err(Error::new(ErrorKind::InvalidInput, what).hint(format!(
+            "`sealdisk reencrypt {clone} --include-base` takes over what that clone reads; with its last clone it goes"
+        )))
+    }
+}
+
 /// Holds the disk only while it works on it, so that it can be deleted meanwhile.
-fn run(disk: &Weak<Disk>, sweep: Sweep, mut next: Option<u64>) -> Result<()> {
+fn run(shared: &Weak<Shared>, disk: &Weak<Disk>, sweep: Sweep, mut next: Option<u64>) -> Result<()> {
     while let Some(page) = next {
         let started = Instant::now();
-        let Some(held) = disk.upgrade() else { return Ok(()) };
-        let done = match sweep.advance(&held, page) {
+        let (Some(shared), Some(held)) = (shared.upgrade(), disk.upgrade()) else { return Ok(()) };
+        let done = match sweep.advance(&shared, &held, page) {
             Ok(piece) => {
                 next = piece.next;
-                piece.before_bytes.saturating_sub(piece.remaining_bytes)
+                piece.stored_bytes
             }
             Err(error) if matches!(error.kind(), ErrorKind::InUse | ErrorKind::Revoked) => {
-                drop(held);
+                drop((shared, held));
                 std::thread::sleep(PAUSE);
                 continue;
             }
             Err(error) => return Err(error),
         };
-        drop(held);
+        drop((shared, held));
         std::thread::sleep(sweep.pace(done).saturating_sub(started.elapsed()));
     }
     Ok(())

@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use super::admission::Admission;
 use super::challenge::Challenges;
+use super::disk_ref::DiskRef;
 use super::entry::{Entry, State};
 use super::failure::Failure;
 use super::folder::{Folder, Index};
@@ -106,6 +107,8 @@ pub(super) struct Shared {
     pub(super) idle_disks: AtomicUsize,
     pub(super) challenges: Challenges,
     pub(super) server: OnceLock<ServerLimits>,
+    /// Of the thread that does the background work, where there is one.
+    pub(super) wake: OnceLock<Wake>,
 }
 
 impl Registry {
@@ -143,20 +146,25 @@ impl Registry {
             idle_disks: AtomicUsize::new(IDLE_FOR_VERBS),
             challenges: Challenges::default(),
             server: OnceLock::new(),
+            wake: OnceLock::new(),
         });
         let maintenance = background.then(|| {
             let of_thread = Arc::downgrade(&shared);
             Maintenance::start(Box::new(move |uuid| Weak::upgrade(&of_thread)?.find_open(uuid)))
         });
+        let maintenance = maintenance.transpose()?;
+        if let Some(maintenance) = &maintenance {
+            let _ = shared.wake.set(maintenance.wake());
+        }
         let registry = Self {
             shared,
-            maintenance: Mutex::new(maintenance.transpose()?),
+            maintenance: Mutex::new(maintenance),
             inspection: Mutex::default(),
             door: OnceLock::new(),
             admission: OnceLock::new(),
         };
         if exclusive {
-            registry.remove_unread();
+            registry.settle_hidden();
         }
         Ok(registry)
     }
@@ -295,18 +303,27 @@ impl Registry {
             return Err(Error::new(ErrorKind::InUse, format!("the copy into the disk \"{name}\" has not ended"))
                 .hint("the same import or copy again goes on where it was; `sealdisk delete` drops it"));
         }
-        self.shared.open_disk(&entry, self.wake(), None)
+        self.shared.open_disk(&entry, None)
+    }
+
+    /// The same for a disk that may be named by its UUID, and so may be hidden.
+    pub fn disk_of(&self, disk: &DiskRef) -> Result<Arc<Disk>> {
+        let entry = self.shared.find_entry(disk)?;
+        match self.shared.is_hidden(entry.uuid) {
+            true => self.shared.open_disk(&entry, None),
+            false => self.disk(&entry.name),
+        }
     }
 
     /// The disk `name`, opened over a base that is already open if it is not yet.
     pub(super) fn open_over(&self, name: &BlobName, base: Option<Arc<dyn BaseImage>>) -> Result<Arc<Disk>> {
         let entry = self.shared.entry(name)?;
-        self.shared.open_disk(&entry, self.wake(), base)
+        self.shared.open_disk(&entry, base)
     }
 
     /// From now on disks and their bases are looked after in the background.
     pub fn inspect(&self) -> Result<()> {
-        *self.inspection.lock() = Some(Inspection::start(&self.shared, self.wake())?);
+        *self.inspection.lock() = Some(Inspection::start(&self.shared)?);
         Ok(())
     }
 
@@ -322,19 +339,15 @@ impl Registry {
 
     /// What is known to be wrong with a disk.
     #[must_use]
-    pub fn faults(&self, name: &BlobName) -> Vec<FaultReport> {
-        self.shared.entry(name).map(|entry| entry.health.report()).unwrap_or_default()
+    pub fn faults(&self, disk: &DiskRef) -> Vec<FaultReport> {
+        self.shared.find_entry(disk).map(|entry| entry.health.report()).unwrap_or_default()
     }
 
     /// Asks the maintenance thread to look at a disk.
     pub fn nudge(&self, uuid: Uuid) {
-        if let Some(wake) = self.wake() {
+        if let Some(wake) = self.shared.wake.get() {
             wake.for_disk(uuid)();
         }
-    }
-
-    pub(super) fn wake(&self) -> Option<Wake> {
-        self.maintenance.lock().as_ref().map(Maintenance::wake)
     }
 
     /// Ends background work and closes every disk with a clean mark. All disks are tried; the first error is returned.
@@ -342,6 +355,9 @@ impl Registry {
         drop(self.inspection.lock().take());
         if let Some(mut maintenance) = self.maintenance.lock().take() {
             maintenance.stop();
+        }
+        if self.door.get().is_none() {
+            self.scrub_hidden();
         }
         let mut outcome = Ok(());
         for entry in self.shared.all_entries() {
@@ -387,6 +403,20 @@ impl Shared {
 
     pub(super) fn entry(&self, name: &BlobName) -> Result<Arc<Entry>> {
         self.disks.read().get(name).cloned().ok_or_else(|| no_disk(name))
+    }
+
+    /// Hidden or not.
+    pub(super) fn find_entry(&self, disk: &DiskRef) -> Result<Arc<Entry>> {
+        match disk {
+            DiskRef::Name(name) => self.entry(name),
+            DiskRef::Uuid(uuid) => {
+                let found = self.all_entries().into_iter().find(|entry| entry.uuid == *uuid);
+                found.ok_or_else(|| {
+                    Error::new(ErrorKind::NotFound, format!("there is no disk {disk}"))
+                        .hint("`sealdisk list --hidden` shows the disks and their UUIDs")
+                })
+            }
+        }
     }
 
     /// To be held by whoever adds, removes or renames disks. [`ErrorKind::Poisoned`] after such a change failed half-way.

@@ -9,7 +9,7 @@ use crate::PAGE;
 use crate::account::failure::Failure;
 use crate::account::health::FaultReport;
 use crate::base::Format;
-use crate::disk::{KeyUsage, PageState, Run, Usage};
+use crate::disk::{self, KeyUsage, PageState, Run, Usage};
 use crate::nbd::{Attached, Command, Counts};
 
 /// The encryption setting of an account.
@@ -61,6 +61,51 @@ impl From<Usage> for Bytes {
     }
 }
 
+/// Bytes that layer files hold: what the disk, its snapshots or its clones read of them, each page once.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stored {
+    pub stored_plain_bytes: u64,
+    pub stored_encrypted_bytes: u64,
+}
+
+impl From<disk::Stored> for Stored {
+    fn from(stored: disk::Stored) -> Self {
+        Self { stored_plain_bytes: stored.plain, stored_encrypted_bytes: stored.encrypted }
+    }
+}
+
+/// What all layer files of an account hold, those of hidden disks too.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Total {
+    #[serde(flatten)]
+    pub stored: Stored,
+    /// No longer reachable, not yet given back; `null`: not known for some disk.
+    pub pending_scrub_bytes: Option<u64>,
+    /// Disks that could not be looked at, and are not counted.
+    pub unknown_disks: usize,
+}
+
+impl Total {
+    /// Adds up the disks and the hidden ones.
+    #[must_use]
+    pub fn of<'a>(states: impl Iterator<Item = &'a DiskState>) -> Self {
+        let start = Self { pending_scrub_bytes: Some(0), ..Self::default() };
+        states.fold(start, |total, state| match state {
+            DiskState::Known { bytes, stored, .. } => Self {
+                stored: Stored {
+                    stored_plain_bytes: total.stored.stored_plain_bytes + stored.stored_plain_bytes,
+                    stored_encrypted_bytes: total.stored.stored_encrypted_bytes + stored.stored_encrypted_bytes,
+                },
+                pending_scrub_bytes: total.pending_scrub_bytes.zip(bytes.pending_scrub_bytes).map(|(a, b)| a + b),
+                ..total
+            },
+            DiskState::Failed { .. } => {
+                Self { pending_scrub_bytes: None, unknown_disks: total.unknown_disks + 1, ..total }
+            }
+        })
+    }
+}
+
 /// `status`: the account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
@@ -81,6 +126,12 @@ pub struct Status {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub server: Option<ServerReport>,
     pub disks: Vec<DiskStatus>,
+    /// Deleted disks that clones still read from.
+    #[serde(default)]
+    pub hidden: Vec<HiddenStatus>,
+    /// Of `disks` and `hidden` together.
+    #[serde(default)]
+    pub total: Total,
 }
 
 /// The server of an account.
@@ -142,11 +193,55 @@ pub struct ServerLimits {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskStatus {
     pub name: String,
+    /// `None`: it cannot be read as a disk.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uuid: Option<Uuid>,
     /// What is known to be wrong with it, but for `error`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub faults: Vec<FaultReport>,
     #[serde(flatten)]
     pub state: DiskState,
+}
+
+/// A deleted disk in [`Status`]. Its numbers are of what the newest of its snapshots that a clone reads sees.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HiddenStatus {
+    /// As it was called. Another disk may be called so by now.
+    pub name: String,
+    /// Names it: `@UUID`.
+    pub uuid: Uuid,
+    /// Why it is kept. Empty: a disk that cannot be read may be a clone of it.
+    pub clones: Vec<CloneReport>,
+    /// As in [`DiskStatus`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<FaultReport>,
+    #[serde(flatten)]
+    pub state: DiskState,
+}
+
+/// A clone that reads from a disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CloneReport {
+    pub name: String,
+    pub uuid: Uuid,
+    /// The snapshot that it reads; `None`: the disk could not be opened to look for it.
+    pub snapshot: Option<String>,
+    /// The clone is hidden itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hidden: bool,
+}
+
+/// What a clone, or a snapshot of it, reads from the layers of another disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InheritedReport {
+    pub name: String,
+    pub uuid: Uuid,
+    /// The other disk is deleted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hidden: bool,
+    /// `None`: the clone could not be opened to look.
+    pub plain_bytes: Option<u64>,
+    pub encrypted_bytes: Option<u64>,
 }
 
 /// What could be learnt of a disk.
@@ -157,6 +252,8 @@ pub enum DiskState {
         size_bytes: u64,
         #[serde(flatten)]
         bytes: Bytes,
+        #[serde(flatten)]
+        stored: Stored,
         /// What is encrypted, by data key; together they are `encrypted_bytes`.
         keys: Vec<KeyPages>,
     },
@@ -197,6 +294,9 @@ pub struct Listed {
     /// `None`: see `error`.
     pub size_bytes: Option<u64>,
     pub base: Option<PathBuf>,
+    /// Deleted; clones read from it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hidden: bool,
     /// `NAME@SNAPSHOT` that it is a clone of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clone_of: Option<String>,
@@ -221,8 +321,22 @@ pub struct DiskReport {
     /// `NAME@SNAPSHOT` that it is a clone of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub clone_of: Option<String>,
+    /// The disk that it is a clone of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub clone_of_uuid: Option<Uuid>,
+    /// Deleted; `clones` read from it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hidden: bool,
+    /// The clones that read from it.
+    #[serde(default)]
+    pub clones: Vec<CloneReport>,
+    /// In a clone: what it, or a snapshot of it, reads from other disks.
+    #[serde(default)]
+    pub inherited: Vec<InheritedReport>,
     #[serde(flatten)]
     pub bytes: Bytes,
+    #[serde(flatten)]
+    pub stored: Stored,
     /// Bottom to top.
     pub layers: Vec<LayerReport>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -356,10 +470,12 @@ mod tests {
     fn a_disk_has_its_bytes_or_its_error() {
         let known = DiskStatus {
             name: "a".into(),
+            uuid: Some(Uuid::nil()),
             faults: Vec::new(),
             state: DiskState::Known {
                 size_bytes: 1024,
                 bytes: Bytes { zero_bytes: 1024, encrypted_bytes: 512, ..Bytes::default() },
+                stored: Stored { stored_plain_bytes: 0, stored_encrypted_bytes: 512 },
                 keys: vec![KeyPages {
                     key: key_id(Uuid::nil(), 1),
                     pages: 1,
@@ -372,8 +488,9 @@ mod tests {
         };
         let json = serde_json::to_value(&known).expect("json");
         let expected = serde_json::json!({
-            "name": "a", "size_bytes": 1024, "base_bytes": 0, "plain_bytes": 0, "encrypted_bytes": 512,
+            "name": "a", "uuid": "00000000-0000-0000-0000-000000000000", "size_bytes": 1024, "base_bytes": 0, "plain_bytes": 0, "encrypted_bytes": 512,
             "zero_bytes": 1024, "pending_scrub_bytes": null,
+            "stored_plain_bytes": 0, "stored_encrypted_bytes": 512,
             "keys": [{
                 "key": "00000000-0000-0000-0000-000000000000/1", "pages": 1, "bytes": 512, "current": true,
                 "sealed_blocks": 32, "worn": false,
@@ -382,7 +499,11 @@ mod tests {
         assert_eq!(json, expected);
         assert_eq!(serde_json::from_value::<DiskStatus>(json).expect("back"), known);
         let error = Failure { kind: "Corrupt".into(), message: "no".into(), ..Failure::default() };
-        let failed = DiskStatus { name: "b".into(), faults: Vec::new(), state: DiskState::Failed { error } };
+        let failed =
+            DiskStatus { name: "b".into(), uuid: None, faults: Vec::new(), state: DiskState::Failed { error } };
+        let total = Total::of([&known.state, &failed.state].into_iter());
+        assert_eq!((total.stored.stored_encrypted_bytes, total.unknown_disks), (512, 1));
+        assert_eq!(total.pending_scrub_bytes, None);
         let json = serde_json::to_value(&failed).expect("json");
         assert_eq!(serde_json::from_value::<DiskStatus>(json).expect("back"), failed);
     }

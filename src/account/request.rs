@@ -7,7 +7,9 @@ use std::os::fd::OwnedFd;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use uuid::Uuid;
 
+use super::disk_ref::DiskRef;
 use super::failure::Failure;
 use super::health::{Fault, FaultReport};
 use super::key_request::KeyRequest;
@@ -16,8 +18,8 @@ use super::lock::Hold;
 use super::name::BlobName;
 use super::registry::Registry;
 use super::report::{
-    BaseReport, Bytes, DiskReport, DiskState, DiskStatus, LayerReport, Listed, MapPart, MapRun, ServerReport, State,
-    Status, Switch, key_id,
+    BaseReport, Bytes, DiskReport, DiskState, DiskStatus, HiddenStatus, LayerReport, Listed, MapPart, MapRun,
+    ServerReport, State, Status, Switch, Total, key_id,
 };
 use super::view_name::SnapshotName;
 use crate::base::{BaseRecord, HandedImage};
@@ -35,16 +37,18 @@ pub enum Request {
     List,
     /// [`Status`]
     Status,
+    /// `Vec<Listed>`: the hidden disks
+    ListHidden,
     /// [`DiskReport`]
-    Show { name: BlobName },
+    Show { name: DiskRef },
     /// [`MapPart`] from page `start` on
-    Map { name: BlobName, start: u64 },
+    Map { name: DiskRef, start: u64 },
     /// [`Switch`]: the setting, after it was changed if `set` says so
     Encryption { set: Option<Switch> },
     /// [`DiskReport`]; the files of the base travel with the message
     Create { name: BlobName, size: Option<u64>, base: Option<BaseRecord> },
     /// [`Scrubbed`]
-    Scrub { name: BlobName, wait: bool },
+    Scrub { name: DiskRef, wait: bool },
     /// `null`
     Delete { name: BlobName },
     /// [`DiskReport`] under the new name
@@ -54,7 +58,7 @@ pub enum Request {
     /// [`DiskReport`]; the image, whose files travel with the message, must have the content that is recorded
     Rebase { name: BlobName, base: BaseRecord },
     /// `Option<BaseRecord>`: what is recorded of the base
-    Base { name: BlobName },
+    Base { name: DiskRef },
     /// `Vec<SnapshotReport>`, oldest first
     SnapshotList { name: BlobName },
     /// [`SnapshotReport`]
@@ -89,6 +93,7 @@ impl Request {
         match self {
             Request::Life { what } => what.hold(),
             Request::List
+            | Request::ListHidden
             | Request::Status
             | Request::Show { .. }
             | Request::Map { .. }
@@ -125,6 +130,7 @@ impl Request {
         let json = |value: serde_json::Result<Value>| value.map_err(|e| Error::io("JSON failed", e.into()).into());
         match self {
             Request::List => json(serde_json::to_value(list(registry))),
+            Request::ListHidden => json(serde_json::to_value(list_hidden(registry))),
             Request::Status => json(serde_json::to_value(status(registry))),
             Request::Show { name } => json(serde_json::to_value(show(registry, &name)?)),
             Request::Map { name, start } => json(serde_json::to_value(map(registry, &name, start)?)),
@@ -137,7 +143,7 @@ impl Request {
             Request::Create { name, size, base } => {
                 let base = base.map(|record| HandedImage::take(record, files)).transpose()?;
                 registry.create(&name, size, base)?;
-                json(serde_json::to_value(show(registry, &name)?))
+                json(serde_json::to_value(show(registry, &name.into())?))
             }
             Request::Scrub { name, wait } => json(serde_json::to_value(scrub(registry, &name, wait)?)),
             Request::Delete { name } => {
@@ -146,15 +152,15 @@ impl Request {
             }
             Request::Rename { name, to } => {
                 registry.rename(&name, &to)?;
-                json(serde_json::to_value(show(registry, &to)?))
+                json(serde_json::to_value(show(registry, &to.into())?))
             }
             Request::Resize { name, size, shrink } => {
                 registry.resize(&name, size, shrink)?;
-                json(serde_json::to_value(show(registry, &name)?))
+                json(serde_json::to_value(show(registry, &name.into())?))
             }
             Request::Rebase { name, base } => {
                 registry.rebase(&name, HandedImage::take(base, files)?)?;
-                json(serde_json::to_value(show(registry, &name)?))
+                json(serde_json::to_value(show(registry, &name.into())?))
             }
             Request::Base { name } => json(serde_json::to_value(registry.base(&name)?)),
             Request::SnapshotList { name } => json(serde_json::to_value(registry.snapshots(&name)?)),
@@ -172,52 +178,77 @@ impl Request {
 }
 
 fn list(registry: &Registry) -> Vec<Listed> {
-    let listed = registry.names().into_iter().map(|(name, uuid)| {
-        let listed = Listed {
-            name: name.to_string(),
-            uuid,
-            size_bytes: None,
-            base: None,
-            clone_of: None,
-            error: None,
-            faults: Vec::new(),
-        };
-        match registry.disk(&name) {
-            Ok(disk) => Listed {
-                size_bytes: Some(disk.size()),
-                base: disk.settings().base.map(|base| base.path),
-                clone_of: registry.clone_of(&disk),
-                faults: other_faults(registry, &name),
-                ..listed
-            },
-            Err(error) => Listed { error: Some(error.into()), ..listed },
-        }
+    let disks = registry.names().into_iter();
+    disks.map(|(name, uuid)| listed(registry, name.to_string(), DiskRef::Name(name), uuid)).collect()
+}
+
+fn list_hidden(registry: &Registry) -> Vec<Listed> {
+    let disks = registry.shared.hidden_entries().into_iter();
+    let listed = disks.map(|entry| Listed {
+        hidden: true,
+        ..listed(registry, entry.name.to_string(), DiskRef::Uuid(entry.uuid), entry.uuid)
     });
     listed.collect()
 }
 
 /// What is known to be wrong with a disk, but for an error of opening it, which is told already.
-fn other_faults(registry: &Registry, name: &BlobName) -> Vec<FaultReport> {
-    registry.faults(name).into_iter().filter(|known| known.fault != Fault::CannotOpen).collect()
+fn other_faults(registry: &Registry, disk: &DiskRef) -> Vec<FaultReport> {
+    registry.faults(disk).into_iter().filter(|known| known.fault != Fault::CannotOpen).collect()
+}
+
+fn listed(registry: &Registry, name: String, disk: DiskRef, uuid: Uuid) -> Listed {
+    let listed = Listed {
+        name,
+        uuid,
+        size_bytes: None,
+        base: None,
+        hidden: false,
+        clone_of: None,
+        error: None,
+        faults: Vec::new(),
+    };
+    match registry.disk_of(&disk) {
+        Ok(open) => Listed {
+            size_bytes: Some(open.size()),
+            base: open.settings().base.map(|base| base.path),
+            clone_of: registry.clone_of(&open),
+            faults: other_faults(registry, &disk),
+            ..listed
+        },
+        Err(error) => Listed { error: Some(error.into()), ..listed },
+    }
 }
 
 fn status(registry: &Registry) -> Status {
-    let known = |name: &BlobName| -> Result<DiskState> {
-        let disk = registry.disk(name)?;
+    let known = |disk: &DiskRef| -> Result<DiskState> {
+        let disk = registry.disk_of(disk)?;
         let (usage, keys) = disk.usage_and_keys()?;
         let keys = keys.into_iter().map(Into::into).collect();
-        Ok(DiskState::Known { size_bytes: disk.size(), bytes: usage.into(), keys })
+        Ok(DiskState::Known { size_bytes: disk.size(), bytes: usage.into(), stored: disk.stored().into(), keys })
     };
-    let disks = registry.names().into_iter().map(|(name, _)| DiskStatus {
-        state: known(&name).unwrap_or_else(|error| DiskState::Failed { error: error.into() }),
-        faults: other_faults(registry, &name),
+    let state = |disk: &DiskRef| known(disk).unwrap_or_else(|error| DiskState::Failed { error: error.into() });
+    let disks = registry.names().into_iter().map(|(name, uuid)| DiskStatus {
+        state: state(&(&name).into()),
+        faults: other_faults(registry, &(&name).into()),
         name: name.to_string(),
+        uuid: Some(uuid),
     });
     let damaged = registry.damaged().iter().map(|(folder, error)| DiskStatus {
         name: format!("disks/{folder}"),
         faults: Vec::new(),
+        uuid: None,
         state: DiskState::Failed { error: error.clone() },
     });
+    let disks: Vec<_> = disks.chain(damaged).collect();
+    let hidden = registry.shared.hidden_entries().into_iter().map(|entry| HiddenStatus {
+        name: entry.name.to_string(),
+        uuid: entry.uuid,
+        state: state(&DiskRef::Uuid(entry.uuid)),
+        clones: registry.clone_reports(entry.uuid),
+        faults: other_faults(registry, &DiskRef::Uuid(entry.uuid)),
+    });
+    let hidden: Vec<_> = hidden.collect();
+    let states = disks.iter().map(|disk| &disk.state).chain(hidden.iter().map(|disk| &disk.state));
     Status {
         encryption: registry.encryption().into(),
         key_source: registry.key_source(),
@@ -229,12 +260,14 @@ fn status(registry: &Registry) -> Status {
             let clients = registry.clients().into_iter().map(Into::into).collect();
             ServerReport { limits, clients }
         }),
-        disks: disks.chain(damaged).collect(),
+        total: Total::of(states),
+        disks,
+        hidden,
     }
 }
 
-pub(super) fn show(registry: &Registry, name: &BlobName) -> Result<DiskReport> {
-    let disk = registry.disk(name)?;
+pub(super) fn show(registry: &Registry, name: &DiskRef) -> Result<DiskReport> {
+    let disk = registry.disk_of(name)?;
     let settings = disk.settings();
     let layers = disk.layers().into_iter().map(|layer| {
         let (state, key) = match layer.kind {
@@ -261,15 +294,20 @@ pub(super) fn show(registry: &Registry, name: &BlobName) -> Result<DiskReport> {
         size_bytes: disk.size(),
         blob_bytes: disk.blob_size(),
         bytes: Bytes::from(disk.usage()?),
+        stored: disk.stored().into(),
         clone_of: registry.clone_of(&disk),
+        clone_of_uuid: settings.parent.map(|parent| parent.disk),
+        hidden: settings.hidden,
+        clones: registry.clone_reports(settings.uuid),
+        inherited: registry.inherited_reports(&disk)?,
         layers: layers.collect(),
         base: settings.base.map(|base| BaseReport { path: base.path, format: base.format, size_bytes: base.size }),
         locked: registry.locked(),
     })
 }
 
-fn map(registry: &Registry, name: &BlobName, start: u64) -> Result<MapPart> {
-    let disk = registry.disk(name)?;
+fn map(registry: &Registry, name: &DiskRef, start: u64) -> Result<MapPart> {
+    let disk = registry.disk_of(name)?;
     let uuid = disk.settings().uuid;
     let page = PAGE as u64;
     let offset = start.saturating_mul(page).min(disk.blob_size());
@@ -286,8 +324,12 @@ fn map(registry: &Registry, name: &BlobName, start: u64) -> Result<MapPart> {
     Ok(MapPart { runs, next, locked: registry.locked() })
 }
 
-fn scrub(registry: &Registry, name: &BlobName, wait: bool) -> Result<Scrubbed> {
-    let disk = registry.disk(name)?;
+fn scrub(registry: &Registry, name: &DiskRef, wait: bool) -> Result<Scrubbed> {
+    let disk = registry.disk_of(name)?;
+    if disk.settings().hidden {
+        // What nothing reads is to scrub too, where it could not be dropped before.
+        registry.trim(disk.uuid())?;
+    }
     if wait {
         disk.scrub()?;
     } else {
@@ -302,8 +344,7 @@ mod tests {
 
     #[test]
     fn requests_are_bounded_by_their_form() {
-        let name: BlobName = "a".parse().expect("name");
-        let request = Request::Map { name, start: 7 };
+        let request = Request::Map { name: "a".parse().expect("name"), start: 7 };
         let json = serde_json::to_string(&request).expect("json");
         assert_eq!(json, r#"{"verb":"map","name":"a","start":7}"#);
         assert_eq!(serde_json::from_str::<Request>(&json).expect("back"), request);
@@ -324,6 +365,6 @@ mod tests {
         assert_eq!(Request::Encryption { set: None }.hold(), Hold::Shared);
         assert_eq!(Request::Encryption { set: Some(Switch::On) }.hold(), Hold::Exclusive);
         assert_eq!(Request::Delete { name: name.clone() }.key_need(), KeyNeed::Optional);
-        assert_eq!(Request::Scrub { name, wait: true }.key_need(), KeyNeed::Required);
+        assert_eq!(Request::Scrub { name: name.into(), wait: true }.key_need(), KeyNeed::Required);
     }
 }

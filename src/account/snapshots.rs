@@ -179,12 +179,7 @@ impl Shared {
     pub(super) fn clones_of(&self, uuid: Uuid) -> Vec<(BlobName, Parent)> {
         let entries = self.all_entries();
         let parent = |entry: Arc<Entry>| {
-            let parent = match entry.state.try_lock().as_deref() {
-                Some(State::Open(disk)) => disk.settings().parent,
-                Some(State::Gone) => None,
-                // Only an open disk changes its parent.
-                _ => entry.parent.clone(),
-            };
+            let parent = entry.parent.lock().clone();
             Some((entry.name.clone(), parent.filter(|parent| parent.disk == uuid)?))
         };
         entries.into_iter().filter_map(parent).collect()

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use super::disk_ref::DiskRef;
 use super::entry::State;
 use super::health::HealthSample;
 use super::registry::{Keys, Registry, Shared};
@@ -19,6 +20,7 @@ const PATIENCE: Duration = Duration::from_millis(10);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Watched {
     pub uuid: Uuid,
+    /// Of a deleted disk `@UUID`.
     pub name: String,
     pub condition: Condition,
     pub health: HealthSample,
@@ -62,9 +64,10 @@ impl Registry {
 
 impl Shared {
     fn watch(&self, deadline: Instant) -> Option<Vec<Watched>> {
-        let mut entries: Vec<_> = self.disks.try_read_for(MOMENT)?.values().cloned().collect();
-        entries.extend(self.hidden.try_read_for(MOMENT)?.iter().cloned());
-        let watched = entries.iter().filter_map(|entry| {
+        let mut entries: Vec<_> =
+            self.disks.try_read_for(MOMENT)?.values().map(|entry| (entry.clone(), false)).collect();
+        entries.extend(self.hidden.try_read_for(MOMENT)?.iter().map(|entry| (entry.clone(), true)));
+        let watched = entries.iter().filter_map(|(entry, hidden)| {
             let until = deadline.min(Instant::now() + PATIENCE);
             let condition = loop {
                 // The disk is looked at under the lock: with a handle of its own this would be one who has it attached.
@@ -84,7 +87,9 @@ impl Shared {
                 std::thread::sleep(Duration::from_millis(1));
             };
             let health = entry.health.sample();
-            Some(Watched { uuid: entry.uuid, name: entry.name.to_string(), condition, health })
+            // Another disk may have the name of a deleted one.
+            let name = if *hidden { DiskRef::Uuid(entry.uuid).to_string() } else { entry.name.to_string() };
+            Some(Watched { uuid: entry.uuid, name, condition, health })
         });
         Some(watched.collect())
     }

@@ -1,5 +1,7 @@
 //! `audit`: what a disk really stores, and under which keys.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 
 use clap::Args;
@@ -10,10 +12,10 @@ use super::progress;
 use super::size;
 use super::table::Table;
 use crate::account::audit::AuditPiece;
+use crate::account::disk_ref::DiskRef;
 use crate::account::failure::Failure;
 use crate::account::key_request::KeyRequest;
-use crate::account::name::BlobName;
-use crate::account::report::{DiskReport, LayerReport, State, Status};
+use crate::account::report::{CloneReport, DiskReport, InheritedReport, LayerReport, State, Status};
 use crate::account::request::Request;
 use crate::account::session::Session;
 use crate::crypto::kek::KekOptions;
@@ -30,8 +32,8 @@ Examples:
   sealdisk audit disk1
   sealdisk audit disk1 --json")]
 pub(super) struct Audit {
-    /// BLOB or CONTAINER/BLOB
-    name: BlobName,
+    /// BLOB or CONTAINER/BLOB; @UUID also names a deleted disk that clones read from
+    name: DiskRef,
     #[command(flatten)]
     key: KekOptions,
 }
@@ -40,11 +42,17 @@ pub(super) struct Audit {
 #[derive(Debug, Serialize)]
 struct Report {
     name: String,
+    uuid: uuid::Uuid,
+    /// Deleted; `clones` read from it.
+    hidden: bool,
+    clones: Vec<CloneReport>,
     kek_version: u32,
     key_source: String,
     /// Whether the metadata that this relies on was authenticated.
     authenticated: bool,
     layers: Vec<Layer>,
+    /// In a clone: what it, or a snapshot of it, reads from other disks.
+    inherited: Vec<InheritedReport>,
     /// Not encrypted, by reason.
     plaintext: Plaintext,
 }
@@ -75,6 +83,8 @@ struct Plaintext {
     written_off_bytes: u64,
     /// Overwritten since, and held by snapshots alone.
     snapshot_bytes: u64,
+    /// In a clone: in layers of the disks that it reads from.
+    inherited_bytes: u64,
     /// Overwritten since, and waiting to be scrubbed.
     pending_scrub_bytes: u64,
 }
@@ -84,15 +94,8 @@ impl Audit {
         let like = Request::Status;
         let report = context.session(&self.key, &like, |session| {
             let status: Status = session.call(Request::Status, &[])?;
-            let disk: DiskReport = session.call(Request::Show { name: self.name.clone() }, &[])?;
-            let bar = progress::bytes(disk.layers.iter().map(|layer| layer.held_bytes).sum(), "audit");
-            let layers = disk.layers.iter().map(|layer| {
-                let found = read(session, &self.name, layer.id)?;
-                bar.inc(layer.held_bytes);
-                Ok::<_, Failure>(Layer::new(layer, found))
-            });
-            let layers = layers.collect::<Result<Vec<_>, _>>()?;
-            bar.finish_and_clear();
+            let (disk, read) = read_layers(session, &self.name, "audit")?;
+            let layers = disk.layers.iter().zip(read).map(|(layer, found)| Layer::new(layer, found)).collect();
             Ok(Report::new(status, disk, layers))
         })?;
         for layer in report.layers.iter().filter(|layer| layer.worn) {
@@ -115,8 +118,36 @@ impl Audit {
     }
 }
 
-/// All of a layer.
-pub(super) fn read(session: &Session, name: &BlobName, layer: u32) -> Result<AuditPiece, Failure> {
+/// The disk, and what each of its layers stores. Layers come and go while a served disk is read: one that has gone since
+/// is left out, and one that has come is read too, so that the layers are those of one moment, the last.
+pub(super) fn read_layers(
+    session: &Session,
+    name: &DiskRef,
+    task: &'static str,
+) -> Result<(DiskReport, Vec<AuditPiece>), Failure> {
+    let show = || session.call::<DiskReport>(Request::Show { name: name.clone() }, &[]);
+    let mut disk = show()?;
+    let bar = progress::bytes(disk.layers.iter().map(|layer| layer.held_bytes).sum(), task);
+    let mut read: BTreeMap<u32, AuditPiece> = BTreeMap::new();
+    loop {
+        for layer in &disk.layers {
+            if let Entry::Vacant(vacant) = read.entry(layer.id) {
+                vacant.insert(read_layer(session, name, layer.id)?);
+                bar.inc(layer.held_bytes);
+            }
+        }
+        disk = show()?;
+        // A new layer takes a switch, a snapshot or a rotation: soon there is none.
+        let found: Option<Vec<_>> = disk.layers.iter().map(|layer| read.get(&layer.id).copied()).collect();
+        if let Some(found) = found {
+            bar.finish_and_clear();
+            return Ok((disk, found));
+        }
+    }
+}
+
+/// All of a layer; of one that has gone meanwhile what was read before.
+fn read_layer(session: &Session, name: &DiskRef, layer: u32) -> Result<AuditPiece, Failure> {
     let mut all = AuditPiece { next: Some(0), ..AuditPiece::default() };
     while let Some(page) = all.next {
         let request = KeyRequest::Audit { name: name.clone(), layer, page };
@@ -148,6 +179,7 @@ impl Layer {
 impl Report {
     fn new(status: Status, disk: DiskReport, layers: Vec<Layer>) -> Self {
         let mut plaintext = Plaintext { base_bytes: disk.bytes.base_bytes, ..Plaintext::default() };
+        plaintext.inherited_bytes = disk.inherited.iter().filter_map(|from| from.plain_bytes).sum();
         for layer in layers.iter().filter(|layer| layer.state == State::Plain) {
             plaintext.written_off_bytes += layer.live_bytes;
             plaintext.snapshot_bytes += layer.held_bytes.saturating_sub(layer.live_bytes);
@@ -155,12 +187,29 @@ impl Report {
         }
         Self {
             name: disk.name,
+            uuid: disk.uuid,
+            hidden: disk.hidden,
+            clones: disk.clones,
+            inherited: disk.inherited,
             kek_version: status.kek_version,
             key_source: status.key_source,
             authenticated: disk.locked.is_none(),
             layers,
             plaintext,
         }
+    }
+}
+
+/// Clones by name, for people.
+pub(super) fn names(clones: &[CloneReport]) -> String {
+    let name = |clone: &CloneReport| match &clone.snapshot {
+        _ if clone.hidden => DiskRef::Uuid(clone.uuid).to_string(),
+        Some(snapshot) if !snapshot.starts_with("clone-") => format!("{} ({snapshot})", clone.name),
+        _ => clone.name.clone(),
+    };
+    match clones.is_empty() {
+        true => "perhaps a disk that cannot be read".to_owned(),
+        false => clones.iter().map(name).collect::<Vec<_>>().join(", "),
     }
 }
 
@@ -177,6 +226,14 @@ impl fmt::Display for Text<'_> {
             text::line(&report.key_source),
             report.kek_version
         )?;
+        if report.hidden {
+            writeln!(f, "deleted; kept because clones read from it: {}", names(&report.clones))?;
+        }
+        for from in &report.inherited {
+            let (encrypted, plain) = (from.encrypted_bytes.unwrap_or(0), from.plain_bytes.unwrap_or(0));
+            let disk = if from.hidden { DiskRef::Uuid(from.uuid).to_string() } else { from.name.clone() };
+            writeln!(f, "reads from {disk}: {} encrypted, {} plain", size::human(encrypted), size::human(plain))?;
+        }
         let heading = ["LAYER", "STATE", "PAGES", "HELD", "LIVE", "UNSCRUBBED", "MISSING", "NOT CIPHERTEXT", "KEY"];
         let mut table = Table::new(&heading, &[true, false, true, true, true, true, true, true, false]);
         for layer in &report.layers {
@@ -192,6 +249,7 @@ impl fmt::Display for Text<'_> {
             ("in the base image", plain.base_bytes),
             ("written while encryption was off", plain.written_off_bytes),
             ("overwritten since, held by snapshots", plain.snapshot_bytes),
+            ("inherited from other disks", plain.inherited_bytes),
             ("overwritten since, not scrubbed yet", plain.pending_scrub_bytes),
         ] {
             write!(f, "\n  {why:<38} {}", size::human(bytes))?;

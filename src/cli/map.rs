@@ -9,7 +9,7 @@ use clap::Args;
 use super::context::{Context, Outcome};
 use super::map_svg;
 use super::table::Table;
-use crate::account::name::BlobName;
+use crate::account::disk_ref::DiskRef;
 use crate::account::report::{MapPart, MapRun};
 use crate::account::request::Request;
 use crate::crypto::kek::KekOptions;
@@ -26,8 +26,8 @@ Examples:
   sealdisk map disk1 --svg disk1.svg
   sealdisk map disk1 --json")]
 pub(super) struct Map {
-    /// BLOB or CONTAINER/BLOB
-    name: BlobName,
+    /// BLOB or CONTAINER/BLOB; @UUID also names a deleted disk that clones read from
+    name: DiskRef,
     /// Draw it, each state in its colour, per key, into this new file; - for standard output
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -88,6 +88,6 @@ fn write_new(path: &Path, text: &str) -> Result<()> {
     File::create_new(path).and_then(|mut file| file.write_all(text.as_bytes())).map_err(failed)
 }
 
-fn request(name: &BlobName, start: u64) -> Request {
+fn request(name: &DiskRef, start: u64) -> Request {
     Request::Map { name: name.clone(), start }
 }

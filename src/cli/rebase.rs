@@ -51,7 +51,7 @@ impl Rebase {
 }
 
 pub(super) fn recorded(context: &Context, key: &KekOptions, name: &BlobName) -> Result<BaseRecord, Failure> {
-    let record: Option<BaseRecord> = context.ask(key, Request::Base { name: name.clone() }, &[])?;
+    let record: Option<BaseRecord> = context.ask(key, Request::Base { name: name.into() }, &[])?;
     let over_none = || Error::new(ErrorKind::InvalidInput, format!("the disk \"{name}\" lies over no image"));
     Ok(record.ok_or_else(over_none)?)
 }

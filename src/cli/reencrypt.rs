@@ -7,9 +7,9 @@ use clap::Args;
 use super::context::{Context, Outcome};
 use super::progress;
 use super::size;
+use crate::account::disk_ref::DiskRef;
 use crate::account::failure::Failure;
 use crate::account::key_request::KeyRequest;
-use crate::account::name::BlobName;
 use crate::account::reencrypt::{Reencrypted, Sweep};
 use crate::account::report::{Listed, Switch};
 use crate::account::request::Request;
@@ -32,13 +32,16 @@ Examples:
   sealdisk reencrypt disk1 --include-base --rate 50M
   sealdisk reencrypt --all --detach")]
 pub(super) struct Reencrypt {
-    /// BLOB or CONTAINER/BLOB
+    /// BLOB or CONTAINER/BLOB, or @UUID
     #[arg(required_unless_present = "all")]
-    name: Option<BlobName>,
+    name: Option<DiskRef>,
     /// Every disk of the account
     #[arg(long, conflicts_with = "name")]
     all: bool,
-    /// What is read from the base image too: the disk then no longer needs it
+    /// What is read from the base image, or in a clone from another disk, too: the disk then no longer needs it
+    ///
+    /// What is empty in an image stays empty. A clone is detached at the end from the disk that it is a clone of, unless a
+    /// snapshot of it reads from there; what was kept of that disk for this clone alone goes.
     #[arg(long)]
     include_base: bool,
     /// Bytes a second at most: 50M
@@ -72,18 +75,18 @@ impl Reencrypt {
 }
 
 /// The disks of the account.
-pub(super) fn all(session: &Session) -> Result<Vec<BlobName>, Failure> {
+pub(super) fn all(session: &Session) -> Result<Vec<DiskRef>, Failure> {
     let listed: Vec<Listed> = session.call(Request::List, &[])?;
     listed.iter().map(|disk| disk.name.parse().map_err(Failure::from)).collect()
 }
 
-fn line(name: &BlobName, text: String, document: &serde_json::Value) -> serde_json::Value {
+fn line(name: &DiskRef, text: String, document: &serde_json::Value) -> serde_json::Value {
     let mut document = document.clone();
     document["name"] = name.to_string().into();
     serde_json::json!({ "text": text, "document": document })
 }
 
-fn detach(session: &Session, names: Vec<BlobName>, sweep: Sweep) -> Result<Vec<serde_json::Value>, Failure> {
+fn detach(session: &Session, names: Vec<DiskRef>, sweep: Sweep) -> Result<Vec<serde_json::Value>, Failure> {
     if matches!(session, Session::Here(_)) {
         return Err(Error::new(ErrorKind::InvalidInput, "no server has the account, so nobody would go on with it")
             .hint("without --detach it is done here")
@@ -101,11 +104,11 @@ fn detach(session: &Session, names: Vec<BlobName>, sweep: Sweep) -> Result<Vec<s
 pub(super) fn wait(
     context: &Context,
     session: &Session,
-    name: BlobName,
+    name: DiskRef,
     sweep: Sweep,
 ) -> Result<serde_json::Value, Failure> {
     let bar = progress::bytes(0, "encrypt");
-    let (mut page, mut total, mut paused) = (0, None, false);
+    let (mut page, mut total, mut stored, mut paused) = (0, None, 0, false);
     let end: Reencrypted = loop {
         let started = Instant::now();
         let request = KeyRequest::Reencrypt { name: name.clone(), page, sweep };
@@ -122,24 +125,32 @@ pub(super) fn wait(
             answer => answer?,
         };
         paused = false;
+        stored += piece.stored_bytes;
         let whole = *total.get_or_insert(piece.before_bytes);
         bar.set_length(whole);
         bar.set_position(whole.saturating_sub(piece.remaining_bytes));
         let Some(next) = piece.next else { break piece };
         page = next;
-        let done = piece.before_bytes.saturating_sub(piece.remaining_bytes);
-        std::thread::sleep(sweep.pace(done).saturating_sub(started.elapsed()));
+        std::thread::sleep(sweep.pace(piece.stored_bytes).saturating_sub(started.elapsed()));
     };
     bar.finish_and_clear();
-    let done = total.unwrap_or_default().saturating_sub(end.remaining_bytes);
-    let base = if end.base_detached { "; it no longer needs its base image" } else { "" };
+    let let_go = match (end.base_detached, end.parent_detached) {
+        (true, _) => "; it no longer needs its base image",
+        (_, true) => "; it is no longer a clone",
+        _ => "",
+    };
     let text = match end.remaining_bytes {
-        0 if done == 0 => format!("{name}: everything was under the current key already{base}"),
-        0 => format!("{name}: {} encrypted anew; everything is under the current key{base}", size::human(done)),
-        left => format!("{name}: done, and {} were written in another way meanwhile{base}", size::human(left)),
+        0 if stored == 0 => format!("{name}: everything was under the current key already{let_go}"),
+        0 => format!("{name}: {} encrypted anew; everything is under the current key{let_go}", size::human(stored)),
+        left => format!("{name}: done, and {} were written in another way meanwhile{let_go}", size::human(left)),
     };
     let document = serde_json::json!({
-        "total_bytes": total.unwrap_or_default(), "remaining_bytes": end.remaining_bytes, "base_detached": end.base_detached, "detached": false,
+        "total_bytes": total.unwrap_or_default(),
+        "stored_bytes": stored,
+        "remaining_bytes": end.remaining_bytes,
+        "base_detached": end.base_detached,
+        "parent_detached": end.parent_detached,
+        "detached": false,
     });
     Ok(line(&name, text, &document))
 }

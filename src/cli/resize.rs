@@ -37,7 +37,7 @@ impl Resize {
     pub(super) fn run(self, context: &Context) -> Outcome {
         let Self { name, size, yes, key } = self;
         check_size(size)?;
-        let now: DiskReport = context.ask(&key, Request::Show { name: name.clone() }, &[])?;
+        let now: DiskReport = context.ask(&key, Request::Show { name: (&name).into() }, &[])?;
         let lost = now.size_bytes.saturating_sub(size);
         if lost > 0 && !yes {
             confirm(&format!("cut off the last {} of {name} for good?", size::human(lost)))?;

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::context::{Context, Outcome};
 use super::show::pending;
-use crate::account::name::BlobName;
+use crate::account::disk_ref::DiskRef;
 use crate::account::request::{Request, Scrubbed};
 use crate::crypto::kek::KekOptions;
 
@@ -17,8 +17,8 @@ use crate::crypto::kek::KekOptions;
 Examples:
   sealdisk scrub disk1 --wait")]
 pub(super) struct Scrub {
-    /// BLOB or CONTAINER/BLOB
-    name: BlobName,
+    /// BLOB or CONTAINER/BLOB; @UUID also names a deleted disk that clones read from
+    name: DiskRef,
     /// Return when nothing is left to scrub
     #[arg(long)]
     wait: bool,

@@ -4,11 +4,12 @@ use std::fmt;
 
 use clap::Args;
 
+use super::audit::names;
 use super::context::{Context, Outcome};
 use super::size;
 use super::table::Table;
 use super::time;
-use crate::account::name::BlobName;
+use crate::account::disk_ref::DiskRef;
 use crate::account::report::{Bytes, DiskReport};
 use crate::account::request::Request;
 use crate::crypto::kek::KekOptions;
@@ -21,8 +22,8 @@ Examples:
   sealdisk show disk1
   sealdisk show web/root.vhd --json")]
 pub(super) struct Show {
-    /// BLOB or CONTAINER/BLOB
-    name: BlobName,
+    /// BLOB or CONTAINER/BLOB; @UUID also names a deleted disk that clones read from
+    name: DiskRef,
     #[command(flatten)]
     key: KekOptions,
 }
@@ -60,6 +61,12 @@ impl fmt::Display for Text<'_> {
         }
         if let Some(source) = &disk.clone_of {
             writeln!(f, "clone of    {source}")?;
+        }
+        if disk.hidden {
+            writeln!(f, "deleted     kept because clones read from it")?;
+        }
+        if !disk.clones.is_empty() {
+            writeln!(f, "clones      {}", names(&disk.clones))?;
         }
         let Bytes { base_bytes, plain_bytes, encrypted_bytes, zero_bytes, pending_scrub_bytes } = disk.bytes;
         for (state, bytes) in

@@ -4,11 +4,12 @@ use std::fmt;
 
 use clap::Args;
 
+use super::audit::names;
 use super::context::{self, Context, Outcome};
 use super::show::{pending, share};
 use super::size;
 use super::table::Table;
-use crate::account::report::{DiskState, ServerReport, Status as Report};
+use crate::account::report::{DiskState, HiddenStatus, ServerReport, Status as Report, Total};
 use crate::account::request::Request;
 use crate::crypto::kek::KekOptions;
 use crate::text;
@@ -78,7 +79,16 @@ impl fmt::Display for Text<'_> {
                 server.limits.descriptors.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string()),
             )?;
         }
-        write!(f, "disks       {}", account.disks.len())?;
+        let Total { stored, pending_scrub_bytes, unknown_disks } = account.total;
+        let (plain, encrypted) = (size::human(stored.stored_plain_bytes), size::human(stored.stored_encrypted_bytes));
+        write!(f, "stored      {plain} plain, {encrypted} encrypted, {} to scrub", to_scrub(pending_scrub_bytes))?;
+        if unknown_disks > 0 {
+            write!(f, "; {unknown_disks} disks not counted")?;
+        }
+        write!(f, "\ndisks       {}", account.disks.len())?;
+        if !account.hidden.is_empty() {
+            write!(f, ", and {} deleted that clones read from", account.hidden.len())?;
+        }
         if account.disks.is_empty() {
             return Ok(());
         }
@@ -88,18 +98,19 @@ impl fmt::Display for Text<'_> {
             let failed = matches!(disk.state, DiskState::Failed { .. });
             let mut row = vec![context::marked(&disk.name, &disk.faults, failed)];
             match &disk.state {
-                DiskState::Known { size_bytes, bytes, keys: _ } => {
+                DiskState::Known { size_bytes, bytes, .. } => {
                     let all = bytes.base_bytes + bytes.plain_bytes + bytes.encrypted_bytes + bytes.zero_bytes;
                     row.push(size::human(*size_bytes));
                     let parts = [bytes.base_bytes, bytes.plain_bytes, bytes.encrypted_bytes, bytes.zero_bytes];
                     row.extend(parts.map(|part| share(part, all)));
-                    row.push(bytes.pending_scrub_bytes.map_or_else(|| "unknown".to_owned(), |b| pending(Some(b))));
+                    row.push(to_scrub(bytes.pending_scrub_bytes));
                 }
                 DiskState::Failed { .. } => row.extend(std::iter::repeat_n("?".to_owned(), 6)),
             }
             table.row(row);
         }
         write!(f, "\n\n{table}")?;
+        hidden(f, &account.hidden)?;
         let heading = ["NAME", "KEY", "PAGES", "ENCRYPTED", "NEW WRITES"];
         let mut table = Table::new(&heading, &[false, false, true, true, false]);
         let mut any = false;
@@ -125,6 +136,35 @@ impl fmt::Display for Text<'_> {
             _ => Ok(()),
         }
     }
+}
+
+fn to_scrub(bytes: Option<u64>) -> String {
+    bytes.map_or_else(|| "unknown".to_owned(), |bytes| pending(Some(bytes)))
+}
+
+/// Deleted disks, by the UUID that still names them.
+fn hidden(f: &mut fmt::Formatter<'_>, disks: &[HiddenStatus]) -> fmt::Result {
+    if !disks.is_empty() {
+        write!(f, "\n\ndeleted, and kept because clones read from them")?;
+    }
+    for disk in disks {
+        write!(f, "\n  @{} (was {})", disk.uuid, disk.name)?;
+        match &disk.state {
+            DiskState::Known { bytes, stored, .. } => {
+                let (plain, encrypted) = (stored.stored_plain_bytes, stored.stored_encrypted_bytes);
+                let scrub = to_scrub(bytes.pending_scrub_bytes);
+                write!(
+                    f,
+                    "\n    {} plain, {} encrypted, {scrub} to scrub",
+                    size::human(plain),
+                    size::human(encrypted)
+                )?;
+            }
+            DiskState::Failed { error } => write!(f, "\n    cannot be opened: {}", error.message)?,
+        }
+        write!(f, "\n    read by {}", names(&disk.clones))?;
+    }
+    Ok(())
 }
 
 /// Who is attached; JSON has all of them.

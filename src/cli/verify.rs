@@ -6,11 +6,11 @@ use clap::Args;
 use serde::Serialize;
 
 use super::context::{Context, Outcome};
-use super::{audit, progress, rebase, size};
+use super::{audit, rebase, size};
+use crate::account::audit::AuditPiece;
+use crate::account::disk_ref::DiskRef;
 use crate::account::failure::Failure;
 use crate::account::life_request::LifeRequest;
-use crate::account::name::BlobName;
-use crate::account::report::DiskReport;
 use crate::account::request::Request;
 use crate::base::{BaseRecord, verify};
 use crate::crypto::kek::KekOptions;
@@ -26,8 +26,8 @@ Examples:
   sealdisk verify disk1
   sealdisk verify disk1 --base")]
 pub(super) struct Verify {
-    /// BLOB or CONTAINER/BLOB
-    name: BlobName,
+    /// BLOB or CONTAINER/BLOB; @UUID also names a deleted disk that clones read from
+    name: DiskRef,
     /// Read the base image whole
     #[arg(long)]
     base: bool,
@@ -74,16 +74,12 @@ impl Verify {
         let (disk, layers) = context.session(&self.key, &like, |session| {
             // Opening it is the first check: nothing damaged opens.
             session.call::<()>(like.clone(), &[])?;
-            let disk: DiskReport = session.call(Request::Show { name: self.name.clone() }, &[])?;
-            let bar = progress::bytes(disk.layers.iter().map(|layer| layer.held_bytes).sum(), "layers");
-            let layers = disk.layers.iter().map(|layer| {
-                let found = audit::read(session, &self.name, layer.id)?;
-                bar.inc(layer.held_bytes);
-                let (missing_bytes, clear_bytes) = (found.missing_bytes, found.clear_bytes);
-                Ok::<_, Failure>(Layer { id: layer.id, held_bytes: found.held_bytes, missing_bytes, clear_bytes })
+            let (disk, read) = audit::read_layers(session, &self.name, "layers")?;
+            let layers = disk.layers.iter().zip(read).map(|(layer, found)| {
+                let AuditPiece { held_bytes, missing_bytes, clear_bytes, .. } = found;
+                Layer { id: layer.id, held_bytes, missing_bytes, clear_bytes }
             });
-            let layers = layers.collect::<Result<Vec<_>, _>>()?;
-            bar.finish_and_clear();
+            let layers: Vec<_> = layers.collect();
             Ok((disk, layers))
         })?;
         if let Some(bad) = layers.iter().find(|layer| layer.missing_bytes + layer.clear_bytes > 0) {
@@ -112,9 +108,13 @@ impl Verify {
 
     fn read_base(&self, context: &Context, record: &BaseRecord) -> Result<Base, Failure> {
         let first = record.files.iter().any(|file| file.sha256.is_none());
+        if first && matches!(self.name, DiskRef::Uuid(_)) {
+            let what = "no digest of the base is recorded yet, and none is for a disk that is named by its UUID";
+            return Err(Error::new(ErrorKind::InvalidInput, what).hint("name the disk, or leave --base out").into());
+        }
         let found = rebase::with_bar(|progress| verify::verify(record, progress))?;
-        if first {
-            rebase::record(context, &self.key, self.name.clone(), found.clone())?;
+        if let (true, DiskRef::Name(name)) = (first, &self.name) {
+            rebase::record(context, &self.key, name.clone(), found.clone())?;
         }
         Ok(Base::new(&found, first, true))
     }

@@ -37,8 +37,8 @@ fn piece(buf: &mut [u8], first: u64, part: Range<u64>) -> &mut [u8] {
 }
 
 impl Core {
-    pub(crate) fn base(&self) -> Result<&dyn BaseImage> {
-        self.base.as_deref().ok_or_else(|| Error::new(ErrorKind::NotFound, "the base image is not open"))
+    pub(crate) fn base(&self) -> Result<Arc<dyn BaseImage>> {
+        self.base.read().clone().ok_or_else(|| Error::new(ErrorKind::NotFound, "the base image is not open"))
     }
 
     fn segments_of(&self, view: Option<View>, pages: Range<u64>) -> Result<Segments> {

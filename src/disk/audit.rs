@@ -27,17 +27,23 @@ pub struct Audited {
 }
 
 impl Core {
-    /// A piece of layer `id`, from page `page` on. [`ErrorKind::NotFound`]: no such layer.
+    /// A piece of layer `id`, from page `page` on. A layer that has gone stores nothing. [`ErrorKind::NotFound`]: there
+    /// never was such a layer.
     pub(crate) fn audit(&self, id: u32, page: u64) -> Result<Audited> {
         let layer = {
             let state = self.state.read();
-            let index = state
-                .index_of(id)
-                .ok_or_else(|| Error::new(ErrorKind::NotFound, format!("the disk has no layer {id}")))?;
-            state.entries[index].layer.clone()
+            state.index_of(id).map(|index| state.entries[index].layer.clone())
+        };
+        let mut found = Audited::default();
+        let Some(layer) = layer else {
+            // Upkeep removes emptied layers at any time; ids are never used again.
+            let given_out = 1..self.growth.lock().settings.next_layer;
+            return match given_out.contains(&id) {
+                true => Ok(found),
+                false => Err(Error::new(ErrorKind::NotFound, format!("the disk has no layer {id}"))),
+            };
         };
         let pages = layer.pages()?;
-        let mut found = Audited::default();
         if page >= pages {
             return Ok(found);
         }

@@ -92,7 +92,8 @@ pub(crate) struct Core {
     pub(crate) uuid: Uuid,
     pub(crate) footer: bool,
     pub(crate) keys: RwLock<Option<DiskKeys>>,
-    pub(crate) base: Option<Arc<dyn BaseImage>>,
+    /// `None`: there is none, it is not open, or the disk was detached from it.
+    pub(crate) base: RwLock<Option<Arc<dyn BaseImage>>>,
     pub(crate) access: Access,
     pub(crate) options: Options,
     pub(crate) growth: Mutex<Growth>,

@@ -9,7 +9,7 @@ const MIB: u64 = 1 << 20;
 
 fn sweep_all(disk: &Disk, include_base: bool) {
     let mut page = 0;
-    while let Swept::Next(next) = disk.sweep(page, include_base).unwrap() {
+    while let Swept::Next { page: next, .. } = disk.sweep(page, include_base).unwrap() {
         page = next;
     }
 }

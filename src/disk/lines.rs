@@ -3,7 +3,8 @@
 //! A line sees the layers up to the newest one there was when it was drawn, with the size and base limit of then.
 //! Drawing one is O(1): the stack loses its top, so the next change makes a new layer with a fresh key. Erasing one
 //! lets the pages that only it saw die; they are punched in the background, and not before the erasure is durable.
-//! Rolling back empties every layer above the line, in one batch with the size and base limit of the line.
+//! Rolling back empties every layer above the line, in one batch with the size and base limit of the line. Of a deleted
+//! disk that clones read from only the lines that they read from are kept, and the live disk becomes the newest of them.
 
 use std::sync::Arc;
 
@@ -19,6 +20,40 @@ use crate::{Error, ErrorKind, Result};
 
 /// Lines of one disk at the most: each is looked at by every change.
 const LINES_LIMIT: usize = 4096;
+
+/// Records of one batch when lines and layers are dropped: some 16 bytes each.
+const OPS_OF_A_BATCH: usize = 64;
+
+impl State {
+    /// Layers above `line` that hold something; only the live view, or a later line, sees it.
+    fn above(&self, line: &Line) -> impl Iterator<Item = u32> {
+        let above = self.entries.iter().filter(|entry| entry.layer.id > line.sees && !entry.holds_nothing());
+        above.map(|entry| entry.layer.id)
+    }
+
+    /// Whether there is anything but what the lines `keep` see, of which `newest` is the newest.
+    fn has_more_than(&self, keep: &[u32], newest: &Line) -> bool {
+        self.lines.iter().any(|line| !keep.contains(&line.id))
+            || self.above(newest).next().is_some()
+            || (self.size, self.base_limit) != (newest.size, newest.base_limit)
+    }
+
+    /// Drops at most `most` of those lines and layers.
+    fn drop_more_than(&mut self, keep: &[u32], newest: &Line, most: usize) {
+        let is_kept = |line: &Line| keep.contains(&line.id) && !(mutant!(OnlyNewestKept) && line.id < newest.id);
+        let gone: Vec<u32> = self.lines.iter().filter(|line| !is_kept(line)).map(|line| line.id).take(most).collect();
+        self.lines.retain(|line| !gone.contains(&line.id));
+        let room = most - gone.len();
+        self.pending.ops.extend(gone.into_iter().map(Op::LineRemoved));
+        let above: Vec<u32> = self.above(newest).take(room).collect();
+        above.into_iter().for_each(|layer| self.empty_layer(layer));
+        if (self.size, self.base_limit) != (newest.size, newest.base_limit) {
+            (self.size, self.base_limit) = (newest.size, newest.base_limit);
+            self.pending.ops.push(Op::Resize { size: newest.size, base_limit: newest.base_limit });
+        }
+        self.settle_dead();
+    }
+}
 
 fn find<'a>(state: &'a State, name: &str) -> Result<&'a Line> {
     state
@@ -121,6 +156,41 @@ impl Core {
             gate.top = None;
         }
         self.flush()
+    }
+
+    /// Keeps only what the lines `keep` see. See [`Disk::keep_only`]. In batches that the log has room for: each leaves a
+    /// disk of which every line of `keep` sees the same as before.
+    pub(crate) fn keep_only(&self, keep: &[u32]) -> Result<bool> {
+        self.check_writable()?;
+        let newest = {
+            let state = self.state.read();
+            if let Some(missing) = keep.iter().find(|&&id| state.line(id).is_none()) {
+                return Err(Error::new(ErrorKind::NotFound, format!("there is no snapshot with id {missing}")));
+            }
+            let newest = keep.iter().max().and_then(|&id| state.line(id)).cloned();
+            newest.ok_or_else(|| Error::new(ErrorKind::NotFound, "no snapshot is to be kept"))?
+        };
+        let mut changed = false;
+        while self.state.read().has_more_than(keep, &newest) {
+            changed = true;
+            self.arm()?;
+            {
+                let mut growth = self.growth.lock();
+                // As in a rollback: emptied layers take no writes again.
+                if growth.settings.sealed_below < growth.settings.next_layer {
+                    growth.settings.sealed_below = growth.settings.next_layer;
+                    self.store_settings(&mut growth)?;
+                }
+                let mut gate = self.gate.write();
+                self.check_open(&gate)?;
+                let mut state = self.state.write();
+                state.drop_more_than(keep, &newest, OPS_OF_A_BATCH);
+                self.pages.store(state.size, Ordering::SeqCst);
+                gate.top = None;
+            }
+            self.flush()?;
+        }
+        Ok(changed)
     }
 
     pub(crate) fn lines(&self) -> Vec<Line> {

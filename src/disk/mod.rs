@@ -90,7 +90,7 @@ use self::core::Core;
 pub(crate) use self::create::check_size;
 pub use self::diff::Change;
 pub use self::log::Line;
-pub use self::report::{KeyUsage, LayerUsage};
+pub use self::report::{Inherited, KeyUsage, LayerUsage, Stored};
 use self::resolve::View;
 pub use self::settings::{DiskSettings, Kind, LayerRecord, Parent, Unfinished};
 pub use self::sweep::Swept;
@@ -235,6 +235,15 @@ pub fn erase_keys(dir: &dyn Dir) -> Result<()> {
     key_slots::KeySlots::destroy(dir)
 }
 
+/// The file of a disk's wrapped data keys.
+pub(crate) const KEYS: &str = key_slots::FILE;
+
+/// Whether the disk in `dir` has wrapped data keys; where that cannot be looked at, it may.
+pub fn has_keys(dir: &dyn Dir) -> bool {
+    let opened = dir.open(key_slots::FILE, crate::io::Open::Read);
+    !opened.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+}
+
 /// The kernel's own name of this boot. The simulator's kernels have none unless the test gives them one.
 fn boot_id() -> Option<[u8; 16]> {
     /// Read once: a confined process no longer can.
@@ -330,7 +339,7 @@ impl Disk {
 
     /// Looks at the files of its base, as [`BaseImage::check`].
     pub fn check_base(&self) -> Result<Option<DeletedFile>> {
-        self.core.base.as_ref().map_or(Ok(None), |base| base.check())
+        self.core.base().map_or(Ok(None), |base| base.check())
     }
 
     /// Opened after an unclean end: pages that were found in logs and notes.
@@ -465,9 +474,27 @@ impl Disk {
         self.core.usage_through()
     }
 
+    /// Bytes that the layers hold, whether the live disk, a snapshot or a clone reads them.
+    pub fn stored(&self) -> Stored {
+        self.core.stored()
+    }
+
+    /// In a clone: what it, or a snapshot of it, reads from the layers of other disks.
+    pub fn inherited(&self) -> Result<Vec<Inherited>> {
+        self.core.inherited()
+    }
+
     /// The layers, bottom to top.
     pub fn layers(&self) -> Vec<LayerUsage> {
         self.core.layers()
+    }
+
+    /// Keeps only what the snapshots `keep` ([`Line::id`]) see: every other snapshot goes, and the live disk becomes what
+    /// the newest of them sees. Durable when this returns; cut off by a crash it is to be called again. `false`: there was
+    /// nothing to do. [`ErrorKind::NotFound`]: the disk has not all of them, and nothing is changed.
+    pub fn keep_only(&self, keep: &[u32]) -> Result<bool> {
+        self.check_live()?;
+        self.core.keep_only(keep)
     }
 
     /// Changes `parent`, `hidden` or `unfinished` of the settings, as one replacement of their file.
@@ -507,7 +534,8 @@ impl Disk {
         self.core.sweep(page, include_base)
     }
 
-    /// Lets go of a base that neither the disk nor a snapshot reads any more. `false`: something does.
+    /// Lets go of a base, or of the disk that this one is a clone of, where neither the disk nor a snapshot reads it any
+    /// more. Durable when this returns. `false`: something does.
     pub fn detach_base(&self) -> Result<bool> {
         self.check_live()?;
         self.core.detach_base()

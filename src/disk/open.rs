@@ -92,7 +92,7 @@ pub(crate) fn open(
         uuid: settings.uuid,
         footer: settings.footer,
         keys: RwLock::new(keys),
-        base,
+        base: RwLock::new(base),
         access,
         ranges: RangeLock::new(options.stripes, options.stripe_pages),
         gate: RwLock::new(Gate { top, encryption, armed: false, closed: false }),

@@ -55,6 +55,20 @@ pub struct KeyUsage {
     pub worn: bool,
 }
 
+/// Bytes that layers hold, by how they are stored.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stored {
+    pub plain: u64,
+    pub encrypted: u64,
+}
+
+/// What a clone reads from the layers of another disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Inherited {
+    pub disk: Uuid,
+    pub stored: Stored,
+}
+
 /// Runs that were found, and how many are wanted. One more ends the last of these.
 struct Gathered {
     runs: Vec<Run>,
@@ -100,7 +114,27 @@ impl Gathered {
 }
 
 impl Core {
+    /// Calls `look` with the base that is open. Where the disk is detached from it meanwhile, and it goes, once more
+    /// without: nothing is read from it any more.
+    fn over_base<T>(&self, look: impl Fn(Option<&dyn BaseImage>) -> Result<T>) -> Result<T> {
+        let base = self.base().ok();
+        match look(base.as_deref()) {
+            Err(_) if base.is_some() && self.base().is_err() => look(None),
+            done => done,
+        }
+    }
+
     pub(crate) fn runs(&self, view: Option<View>, pages: Range<u64>, limit: usize) -> Result<Vec<Run>> {
+        self.over_base(|base| self.runs_over(base, view, pages.clone(), limit))
+    }
+
+    fn runs_over(
+        &self,
+        base: Option<&dyn BaseImage>,
+        view: Option<View>,
+        pages: Range<u64>,
+        limit: usize,
+    ) -> Result<Vec<Run>> {
         let segments = {
             let state = self.state.read();
             let view = view.unwrap_or_else(|| state.live());
@@ -116,9 +150,9 @@ impl Core {
                     let state = if layer.kind == Kind::Xts { PageState::Encrypted } else { PageState::Plain };
                     gathered.push(pages, state, Some(layer.id), depth);
                 }
-                Source::Base => match &self.base {
+                Source::Base => match base {
                     None => gathered.push(pages, PageState::Base { allocated: true }, None, depth),
-                    Some(base) => gathered.push_base(&**base, pages, depth)?,
+                    Some(base) => gathered.push_base(base, pages, depth)?,
                 },
             }
             if gathered.is_full() {
@@ -132,6 +166,10 @@ impl Core {
     /// Like [`Core::usage`], but what a clone reads from another disk is counted as it is stored there. The pages of the
     /// keys, own ones first and from bottom to top, together are `encrypted`.
     pub(crate) fn usage_through(&self) -> Result<(Usage, Vec<KeyUsage>)> {
+        self.over_base(|base| self.usage_over(base))
+    }
+
+    fn usage_over(&self, base: Option<&dyn BaseImage>) -> Result<(Usage, Vec<KeyUsage>)> {
         let DiskSettings { uuid: own, sealed_below, .. } = self.settings();
         let top = {
             let gate = self.gate.read();
@@ -140,7 +178,7 @@ impl Core {
             let top = if self.access == Access::ReadOnly { would_be() } else { gate.top.clone() };
             top.map(|top| top.id)
         };
-        let base = self.base.as_deref().filter(|base| base.looks_through());
+        let base = base.filter(|base| base.looks_through());
         let (mut usage, mut keys, uncovered) = {
             let state = self.state.read();
             let (usage, live) = counts(&state);
@@ -186,6 +224,47 @@ impl Core {
             worn: false,
         }));
         Ok((usage, keys))
+    }
+
+    /// What the layers hold, whichever view reads it.
+    pub(crate) fn stored(&self) -> Stored {
+        let state = self.state.read();
+        let held = |kind: Kind| {
+            let of_kind = state.entries.iter().filter(|entry| entry.layer.kind == kind);
+            of_kind.map(|entry| entry.held().len()).sum::<u64>() * PAGE as u64
+        };
+        Stored { plain: held(Kind::Plain), encrypted: held(Kind::Xts) }
+    }
+
+    /// What the live disk or a snapshot of it reads from layers of other disks, by disk.
+    pub(crate) fn inherited(&self) -> Result<Vec<Inherited>> {
+        self.over_base(|base| self.inherited_from(base.filter(|base| base.looks_through())))
+    }
+
+    fn inherited_from(&self, base: Option<&dyn BaseImage>) -> Result<Vec<Inherited>> {
+        let Some(base) = base else { return Ok(Vec::new()) };
+        let mut below = PageSet::new();
+        {
+            let state = self.state.read();
+            for view in std::iter::once(state.live()).chain(state.lines.iter().map(View::from)) {
+                let mut uncovered = PageSet::new();
+                uncovered.insert(0..view.base_limit);
+                for entry in state.entries.iter().filter(|entry| entry.layer.id <= view.sees) {
+                    uncovered.subtract(entry.held());
+                    uncovered.subtract(entry.zero());
+                }
+                below.union_with(&uncovered);
+            }
+        }
+        let mut found: BTreeMap<Uuid, Stored> = BTreeMap::new();
+        for run in below.runs(0..u64::MAX) {
+            base.runs(run.start * PAGE as u64, (run.end - run.start) * PAGE as u64, &mut |kind, len| {
+                let BaseRun::Held { disk, encrypted, .. } = kind else { return };
+                let stored = found.entry(disk).or_default();
+                *(if encrypted { &mut stored.encrypted } else { &mut stored.plain }) += len;
+            })?;
+        }
+        Ok(found.into_iter().map(|(disk, stored)| Inherited { disk, stored }).collect())
     }
 
     pub(crate) fn usage(&self) -> Usage {

@@ -13,18 +13,23 @@ use super::layer::Layer;
 use super::log::Op;
 use super::resolve::{Segment, Source};
 use super::settings::{DiskSettings, Kind};
-use crate::base::BaseRun;
+use crate::base::{BaseImage, BaseRun};
 use crate::io::mutant;
 use crate::{Error, ErrorKind, PAGE, Result};
 
 /// Pages of a step at the most: clients wait for one.
 const STEP: u64 = 1024;
 
+/// Room for the content of `pages`.
+fn buffer(pages: &Range<u64>) -> Vec<u8> {
+    vec![0; (pages.end - pages.start) as usize * PAGE]
+}
+
 /// How far a sweep has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Swept {
-    /// Go on from this page.
-    Next(u64),
+    /// Go on from this page; so many bytes were encrypted anew.
+    Next { page: u64, stored: u64 },
     /// Everything up to the end is under the current key.
     End,
 }
@@ -71,10 +76,11 @@ impl Core {
             }
             gate.top.clone().filter(|_| gate.armed)
         };
+        let nothing_yet = |page| Ok(Swept::Next { page, stored: 0 });
         let Some(top) = top else {
             self.arm()?;
             self.make_layer()?;
-            return Ok(Swept::Next(page));
+            return nothing_yet(page);
         };
         // Where the next old page is, without a lock: looked at again below.
         let mut first = None;
@@ -95,7 +101,7 @@ impl Core {
         }
         let goes_on = |now: &Arc<Layer>| now.id == top.id && now.kind == Kind::Xts;
         if !gate.top.as_ref().is_some_and(goes_on) && !mutant!(SweptAfterSwitch) {
-            return Ok(Swept::Next(start));
+            return nothing_yet(start);
         }
         let segments = {
             let state = self.state.read();
@@ -106,9 +112,9 @@ impl Core {
         let Some(_reserved) = self.reserve_extents(step as usize + 2) else {
             drop((gate, lock));
             self.make_room()?;
-            return Ok(Swept::Next(start));
+            return nothing_yet(start);
         };
-        let mut end = start;
+        let (mut end, mut stored) = (start, 0);
         for segment in segments {
             end = segment.pages.end;
             if !Self::is_old(&segment, top.id, include_base) {
@@ -116,7 +122,10 @@ impl Core {
             }
             match &segment.source {
                 Source::Layer(layer) => {
-                    self.take_up(&top, segment.pages, |first, bytes| layer.read(first, bytes))?;
+                    stored += segment.pages.end - segment.pages.start;
+                    let mut bytes = buffer(&segment.pages);
+                    layer.read(segment.pages.start, &mut bytes)?;
+                    self.take_up(&top, segment.pages, &bytes)?;
                 }
                 _ => {
                     let base = self.base()?;
@@ -124,26 +133,47 @@ impl Core {
                     base.runs(at * PAGE as u64, (end - at) * PAGE as u64, &mut |kind, len| {
                         let run = at..at + len / PAGE as u64;
                         at = run.end;
-                        if done.is_err() {
-                        } else if kind == BaseRun::Zero {
-                            done = self.publish(&mut self.state.write(), top.id, run, Mark::Zero);
-                        } else {
-                            let read = |first, bytes: &mut [u8]| base.read_at(first * PAGE as u64, bytes);
-                            done = self.take_up(&top, run, read);
+                        if done.is_ok() {
+                            done = self.take_up_base(&top, &*base, kind, run).map(|pages| stored += pages);
                         }
                     })?;
                     done?;
                 }
             }
         }
-        Ok(Swept::Next(end))
+        Ok(Swept::Next { page: end, stored: stored * PAGE as u64 })
     }
 
-    /// Stores what `read` gives for `pages` in the top layer and publishes it.
-    fn take_up(&self, top: &Layer, pages: Range<u64>, read: impl FnOnce(u64, &mut [u8]) -> Result<()>) -> Result<()> {
-        let mut bytes = vec![0; (pages.end - pages.start) as usize * PAGE];
-        read(pages.start, &mut bytes)?;
-        let written = top.write(pages.start, &bytes, true);
+    /// Takes over a run of the base, and answers how many pages of it were stored. What is empty in an image stays empty,
+    /// whether the format says so or the content; what another disk holds is taken over as it is.
+    fn take_up_base(&self, top: &Layer, base: &dyn BaseImage, kind: BaseRun, run: Range<u64>) -> Result<u64> {
+        let empty = |pages: Range<u64>| self.publish(&mut self.state.write(), top.id, pages, Mark::Zero);
+        if kind == BaseRun::Zero {
+            return empty(run).map(|()| 0);
+        }
+        let mut bytes = buffer(&run);
+        base.read_at(run.start * PAGE as u64, &mut bytes)?;
+        let is_empty = |page: &[u8]| kind == BaseRun::Data && page.iter().all(|&byte| byte == 0);
+        let (mut at, mut stored) = (run.start, 0);
+        while at < run.end {
+            let rest = &bytes[(at - run.start) as usize * PAGE..];
+            let is_hole = is_empty(&rest[..PAGE]);
+            let len = rest.chunks(PAGE).take_while(|page| is_empty(page) == is_hole).count();
+            let pages = at..at + len as u64;
+            at = pages.end;
+            if is_hole {
+                empty(pages)?;
+            } else {
+                stored += len as u64;
+                self.take_up(top, pages, &rest[..len * PAGE])?;
+            }
+        }
+        Ok(stored)
+    }
+
+    /// Stores `pages` in the top layer and publishes them.
+    fn take_up(&self, top: &Layer, pages: Range<u64>, bytes: &[u8]) -> Result<()> {
+        let written = top.write(pages.start, bytes, true);
         let mut state = self.state.write();
         top.mark_dirty();
         written
@@ -151,7 +181,7 @@ impl Core {
             .inspect_err(|_| state.write_failed(top.id, pages))
     }
 
-    /// Lets go of a base that nothing reads any more, the live disk or a snapshot. `false`: something does.
+    /// Lets go of a base, or a parent, that nothing reads any more, the live disk or a snapshot. `false`: something does.
     pub(crate) fn detach_base(&self) -> Result<bool> {
         self.check_writable()?;
         self.arm()?;
@@ -169,7 +199,9 @@ impl Core {
         }
         // First the limit, then the record: a crash between them leaves a base that nothing reads.
         self.flush()?;
-        self.change_settings(|settings| settings.base = None)?;
+        self.change_settings(|settings| (settings.base, settings.parent) = (None, None))?;
+        // Whoever reads has looked up its pages under their lock, and none of them was the base's any more.
+        *self.base.write() = None;
         Ok(true)
     }
 

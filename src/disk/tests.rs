@@ -96,6 +96,25 @@ pub(super) fn read(disk: &Disk, offset: u64, len: usize) -> Vec<u8> {
 }
 
 #[test]
+fn a_layer_that_has_gone_stores_nothing_and_one_that_never_was_is_refused() {
+    let place = Place::new(1 << 20, 0, true);
+    let disk = place.open(true);
+    disk.write(0, &[1; 4096], Durability::Volatile).unwrap();
+    assert_eq!(disk.audit(1, 0).unwrap().held, 8 + 1, "with the footer");
+    disk.rotate_key().unwrap();
+    let mut page = 0;
+    while let Swept::Next { page: next, .. } = disk.sweep(page, false).unwrap() {
+        page = next;
+    }
+    disk.scrub().unwrap();
+    assert_eq!(place.layer_files(), ["00000002.xts"]);
+    assert_eq!(disk.audit(1, 0).unwrap(), Audited::default());
+    for never in [0, 3, u32::MAX] {
+        assert_eq!(disk.audit(never, 0).unwrap_err().kind(), ErrorKind::NotFound);
+    }
+}
+
+#[test]
 fn a_new_disk_reads_as_zeros_and_ends_with_a_footer() {
     let place = Place::new(MIB, 0, true);
     let disk = place.open(true);

@@ -16,7 +16,7 @@ use sealdisk::account::report::Switch;
 use sealdisk::account::request::Request;
 use sealdisk::base::{self, HandedImage, OpenOptions};
 use sealdisk::disk::{Durability, Kind};
-use sealdisk::io::sim::{RawFile, SimDisk};
+use sealdisk::io::sim::{Dice, RawFile, SimDisk, Tear};
 use uuid::Uuid;
 
 use sealdisk::{PAGE, Result as SealdiskResult};
@@ -49,12 +49,24 @@ pub(crate) struct Case {
     /// The disks that it makes unreadable.
     pub(crate) loses: &'static [&'static str],
     pub(crate) after: Raw,
+    /// Looks at what lies on a disk that was seen as it is after the verb, answered or not, and closed since.
+    pub(crate) settled: Raw,
 }
 
 pub(crate) const AREAS: [&str; 5] = ["disks", "snapshots", "clones", "copies", "keys"];
 
 fn case(area: &'static str, name: &'static str, before: Verb, verb: Verb, then: Verb) -> Case {
-    Case { area, name, before, verb, then, between: |_, _, _| false, loses: &[], after: |_| Ok(()) }
+    Case {
+        area,
+        name,
+        before,
+        verb,
+        then,
+        between: |_, _, _| false,
+        loses: &[],
+        after: |_| Ok(()),
+        settled: |_| Ok(()),
+    }
 }
 
 pub(crate) fn blob(name: &str) -> BlobName {
@@ -113,7 +125,7 @@ pub(crate) fn switch(registry: &Registry, set: Switch) -> Done {
 pub(crate) fn sweep(registry: &Registry, name: &str, include_base: bool) -> Done {
     let (mut page, sweep) = (Some(0), Sweep { include_base, rate: None });
     while let Some(next) = page {
-        page = registry.reencrypt(&blob(name), next, sweep)?.next;
+        page = registry.reencrypt(&blob(name).into(), next, sweep)?.next;
     }
     Ok(())
 }
@@ -283,6 +295,27 @@ fn clones() -> Vec<Case> {
         delete(r, "a")?;
         delete(r, "b")
     };
+    // `a` has plaintext that was written after `s`, and more that was written after `t`.
+    let two_points: Verb = |r| {
+        clone(r, "a@s", "b")?;
+        snapshot(r, "a", "t")?;
+        snapshot(r, "a", "u")?;
+        switch(r, Switch::Off)?;
+        write(r, "a", 8..10, 5)?;
+        switch(r, Switch::On)?;
+        clone(r, "a@t", "c")
+    };
+    let deleted: Verb = |r| {
+        clone(r, "a@s", "b")?;
+        clone(r, "a", "c")?;
+        delete(r, "a")
+    };
+    let plain_deleted: Verb = |r| {
+        clone(r, "a", "b")?;
+        write(r, "b", 1..2, 6)?;
+        delete(r, "a")
+    };
+    let detach: Verb = |r| sweep(r, "b", true);
     let both: Verb = |r| {
         write(r, "a", 0..16, 7)?;
         write(r, "b", 3..5, 8)
@@ -301,6 +334,43 @@ fn clones() -> Vec<Case> {
             |r| delete(r, "b"),
             |r| create(r, "a", SIZE),
         ),
+        Case {
+            settled: only_encrypted,
+            ..case(
+                "clones",
+                "delete a, of which b is a clone as it was before",
+                |r| clone(r, "a@s", "b"),
+                |r| delete(r, "a"),
+                |r| write(r, "b", 0..9, 7),
+            )
+        },
+        Case {
+            settled: |disk| plaintext(disk, &[2]),
+            ..case(
+                "clones",
+                "delete a, of which b and c are clones at two points",
+                two_points,
+                |r| delete(r, "a"),
+                |r| write(r, "b", 0..9, 7),
+            )
+        },
+        Case {
+            settled: only_encrypted,
+            ..case(
+                "clones",
+                "delete c, the later of two clones of the deleted a",
+                deleted,
+                |r| delete(r, "c"),
+                |r| write(r, "b", 0..9, 7),
+            )
+        },
+        Case {
+            settled: only_encrypted,
+            ..case("clones", "reencrypt b with what it reads of the deleted a", plain_deleted, detach, |r| {
+                write(r, "b", 0..9, 7)
+            })
+        },
+        case("clones", "reencrypt b with what it reads of a", of_disk, detach, |r| clone(r, "a", "c")),
         case("clones", "delete c, the last of three", generations, |r| delete(r, "c"), |r| create(r, "b", SIZE)),
     ]
 }
@@ -379,6 +449,31 @@ fn all_is_encrypted(disk: &SimDisk) -> Result<(), String> {
     }
 }
 
+/// The layers in plaintext hold these fillings and nothing else, and will after a power cut.
+fn plaintext(disk: &SimDisk, expected: &[u8]) -> Result<(), String> {
+    for disk in [disk.clone(), disk.power_cut(&mut Dice::new(1), Tear::Sector)] {
+        let files = disk.raw_files().into_iter().filter(|file| file.path.ends_with(".plain"));
+        let found: BTreeSet<u8> = files.flat_map(|file| file.sectors).map(|(_, sector)| sector[0]).collect();
+        if found != expected.iter().copied().collect() {
+            return Err(format!("in plaintext there is {found:?} and not {expected:?}"));
+        }
+    }
+    Ok(())
+}
+
+fn only_encrypted(disk: &SimDisk) -> Result<(), String> {
+    plaintext(disk, &[])
+}
+
+/// No file that has lost its name had wrapped data keys in it.
+pub(crate) fn no_key_is_freed(disk: &SimDisk) -> Result<(), String> {
+    let is_key = |file: &RawFile| file.sectors.iter().any(|(_, sector)| sector.starts_with(b"SLOT"));
+    match disk.freed_files().iter().filter(|file| is_key(file)).count() {
+        0 => Ok(()),
+        left => Err(format!("wrapped data keys are left in {left} files without a name")),
+    }
+}
+
 /// The wrapped keys of one of the two disks are gone.
 fn one_has_no_keys(disk: &SimDisk) -> Result<(), String> {
     match disk.raw_files().iter().filter(|file| file.path.ends_with("/keys")).count() {
@@ -425,7 +520,7 @@ fn keys() -> Vec<Case> {
                     write(r, "a", 0..9, 7)?;
                     roll_back(r, "a", "s", &[])
                 },
-                |r| ask(r, Request::Scrub { name: blob("a"), wait: true }),
+                |r| ask(r, Request::Scrub { name: blob("a").into(), wait: true }),
                 nothing,
             )
         },
@@ -509,7 +604,7 @@ fn keys() -> Vec<Case> {
                 "keys",
                 "key erase a",
                 nothing,
-                |r| ask(r, KeyRequest::Erase { name: Some(blob("a")) }),
+                |r| ask(r, KeyRequest::Erase { name: Some(blob("a").into()) }),
                 |r| delete(r, "a"),
             )
         },

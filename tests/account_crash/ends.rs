@@ -67,6 +67,7 @@ impl Frame {
         told("the verb", (case.verb)(&registry))?;
         let killed = rig::copy(&done, dice);
         let after = live(&done, &registry)?;
+        cases::no_key_is_freed(&done)?;
         let later = look(&killed)?;
         if later != after {
             return Err(format!("done, it leaves {}", later.against(&after)));
@@ -146,6 +147,10 @@ fn examine(case: &Case, frame: &Frame, image: &Image, dice: &mut Dice, depth: De
     let first = rig::copy(&image.disk, dice);
     let seen = look(&first)?;
     frame.check(case, &seen, image.answered)?;
+    cases::no_key_is_freed(&first)?;
+    if seen == frame.after {
+        (case.settled)(&first)?;
+    }
     let calls = first.calls();
     let later = look(&rig::any_end(&first, dice))?;
     if later != seen && !(case.between)(&frame.before, &frame.after, &later) {

@@ -266,7 +266,13 @@ impl Model {
                 if !self.encryption {
                     return None;
                 }
-                self.get(name)?;
+                // A snapshot would go on reading through.
+                let disk = self.get(name)?;
+                let parent = if disk.snapshots.is_empty() { disk.parent.take() } else { None };
+                if parent.is_some() {
+                    disk.settle();
+                }
+                self.let_go(parent);
             }
             Op::RotateData { name } | Op::Maintain { name } => drop(self.get(name)?),
             Op::Reopen { all: true } => self.disks.values_mut().for_each(Disk::settle),
@@ -292,7 +298,12 @@ impl Model {
             return;
         }
         let gone = self.disks.remove(&id);
-        if let Some(Parent { disk, snapshot }) = gone.and_then(|gone| gone.parent) {
+        self.let_go(gone.and_then(|gone| gone.parent));
+    }
+
+    /// What a clone that has gone, or was detached, read from.
+    fn let_go(&mut self, parent: Option<Parent>) {
+        if let Some(Parent { disk, snapshot }) = parent {
             if let Some(parent) = self.disks.get_mut(&disk) {
                 parent.snapshots.retain(|other| other.id != snapshot || other.name != DRAWN);
             }

@@ -13,11 +13,15 @@ fn case_for(mutant: Mutant) -> &'static str {
         Mutant::CopyNotFlushed => "a copy ends",
         Mutant::DeletionNotSynced | Mutant::RemovedBeforeItsName => "delete a",
         Mutant::DiskNamesNotSettled | Mutant::DoubtForgotten | Mutant::FileSystemNotSettled => "rename a to b",
+        Mutant::KeysLeftLying => "delete a",
+        Mutant::OnlyNewestKept => "delete a, of which b and c are clones at two points",
         Mutant::OrphanStays => "clone a b",
+        Mutant::ParentGoneBeforeDetached => "reencrypt b with what it reads of the deleted a",
         Mutant::RekeyKeepsTop => "key rotate-kek --account-key",
         Mutant::ReplacedNotSynced => "key restore",
         Mutant::SourceNotKept => "delete a, which b is a clone of",
         Mutant::SwitchNotStored => "encryption off",
+        Mutant::TrimForgotten | Mutant::TrimmedInSight => "delete a, of which b is a clone as it was before",
         _ => "create b",
     }
 }

@@ -26,8 +26,9 @@ fn status_counts_every_byte_of_every_disk() {
     assert_eq!(status["encryption"], "off");
     let disk = |name: &str, size: u64, plain: u64, encrypted: u64, keys: serde_json::Value| {
         json!({
-            "name": name, "size_bytes": size, "base_bytes": 0, "plain_bytes": plain, "encrypted_bytes": encrypted,
-            "zero_bytes": size, "pending_scrub_bytes": 0, "keys": keys,
+            "name": name, "uuid": account.json(&["show", name])["uuid"], "size_bytes": size, "base_bytes": 0,
+            "plain_bytes": plain, "encrypted_bytes": encrypted, "zero_bytes": size, "pending_scrub_bytes": 0,
+            "stored_plain_bytes": plain, "stored_encrypted_bytes": encrypted, "keys": keys,
         })
     };
     // The footer page of each was stored as the setting was when the disk was made.
@@ -37,6 +38,11 @@ fn status_counts_every_byte_of_every_disk() {
     }]);
     let (plain, encrypted) = (disk("images/two.vhd", 2 * MIB, 512, 0, json!([])), disk("one", MIB, 0, 512, keys));
     assert_eq!(status["disks"], json!([plain, encrypted]));
+    assert_eq!(status["hidden"], json!([]));
+    let total = json!({
+        "stored_plain_bytes": 512, "stored_encrypted_bytes": 512, "pending_scrub_bytes": 0, "unknown_disks": 0,
+    });
+    assert_eq!(status["total"], total);
     assert_eq!(account.json(&["encryption", "status"]), json!({ "encryption": "off" }));
     assert_eq!(account.json(&["encryption", "on"]), json!({ "encryption": "on" }));
     assert_eq!(account.json(&["status"])["encryption"], "on");

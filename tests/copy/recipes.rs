@@ -113,6 +113,20 @@ fn encrypt_what_was_plain() {
 }
 
 #[test]
+fn delete_what_clones_read_from() {
+    let place = with_disk(MIB);
+    place.account.sealdisk(&["snapshot", "create", "disk1", "golden"]);
+    let blocks = recipe("Delete what clones read from");
+    let said = place.follow(&blocks[0]);
+    assert!(said.contains("read by web2 (golden)") && said.contains("deleted, was disk1"), "{said}");
+    let said = place.follow(&blocks[1]);
+    assert!(said.contains("it is no longer a clone") && !said.contains("read by"), "{said}");
+    place.holds(&place.account, "web2", &place.path("disk1.img"));
+    assert!(place.account.files_with(&noise(1, 64)).is_empty());
+    assert_eq!(blocks.len(), 2);
+}
+
+#[test]
 fn move_a_disk_to_another_machine() {
     let place = with_disk(20 * MIB);
     let blocks = recipe("Move a disk");
@@ -169,7 +183,14 @@ fn back_up_incrementally() {
 #[test]
 fn no_block_of_the_document_is_left_out() {
     let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/life.md")).expect("the document");
-    let known = ["Bring a VHD", "Encrypt what was plain", "Move a disk", "Hand a fixed VHD", "Back up incrementally"];
+    let known = [
+        "Bring a VHD",
+        "Delete what clones",
+        "Encrypt what was plain",
+        "Move a disk",
+        "Hand a fixed VHD",
+        "Back up incrementally",
+    ];
     let run: usize = known.iter().map(|heading| recipe(heading).len()).sum();
     assert_eq!(document.matches("```").count(), 2 * run, "a block that no test runs");
 }

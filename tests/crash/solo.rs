@@ -167,8 +167,8 @@ impl Solo {
 
     fn sweep(&self) -> Result<()> {
         self.oracle.sweeping(true);
-        let mut at = Ok(Swept::Next(0));
-        while let Ok(Swept::Next(page)) = at {
+        let mut at = Ok(Swept::Next { page: 0, stored: 0 });
+        while let Ok(Swept::Next { page, .. }) = at {
             at = self.disk().sweep(page, true);
         }
         self.oracle.sweeping(false);

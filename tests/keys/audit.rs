@@ -115,3 +115,30 @@ fn what_is_not_stored_as_it_is_said_to_be_is_found() {
     let found = ["missing_bytes", "clear_bytes", "left_bytes"].map(|name| layer[name].clone());
     assert_eq!(found, [3 * 512, 2 * 512, 512]);
 }
+
+/// Layers that hold nothing any more are removed at any time, also between the moment when a verb hears of them and the
+/// one when it reads them.
+#[test]
+fn a_layer_that_goes_while_a_served_disk_is_looked_at_is_no_alarm() {
+    let account = Account::new();
+    account.create("disk", MIB);
+    let server = account.serve();
+    let mut client = Client::attach(&server, "disk").expect("attached");
+    std::thread::scope(|scope| {
+        let rotating = scope.spawn(|| {
+            for round in 0..30u8 {
+                account.sealdisk(&["key", "rotate-data", "disk"]);
+                client.write(0, &[round; MIB as usize]).expect("written");
+                client.flush().expect("flushed");
+            }
+        });
+        let mut looks = 0;
+        while !rotating.is_finished() || looks < 5 {
+            account.sealdisk(&["audit", "disk"]);
+            account.sealdisk(&["verify", "disk"]);
+            looks += 1;
+        }
+    });
+    let report = account.json(&["audit", "disk"]);
+    assert_eq!(report["plaintext"]["pending_scrub_bytes"], 0);
+}

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use crate::client::Client;
 use crate::support::{Account, MIB, program, run, stderr_of_failure, stdout_of};
@@ -222,4 +223,79 @@ fn a_disk_that_a_clone_reads_from_keeps_its_keys() {
     account.sealdisk(&["scrub", "child", "--wait"]);
     account.sealdisk(&["delete", "child", "--yes"]);
     account.sealdisk(&["key", "erase", "parent", "--yes-erase", "parent"]);
+}
+
+/// A second name of a disk's file of keys: what is found there is what lies in the freed blocks once the disk is gone.
+fn keys_kept_in_sight(account: &Account, folder: &str, number: u32) -> PathBuf {
+    let sight = account.scratch(&format!("keys{number}"));
+    fs::hard_link(account.dir().join("disks").join(folder).join("keys"), &sight).expect("a second name");
+    assert!(is_stored(&sight), "the search finds what is there");
+    sight
+}
+
+fn is_stored(keys: &PathBuf) -> bool {
+    fs::read(keys).expect("the file").chunks(512).any(|sector| sector.starts_with(b"SLOT"))
+}
+
+#[test]
+fn a_disk_that_is_deleted_leaves_no_wrapped_key_behind() {
+    let account = Account::new();
+    for name in ["disk", "source"] {
+        account.create(name, MIB);
+    }
+    let of_disk = keys_kept_in_sight(&account, &uuid(&account, "disk"), 1);
+    let of_source = keys_kept_in_sight(&account, &uuid(&account, "source"), 2);
+    // Without the key-encryption key.
+    account.sealdisk(&["delete", "disk", "--yes", "--key-command", "false"]);
+    assert!(!is_stored(&of_disk));
+
+    account.sealdisk(&["clone", "source", "clone"]);
+    let of_clone = keys_kept_in_sight(&account, &uuid(&account, "clone"), 3);
+    account.sealdisk(&["delete", "source", "--yes"]);
+    assert!(is_stored(&of_source), "the clone reads from it");
+    account.sealdisk(&["delete", "clone", "--yes"]);
+    assert!(!is_stored(&of_clone) && !is_stored(&of_source), "with its last clone it goes");
+
+    // What verbs left that were cut off, and a copy that has not ended.
+    for (number, prefix) in [(4, ".gone-"), (5, ".new-")] {
+        account.create("left", MIB);
+        let uuid = uuid(&account, "left");
+        let left = keys_kept_in_sight(&account, &uuid, number);
+        let disks = account.dir().join("disks");
+        fs::rename(disks.join(&uuid), disks.join(format!("{prefix}{uuid}"))).expect("renamed");
+        account.create("other", MIB);
+        account.sealdisk(&["delete", "other", "--yes"]);
+        assert!(!is_stored(&left), "{prefix}");
+        assert_eq!(fs::read_dir(&disks).expect("the disks").count(), 0);
+    }
+    let image = account.scratch("image");
+    fs::write(&image, vec![7; 128 * MIB as usize]).expect("an image");
+    let mut import = account.command().args(["import", "image", "copy"]).spawn().expect("the program starts");
+    let disks = account.dir().join("disks");
+    let is_there =
+        |entry: std::io::Result<fs::DirEntry>| !entry.expect("an entry").file_name().to_string_lossy().starts_with('.');
+    let started = Instant::now();
+    while !fs::read_dir(&disks).expect("the disks").any(is_there) {
+        assert!(started.elapsed() < Duration::from_secs(30), "it does not begin");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    import.kill().expect("it runs");
+    assert!(!import.wait().expect("it ends").success(), "it was over before it was killed");
+    let copy = account.json(&["list"])[0]["uuid"].as_str().expect("a UUID").to_owned();
+    let of_copy = keys_kept_in_sight(&account, &copy, 6);
+    account.sealdisk(&["delete", "copy", "--yes"]);
+    assert!(!is_stored(&of_copy));
+}
+
+#[test]
+fn a_layer_that_goes_leaves_no_wrapped_key_behind() {
+    let account = Account::new();
+    account.create("disk", MIB);
+    let sight = keys_kept_in_sight(&account, &uuid(&account, "disk"), 1);
+    let wrapped = wrapped_data_key(&account, &uuid(&account, "disk"));
+    account.sealdisk(&["key", "rotate-data", "disk"]);
+    account.sealdisk(&["reencrypt", "disk"]);
+    assert_eq!(account.json(&["show", "disk"])["layers"].as_array().map(Vec::len), Some(1));
+    let left = fs::read(sight).expect("the file");
+    assert!(!left.windows(wrapped.len()).any(|window| window == wrapped));
 }

@@ -11,6 +11,7 @@ mod client;
 mod compromised;
 mod erase;
 mod export;
+mod hidden;
 mod load;
 mod locked;
 mod memory;

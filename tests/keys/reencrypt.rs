@@ -1,7 +1,7 @@
 //! What was stored before, brought under the current key.
 
 use std::fs::{self, File};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -78,6 +78,36 @@ fn plain_pages_old_keys_and_the_base_come_under_the_current_key_while_clients_wr
             pages(range)
         );
     }
+}
+
+/// What is empty in the image stays empty, and what is reported is what was encrypted, not what was looked at for it.
+#[test]
+fn the_holes_of_a_sparse_base_stay_holes_and_are_not_counted_as_encrypted() {
+    let account = Account::new();
+    let image = account.scratch("base.img");
+    let base = File::create(&image).expect("a base image");
+    base.set_len(64 * MIB).expect("its size");
+    for at in [5 * MIB, 40 * MIB + 512] {
+        base.write_all_at(&pages(0..100), at).expect("a little of it is written");
+    }
+    account.create_over("disk", &image);
+    let server = account.serve();
+    let mut client = Client::attach(&server, "disk").expect("attached");
+    client.write(0, &[0; 4096]).expect("zeros of a client");
+    client.flush().expect("flushed");
+    let done = account.json(&["reencrypt", "disk", "--include-base"]);
+    assert_eq!(done[0]["stored_bytes"], 200 * 512, "{done}");
+    assert_eq!((&done[0]["base_detached"], &done[0]["remaining_bytes"]), (&true.into(), &0.into()), "{done}");
+    let usage = account.usage("disk");
+    // With the footer; what a client writes is encrypted whatever it is.
+    assert_eq!((usage.base, usage.plain, usage.encrypted), (0, 0, 200 * 512 + 4096 + 512), "{usage:?}");
+    assert!(allocated(&account, ".xts") < MIB, "{}", allocated(&account, ".xts"));
+    for (at, content) in [(5 * MIB - 512, [vec![0; 512], pages(0..100)].concat()), (40 * MIB, vec![0; 512])] {
+        assert_eq!(client.read(at, content.len()).expect("read"), content);
+    }
+    assert_eq!(client.read(40 * MIB + 512, 100 * 512).expect("read"), pages(0..100));
+    let said = account.sealdisk(&["reencrypt", "disk", "--include-base"]);
+    assert!(said.contains("everything was under the current key already"), "{said}");
 }
 
 /// A disk with 8 MiB in plaintext, encryption on again, and a client.

@@ -1,16 +1,19 @@
 //! `key erase`: keys destroyed, and with them what they encrypt.
 
+use std::fmt;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::PathBuf;
 
 use clap::Args;
 
+use crate::account::disk_ref::DiskRef;
 use crate::account::failure::Failure;
+use crate::account::key_life::KeysErased;
 use crate::account::key_request::KeyRequest;
-use crate::account::name::BlobName;
 use crate::account::session::Session;
 use crate::account::settings::{self, Settings};
 use crate::cli::context::{Context, Outcome};
+use crate::cli::size;
 use crate::crypto::kek::KekOptions;
 use crate::io::real::RealDir;
 use crate::{Error, ErrorKind, Result, text};
@@ -18,19 +21,21 @@ use crate::{Error, ErrorKind, Result, text};
 /// Destroy keys, so that what they encrypt cannot be read again, by anybody, with whatever key
 ///
 /// The wrapped keys are overwritten where they lie, synced, and read back. What is stored in plaintext, and the base
-/// image, are not touched: `sealdisk delete` removes a disk. Nothing reaches copies: for old backups of the account,
+/// image, are not touched: `sealdisk delete` removes a disk. Neither is what a clone reads from another disk, which that
+/// one's keys decrypt: the answer says what can still be read, and where. Nothing reaches copies: for old backups of the account,
 /// snapshots of the file system below it and worn cells of an SSD, destroy the key-encryption key as well.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   sealdisk key erase disk1
   sealdisk key erase disk1 --yes-erase disk1
+  sealdisk key erase @9d2c0f5e-1c1e-4c5c-9d5e-1a2b3c4d5e6f
   sealdisk key erase --account
   sealdisk --account /srv/disks key erase --account --yes-erase 9d2c0f5e-...")]
 pub(in crate::cli) struct Erase {
-    /// The disk whose data keys are destroyed
+    /// The disk whose data keys are destroyed; @UUID also names a deleted disk that clones read from
     #[arg(required_unless_present = "all")]
-    name: Option<BlobName>,
+    name: Option<DiskRef>,
     /// Every key of the account; with a value, the account directory as everywhere
     ///
     /// An account whose account.toml is damaged can be erased too: all of that file goes then, and the directory is the
@@ -57,8 +62,9 @@ impl Erase {
                 let target = name.to_string();
                 confirm(&target, self.yes_erase.as_deref())?;
                 // No key is needed: what is encrypted under a key that is lost can be erased too.
-                let () = context.ask(&KekOptions::default(), KeyRequest::Erase { name: Some(name) }.into(), &[])?;
-                done(&context, &target)
+                let request = KeyRequest::Erase { name: Some(name) };
+                let erased: KeysErased = context.ask(&KekOptions::default(), request.into(), &[])?;
+                context.show(&erased, Text(&erased))
             }
             (None, true) => {
                 let target = account_name(&context)?;
@@ -78,6 +84,45 @@ impl Erase {
                     .into())
             }
         }
+    }
+}
+
+/// What happened, and what it did not reach.
+struct Text<'a>(&'a KeysErased);
+
+impl fmt::Display for Text<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(KeysErased { erased, plain_bytes, base, inherited }) = self;
+        write!(f, "the keys of {erased} are destroyed")?;
+        if *plain_bytes != Some(0) || base.is_some() || !inherited.is_empty() {
+            write!(f, "\nstill readable:")?;
+        }
+        match plain_bytes {
+            Some(0) => {}
+            Some(bytes) => write!(f, "\n  {} in plaintext in {erased}", size::human(*bytes))?,
+            None => write!(f, "\n  what {erased} stores in plaintext: it could not be opened to look")?,
+        }
+        if let Some(base) = base {
+            write!(f, "\n  the base image {}", base.display())?;
+        }
+        for from in inherited {
+            let disk = if from.hidden { DiskRef::Uuid(from.uuid).to_string() } else { from.name.clone() };
+            let deleted = if from.hidden { format!(" (deleted, was {})", from.name) } else { String::new() };
+            match (from.encrypted_bytes, from.plain_bytes) {
+                (Some(encrypted), Some(plain)) => write!(
+                    f,
+                    "\n  what it read of {disk}{deleted}:\n    {} under the keys of that disk, {} in plaintext",
+                    size::human(encrypted),
+                    size::human(plain)
+                )?,
+                _ => write!(f, "\n  what it read of {disk}{deleted}")?,
+            }
+        }
+        if let Some(from) = inherited.first() {
+            let disk = if from.hidden { DiskRef::Uuid(from.uuid).to_string() } else { from.name.clone() };
+            write!(f, "\n`sealdisk key erase {disk}` destroys those keys")?;
+        }
+        Ok(())
     }
 }
 

@@ -147,6 +147,13 @@ impl SimDisk {
         self.world().raw_files()
     }
 
+    /// What lies in the blocks of files that lost their names, as someone finds it who reads the raw device later. Those
+    /// of before the last kill or power cut are forgotten.
+    #[must_use]
+    pub fn freed_files(&self) -> Vec<RawFile> {
+        self.world().freed_files()
+    }
+
     /// The sectors that are not zeros of the files in the directory at `path`, with file name and number: what
     /// [`SimDisk::raw_files`] has copies of. `visit` must not use this disk.
     pub fn visit_stored(&self, path: &str, visit: &mut dyn FnMut(&str, usize, &[u8; SECTOR])) {

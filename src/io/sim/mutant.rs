@@ -132,12 +132,18 @@ pub enum Mutant {
     FolderNotSettled,
     /// Names of many disks that a killed process changed are taken as durable.
     FileSystemNotSettled,
+    /// A disk is removed and its wrapped data keys are not overwritten.
+    KeysLeftLying,
     /// What interrupted verbs left in the folder of disks stays.
     LeftoversStay,
     /// A disk is made under its own name.
     MadeInSight,
+    /// Of a hidden disk only what the newest of the clones reads is kept.
+    OnlyNewestKept,
     /// The snapshot that was drawn for a clone stays though there is no such clone.
     OrphanStays,
+    /// What was kept for a clone goes before its detachment is durable.
+    ParentGoneBeforeDetached,
     /// A disk that goes over to another account key goes on writing under the data key that it has.
     RekeyKeepsTop,
     /// What a disk consists of is removed before its deletion is durable.
@@ -148,6 +154,10 @@ pub enum Mutant {
     SourceNotKept,
     /// The encryption setting is changed and not stored.
     SwitchNotStored,
+    /// What nothing reads of a hidden disk stays after a restart.
+    TrimForgotten,
+    /// A disk loses what its clones do not read before it is durably deleted.
+    TrimmedInSight,
     /// A disk that cannot be read is taken for no clone of anything.
     UnknownIsNoClone,
 }
@@ -162,14 +172,19 @@ impl Mutant {
         Self::DoubtForgotten,
         Self::FileSystemNotSettled,
         Self::FolderNotSettled,
+        Self::KeysLeftLying,
         Self::LeftoversStay,
         Self::MadeInSight,
+        Self::OnlyNewestKept,
         Self::OrphanStays,
+        Self::ParentGoneBeforeDetached,
         Self::RekeyKeepsTop,
         Self::RemovedBeforeItsName,
         Self::ReplacedNotSynced,
         Self::SourceNotKept,
         Self::SwitchNotStored,
+        Self::TrimForgotten,
+        Self::TrimmedInSight,
         Self::UnknownIsNoClone,
     ];
 

@@ -306,6 +306,21 @@ impl World {
         files
     }
 
+    /// Every file that no process can reach, with no path.
+    pub(super) fn freed_files(&self) -> Vec<RawFile> {
+        let mut reached = vec![false; self.nodes.len()];
+        self.reach(0, &mut reached);
+        let freed = |(node, reached): (&Arc<Node>, bool)| match &**node {
+            Node::File(file) if !reached => {
+                let mut sectors = Vec::new();
+                file.content.visit_stored(&mut |index, bytes| sectors.push((index, *bytes)));
+                Some(RawFile { path: String::new(), size: file.content.size(), sectors })
+            }
+            _ => None,
+        };
+        self.nodes.iter().zip(reached).filter_map(freed).collect()
+    }
+
     /// The sectors of the files in the directory at `path`, as in [`RawFile::sectors`], file by file in the order of
     /// their names. Nothing is copied.
     pub(super) fn visit_stored(&self, path: &str, visit: &mut dyn FnMut(&str, usize, &[u8; SECTOR])) {

@@ -109,7 +109,7 @@ fn sweep(ring: &Ring, disk: &Disk, dice: &mut Dice) {
         oracle.sweeping(false);
         match answer {
             _ if ring.is_over() => return,
-            Ok(Swept::Next(next)) => page = next,
+            Ok(Swept::Next { page: next, .. }) => page = next,
             Ok(Swept::End) => return,
             Err(error) if error.kind() == ErrorKind::InUse => return,
             Err(error) => return ring.refused("a sweep", &error),
