@@ -8,7 +8,7 @@ use std::time::Duration;
 use sealdisk::crypto::keyring::DiskKeys;
 use sealdisk::disk::{Access, Disk, Options, Spec};
 use sealdisk::io::real::RealDir;
-use sealdisk::nbd::{Config, Export, ExportInfo, Exports, Server};
+use sealdisk::nbd::{Config, Export, ExportInfo, Exports, Identity, Server};
 use sealdisk::{Error, ErrorKind, Result};
 use tempfile::TempDir;
 
@@ -26,12 +26,12 @@ pub(crate) struct Served {
 struct Both(Arc<Disk>);
 
 impl Exports for Both {
-    fn list(&self, after: Option<&str>, most: usize) -> Vec<ExportInfo> {
+    fn list(&self, _: &Identity, after: Option<&str>, most: usize) -> Vec<ExportInfo> {
         let names = ["ro", "rw"].into_iter().filter(|name| after.is_none_or(|after| *name > after));
         names.take(most).map(|name| ExportInfo { name: name.into(), description: String::new() }).collect()
     }
 
-    fn open(&self, name: &str) -> Result<Export> {
+    fn open(&self, _: &Identity, name: &str) -> Result<Export> {
         match name {
             "rw" | "ro" => {
                 let (name, read_only) = (name.to_owned(), name == "ro");

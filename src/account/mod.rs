@@ -10,6 +10,8 @@
 //!
 //! A verb opens a [`session`], which takes the lock or finds the server that has it, and puts a [`request`] to it.
 
+pub mod access;
+pub mod access_file;
 pub mod admission;
 pub mod audit;
 mod bases;
@@ -23,6 +25,7 @@ mod entry;
 pub mod exports;
 pub mod failure;
 mod folder;
+mod glob;
 pub mod health;
 mod hidden;
 mod inspection;

@@ -139,6 +139,9 @@ pub struct Status {
 pub struct ServerReport {
     #[serde(flatten)]
     pub limits: ServerLimits,
+    /// The file with the rules of who may have what. `None`: whoever passes a listener may have everything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<PathBuf>,
     /// That are attached, the first to attach first.
     pub clients: Vec<ClientReport>,
 }
@@ -150,6 +153,9 @@ pub struct ClientReport {
     pub export: String,
     /// User and process id, or address.
     pub peer: String,
+    /// Names in its certificate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificate: Vec<String>,
     pub tls: bool,
     pub read_only: bool,
     /// How long it has been attached.
@@ -161,10 +167,11 @@ pub struct ClientReport {
 
 impl From<(Attached, Counts)> for ClientReport {
     fn from((client, counts): (Attached, Counts)) -> Self {
-        let Attached { peer, export, tls, read_only, since } = client;
+        let Attached { peer, export, identity, tls, read_only, since } = client;
         Self {
             export,
             peer,
+            certificate: identity.certificate.clone(),
             tls,
             read_only,
             seconds: since.elapsed().as_secs(),

@@ -258,7 +258,8 @@ fn status(registry: &Registry) -> Status {
         locked: registry.locked(),
         server: registry.shared.server.get().map(|&limits| {
             let clients = registry.clients().into_iter().map(Into::into).collect();
-            ServerReport { limits, clients }
+            let access = registry.admission().and_then(|admission| admission.access().map(Into::into));
+            ServerReport { limits, access, clients }
         }),
         total: Total::of(states),
         disks,

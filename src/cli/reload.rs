@@ -1,4 +1,4 @@
-//! The thread of a server that reads certificates again when it is told to, and looks at their time once a day. It is a
+//! The thread of a server that reads certificates and access rules again when it is told to, and looks at their time once a day. It is a
 //! thread of its own: a file system that hangs holds up neither a signal nor a client.
 
 use std::sync::Arc;
@@ -6,6 +6,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use crate::account::admission::Admission;
+use crate::nbd::Door;
 use crate::{Error, Result};
 
 /// How often the log is told of certificates that are due.
@@ -16,10 +17,10 @@ const DAILY: Duration = Duration::from_secs(24 * 3600);
 pub(super) struct Reload(SyncSender<()>);
 
 impl Reload {
-    pub(super) fn start(admission: Arc<Admission>) -> Result<Self> {
+    pub(super) fn start(admission: Arc<Admission>, door: Door) -> Result<Self> {
         // One wish may wait: more of them want nothing else.
         let (sender, wishes) = mpsc::sync_channel(1);
-        let thread = std::thread::Builder::new().name("reload".into()).spawn(move || serve(&wishes, &admission));
+        let thread = std::thread::Builder::new().name("reload".into()).spawn(move || serve(&wishes, &admission, &door));
         thread.map_err(|e| Error::io("cannot start a thread", e))?;
         Ok(Self(sender))
     }
@@ -31,13 +32,31 @@ impl Reload {
     }
 }
 
-fn serve(wishes: &Receiver<()>, admission: &Admission) {
+fn serve(wishes: &Receiver<()>, admission: &Admission, door: &Door) {
     admission.tell_terms();
     loop {
         match wishes.recv_timeout(DAILY) {
-            Ok(()) => admission.reload(),
+            Ok(()) if admission.reload().is_ok() => tell_who_exceeds(admission, door),
+            Ok(()) => {}
             Err(RecvTimeoutError::Timeout) => admission.tell_terms(),
             Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// Names the clients that have what the rules would not give them any more: they keep it until they leave.
+fn tell_who_exceeds(admission: &Admission, door: &Door) {
+    let rules = admission.rules();
+    for (client, _) in door.clients() {
+        if rules.exceeds(&client) {
+            let (name, read_only) = (client.identity.name(), client.read_only);
+            tracing::warn!(
+                peer = %client.peer,
+                client = name,
+                export = %client.export,
+                read_only,
+                "attached under older access rules, which it keeps until it leaves"
+            );
         }
     }
 }

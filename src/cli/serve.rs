@@ -19,6 +19,7 @@ use super::notify::Manager;
 use super::service::{Opened, Plan, Reachable, Service};
 use super::socket::SocketOptions;
 use super::unlock;
+use crate::account::access_file::AccessFile;
 use crate::account::admission::Admission;
 use crate::account::name::BlobName;
 use crate::account::request::KeyNeed;
@@ -28,6 +29,7 @@ use crate::crypto::memlock;
 use crate::metrics::MetricsServer;
 use crate::nbd::{Config, Tls, TlsFiles};
 use crate::terminal::Terminal;
+use crate::text;
 use crate::{Error, ErrorKind, Result};
 
 /// Serve the disks of the account over NBD until SIGTERM or Ctrl-C
@@ -41,6 +43,7 @@ Examples:
   sealdisk serve disk1 --read-only --socket /run/user/1000/disk1.sock
   sealdisk serve --socket /run/sealdisk/web.sock --socket-group libvirt-qemu
   sealdisk serve --listen 0.0.0.0:10809 --tls-cert cert.pem --tls-key key.pem --tls-client-ca ca.pem
+  sealdisk serve --access /etc/sealdisk/access.toml
   sealdisk serve --metrics 127.0.0.1:9434")]
 pub(super) struct Serve {
     /// The disks to serve, instead of all
@@ -62,6 +65,9 @@ pub(super) struct Serve {
     /// Let no client write
     #[arg(long)]
     read_only: bool,
+    /// Give clients only the disks that the rules in this file give them, read-only or not
+    #[arg(long, value_name = "FILE")]
+    access: Option<PathBuf>,
     #[command(flatten)]
     tls: TlsOptions,
     #[command(flatten)]
@@ -124,6 +130,7 @@ impl Serve {
         }
         let mut config = Config { read_only: self.read_only, ..Config::default() };
         self.tls.apply(&mut config)?;
+        let access = self.access.as_deref().map(AccessFile::load).transpose()?;
         self.limits.apply(&mut config);
         // Before the server is confined: it opens files that lie outside the account.
         let mut handed = Handed::take()?;
@@ -142,7 +149,7 @@ impl Serve {
             confine: self.confine.confine,
             handed,
             metrics,
-            admission: Arc::new(Admission::new(config.tls.clone())),
+            admission: Arc::new(Admission::new(config.tls.clone(), access)),
             config,
         };
         let opened = open(context, &self.key, &plan)?;
@@ -181,6 +188,9 @@ impl fmt::Display for Text<'_> {
         let Self(at) = self;
         for (index, listener) in at.listeners.iter().enumerate() {
             write!(f, "{}{listener}", if index == 0 { "" } else { "\n" })?;
+        }
+        if let Some(access) = &at.access {
+            write!(f, "\naccess by the rules of {}", text::path(access))?;
         }
         if let Some(url) = &at.metrics {
             write!(f, "\nmetrics at {url}")?;

@@ -28,7 +28,7 @@ use crate::account::registry::Registry;
 use crate::confine::{Confinement, Mode};
 use crate::metrics::{MetricsServer, Source};
 use crate::nbd::listen::check_lengths;
-use crate::nbd::{Config, Exports, Server};
+use crate::nbd::{Config, Server};
 use crate::signals::EndSignals;
 use crate::terminal::Terminal;
 use crate::{Error, Result};
@@ -72,6 +72,9 @@ pub(super) struct Reachable {
     pub(super) socket: PathBuf,
     pub(super) control: PathBuf,
     pub(super) listen: Vec<SocketAddr>,
+    /// The file with the rules of who may have what; without one whoever passes a listener may have everything.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) access: Option<PathBuf>,
     /// All NBD sockets, those that were handed over too.
     pub(super) listeners: Vec<ListenerReport>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -137,8 +140,13 @@ impl Service {
         // From here on a signal ends the server in order; before, there is nothing to put in order.
         let signals = EndSignals::take(&[SIGTERM, SIGINT, SIGHUP])?;
         let registry = Arc::new(registry);
-        let served = Arc::new(Served { registry: Arc::clone(&registry), only: plan.only, read_only: plan.read_only });
-        let names: Vec<_> = served.list(None, usize::MAX).into_iter().map(|export| export.name).collect();
+        let served = Arc::new(Served {
+            registry: Arc::clone(&registry),
+            only: plan.only,
+            read_only: plan.read_only,
+            admission: Arc::clone(&admission),
+        });
+        let names: Vec<_> = served.names(|_| true, None, usize::MAX).iter().map(ToString::to_string).collect();
 
         let mut server = Server::new(served, config)?;
         registry.open_door(server.door());
@@ -170,7 +178,8 @@ impl Service {
         let confined = confined.calls(plan.confine)?;
         report(plan.confine, confined);
         let url = plan.metrics.as_ref().map(|metrics| format!("http://{}/metrics", metrics.addr()));
-        let reachable = Reachable { socket, control, listen, listeners, metrics: url, exports, confined };
+        let access = admission.access().map(Path::to_owned);
+        let reachable = Reachable { socket, control, listen, access, listeners, metrics: url, exports, confined };
         let metrics = plan.metrics;
         Ok(Self {
             registry,
@@ -200,7 +209,7 @@ impl Service {
             // Nobody waits for it any more when the server has failed.
             let _ = stop.send(());
         };
-        let (terminal, reload) = (self.terminal, Reload::start(self.admission)?);
+        let (terminal, reload) = (self.terminal, Reload::start(self.admission, server.door())?);
         let reads_again = move |signal| {
             let reads_again = signal == SIGHUP && !terminal.is_gone();
             if reads_again {

@@ -78,6 +78,9 @@ impl fmt::Display for Text<'_> {
                 server.limits.disk_threads,
                 server.limits.descriptors.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string()),
             )?;
+            if let Some(access) = &server.access {
+                writeln!(f, "access      by the rules of {}", text::path(access))?;
+            }
         }
         let Total { stored, pending_scrub_bytes, unknown_disks } = account.total;
         let (plain, encrypted) = (size::human(stored.stored_plain_bytes), size::human(stored.stored_encrypted_bytes));
@@ -176,7 +179,7 @@ fn clients(server: &ServerReport) -> Table {
         let mode: Vec<_> = mode.into_iter().filter_map(|(is, name)| is.then_some(name)).collect();
         table.row(vec![
             client.export.clone(),
-            client.peer.clone(),
+            client.certificate.first().map_or_else(|| client.peer.clone(), |name| format!("{name} {}", client.peer)),
             client.seconds.to_string(),
             client.requests.to_string(),
             size::human(client.read_bytes),

@@ -1,18 +1,50 @@
-//! What X.509 certificates and revocation lists say of themselves: from when until when they count.
+//! What X.509 certificates and revocation lists say: whose they are, and from when until when they count.
 //!
-//! Nothing here decides whether a certificate is good: rustls does. What cannot be read here has no time.
+//! Nothing here decides whether a certificate is good: rustls does, before a name is taken from it. What cannot be read
+//! here has no name, and no time.
 
+use std::net::IpAddr;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 use x509_cert::Certificate;
 use x509_cert::crl::CertificateList;
 use x509_cert::der::Decode;
+use x509_cert::der::oid::db::rfc4519::COMMON_NAME;
+use x509_cert::ext::pkix::SubjectAltName;
+use x509_cert::ext::pkix::name::{DirectoryString, GeneralName};
 
 /// The longest time before its end at which a certificate is due to be replaced.
 const DUE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// The part of its time that is left then, where that is shorter: certificates that live for a day are renewed by the hour.
 const DUE_PART: u64 = 4;
+
+/// Its subject's common names and its alternative names: DNS names (in lower case), addresses, e-mail addresses and URIs.
+pub(super) fn names(der: &[u8]) -> Vec<String> {
+    let Ok(certificate) = Certificate::from_der(der) else { return Vec::new() };
+    let subject = certificate.tbs_certificate().subject().iter();
+    let common = subject.filter(|attribute| attribute.oid == COMMON_NAME);
+    let common = common.filter_map(|attribute| DirectoryString::try_from(&attribute.value).ok());
+    let mut names: Vec<_> = common.map(|name| name.value().into_owned()).collect();
+    if let Ok(Some((_, SubjectAltName(alternative)))) = certificate.tbs_certificate().get_extension() {
+        names.extend(alternative.iter().filter_map(alternative_name));
+    }
+    names
+}
+
+fn alternative_name(name: &GeneralName) -> Option<String> {
+    match name {
+        GeneralName::DnsName(name) => Some(name.as_str().to_ascii_lowercase()),
+        GeneralName::Rfc822Name(name) | GeneralName::UniformResourceIdentifier(name) => Some(name.as_str().to_owned()),
+        GeneralName::IpAddress(address) => {
+            let address = address.as_bytes();
+            let four = || <[u8; 4]>::try_from(address).ok().map(IpAddr::from);
+            let sixteen = || <[u8; 16]>::try_from(address).ok().map(IpAddr::from);
+            four().or_else(sixteen).map(|address| address.to_string())
+        }
+        _ => None,
+    }
+}
 
 /// Seconds since 1970, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,8 +135,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_certificate_has_no_time() {
+    fn what_is_no_certificate_has_no_names_and_no_time() {
         for bytes in [&b""[..], b"\x30", b"\x30\x84\xff\xff\xff\xff", &[0x30; 64]] {
+            assert!(names(bytes).is_empty());
             assert_eq!((Validity::of_certificate(bytes), Validity::of_crl(bytes)), (None, None));
         }
     }

@@ -13,7 +13,7 @@ use super::session::Session;
 use super::stats::{Attached, Stats};
 use super::tally::Counts;
 use super::wire::transmission::HeaderStyle;
-use super::{Config, Export, ExportInfo, Exports};
+use super::{Config, Export, ExportInfo, Exports, Identity};
 use crate::{Error, ErrorKind, Result};
 
 /// The metadata context of every such connection.
@@ -54,7 +54,8 @@ impl Door {
         let (contexts, named) = Contexts::selected(&[CONTEXT], &[])
             .map_err(|_| Error::new(ErrorKind::Unsupported, "base:allocation is no context of this server"))?;
         let context = named.first().map_or(0, |(context, _)| context.id());
-        let session = Session { export, size: u64::MAX, style: HeaderStyle::Extended, contexts };
+        let session =
+            Session { client: Arc::default(), export, size: u64::MAX, style: HeaderStyle::Extended, contexts };
         let most = self.hub.admit(session, socket, kept)?;
         Ok(Terms { most, context })
     }
@@ -76,11 +77,11 @@ impl fmt::Debug for Door {
 struct NoExports;
 
 impl Exports for NoExports {
-    fn list(&self, _: Option<&str>, _: usize) -> Vec<ExportInfo> {
+    fn list(&self, _: &Identity, _: Option<&str>, _: usize) -> Vec<ExportInfo> {
         Vec::new()
     }
 
-    fn open(&self, name: &str) -> Result<Export> {
+    fn open(&self, _: &Identity, name: &str) -> Result<Export> {
         Err(Error::new(ErrorKind::NotFound, format!("there is no export \"{name}\"")))
     }
 }

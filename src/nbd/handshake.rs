@@ -21,7 +21,7 @@ use super::wire::handshake::{
     export_name_answer, flag, greeting, info_block_size, info_export, put_reply, text,
 };
 use super::wire::transmission::HeaderStyle;
-use super::{Config, Export, Exports};
+use super::{Config, Export, Exports, Identity};
 use crate::{Error, ErrorKind, PAGE};
 
 /// Bytes at which requests are efficient.
@@ -61,6 +61,8 @@ pub(super) struct Handshake<'a> {
     admit: &'a mut (dyn FnMut() -> bool + Send + Sync),
     /// Who it is, as the log says it.
     peer: &'a str,
+    /// And as far as that is proven.
+    identity: Arc<Identity>,
     stats: &'a Stats,
     client: ClientFlags,
     options_left: usize,
@@ -107,6 +109,7 @@ impl<'a> Handshake<'a> {
         stream: &mut S,
         at: Place<'a>,
         peer: &'a str,
+        identity: Identity,
         admit: &'a mut (dyn FnMut() -> bool + Send + Sync),
     ) -> Result<Self, End> {
         let mut clock = Clock::new(at.config.handshake_timeout);
@@ -133,6 +136,7 @@ impl<'a> Handshake<'a> {
             stopping,
             admit,
             peer,
+            identity: Arc::new(identity),
             stats,
             client,
             options_left,
@@ -140,6 +144,11 @@ impl<'a> Handshake<'a> {
             told_tls_required: false,
             told_name: None,
         })
+    }
+
+    /// The client has shown a certificate with these names, which is good.
+    pub(super) fn proven(&mut self, certificate: Vec<String>) {
+        self.identity = Arc::new(Identity { certificate, ..(*self.identity).clone() });
     }
 
     /// Waits for the client as the [`Clock`] allows.
@@ -278,8 +287,8 @@ impl<'a> Handshake<'a> {
     async fn list<S: AsyncWrite + Unpin>(&mut self, stream: &mut S, out: &mut Vec<u8>) -> io::Result<()> {
         let mut after: Option<String> = None;
         loop {
-            let (exports, from) = (Arc::clone(self.exports), after.take());
-            let listed = tokio::task::spawn_blocking(move || exports.list(from.as_deref(), LISTED)).await;
+            let (exports, client, from) = (Arc::clone(self.exports), Arc::clone(&self.identity), after.take());
+            let listed = tokio::task::spawn_blocking(move || exports.list(&client, from.as_deref(), LISTED)).await;
             let listed = listed.unwrap_or_default();
             for export in &listed {
                 let length = (export.name.len() as u32).to_be_bytes();
@@ -307,7 +316,7 @@ impl<'a> Handshake<'a> {
         if !self.admitted() {
             return Outcome::End;
         }
-        let session = session(export, terms);
+        let session = session(&self.identity, export, terms);
         out.extend_from_slice(&export_name_answer(session.size, flags_of(&session)));
         if !self.client.no_zeroes {
             out.extend_from_slice(&[0; EXPORT_NAME_ZEROES]);
@@ -335,7 +344,7 @@ impl<'a> Handshake<'a> {
             put_reply(out, option, ReplyType::ErrPolicy, &[b"too many clients are connected"]);
             return None;
         }
-        let session = session(export, terms);
+        let session = session(&self.identity, export, terms);
         let mut info = |parts: &[&[u8]]| put_reply(out, option, ReplyType::Info, parts);
         info(&[&info_export(session.size, flags_of(&session))]);
         let wants = |info: InfoType| request.wanted.contains(&(info as u16));
@@ -404,9 +413,9 @@ impl<'a> Handshake<'a> {
 
     /// Opens an export off the runtime's threads: the registry may have to wait for a disk.
     async fn open(&mut self, asked: &str) -> crate::Result<Export> {
-        let (exports, name) = (Arc::clone(self.exports), asked.to_owned());
+        let (exports, client, name) = (Arc::clone(self.exports), Arc::clone(&self.identity), asked.to_owned());
         let read_only = self.config.read_only;
-        let opening = tokio::task::spawn_blocking(move || exports.open(&name));
+        let opening = tokio::task::spawn_blocking(move || exports.open(&client, &name));
         let opened = match tokio::time::timeout(OPENING, opening).await {
             Ok(opened) => opened.unwrap_or_else(|_| Err(Error::new(ErrorKind::Shutdown, "the server is stopping"))),
             Err(_) => Err(Error::new(ErrorKind::Io, "the disk takes too long to open")),
@@ -451,12 +460,12 @@ async fn data<S: AsyncRead + Unpin>(
     Ok(None)
 }
 
-fn session(export: Export, terms: &Terms) -> Session {
+fn session(client: &Arc<Identity>, export: Export, terms: &Terms) -> Session {
     // By uuid too: a snapshot of another disk that has the name by now is another one.
     let chosen_for = |(name, uuid): &(String, Uuid)| *name == export.name && *uuid == export.disk.uuid();
     let valid = terms.contexts_for.as_ref().is_some_and(chosen_for);
     let contexts = if valid { terms.contexts } else { Contexts::default() };
-    Session { size: export.disk.size(), export, style: terms.style, contexts }
+    Session { client: Arc::clone(client), size: export.disk.size(), export, style: terms.style, contexts }
 }
 
 fn flags_of(session: &Session) -> u16 {

@@ -21,6 +21,7 @@ mod dispatch;
 mod door;
 mod errno;
 mod handshake;
+mod identity;
 mod input;
 mod job;
 mod limiter;
@@ -36,7 +37,7 @@ mod session;
 mod stats;
 mod tally;
 mod tls;
-mod tls_file;
+pub(crate) mod trust_file;
 mod turned_away;
 pub mod uri;
 pub mod wire;
@@ -49,6 +50,7 @@ pub use config::Config;
 pub use context::{diff, encryption};
 pub use door::{Door, Terms};
 pub use errno::Errno;
+pub use identity::Identity;
 pub use listen::SocketAccess;
 pub use server::Server;
 pub use stats::{Attached, Snapshot, Stats};
@@ -67,9 +69,11 @@ pub struct ExportInfo {
 pub trait Exports: Send + Sync {
     /// The first `most` exports after the one named `after`, or of all; fewer at the end. Of those that come and go
     /// meanwhile some may be left out.
-    fn list(&self, after: Option<&str>, most: usize) -> Vec<ExportInfo>;
-    /// The disk of an export. The empty name is the default export: the only one, if there is just one.
-    fn open(&self, name: &str) -> Result<Export>;
+    /// `client` hears only of what it may have.
+    fn list(&self, client: &Identity, after: Option<&str>, most: usize) -> Vec<ExportInfo>;
+    /// The disk of an export. The empty name is the default export: the only one, if there is just one. What `client` may
+    /// not have is not there.
+    fn open(&self, client: &Identity, name: &str) -> Result<Export>;
 }
 
 /// An export as a client attaches it.

@@ -82,11 +82,13 @@ impl Record {
         let began = Instant::now();
         let export = &session.export;
         if stats.may_log_coming() {
-            info!(%peer, export = %export.name, tls, read_only = export.read_only, "attached");
+            let client = session.client.name();
+            info!(%peer, client, export = %export.name, tls, read_only = export.read_only, "attached");
         }
         let client = Attached {
             peer: peer.to_owned(),
             export: export.name.clone(),
+            identity: Arc::clone(&session.client),
             tls,
             read_only: export.read_only,
             since: began,

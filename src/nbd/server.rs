@@ -27,6 +27,7 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use super::audience::Listening;
+use super::certificate;
 use super::channel::Channel;
 use super::connection::{Connection, Shared};
 use super::door::Door;
@@ -38,7 +39,7 @@ use super::session::Session;
 use super::stats::Stats;
 use super::tls::Tls;
 use super::turned_away::{End, Reason};
-use super::{Config, Exports};
+use super::{Config, Exports, Identity};
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of stack of a connection's thread.
@@ -171,10 +172,11 @@ async fn accept_unix(hub: Arc<Hub>, listener: UnixListener) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let peer =
-                    stream.peer_cred().map(|peer| format!("unix:uid={},pid={}", peer.uid(), peer.pid().unwrap_or(0)));
+                let peer = stream.peer_cred().ok();
+                let identity = Identity { uid: peer.map(|peer| peer.uid()), ..Identity::default() };
+                let peer = peer.map(|peer| format!("unix:uid={},pid={}", peer.uid(), peer.pid().unwrap_or(0)));
                 let security = hub.shared.config.unix_security();
-                hub.greet(stream, security, peer.unwrap_or_else(|_| "unix".into()));
+                hub.greet(stream, security, identity, peer.unwrap_or_else(|| "unix".into()));
             }
             Err(e) => hub.not_accepted(&e).await,
         }
@@ -188,7 +190,7 @@ async fn accept_tcp(hub: Arc<Hub>, listener: TcpListener) {
                 // Replies are gathered already, and a client that has lost its network must be noticed some day.
                 let _ = stream.set_nodelay(true);
                 let _ = sockopt::set_socket_keepalive(&stream, true);
-                hub.greet(stream, hub.shared.config.tcp_security(), peer.to_string());
+                hub.greet(stream, hub.shared.config.tcp_security(), Identity::default(), peer.to_string());
             }
             Err(e) => hub.not_accepted(&e).await,
         }
@@ -275,7 +277,7 @@ impl Hub {
     }
 
     /// Starts the handshake with a client.
-    fn greet<S: Socket>(self: &Arc<Self>, stream: S, security: Security, peer: String) {
+    fn greet<S: Socket>(self: &Arc<Self>, stream: S, security: Security, identity: Identity, peer: String) {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         if self.handshakes.lock().len() >= self.shared.config.max_handshakes {
             self.evict_oldest();
@@ -287,7 +289,7 @@ impl Hub {
         let guard = HandshakeGuard { hub: Arc::clone(self), id };
         tokio::spawn(async move {
             let hub = &guard.hub;
-            let handshake = hub.negotiate(stream, security, &peer);
+            let handshake = hub.negotiate(stream, security, identity, &peer);
             let ended = tokio::select! {
                 ended = handshake => ended,
                 _ = evicted => Err(hub.given_up()),
@@ -318,6 +320,7 @@ impl Hub {
         &self,
         mut stream: S,
         security: Security,
+        identity: Identity,
         peer: &str,
     ) -> std::result::Result<Option<Ready>, End> {
         let config = &self.shared.config;
@@ -331,7 +334,7 @@ impl Hub {
         };
         let Shared { stopping, .. } = &*self.shared;
         let at = Place { exports: &self.exports, config, stopping, stats: &self.stats };
-        let mut handshake = Handshake::start(&mut stream, at, peer, &mut admit).await?;
+        let mut handshake = Handshake::start(&mut stream, at, peer, identity, &mut admit).await?;
         let (session, stream, tls) = match handshake.haggle(&mut stream, security).await? {
             Outcome::Transmit(session) => (session, stream, None),
             Outcome::StartTls => {
@@ -341,6 +344,8 @@ impl Hub {
                     io::ErrorKind::TimedOut => error.into(),
                     _ => End::away(Reason::Tls, error.to_string()),
                 })?;
+                let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+                handshake.proven(shown.map(|certificate| certificate::names(certificate)).unwrap_or_default());
                 let Outcome::Transmit(session) = handshake.haggle(&mut stream, Security::Established).await? else {
                     handshake.wait(stream.shutdown()).await?;
                     return Ok(None);

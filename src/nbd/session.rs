@@ -1,12 +1,15 @@
 //! What a handshake settles: one export, as one client attached it.
 
-use super::Export;
+use std::sync::Arc;
+
 use super::context::Contexts;
 use super::wire::transmission::{HeaderStyle, flag};
+use super::{Export, Identity};
 
 /// The terms of a connection in transmission; they never change.
 #[derive(Debug)]
 pub(super) struct Session {
+    pub(super) client: Arc<Identity>,
     pub(super) export: Export,
     /// Bytes, as the client was told: a resize shows at the next handshake.
     pub(super) size: u64,

@@ -9,12 +9,12 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::Config;
 use super::buffers::Buffers;
 use super::limiter::Limiter;
 use super::tally::{Counts, Tally};
 use super::turned_away::{Reason, Turnings};
 use super::workers::Workers;
+use super::{Config, Identity};
 
 /// Lines of the log that all clients together may cause at once, and then in a second: for failed requests, and for
 /// coming and going.
@@ -62,6 +62,7 @@ pub struct Attached {
     pub peer: String,
     /// The export, as it was called when the client attached it.
     pub export: String,
+    pub identity: Arc<Identity>,
     pub tls: bool,
     pub read_only: bool,
     pub since: Instant,
@@ -234,6 +235,7 @@ mod tests {
         let client = |export: &str| Attached {
             peer: "somebody".to_owned(),
             export: export.to_owned(),
+            identity: Arc::default(),
             tls: false,
             read_only: false,
             since: Instant::now(),

@@ -18,7 +18,7 @@ use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
 use super::certificate::Validity;
-use super::tls_file::{self, Kind};
+use super::trust_file::{self, Kind};
 use crate::{Error, ErrorKind, Result};
 
 /// PEM files that make up the server's identity, and whom it trusts.
@@ -181,7 +181,7 @@ fn term(part: Part, path: &Path, validity: Option<Option<Validity>>) -> Option<T
 }
 
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
-    let text = tls_file::read(path, Kind::Public)?;
+    let text = trust_file::read(path, Kind::Public)?;
     let read = CertificateDer::pem_slice_iter(&text).collect::<std::result::Result<Vec<_>, _>>();
     let chain = read.map_err(|e| unusable("no certificate in PEM form", path, e))?;
     if chain.is_empty() {
@@ -191,7 +191,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>> {
 }
 
 fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>> {
-    let text = tls_file::read(path, Kind::Public)?;
+    let text = trust_file::read(path, Kind::Public)?;
     let read = CertificateRevocationListDer::pem_slice_iter(&text).collect::<std::result::Result<Vec<_>, _>>();
     let lists = read.map_err(|e| unusable("no revocation list in PEM form", path, e))?;
     if lists.is_empty() {
@@ -203,7 +203,7 @@ fn revocations(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>
 }
 
 fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>> {
-    let text = tls_file::read(path, Kind::Secret)?;
+    let text = trust_file::read(path, Kind::Secret)?;
     PrivateKeyDer::from_pem_slice(&text).map_err(|e| {
         let has = |label: &[u8]| text.windows(label.len()).any(|window| window == label);
         // PKCS #8 (RFC 5958), and the older form of OpenSSL's own.

@@ -2,9 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+#[allow(dead_code, reason = "a part of it is used here")]
+#[path = "../nbd/raw.rs"]
+mod raw;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod access;
 mod client;
 mod durable;
 mod layers;

@@ -6,6 +6,8 @@ use proptest::prelude::*;
 use sealdisk::base::Content;
 use sealdisk::nbd::wire::transmission::{Chunk, ChunkType, HeaderStyle};
 
+#[path = "../../fuzz/harness/access_rules.rs"]
+mod access_rules;
 #[path = "../../fuzz/harness/nbd_client.rs"]
 mod nbd_client;
 #[path = "../../fuzz/harness/nbd_handshake.rs"]
@@ -23,6 +25,21 @@ fn replay(target: &str, run: fn(&[u8])) {
         count += 1;
     }
     assert!(count > 0);
+}
+
+/// Edited in one place each, so that much of what is tried is still TOML.
+#[test]
+fn access_rules_seeds_and_edits_of_them() {
+    replay("access_rules", access_rules::run);
+    let seed = include_bytes!("../../fuzz/seeds/access_rules/kinds");
+    for at in 0..seed.len() {
+        for byte in b"\"[]=*?@\n\0x1\x80" {
+            let mut edited = seed.to_vec();
+            edited[at] = *byte;
+            access_rules::run(&edited);
+        }
+        access_rules::run(&seed[..at]);
+    }
 }
 
 #[test]

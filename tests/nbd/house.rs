@@ -9,7 +9,7 @@ use sealdisk::base::{BaseImage, BaseRecord, BaseRun, Format};
 use sealdisk::crypto::keyring::DiskKeys;
 use sealdisk::disk::{Access, Disk, Options, Spec};
 use sealdisk::io::real::RealDir;
-use sealdisk::nbd::{Config, Export, ExportInfo, Exports, Server};
+use sealdisk::nbd::{Config, Export, ExportInfo, Exports, Identity, Server};
 use sealdisk::{Error, ErrorKind, Result};
 use tempfile::TempDir;
 use tokio::sync::oneshot;
@@ -107,14 +107,14 @@ impl Shelf {
 }
 
 impl Exports for Shelf {
-    fn list(&self, after: Option<&str>, most: usize) -> Vec<ExportInfo> {
+    fn list(&self, _: &Identity, after: Option<&str>, most: usize) -> Vec<ExportInfo> {
         let exports = self.exports.lock().unwrap();
         let rest = exports.values().filter(|export| after.is_none_or(|after| export.name.as_str() > after));
         let info = |e: &Export| ExportInfo { name: e.name.clone(), description: e.description.clone() };
         rest.take(most).map(info).collect()
     }
 
-    fn open(&self, name: &str) -> Result<Export> {
+    fn open(&self, _: &Identity, name: &str) -> Result<Export> {
         let exports = self.exports.lock().unwrap();
         let found = match name {
             "" if exports.len() == 1 => exports.values().next(),

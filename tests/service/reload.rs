@@ -187,7 +187,7 @@ fn a_hangup_without_certificates_stops_nobody() {
     account.create("disk", MIB);
     let server = account.serve();
     let mut client = Stays::attach(&server.uri("disk"));
-    reload(&server, "no certificates to read again");
+    reload(&server, "no certificates or rules to read again");
     client.reads();
     assert!(server.terminate().success());
 }

@@ -1,4 +1,5 @@
-//! Reads the files of a TLS configuration, in bounded time and memory. A private key that others can read is refused.
+//! Reads the files that decide whom a server lets in (certificates, keys, lists, rules), in bounded time and memory. What
+//! every user can change is refused, and a private key that every user can read.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -16,13 +17,13 @@ const LONGEST: u64 = 32 << 20;
 const LONGEST_KEY: u64 = 64 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     Public,
     Secret,
 }
 
 /// The content of `path`; overwritten when it goes.
-pub(super) fn read(path: &Path, kind: Kind) -> Result<Zeroizing<Vec<u8>>> {
+pub(crate) fn read(path: &Path, kind: Kind) -> Result<Zeroizing<Vec<u8>>> {
     let unread = |e: io::Error| Error::io("cannot be read", e).at_path(path);
     // A FIFO that nobody writes to must not hang a server that reads its files again; a regular file takes no notice.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -32,7 +33,13 @@ pub(super) fn read(path: &Path, kind: Kind) -> Result<Zeroizing<Vec<u8>>> {
     if !metadata.is_file() {
         return Err(Error::new(ErrorKind::InvalidInput, "not a regular file, which could be read again")
             .at_path(path)
-            .hint("certificates and keys are read at the start and again after SIGHUP"));
+            .hint("it is read at the start and again after SIGHUP"));
+    }
+    if metadata.mode() & 0o002 != 0 {
+        let what = format!("every user can change it (mode {:03o}), so it is not used", metadata.mode() & 0o777);
+        return Err(Error::new(ErrorKind::InvalidInput, what)
+            .at_path(path)
+            .hint("chmod o-w it, and look at what it says"));
     }
     if kind == Kind::Secret && metadata.mode() & 0o007 != 0 && !is_mounted_secret(&file, metadata.uid()) {
         let what =
@@ -78,7 +85,7 @@ mod tests {
         {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             assert_eq!(read(&path, Kind::Secret).is_ok(), taken, "{mode:o}");
-            assert!(read(&path, Kind::Public).is_ok() || mode == 0o000);
+            assert_eq!(read(&path, Kind::Public).is_ok(), mode & 0o002 == 0, "{mode:o}");
         }
     }
 
