@@ -169,6 +169,8 @@ impl Shared {
         let (dir, settings, keys) = self.disk_settings(entry)?;
         let base = match (&settings.base, &settings.parent, base) {
             (Some(_), _, Some(open)) => Some(open),
+            // Nothing proves who recorded its path: it is not opened, and the disk is shown without it.
+            (Some(_), _, None) if keys.is_none() => None,
             (Some(record), _, None) => Some(entry.reopen_base(record)?),
             // A disk is younger than what it is a clone of: going down ends, and takes the locks in one order.
             (None, Some(parent), _) => Some(self.open_parent(account, parent)?),

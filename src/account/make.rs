@@ -1,7 +1,8 @@
 //! Making an account directory.
 //!
 //! account.toml is written last: a directory without it is no account, and can be made into one. What a failed attempt
-//! made is taken back.
+//! made is taken back. In a directory that another user owns already, root makes the account of that user, with that user's
+//! rights.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::lock::{self, AccountLock, Hold};
+use super::owner::Owner;
 use super::registry::DISKS;
 use super::settings;
 use crate::io::real::RealDir;
@@ -20,19 +22,19 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Debug)]
 pub struct Place {
     dir: Arc<RealDir>,
+    owner: Owner,
     path: PathBuf,
     _lock: AccountLock,
-    /// To be removed again, the last one first.
-    made: Vec<PathBuf>,
+    made: Made,
 }
 
 impl Place {
     /// Prepares `path`: an empty directory, or one that does not exist yet in one that does.
     pub fn prepare(path: &Path) -> Result<Self> {
         let failed = |what: &'static str| move |e: io::Error| Error::io(what, e).at_path(path);
-        let mut made = Made(Vec::new());
+        let mut made = Made::default();
         match DirBuilder::new().mode(0o700).create(path) {
-            Ok(()) => made.0.push(path.to_owned()),
+            Ok(()) => made.paths.push(path.to_owned()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => {
                 let missing = error.kind() == io::ErrorKind::NotFound;
@@ -41,24 +43,35 @@ impl Place {
             }
         }
         let dir = Arc::new(RealDir::open(path).map_err(failed("cannot open the account directory"))?);
-        check_empty(&*dir)?;
-        if !path.join(lock::FILE).exists() {
-            made.0.push(path.join(lock::FILE));
-        }
-        let Some(lock) = AccountLock::try_take(&dir, Hold::Exclusive)? else { return Err(lock::in_use(&dir)) };
-        check_holes(&*dir)?;
-        match DirBuilder::new().mode(0o700).create(path.join(DISKS)) {
-            Ok(()) => made.0.push(path.join(DISKS)),
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(failed("cannot make the folder of the disks")(error)),
-        }
-        Ok(Self { dir, path: path.to_owned(), _lock: lock, made: std::mem::take(&mut made.0) })
+        let owner = Owner::of(&dir)?;
+        made.owner = Some(owner.clone());
+        let lock = owner.act(|| -> Result<AccountLock> {
+            check_empty(&*dir)?;
+            if !path.join(lock::FILE).exists() {
+                made.paths.push(path.join(lock::FILE));
+            }
+            let Some(lock) = AccountLock::try_take(&dir, Hold::Exclusive)? else { return Err(lock::in_use(&dir)) };
+            check_holes(&*dir)?;
+            match dir.create_dir(DISKS) {
+                Ok(()) => made.paths.push(path.join(DISKS)),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(failed("cannot make the folder of the disks")(error)),
+            }
+            Ok(lock)
+        })?;
+        Ok(Self { dir, owner, path: path.to_owned(), _lock: lock, made })
     }
 
     /// Where account.toml belongs.
     #[must_use]
     pub fn dir(&self) -> &dyn Dir {
         &*self.dir
+    }
+
+    /// Whose the account is to be: what is put there is put with that user's rights.
+    #[must_use]
+    pub fn owner(&self) -> &Owner {
+        &self.owner
     }
 
     /// Keeps what was made, after account.toml is in place: the names of the directory and of all in it are durable.
@@ -70,34 +83,40 @@ impl Place {
             _ => Path::new("."),
         };
         RealDir::open(parent).and_then(|parent| parent.sync()).map_err(failed)?;
-        self.made.clear();
+        self.made.paths.clear();
         Ok(())
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if !self.made.is_empty() {
+        if !self.made.paths.is_empty() {
             // Only there if making it durable failed.
-            let _ = fs::remove_file(self.path.join(settings::FILE));
+            self.made.paths.push(self.path.join(settings::FILE));
         }
-        remove(&mut self.made);
     }
 }
 
-/// [`Place::made`] while the place is being prepared.
-struct Made(Vec<PathBuf>);
+/// Files and empty directories that are removed again when this is dropped, the last one first, with the rights of the owner
+/// that is known by then. What fails is left: there is nothing better to do.
+#[derive(Debug, Default)]
+struct Made {
+    paths: Vec<PathBuf>,
+    owner: Option<Owner>,
+}
 
 impl Drop for Made {
     fn drop(&mut self) {
-        remove(&mut self.0);
-    }
-}
-
-/// Removes files and empty directories, the last one first. What fails is left: there is nothing better to do.
-fn remove(made: &mut Vec<PathBuf>) {
-    for path in made.drain(..).rev() {
-        let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
+        let mut remove = || -> Result<()> {
+            for path in self.paths.drain(..).rev() {
+                let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
+            }
+            Ok(())
+        };
+        let _ = match &self.owner {
+            Some(owner) => owner.act(remove),
+            None => remove(),
+        };
     }
 }
 

@@ -38,6 +38,7 @@ pub mod lock;
 mod maintenance;
 pub mod make;
 pub mod name;
+pub mod owner;
 pub mod reencrypt;
 pub mod registry;
 pub mod report;

@@ -13,6 +13,7 @@ use super::bases;
 use super::control::client::Client;
 use super::failure::Failure;
 use super::lock::{self, AccountLock, Hold};
+use super::owner::Owner;
 use super::registry::{Keys, Registry, Setup};
 use super::request::Request;
 use super::settings::{self, Settings};
@@ -24,16 +25,23 @@ use crate::{Error, ErrorKind, Result};
 const PATIENCE: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(20);
 
-/// Gives the account's keys. Not asked where a server has them already.
-pub type Unlock<'a> = dyn Fn(&Settings) -> Result<Keys> + 'a;
+/// Gives the account's keys. Not asked where a server has them already. Called with the caller's rights; what the account
+/// itself names is the owner's to open.
+pub type Unlock<'a> = dyn Fn(&Settings, &Owner) -> Result<Keys> + 'a;
 
 /// Hears which image files the disks lie over, once everything else of a server's start is read and before its first
 /// thread.
 pub type Ready<'a> = dyn Fn(Vec<PathBuf>) -> Result<()> + 'a;
 
-/// An account to which requests can be put.
+/// An account to which requests can be put. All that it reads and writes in the account it does as its [owner](Owner).
 #[derive(Debug)]
-pub enum Session {
+pub struct Session {
+    owner: Owner,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
     Here(Registry),
     There(Client),
 }
@@ -41,27 +49,38 @@ pub enum Session {
 impl Session {
     /// Reaches the account in `dir`.
     pub fn open(dir: &Path, hold: Hold, unlock: &Unlock<'_>) -> Result<Self> {
-        let account = Arc::new(find(dir)?);
-        match reach(&account, hold)? {
-            Reached::Free(lock) => Ok(Self::Here(open(account, lock, unlock, None)?)),
-            Reached::Served(client) => Ok(Self::There(client)),
-        }
+        let (account, owner) = find(dir)?;
+        let way = match owner.act(|| reach(&account, &owner, hold))? {
+            Reached::Free(lock) => Way::Here(open(account, &owner, lock, unlock, None)?),
+            Reached::Served(client) => Way::There(client),
+        };
+        Ok(Self { owner, way })
     }
 
     /// Reaches the account in `dir` to destroy all its keys: none is needed, and account.toml may be damaged.
     pub fn open_to_erase(dir: &Path) -> Result<Self> {
-        let account = Arc::new(find(dir)?);
-        let lock = match reach(&account, Hold::Exclusive)? {
-            Reached::Free(lock) => lock,
-            Reached::Served(client) => return Ok(Self::There(client)),
-        };
-        Settings::settle(&*account)?;
-        let settings = match Settings::load(&*account) {
-            Err(error) if settings::is_damage(&error) => Settings::unreadable(&*account),
-            loaded => loaded?,
-        };
-        let locked = Error::new(ErrorKind::WrongKey, "the keys of this account are to be erased").into();
-        Ok(Self::Here(Registry::over(account, lock, settings, Keys::Locked(locked), Setup::default())?))
+        let (account, owner) = find(dir)?;
+        let way = owner.act(|| -> Result<Way> {
+            let lock = match reach(&account, &owner, Hold::Exclusive)? {
+                Reached::Free(lock) => lock,
+                Reached::Served(client) => return Ok(Way::There(client)),
+            };
+            Settings::settle(&*account)?;
+            let settings = match Settings::load(&*account) {
+                Err(error) if settings::is_damage(&error) => Settings::unreadable(&*account),
+                loaded => loaded?,
+            };
+            let locked = Error::new(ErrorKind::WrongKey, "the keys of this account are to be erased").into();
+            let registry = Registry::over(account, lock, settings, Keys::Locked(locked), Setup::default())?;
+            Ok(Way::Here(registry))
+        })?;
+        Ok(Self { owner, way })
+    }
+
+    /// Whether a server has the account, which goes on when this process has ended.
+    #[must_use]
+    pub fn is_served(&self) -> bool {
+        matches!(self.way, Way::There(_))
     }
 
     /// The answer to `request`, whose documentation names its type. `files` belong to the request.
@@ -70,33 +89,34 @@ impl Session {
         request: Request,
         files: &[BorrowedFd<'_>],
     ) -> std::result::Result<T, Failure> {
-        let value = match self {
-            Self::Here(registry) => {
+        let value = self.owner.act(|| match &self.way {
+            Way::Here(registry) => {
                 let files: io::Result<Vec<_>> = files.iter().map(BorrowedFd::try_clone_to_owned).collect();
                 let files = files.map_err(|e| Error::io("cannot duplicate a descriptor", e))?;
-                request.perform(registry, files)?
+                request.perform(registry, files)
             }
-            Self::There(client) => client.call(&request, files)?,
-        };
+            Way::There(client) => client.call(&request, files),
+        })?;
         serde_json::from_value(value)
             .map_err(|error| Error::new(ErrorKind::Io, format!("the answer makes no sense: {error}")).into())
     }
 
     /// Closes what was opened here, durably.
     pub fn close(self) -> Result<()> {
-        match self {
-            Self::Here(registry) => registry.close(),
-            Self::There(_) => Ok(()),
+        let Self { owner, way } = self;
+        match way {
+            Way::Here(registry) => owner.act(|| registry.close()),
+            Way::There(_) => Ok(()),
         }
     }
 }
 
-/// Opens the account in `dir` for a server, which holds it until it ends. [`ErrorKind::InUse`] at once if there is a
-/// server already.
+/// Opens the account in `dir` for a server, which holds it until it ends, as its owner from now on. [`ErrorKind::InUse`]
+/// at once if there is a server already.
 pub fn open_to_serve(dir: &Path, unlock: &Unlock<'_>, ready: &Ready<'_>) -> Result<Registry> {
-    let account = Arc::new(find(dir)?);
-    match reach(&account, Hold::Exclusive)? {
-        Reached::Free(lock) => open(account, lock, unlock, Some(ready)),
+    let (account, owner) = find(dir)?;
+    match owner.act(|| reach(&account, &owner, Hold::Exclusive))? {
+        Reached::Free(lock) => open(account, &owner, lock, unlock, Some(ready)),
         Reached::Served(_) => {
             let by = lock::holder(&account).map_or_else(String::new, |holder| format!(" by {holder}"));
             Err(Error::new(ErrorKind::InUse, format!("the account is already being served{by}"))
@@ -106,18 +126,36 @@ pub fn open_to_serve(dir: &Path, unlock: &Unlock<'_>, ready: &Ready<'_>) -> Resu
     }
 }
 
-fn open(account: Arc<RealDir>, lock: AccountLock, unlock: &Unlock<'_>, ready: Option<&Ready<'_>>) -> Result<Registry> {
-    if lock.hold() == Hold::Exclusive {
-        // What a killed process left may look durable and not be.
-        Settings::settle(&*account)?;
-    }
-    let settings = Settings::load(&*account)?;
-    let keys = unlock(&settings)?;
+/// What account.toml of the account in `dir` says, without a lock and without a key.
+pub fn settings(dir: &Path) -> Result<(Settings, Owner)> {
+    let (account, owner) = find(dir)?;
+    let settings = owner.act(|| Settings::load(&*account))?;
+    Ok((settings, owner))
+}
+
+fn open(
+    account: Arc<RealDir>,
+    owner: &Owner,
+    lock: AccountLock,
+    unlock: &Unlock<'_>,
+    ready: Option<&Ready<'_>>,
+) -> Result<Registry> {
+    let settings = owner.act(|| {
+        if lock.hold() == Hold::Exclusive {
+            // What a killed process left may look durable and not be.
+            Settings::settle(&*account)?;
+        }
+        Settings::load(&*account)
+    })?;
+    let keys = unlock(&settings, owner)?;
     if let Some(ready) = ready {
+        // All that the caller named is open now.
+        owner.become_for_good()?;
         crate::disk::remember_boot();
         ready(bases::recorded(&*account, &keys)?)?;
+        return Registry::over(account, lock, settings, keys, Setup::default());
     }
-    Registry::over(account, lock, settings, keys, Setup::default())
+    owner.act(|| Registry::over(account, lock, settings, keys, Setup::default()))
 }
 
 enum Reached {
@@ -126,7 +164,7 @@ enum Reached {
 }
 
 /// The account in `dir`, through which all of it is reached: its path is not looked up again.
-fn find(dir: &Path) -> Result<RealDir> {
+fn find(dir: &Path) -> Result<(Arc<RealDir>, Owner)> {
     let failed = |error: io::Error| match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
             Error::new(ErrorKind::NotFound, "there is no account here")
@@ -137,13 +175,15 @@ fn find(dir: &Path) -> Result<RealDir> {
     };
     let account = RealDir::open(dir).map_err(failed)?;
     match rustix::fs::statat(&account, settings::FILE, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(_) => Ok(account),
-        Err(error) => Err(failed(error.into())),
+        Ok(_) => {}
+        Err(error) => return Err(failed(error.into())),
     }
+    let owner = Owner::of(&account)?;
+    Ok((Arc::new(account), owner))
 }
 
 /// The lock decides whether the account is free; the socket is only tried when it is not.
-fn reach(dir: &RealDir, hold: Hold) -> Result<Reached> {
+fn reach(dir: &RealDir, owner: &Owner, hold: Hold) -> Result<Reached> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(lock) = AccountLock::try_take(dir, hold)? {
@@ -155,7 +195,7 @@ fn reach(dir: &RealDir, hold: Hold) -> Result<Reached> {
             None => Some(dir.path().join(lock::CONTROL)),
         };
         if let Some(control) = control {
-            match Client::connect(&control) {
+            match Client::connect(&control, owner.uid()) {
                 Ok(client) => return Ok(Reached::Served(client)),
                 // Left by a server that is gone, or not yet there: whoever has the lock now will let go or listen.
                 Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {}

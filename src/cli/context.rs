@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
 use super::size;
 use super::unlock;
@@ -14,7 +15,7 @@ use crate::account::failure::Failure;
 use crate::account::health::FaultReport;
 use crate::account::request::Request;
 use crate::account::session::Session;
-use crate::crypto::kek::KekOptions;
+use crate::crypto::kek::{self, KekOptions, SourceRecord};
 use crate::spool;
 use crate::{Error, text};
 
@@ -87,7 +88,8 @@ impl Context {
         body: impl FnOnce(&Session) -> Result<T, Failure>,
     ) -> Result<T, Failure> {
         let need = like.key_need();
-        let session = Session::open(&self.account, like.hold(), &|settings| unlock::unlock(key, need, settings))?;
+        let session =
+            Session::open(&self.account, like.hold(), &|settings, owner| unlock::unlock(key, need, settings, owner))?;
         let answer = body(&session);
         let closed = session.close();
         let answer = answer?;
@@ -98,6 +100,9 @@ impl Context {
     /// Says that what was shown could not be authenticated, and why.
     pub fn note_locked(&self, why: &Failure) {
         self.note(format_args!("note: the account is locked, so nothing of this is authenticated: {}", why.message));
+        if let Some(hint) = &why.hint {
+            self.note(format_args!("hint: {hint}"));
+        }
     }
 
     /// Says on standard error that a data key of a disk is due to be replaced.
@@ -116,6 +121,13 @@ impl Context {
             if let Some(hint) = hint {
                 self.note(format_args!("hint: {hint}"));
             }
+        }
+    }
+
+    /// Notes in the user's configuration that the key command of `source`, which the user has just named, may run.
+    pub fn approve(&self, account: Uuid, source: &SourceRecord) {
+        if let Err(error) = kek::approve(account, source) {
+            self.note(format_args!("warning: {error}: each verb has to name the key command (--key-command)"));
         }
     }
 

@@ -77,8 +77,10 @@ pub(super) fn make(context: &Context, key: &KekOptions, encryption: Switch) -> R
     let place = Place::prepare(&context.account)?;
     let uuid = Uuid::new_v4();
     let new = NewKey::get(key, uuid, &context.account)?;
-    let (settings, _keys) = Settings::create(place.dir(), uuid, &new.kek, new.record.clone(), encryption.is_on())?;
+    let (settings, _keys) =
+        place.owner().act(|| Settings::create(place.dir(), uuid, &new.kek, new.record.clone(), encryption.is_on()))?;
     place.keep()?;
+    context.approve(uuid, &new.record);
     if new.record.lies_in(&context.account) {
         context.note("warning: the key lies beside the data: whoever copies the account has both");
     }

@@ -22,7 +22,7 @@ use super::uri;
 use crate::account::name::BlobName;
 use crate::account::report::{Listed, Switch};
 use crate::account::request::Request;
-use crate::account::settings;
+use crate::account::{session, settings};
 use crate::base;
 use crate::crypto::kek::KekOptions;
 use crate::vhd::OptionNames;
@@ -74,7 +74,7 @@ impl Quickstart {
         }
         let image = match &self.image {
             Some(image) => image.clone(),
-            None => example(&context.account)?,
+            None => session::settings(&context.account)?.1.act(|| example(&context.account))?,
         };
         let name = name_for(&image);
         let disks: Vec<Listed> = context.ask(&self.key, Request::List, &[])?;

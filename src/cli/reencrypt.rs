@@ -87,7 +87,7 @@ fn line(name: &DiskRef, text: String, document: &serde_json::Value) -> serde_jso
 }
 
 fn detach(session: &Session, names: Vec<DiskRef>, sweep: Sweep) -> Result<Vec<serde_json::Value>, Failure> {
-    if matches!(session, Session::Here(_)) {
+    if !session.is_served() {
         return Err(Error::new(ErrorKind::InvalidInput, "no server has the account, so nobody would go on with it")
             .hint("without --detach it is done here")
             .into());

@@ -172,7 +172,7 @@ pub(super) fn open(context: &Context, key: &KekOptions, plan: &Plan) -> Result<O
     let confined = Cell::default();
     let registry = session::open_to_serve(
         &context.account,
-        &|settings| unlock::unlock(key, KeyNeed::Required, settings),
+        &|settings, owner| unlock::unlock(key, KeyNeed::Required, settings, owner),
         &|images| {
             confined.set(plan.confine(&context.account, images)?);
             log::write()

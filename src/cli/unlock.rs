@@ -7,6 +7,7 @@ use serde::de::DeserializeOwned;
 
 use crate::account::failure::Failure;
 use crate::account::key_request::{KeyRequest, Proven, ProvenRequest};
+use crate::account::owner::Owner;
 use crate::account::registry::Keys;
 use crate::account::request::KeyNeed;
 use crate::account::session::Session;
@@ -19,7 +20,7 @@ const TRIES: u32 = 3;
 
 /// Unlocks the account, or says why not where the verb can do without. Such a verb does not ask for a passphrase of
 /// its own accord.
-pub(super) fn unlock(options: &KekOptions, need: KeyNeed, settings: &Settings) -> Result<Keys> {
+pub(super) fn unlock(options: &KekOptions, need: KeyNeed, settings: &Settings, owner: &Owner) -> Result<Keys> {
     if need == KeyNeed::Optional
         && matches!(settings.kek_source(), SourceRecord::Passphrase(_))
         && options.new_source()?.is_none()
@@ -29,7 +30,7 @@ pub(super) fn unlock(options: &KekOptions, need: KeyNeed, settings: &Settings) -
     }
     // Nobody is asked for a key that would be of no use.
     let useful = settings.check_not_erased().and_then(|()| settings.check_not_revoked());
-    let keys = useful.and_then(|()| settings.unlock(&kek(options, settings)?));
+    let keys = useful.and_then(|()| settings.unlock(&kek(options, settings, owner)?));
     match keys {
         Ok(keys) => Ok(Keys::Unlocked(keys)),
         // Damage is never passed over, only a key that is not at hand.
@@ -38,12 +39,23 @@ pub(super) fn unlock(options: &KekOptions, need: KeyNeed, settings: &Settings) -
     }
 }
 
-/// The key-encryption key of the account. A passphrase that is typed may be mistyped, twice.
-pub(super) fn kek(options: &KekOptions, settings: &Settings) -> Result<Kek> {
-    let source = options.source(settings.kek_source())?;
+/// The key-encryption key of the account: from where the options say, with the caller's rights; else from where the account
+/// says, and what that names is opened with the rights of its owner. A passphrase that is typed may be mistyped, twice.
+pub(super) fn kek(options: &KekOptions, settings: &Settings, owner: &Owner) -> Result<Kek> {
+    let record = settings.kek_source();
+    let given = options.given(record)?;
+    let is_owners = given.is_none() && matches!(record, SourceRecord::File { .. });
+    let source = given.map_or_else(|| options.recorded(settings.account(), record), Ok)?;
+    let ask = || match is_owners {
+        true => owner.act(|| source.obtain()).map_err(|error| match error.is_denied() {
+            true => error.hint("what account.toml names is opened as the owner of the account; name it yourself"),
+            false => error,
+        }),
+        false => source.obtain(),
+    };
     let mut left = if source.is_typed() { TRIES } else { 1 };
     loop {
-        let kek = source.obtain()?;
+        let kek = ask()?;
         left -= 1;
         match settings.check_kek(&kek) {
             Ok(()) => return Ok(kek),

@@ -12,6 +12,7 @@ use crate::account::disk_ref::DiskRef;
 use crate::account::failure::Failure;
 use crate::account::life_request::LifeRequest;
 use crate::account::request::Request;
+use crate::account::session;
 use crate::base::{BaseRecord, verify};
 use crate::crypto::kek::KekOptions;
 use crate::{Error, ErrorKind, text};
@@ -112,7 +113,9 @@ impl Verify {
             let what = "no digest of the base is recorded yet, and none is for a disk that is named by its UUID";
             return Err(Error::new(ErrorKind::InvalidInput, what).hint("name the disk, or leave --base out").into());
         }
-        let found = rebase::with_bar(|progress| verify::verify(record, progress))?;
+        // The paths are the account's word.
+        let (_, owner) = session::settings(&context.account)?;
+        let found = owner.act(|| rebase::with_bar(|progress| verify::verify(record, progress)))?;
         if let (true, DiskRef::Name(name)) = (first, &self.name) {
             rebase::record(context, &self.key, name.clone(), found.clone())?;
         }

@@ -38,7 +38,14 @@ fn piece(buf: &mut [u8], first: u64, part: Range<u64>) -> &mut [u8] {
 
 impl Core {
     pub(crate) fn base(&self) -> Result<Arc<dyn BaseImage>> {
-        self.base.read().clone().ok_or_else(|| Error::new(ErrorKind::NotFound, "the base image is not open"))
+        let base = self.base.read().clone();
+        base.ok_or_else(|| match self.keys.read().is_some() {
+            true => Error::new(ErrorKind::NotFound, "the base image is not open"),
+            false => Error::new(
+                ErrorKind::WrongKey,
+                "the base image is not open: without a key nothing proves which one it is",
+            ),
+        })
     }
 
     fn segments_of(&self, view: Option<View>, pages: Range<u64>) -> Result<Segments> {

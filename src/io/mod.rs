@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+pub mod peer;
 pub mod real;
 #[cfg(feature = "sim")]
 pub mod sim;

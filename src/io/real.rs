@@ -45,6 +45,13 @@ impl Dir for RealDir {
             Open::ReadWrite => OFlags::RDWR,
             Open::New => OFlags::RDWR | OFlags::CREATE | OFlags::EXCL,
         };
+        // Opening a device may already do something: only what is a file is opened at all.
+        if !matches!(how, Open::New) {
+            let stat = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
+            if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+            }
+        }
         // NONBLOCK: opening a FIFO put in our place must not hang; it has no effect on regular files.
         let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC | OFlags::NONBLOCK;
         let fd = rustix::fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR)?;

@@ -40,6 +40,7 @@ use super::stats::Stats;
 use super::tls::Tls;
 use super::turned_away::{End, Reason};
 use super::{Config, Exports, Identity};
+use crate::io::peer::Peer;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of stack of a connection's thread.
@@ -172,9 +173,9 @@ async fn accept_unix(hub: Arc<Hub>, listener: UnixListener) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
-                let peer = stream.peer_cred().ok();
-                let identity = Identity { uid: peer.map(|peer| peer.uid()), ..Identity::default() };
-                let peer = peer.map(|peer| format!("unix:uid={},pid={}", peer.uid(), peer.pid().unwrap_or(0)));
+                let peer = Peer::of(&stream).ok();
+                let identity = Identity { uid: peer.map(|peer| peer.uid), ..Identity::default() };
+                let peer = peer.map(|peer| format!("unix:{peer}"));
                 let security = hub.shared.config.unix_security();
                 hub.greet(stream, security, identity, peer.unwrap_or_else(|| "unix".into()));
             }

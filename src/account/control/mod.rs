@@ -2,7 +2,8 @@
 //!
 //! Requests and answers are those of [`super::request`], one JSON document each in a [`frame`]. The client opens what
 //! the user named, with the user's rights, and passes descriptors; the server opens no path that comes in a message.
-//! Both sides must be the same user's.
+//! Each side asks the kernel who the other one is before it sends anything: clients of the server's own user and root
+//! may ask, and who answers must be the account's owner or root.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;

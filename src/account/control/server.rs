@@ -15,6 +15,7 @@ use super::{REQUEST_BYTES, Reply, frame};
 use crate::account::failure::Failure;
 use crate::account::registry::Registry;
 use crate::account::request::Request;
+use crate::io::peer::Peer;
 use crate::nbd::SocketAccess;
 use crate::nbd::listen::{self, SocketFile};
 use crate::{Error, ErrorKind, Result};
@@ -201,9 +202,8 @@ fn answer(stream: &UnixStream, done: &std::result::Result<Value, Failure>) -> Re
 /// Only the user who runs the server, and root, may ask. The mode of the socket says so too; this holds where somebody
 /// has changed that.
 fn check_peer(stream: &UnixStream) -> Result<()> {
-    let peer = rustix::net::sockopt::socket_peercred(stream)
-        .map_err(|e| Error::io("the control connection failed", e.into()))?;
-    if peer.uid == rustix::process::geteuid() || peer.uid.is_root() {
+    let peer = Peer::of(stream).map_err(|e| Error::io("the control connection failed", e))?;
+    if peer.uid == rustix::process::geteuid().as_raw() || peer.uid == 0 {
         return Ok(());
     }
     Err(Error::new(ErrorKind::InvalidInput, "only the user who runs the server may use its control socket"))

@@ -10,12 +10,11 @@ use crate::account::disk_ref::DiskRef;
 use crate::account::failure::Failure;
 use crate::account::key_life::KeysErased;
 use crate::account::key_request::KeyRequest;
-use crate::account::session::Session;
-use crate::account::settings::{self, Settings};
+use crate::account::session::{self, Session};
+use crate::account::settings;
 use crate::cli::context::{Context, Outcome};
 use crate::cli::size;
 use crate::crypto::kek::KekOptions;
-use crate::io::real::RealDir;
 use crate::{Error, ErrorKind, Result, text};
 
 /// Destroy keys, so that what they encrypt cannot be read again, by anybody, with whatever key
@@ -133,11 +132,14 @@ fn done(context: &Context, target: &str) -> Outcome {
 /// What has to be typed to destroy all keys: the account's id; where that cannot be read, its directory.
 fn account_name(context: &Context) -> Result<String> {
     let path = &context.account;
-    let open = |error| Error::io("cannot open the account", error).at_path(path);
-    match Settings::load(&RealDir::open(path).map_err(open)?) {
-        Ok(settings) => Ok(settings.account().to_string()),
+    match session::settings(path) {
+        Ok((settings, _)) => Ok(settings.account().to_string()),
         Err(error) if settings::is_damage(&error) => {
-            let full = path.canonicalize().map_err(open)?.display().to_string();
+            let full = path
+                .canonicalize()
+                .map_err(|error| Error::io("cannot open the account", error).at_path(path))?
+                .display()
+                .to_string();
             context.note(format_args!("WARNING: {error}"));
             context.note(
                 "WARNING: so nothing says which account this is. Every key below this directory will be destroyed, and \

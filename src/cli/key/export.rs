@@ -12,12 +12,10 @@ use crate::account::key_request::ProvenRequest;
 use crate::account::lock::Hold;
 use crate::account::name::BlobName;
 use crate::account::registry::Keys;
-use crate::account::session::Session;
-use crate::account::settings::Settings;
+use crate::account::session::{self, Session};
 use crate::cli::context::{Context, Outcome};
 use crate::cli::unlock;
 use crate::crypto::kek::KekOptions;
-use crate::io::real::RealDir;
 use crate::{Error, ErrorKind, text};
 
 /// Write the data key of one layer to a file, for an auditor
@@ -47,12 +45,11 @@ pub(in crate::cli) struct Export {
 impl Export {
     pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
         let path = &context.account;
-        let dir = RealDir::open(path).map_err(|error| Error::io("cannot open the account", error).at_path(path))?;
-        let settings = Settings::load(&dir)?;
+        let (settings, owner) = session::settings(path)?;
         settings.check_not_erased()?;
         settings.check_not_revoked()?;
         // Also where a server has the account open.
-        let kek = unlock::kek(&self.key, &settings)?;
+        let kek = unlock::kek(&self.key, &settings, &owner)?;
         let out = &self.out;
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(out).map_err(|error| {
             let error = Error::io("cannot be made", error).at_path(out);
@@ -63,7 +60,8 @@ impl Export {
             }
         })?;
         let reveal = || -> Result<(), Failure> {
-            let session = Session::open(path, Hold::Exclusive, &|settings| Ok(Keys::Unlocked(settings.unlock(&kek)?)))?;
+            let session =
+                Session::open(path, Hold::Exclusive, &|settings, _| Ok(Keys::Unlocked(settings.unlock(&kek)?)))?;
             let request = ProvenRequest::Export { name: self.name.clone(), layer: self.layer };
             let revealed: Result<(), Failure> = unlock::ask_proven(&session, &settings, &kek, request, &[file.as_fd()]);
             let closed = session.close();

@@ -9,12 +9,10 @@ use crate::account::key_life::{KeysRestored, KeysRevoked, Left};
 use crate::account::key_request::KeyRequest;
 use crate::account::lock::Hold;
 use crate::account::registry::Keys;
-use crate::account::session::Session;
-use crate::account::settings::Settings;
+use crate::account::session::{self, Session};
 use crate::cli::context::{Context, Outcome};
 use crate::cli::unlock;
 use crate::crypto::kek::KekOptions;
-use crate::io::real::RealDir;
 use crate::{Error, ErrorKind};
 
 /// Take the keys back: nothing is served any more, and no restart changes that
@@ -69,16 +67,15 @@ pub(in crate::cli) struct Restore {
 impl Restore {
     pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
         let path = &context.account;
-        let dir = RealDir::open(path).map_err(|error| Error::io("cannot open the account", error).at_path(path))?;
-        let settings = Settings::load(&dir)?;
+        let (settings, owner) = session::settings(path)?;
         settings.check_not_erased()?;
-        let kek = unlock::kek(&self.key, &settings)?;
+        let kek = unlock::kek(&self.key, &settings, &owner)?;
         // The account is opened without its keys: the request brings what restores them.
-        let session = Session::open(path, Hold::Exclusive, &|_| {
+        let session = Session::open(path, Hold::Exclusive, &|_, _| {
             Ok(Keys::Locked(Error::new(ErrorKind::Revoked, "the keys of this account are revoked").into()))
         })?;
         // As it is now that nobody else changes it.
-        let handed_over = Settings::load(&dir)?.derive(&kek, None)?.hand_over()?;
+        let handed_over = session::settings(path)?.0.derive(&kek, None)?.hand_over()?;
         drop(kek);
         let restored: Result<KeysRestored, _> = session.call(KeyRequest::Restore.into(), &[handed_over.as_fd()]);
         let closed = session.close();

@@ -10,15 +10,15 @@ use crate::account::failure::Failure;
 use crate::account::key_life::{Depth, KekRotated, Older, ReencryptionEnded};
 use crate::account::key_request::{KeyRequest, ProvenRequest};
 use crate::account::lock::Hold;
+use crate::account::owner::Owner;
 use crate::account::reencrypt::Sweep;
 use crate::account::registry::Keys;
-use crate::account::session::Session;
+use crate::account::session::{self, Session};
 use crate::account::settings::Settings;
 use crate::cli::context::{Context, Outcome};
 use crate::cli::key_place::KeyPlace;
 use crate::cli::{reencrypt, size, unlock};
 use crate::crypto::kek::{self, Kek, KekOptions, KekSource, OldKekOptions, SourceRecord};
-use crate::io::real::RealDir;
 use crate::{Error, ErrorKind, Result};
 
 /// Put the account under another key-encryption key, of the same kind or another
@@ -54,7 +54,7 @@ pub(in crate::cli) struct RotateKek {
 impl RotateKek {
     pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
         // No new key is made for an account that takes none.
-        let settings = Settings::load(&account(context)?)?;
+        let (settings, owner) = session::settings(&context.account)?;
         settings.check_not_erased()?;
         settings.check_not_revoked()?;
         if self.compromised && !settings.encryption() {
@@ -64,19 +64,20 @@ impl RotateKek {
         }
         let goes_on = self.compromised && settings.reencryption_pending();
         // Also where a server has the account open: who reaches it may not lock its owner out.
-        let old = unlock::kek(&KekOptions::from(self.old), &settings)?;
+        let old = unlock::kek(&KekOptions::from(self.old), &settings, &owner)?;
         let (new, source) = match goes_on && !self.new.is_given() {
             true => (old.clone(), settings.kek_source().clone()),
-            false => new_kek(context, &self.new)?,
+            false => new_kek(context, &self.new, &settings)?,
         };
-        let unlock = |settings: &Settings| Ok(Keys::Unlocked(settings.unlock(&old)?));
+        let unlock = |settings: &Settings, _: &Owner| Ok(Keys::Unlocked(settings.unlock(&old)?));
         let session = Session::open(&context.account, Hold::Exclusive, &unlock)?;
         let depth = match (self.compromised, self.account_key) {
             (true, _) => Depth::Compromised { id: Uuid::new_v4() },
             (false, true) => Depth::AccountKey { id: Uuid::new_v4() },
             (false, false) => Depth::Kek,
         };
-        let done = Rotation { context, session: &session, old, new, source, depth }.run();
+        let named = self.new.is_given();
+        let done = Rotation { context, session: &session, old, new, source, named, depth }.run();
         let closed = session.close();
         let (document, text) = done?;
         closed?;
@@ -91,15 +92,17 @@ struct Rotation<'a> {
     old: Kek,
     new: Kek,
     source: SourceRecord,
+    /// The user has named the source just now.
+    named: bool,
     depth: Depth,
 }
 
 impl Rotation<'_> {
     /// What is to be said of it, for programs and for people.
     fn run(self) -> std::result::Result<(serde_json::Value, String), Failure> {
-        let Self { context, session, old, new, source, depth } = self;
+        let Self { context, session, old, new, source, named, depth } = self;
         // As it is now: another rotation may have come first.
-        let settings = Settings::load(&account(context)?)?;
+        let (settings, _) = session::settings(&context.account)?;
         let before = settings.kek_source().clone();
         let id = match depth {
             Depth::Kek => None,
@@ -107,9 +110,12 @@ impl Rotation<'_> {
         };
         let handed_over = settings.derive(&new, id)?.hand_over()?;
         drop(new);
-        let request = ProvenRequest::RotateKek { source, depth };
+        let request = ProvenRequest::RotateKek { source: source.clone(), depth };
         let rotated: KekRotated = unlock::ask_proven(session, &settings, &old, request, &[handed_over.as_fd()])?;
         drop(old);
+        if named {
+            context.approve(settings.account(), &source);
+        }
         let mut text = Text(&rotated, &before).to_string();
         let mut document = serde_json::to_value(&rotated).map_err(|error| Error::io("JSON failed", error.into()))?;
         if matches!(depth, Depth::Compromised { .. }) {
@@ -131,7 +137,7 @@ impl Rotation<'_> {
                 text += "\ndelete those to be rid of it";
             }
         }
-        let place = KeyPlace::of(Settings::load(&account(context)?)?.kek_source(), &context.account);
+        let place = KeyPlace::of(session::settings(&context.account)?.0.kek_source(), &context.account);
         document["key_place"] = serde_json::json!(place);
         let _ = write!(text, "\n\n{place}");
         Ok((document, text))
@@ -158,21 +164,15 @@ fn reencrypt_all(context: &Context, session: &Session) -> std::result::Result<Re
     }
 }
 
-fn account(context: &Context) -> Result<RealDir> {
-    let path = &context.account;
-    RealDir::open(path).map_err(|error| Error::io("cannot open the account", error).at_path(path))
-}
-
 /// The key that the options name, or one made for it. A file made here is never removed again: when something fails,
 /// it may be the one that opens the account.
-fn new_kek(context: &Context, options: &KekOptions) -> Result<(Kek, SourceRecord)> {
+fn new_kek(context: &Context, options: &KekOptions, settings: &Settings) -> Result<(Kek, SourceRecord)> {
     if let Some(source) = options.new_source()? {
         if source.record().lies_in(&context.account) {
             context.note("warning: the key lies beside the data: whoever copies the account has both");
         }
         return Ok((kek::obtain_new(&*source)?, source.record()));
     }
-    let settings = Settings::load(&account(context)?)?;
     let file = kek::make_next(settings.account(), settings.kek_version() + 1, &context.account)?;
     context.note(format_args!("note: a new key was made in {}", file.path().display()));
     Ok((kek::obtain_new(&file)?, file.record()))

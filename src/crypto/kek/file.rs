@@ -13,7 +13,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags, StatVfsMountFlags};
+use rustix::fs::{FileType, Mode, OFlags, StatVfsMountFlags};
 
 use super::{Kek, KekSource, SourceRecord, decode, pipe};
 use crate::crypto::secret::SecretBytes;
@@ -65,6 +65,12 @@ impl KekSource for KeyFile {
 
 /// Reads the regular file `path`, called `what` in errors, if `allowed`, asked on the open file, has nothing against it.
 pub(super) fn read(path: &Path, what: &str, allowed: fn(&File) -> Result<()>) -> Result<SecretBytes> {
+    // Opening a device may already do something, and account.toml may name one: only what is a file is opened at all.
+    if let Ok(stat) = rustix::fs::stat(path)
+        && FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile
+    {
+        return Err(not_regular(what));
+    }
     // NONBLOCK: opening a FIFO must not hang; it has no effect on regular files.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = rustix::fs::open(path, flags, Mode::empty())
@@ -72,11 +78,15 @@ pub(super) fn read(path: &Path, what: &str, allowed: fn(&File) -> Result<()>) ->
     let file = File::from(file);
     let metadata = file.metadata().map_err(|error| Error::io(format!("the {what} cannot be examined"), error))?;
     if !metadata.is_file() {
-        return Err(Error::new(ErrorKind::InvalidInput, format!("the {what} is no regular file"))
-            .hint("a pipe is read with --key-fd, the output of a command with --key-command"));
+        return Err(not_regular(what));
     }
     allowed(&file)?;
     pipe::read_to_end(&file, decode::LIMIT, Instant::now() + DEADLINE)
+}
+
+fn not_regular(what: &str) -> Error {
+    Error::new(ErrorKind::InvalidInput, format!("the {what} is no regular file"))
+        .hint("a pipe is read with --key-fd, the output of a command with --key-command")
 }
 
 fn is_kept(file: &File) -> Result<()> {

@@ -33,7 +33,8 @@ fn next(directory: &Path, account: Uuid, version: u32, data: &Path) -> Result<Ke
     }
 }
 
-fn default_directory() -> Result<PathBuf> {
+/// Where the user keeps what concerns this program: `${XDG_CONFIG_HOME:-~/.config}/sealdisk`.
+pub(super) fn default_directory() -> Result<PathBuf> {
     directory(std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from), std::env::home_dir())
 }
 

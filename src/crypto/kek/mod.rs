@@ -8,6 +8,7 @@
 //! | `credential.rs` | a systemd credential |
 //! | `command.rs` | the standard output of a command: any KMS client |
 //! | `passphrase.rs` | a passphrase, stretched by argon2id; typed at `terminal.rs` |
+//! | `approved.rs` | which of the commands that accounts record may run |
 //!
 //! A new key is taken only from a source that gives it again (`new.rs`). Asking a source and using the key are apart
 //! ([`KekSource::obtain`] gives the key and nothing else): a client asks with its user's rights, and hands the process that
@@ -18,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+mod approved;
 mod command;
 mod credential;
 mod decode;
@@ -30,7 +32,9 @@ mod options;
 mod passphrase;
 mod pipe;
 mod terminal;
+mod words;
 
+pub use approved::approve;
 pub use command::KeyCommand;
 pub use credential::KeyCredential;
 pub use derived::{DerivedKeys, Nonce, ProofKey};
@@ -42,8 +46,9 @@ pub use options::{IntoKekOptions, KekOptions, OldKekOptions};
 pub use passphrase::{Passphrase, Prompt, Stretch};
 
 use crate::crypto::secret::SecretKey;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, text};
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 /// Tells a KEK that does not fit from a wrapped key that is damaged; may be stored in the open.
 pub type KeyCheck = [u8; 16];
@@ -125,10 +130,32 @@ impl SourceRecord {
         real(path).starts_with(real(data))
     }
 
-    /// The source that was recorded. [`ErrorKind::WrongKey`](crate::ErrorKind::WrongKey) for a descriptor: only an
-    /// option can name it.
-    pub fn source(&self) -> Result<Box<dyn KekSource>> {
+    /// The source that `account` recorded, if it may be asked: nothing proves yet who wrote the record. `option`: that of a
+    /// verb which names a command itself.
+    ///
+    /// # Errors
+    /// [`ErrorKind::WrongKey`] for a command that the user has not [approved](approve), and as [`SourceRecord::source`].
+    pub fn approved_source(&self, account: Uuid, option: &str) -> Result<Box<dyn KekSource>> {
+        let Self::Command { argv, .. } = self else { return self.source() };
+        if let Some(command) = approved::find(account, argv)? {
+            return Ok(Box::new(command));
+        }
+        let what = format!("{self} stands in account.toml, but you have not approved it: it was not run");
+        Err(Error::new(ErrorKind::WrongKey, what).hint(format!(
+            "if you know it, name it yourself: {option} {}; or approve it in {}",
+            words::quote(&words::join(argv)),
+            text::path(&approved::path(account)),
+        )))
+    }
+
+    /// The source that is recorded, whoever recorded it. [`ErrorKind::WrongKey`] for a descriptor: only an option can name
+    /// it.
+    pub(super) fn source(&self) -> Result<Box<dyn KekSource>> {
         Ok(match self {
+            Self::File { path } if path.is_relative() => {
+                let what = "account.toml names a key file by a relative path, which this program never does";
+                return Err(Error::new(ErrorKind::Corrupt, what).hint("name it yourself: --key-file PATH"));
+            }
             Self::File { path } => Box::new(KeyFile::new(path)?),
             Self::Fd => {
                 return Err(Error::new(ErrorKind::WrongKey, "this account takes its key from a descriptor")
@@ -146,10 +173,10 @@ impl SourceRecord {
 impl fmt::Display for SourceRecord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::File { path } => write!(f, "the key file {}", path.display()),
+            Self::File { path } => write!(f, "the key file {}", text::path(path)),
             Self::Fd => f.write_str("a key from a descriptor"),
-            Self::Credential { name } => write!(f, "the systemd credential {name}"),
-            Self::Command { argv, .. } => write!(f, "the key command `{}`", argv.join(" ")),
+            Self::Credential { name } => write!(f, "the systemd credential {}", text::line(name)),
+            Self::Command { argv, .. } => write!(f, "the key command `{}`", words::join(argv)),
             Self::Passphrase(_) => f.write_str("a passphrase"),
         }
     }

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
+use uuid::Uuid;
 
-use super::{Kek, KekSource, KeyCommand, KeyCredential, KeyFd, KeyFile, Passphrase, Prompt, SourceRecord, Stretch};
+use super::{KekSource, KeyCommand, KeyCredential, KeyFd, KeyFile, Passphrase, Prompt, SourceRecord, Stretch};
 use crate::{Error, ErrorKind, Result};
 
 /// Where the key-encryption key comes from: one of them at most.
@@ -15,8 +16,38 @@ pub struct KekOptions {
     #[command(flatten)]
     source: Sources,
     /// Seconds that the key command may take
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = COMMAND_TIMEOUT,
+        value_parser = clap::value_parser!(u64).range(1..=3600)
+    )]
     key_command_timeout: u64,
+    /// How the verb calls these options
+    #[arg(skip)]
+    called: Called,
+}
+
+/// Seconds that a key command may take if nothing else is said.
+const COMMAND_TIMEOUT: u64 = 30;
+
+/// What the options of a key are called: a verb may take those of two keys.
+#[derive(Debug, Clone, Copy, Default)]
+enum Called {
+    #[default]
+    Key,
+    OldKey,
+    IntoKey,
+}
+
+impl Called {
+    fn command(self) -> &'static str {
+        match self {
+            Self::Key => "--key-command",
+            Self::OldKey => "--old-key-command",
+            Self::IntoKey => "--into-key-command",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default, Args)]
@@ -56,6 +87,9 @@ pub struct OldKekOptions {
     /// An open descriptor that gives the key
     #[arg(long, value_name = "N")]
     old_key_fd: Option<u32>,
+    /// A command that prints the key
+    #[arg(long, value_name = "COMMAND")]
+    old_key_command: Option<String>,
     /// An open descriptor that gives the passphrase
     #[arg(long, value_name = "N")]
     old_passphrase_fd: Option<u32>,
@@ -63,8 +97,14 @@ pub struct OldKekOptions {
 
 impl From<OldKekOptions> for KekOptions {
     fn from(old: OldKekOptions) -> Self {
-        let OldKekOptions { old_key_file: key_file, old_key_fd: key_fd, old_passphrase_fd: passphrase_fd } = old;
-        Self { source: Sources { key_file, key_fd, passphrase_fd, ..Sources::default() }, ..Self::default() }
+        let source = Sources {
+            key_file: old.old_key_file,
+            key_fd: old.old_key_fd,
+            key_command: old.old_key_command,
+            passphrase_fd: old.old_passphrase_fd,
+            ..Sources::default()
+        };
+        Self { source, key_command_timeout: COMMAND_TIMEOUT, called: Called::OldKey }
     }
 }
 
@@ -79,6 +119,9 @@ pub struct IntoKekOptions {
     /// An open descriptor that gives the key
     #[arg(long, value_name = "N", requires = "into")]
     into_key_fd: Option<u32>,
+    /// A command that prints the key
+    #[arg(long, value_name = "COMMAND", requires = "into")]
+    into_key_command: Option<String>,
     /// Ask for the passphrase
     #[arg(long, requires = "into")]
     into_passphrase: bool,
@@ -92,11 +135,12 @@ impl From<IntoKekOptions> for KekOptions {
         let source = Sources {
             key_file: into.into_key_file,
             key_fd: into.into_key_fd,
+            key_command: into.into_key_command,
             passphrase: into.into_passphrase,
             passphrase_fd: into.into_passphrase_fd,
             ..Sources::default()
         };
-        Self { source, ..Self::default() }
+        Self { source, key_command_timeout: COMMAND_TIMEOUT, called: Called::IntoKey }
     }
 }
 
@@ -119,26 +163,24 @@ impl KekOptions {
         }
     }
 
-    /// The source of the key of an account: what the options say, else what account.toml recorded.
-    pub fn source(&self, recorded: &SourceRecord) -> Result<Box<dyn KekSource>> {
+    /// The source that the options name for the key of an account that has recorded `recorded`; `None`: no option was
+    /// given.
+    pub fn given(&self, recorded: &SourceRecord) -> Result<Option<Box<dyn KekSource>>> {
         match (self.prompt(), recorded) {
             (Some(prompt), SourceRecord::Passphrase(stretch)) => {
-                Ok(Box::new(Passphrase::known(prompt, stretch.clone())))
+                Ok(Some(Box::new(Passphrase::known(prompt, stretch.clone()))))
             }
             (Some(_), _) => {
                 let what = format!("the key of this account is no passphrase but {recorded}");
                 Err(Error::new(ErrorKind::WrongKey, what).hint("leave --passphrase away, or name where the key is now"))
             }
-            (None, _) => match self.unstretched()? {
-                Some(source) => Ok(source),
-                None => recorded.source(),
-            },
+            (None, _) => self.unstretched(),
         }
     }
 
-    /// Asks [`KekOptions::source`] for the key.
-    pub fn obtain(&self, recorded: &SourceRecord) -> Result<Kek> {
-        self.source(recorded)?.obtain()
+    /// The source that `account` recorded, as [`SourceRecord::approved_source`].
+    pub fn recorded(&self, account: Uuid, recorded: &SourceRecord) -> Result<Box<dyn KekSource>> {
+        recorded.approved_source(account, self.called.command())
     }
 
     fn prompt(&self) -> Option<Prompt> {
@@ -196,9 +238,13 @@ mod tests {
         ] {
             let source = options(line).unwrap().new_source().unwrap().unwrap();
             assert_eq!(source.record(), expected, "{line}");
-            match expected.source() {
+            match expected.approved_source(Uuid::new_v4(), "--key-command") {
                 Ok(again) => assert_eq!(again.record(), expected),
-                Err(error) => assert_eq!((error.kind(), &expected), (ErrorKind::WrongKey, &SourceRecord::Fd)),
+                // A descriptor has to be given again, and a command to be approved.
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::WrongKey);
+                    assert!(matches!(expected, SourceRecord::Fd | SourceRecord::Command { .. }), "{expected:?}");
+                }
             }
         }
     }
@@ -206,8 +252,10 @@ mod tests {
     #[test]
     fn options_override_what_is_recorded() {
         let recorded = SourceRecord::File { path: "/k/f".into() };
-        assert_eq!(options("").unwrap().source(&recorded).unwrap().record(), recorded);
-        assert_eq!(options("--key-fd 3").unwrap().source(&recorded).unwrap().record(), SourceRecord::Fd);
+        assert!(options("").unwrap().given(&recorded).unwrap().is_none());
+        assert_eq!(options("").unwrap().recorded(Uuid::new_v4(), &recorded).unwrap().record(), recorded);
+        let given = options("--key-fd 3").unwrap().given(&recorded).unwrap();
+        assert_eq!(given.unwrap().record(), SourceRecord::Fd);
         assert!(options("").unwrap().new_source().unwrap().is_none());
     }
 
@@ -216,10 +264,27 @@ mod tests {
         for line in ["--passphrase", "--passphrase-fd 4"] {
             let given = options(line).unwrap();
             let recorded = given.new_source().unwrap().unwrap().record();
-            assert_eq!(given.source(&recorded).unwrap().record(), recorded);
+            assert_eq!(given.given(&recorded).unwrap().unwrap().record(), recorded);
             assert_ne!(given.new_source().unwrap().unwrap().record(), recorded, "a new one has its own salt");
-            let error = given.source(&SourceRecord::Fd).unwrap_err();
+            let error = given.given(&SourceRecord::Fd).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::WrongKey);
+        }
+    }
+
+    #[test]
+    fn a_command_is_called_as_the_verb_calls_it() {
+        let record = SourceRecord::Command { argv: vec!["kms".into(), "a\u{1b}b c".into()], timeout_seconds: 30 };
+        let refusal = |options: KekOptions| options.recorded(Uuid::new_v4(), &record).unwrap_err();
+        let plain = refusal(options("").unwrap());
+        assert!(plain.to_string().contains(r#"`kms "a\\u{1b}b c"`"#), "{plain}");
+        for (option, error) in [
+            ("--key-command", plain),
+            ("--old-key-command", refusal(OldKekOptions::default().into())),
+            ("--into-key-command", refusal(IntoKekOptions::default().into())),
+        ] {
+            assert_eq!(error.kind(), ErrorKind::WrongKey);
+            let hint = error.hint_text().unwrap();
+            assert!(hint.contains(&format!(" {option} ")) && !hint.contains('\u{1b}'), "{hint}");
         }
     }
 

@@ -14,6 +14,12 @@ const LIMIT: usize = 1024;
 /// Characters of a new passphrase at least (NIST SP 800-63B, section 5.1.1.2).
 const SHORTEST: usize = 8;
 
+/// KiB that stretching may take: as much as the first recommended option of RFC 9106 takes.
+const MOST_MEMORY_KIB: u32 = 2 << 20;
+
+/// KiB that stretching may fill, all passes together: about three seconds on one core.
+const MOST_WORK_KIB: u64 = 4 << 20;
+
 /// How a passphrase is stretched.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -34,10 +40,11 @@ impl Stretch {
         Ok(Self { salt, memory_kib: 64 * 1024, passes: 3, lanes: 4 })
     }
 
-    /// The costs come from a file whose MAC cannot be checked before the key is known: they are bounded, so that a
-    /// tampered file cannot eat the machine.
+    /// The costs come from a file whose MAC cannot be checked before the key is known: memory, and memory times passes,
+    /// which is time, are bounded, so that a tampered file costs seconds and no machine.
     fn params(&self) -> Result<Params> {
-        let bounded = self.memory_kib <= 4 * 1024 * 1024 && self.passes <= 64 && self.lanes <= 64;
+        let work = u64::from(self.memory_kib) * u64::from(self.passes);
+        let bounded = self.memory_kib <= MOST_MEMORY_KIB && work <= MOST_WORK_KIB && self.lanes <= 64;
         let params = Params::new(self.memory_kib, self.passes, self.lanes, Some(SecretKey::LEN)).ok();
         params.filter(|_| bounded).ok_or_else(|| {
             let Self { memory_kib, passes, lanes, .. } = self;
@@ -206,6 +213,8 @@ mod tests {
             Stretch { memory_kib: u32::MAX, ..cheap() },
             Stretch { memory_kib: 1, ..cheap() },
             Stretch { passes: u32::MAX, ..cheap() },
+            Stretch { memory_kib: (2 << 20) + 1, passes: 1, ..cheap() },
+            Stretch { memory_kib: 1 << 20, passes: 5, ..cheap() },
             Stretch { passes: 0, ..cheap() },
             Stretch { lanes: 0, ..cheap() },
             Stretch { lanes: 65, memory_kib: 1024, ..cheap() },

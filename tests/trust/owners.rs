@@ -1,0 +1,137 @@
+//! An account is its owner's.
+
+use crate::rig::as_root;
+
+#[test]
+fn an_account_of_another_user_is_refused() {
+    as_root(
+        r#"
+        key kek; sd init --key-file kek; sd create d --size 1M; chmod -R a+rX account
+        # Root's account is trusted by all, if they may read it; another user's by root alone.
+        other "$B" --account "$A" list | grep -q d
+        chown -R 1000 account
+        for verb in list status "show d" "key erase d --yes-erase d" "key restore" "key rotate-kek --key-file kek" serve "create e --size 1M"; do
+            refused "belongs to another user (uid 1000)" other "$B" --account "$A" $verb
+        done
+        refused "sudo -u '#1000'" other "$B" --account "$A" --json init
+    "#,
+    );
+}
+
+#[test]
+fn an_account_in_which_others_may_write_is_refused_by_root_too() {
+    as_root(
+        r#"
+        key kek; sd init --key-file kek
+        for mode in 770 702 1777; do
+            chmod $mode account
+            for verb in list serve "create d --size 1M" "key revoke"; do refused "others than its owner may write" sd $verb; done
+        done
+        chmod 700 account
+        for file in account.toml lock disks; do
+            before=$(stat -c %a account/$file); chmod g+w account/$file
+            refused "account/$file: others than its owner may write" sd list
+            chmod $before account/$file
+            chown 65534 account/$file
+            refused "account/$file: belongs to uid 65534, the account to uid 0" sd list
+            chown 0 account/$file
+        done
+        mv account/account.toml elsewhere; ln -s ../elsewhere account/account.toml
+        refused "account/account.toml: is a symbolic link" sd list
+    "#,
+    );
+}
+
+#[test]
+fn a_sticky_folder_of_all_may_hold_an_account() {
+    as_root(
+        r#"
+        mkdir -m 1777 shared; A=$T/shared/account; key kek; sd init --key-file kek; sd create d --size 1M; sd list | grep -q d
+        other "$B" --account "$T/shared/own" init --key-command 'echo 5555555555555555555555555555555555555555555555555555555555555555'
+        other "$B" --account "$T/shared/own" list --key-command 'echo 5555555555555555555555555555555555555555555555555555555555555555'
+    "#,
+    );
+}
+
+#[test]
+fn verbs_of_root_leave_an_account_its_owners() {
+    as_root(
+        r#"
+        install -d -o 65534 -g 65534 -m 700 account
+        key kek; key next; head -c 1M /dev/urandom >image; chmod 600 image; cp image base; chmod 644 base
+        sd init --key-file kek
+        sd create d --size 1M --key-file kek
+        # What root names is opened with root's rights.
+        sd create over --base base --key-file kek
+        sd import image copy --key-file kek
+        sd export copy out.vhd --key-file kek
+        cmp -n 1048576 image out.vhd
+        test "$(stat -c %u:%a out.vhd)" = 0:600
+        sd snapshot create d s --key-file kek
+        sd key export d --layer 1 --out layer.key --yes-reveal --key-file kek
+        test "$(stat -c %u layer.key)" = 0
+        sd key rotate-data --all --key-file kek
+        sd key rotate-kek --key-file next --old-key-file kek --account-key
+        sd scrub d --wait --key-file next
+        sd key revoke --key-file next; sd key restore --key-file next
+        sd verify d --key-file next
+        test -z "$(find account ! -user 65534 -o ! -group 65534)"
+        # And so the owner can go on.
+        chown 65534 next
+        other "$B" --account "$A" create mine --size 1M --key-file next
+        serving other "$B" --account "$A" serve --key-file next
+        sd create served --size 1M; sd list | grep -q served
+        sd clone copy copy2 --full
+        stop
+        test -z "$(find account ! -user 65534)"
+    "#,
+    );
+}
+
+#[test]
+fn root_copies_between_accounts_of_two_users() {
+    as_root(
+        r#"
+        key kek; key kek2; sd init --key-file kek; head -c 1M /dev/urandom >image; sd import image d
+        install -d -o 65534 -m 700 theirs
+        "$B" --account theirs init --key-file kek2
+        sd clone d d --full --into theirs --into-key-file kek2
+        sd clone d e --full --into theirs --into-key-command "cat $T/kek2"
+        "$B" --account theirs export e out --to raw --key-file kek2; cmp image out
+        test -z "$(find theirs ! -user 65534)"; test -z "$(find account ! -user 0)"
+    "#,
+    );
+}
+
+#[test]
+fn root_reads_for_an_owner_no_more_than_the_owner_may() {
+    let said = as_root(
+        r#"
+        install -d -o 65534 -m 700 account; key kek; sd init --key-file kek
+        # The account names root's own key file, which only root may read; named by root itself it serves.
+        refused "Permission denied" sd create d --size 1M
+        grep -q "name it yourself" said
+        sd create d --size 1M --key-file kek
+        sd status 2>&1
+    "#,
+    );
+    assert!(said.contains("the account is locked"), "{said}");
+}
+
+#[test]
+fn a_server_that_root_starts_is_the_owners() {
+    as_root(
+        r#"
+        install -d -o 65534 -m 700 account; key kek; sd init --key-file kek
+        serving sd serve --key-file kek
+        test "$(awk '/^Uid/ { print $2, $3, $4, $5 }' /proc/$S/status)" = "65534 65534 65534 65534"
+        test "$(awk '/^Gid/ { print $2, $3, $4, $5 }' /proc/$S/status)" = "65534 65534 65534 65534"
+        test "$(cat /proc/$S/task/*/status 2>/dev/null | awk '/^Uid/ { print $2 }' | sort -u)" = 65534
+        test "$(awk '/^CapEff/ { print $2 }' /proc/$S/status)" = 0000000000000000
+        test "$(stat -c %u:%a account/nbd.sock)" = 65534:600
+        sd create d --size 1M; sd status | grep -q d
+        stop
+        test -z "$(find account ! -user 65534)"
+    "#,
+    );
+}
