@@ -43,6 +43,8 @@ pub struct AccountVitals {
     pub keys_held: Option<bool>,
     /// Folders that cannot be read as disks.
     pub damaged: usize,
+    /// A change of names failed half-way: see [`super::folder`].
+    pub in_doubt: bool,
     /// Deleted disks that clones still read from are among them.
     pub disks: Option<Vec<Watched>>,
 }
@@ -57,6 +59,7 @@ impl Registry {
             revoked: settings.as_ref().map(|settings| settings.revoked()),
             keys_held: self.shared.keys.try_read_for(MOMENT).map(|keys| matches!(&*keys, Keys::Unlocked(_))),
             damaged: self.damaged().len(),
+            in_doubt: self.shared.folder.is_in_doubt(),
             disks: self.shared.watch(deadline),
         }
     }

@@ -1,4 +1,4 @@
-//! The endpoint: `GET /metrics` over HTTP/1, one request a connection.
+//! The endpoint: `GET /metrics` and `GET /healthz` over HTTP/1, one request a connection.
 //!
 //! 1. Connections are bounded in number and time; the oldest makes room for a new one, so that clients which connect and
 //!    say nothing keep nobody out.
@@ -31,9 +31,9 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle as Task;
 
-use super::families;
 use super::process::Process;
 use super::sample::{Sampler, Source};
+use super::{families, health};
 use crate::nbd::listen::{self, Listener, Reach};
 use crate::{Error, ErrorKind, Result};
 
@@ -193,8 +193,17 @@ struct Looks {
 #[derive(Debug)]
 struct Latest {
     sampler: Sampler,
-    text: Bytes,
+    look: Look,
     taken: Option<Instant>,
+}
+
+/// What is answered from one sample.
+#[derive(Debug, Default)]
+struct Look {
+    /// `None`: it cannot be written.
+    text: Option<Bytes>,
+    /// Why the server is not fit to serve; `None`: it is.
+    unfit: Option<Bytes>,
 }
 
 impl Looks {
@@ -203,12 +212,16 @@ impl Looks {
             _ if !(self.any_host || names_this_machine(request)) => {
                 (StatusCode::MISDIRECTED_REQUEST, "text/plain", "ask for localhost or 127.0.0.1\n".into())
             }
-            (&Method::GET | &Method::HEAD, "/metrics") => match self.latest.lock().text() {
-                Some(text) => (StatusCode::OK, TEXT, text),
+            (&Method::GET | &Method::HEAD, "/metrics") => match &self.latest.lock().look().text {
+                Some(text) => (StatusCode::OK, TEXT, text.clone()),
                 None => (StatusCode::INTERNAL_SERVER_ERROR, "text/plain", "the metrics cannot be written\n".into()),
             },
+            (&Method::GET | &Method::HEAD, "/healthz") => match &self.latest.lock().look().unfit {
+                None => (StatusCode::OK, "text/plain", "ok\n".into()),
+                Some(reasons) => (StatusCode::SERVICE_UNAVAILABLE, "text/plain", reasons.clone()),
+            },
             (&Method::GET | &Method::HEAD, _) => {
-                (StatusCode::NOT_FOUND, "text/plain", "there is only /metrics here\n".into())
+                (StatusCode::NOT_FOUND, "text/plain", "there are only /metrics and /healthz here\n".into())
             }
             _ => (StatusCode::METHOD_NOT_ALLOWED, "text/plain", "GET it\n".into()),
         };
@@ -234,16 +247,20 @@ fn names_this_machine<B>(request: &Request<B>) -> bool {
 
 impl Latest {
     fn new(sampler: Sampler) -> Self {
-        Self { sampler, text: Bytes::new(), taken: None }
+        Self { sampler, look: Look::default(), taken: None }
     }
 
-    fn text(&mut self) -> Option<Bytes> {
+    fn look(&mut self) -> &Look {
         let serves = (self.sampler.took() * COST).max(FRESH);
         if self.taken.is_none_or(|taken| taken.elapsed() > serves) {
-            self.text = families::encode(self.sampler.sample()).ok()?.into();
+            let sample = self.sampler.sample();
+            let poisoned = sample.disks.iter().filter(|disk| disk.vitals.is_some_and(|vitals| vitals.poisoned));
+            let reasons = health::reasons(&sample.account, poisoned.map(|disk| disk.name.as_str()));
+            let unfit = (!reasons.is_empty()).then(|| (reasons.join("\n") + "\n").into());
+            self.look = Look { text: families::encode(sample).ok().map(Bytes::from), unfit };
             self.taken = Some(Instant::now());
         }
-        Some(self.text.clone())
+        &self.look
     }
 }
 

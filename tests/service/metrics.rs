@@ -189,6 +189,27 @@ fn a_page_of_another_host_does_not_read_the_metrics() {
     assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
 }
 
+/// The status of `/healthz`, and what it says.
+fn health(addr: std::net::SocketAddr) -> (String, String) {
+    std::thread::sleep(FRESH);
+    let answer = http(addr, "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {answer}"));
+    (head.split(' ').nth(1).unwrap_or_default().to_owned(), body.to_owned())
+}
+
+#[test]
+fn a_server_without_keys_is_not_healthy() {
+    let account = Account::new();
+    account.create("disk", MIB);
+    let (server, addr) = serve(&account, &[]);
+    assert_eq!(health(addr), ("200".to_owned(), "ok\n".to_owned()));
+    account.sealdisk(&["key", "revoke"]);
+    assert_eq!(health(addr), ("503".to_owned(), "the keys of the account are not held\n".to_owned()));
+    account.sealdisk(&["key", "restore"]);
+    assert_eq!(health(addr).0, "200");
+    assert!(server.terminate().success());
+}
+
 #[test]
 fn only_this_machine_may_scrape_unless_it_is_said() {
     let account = Account::new();

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use tempfile::TempDir;
 
 use crate::machine::run_in_machine;
-use crate::support::{program, run};
+use crate::support::{program, run, stdout_of};
 
 /// The exposure that a unit may have, of ten.
 const EXPOSURE: f64 = 2.0;
@@ -74,4 +74,37 @@ fn the_service_runs_under_systemd_with_all_of_its_confinement() {
     };
     assert!(said.matches("confined: files by landlock").count() >= 2, "{said}");
     assert!(!said.contains("confines in part"), "{said}");
+}
+
+#[test]
+fn the_unit_names_the_source_of_the_key_itself() {
+    let text = fs::read_to_string(unit("sealdisk@.service")).unwrap();
+    let start = text.lines().find(|line| line.starts_with("ExecStart=")).unwrap();
+    assert!(start.contains(" --key-credential kek "), "{start}");
+    assert!(text.contains("\nLoadCredential=kek:/etc/sealdisk/%i/kek\n"));
+}
+
+/// What the pages and files for containers have the program do, it can.
+#[test]
+fn the_commands_for_containers_are_those_of_the_program() {
+    let project = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let help = stdout_of(std::process::Command::new(env!("CARGO_BIN_EXE_sealdisk")).args(["serve", "--help"]));
+    let mut found = 0;
+    for file in ["dist/Containerfile", "docs/containers.md"] {
+        let text = fs::read_to_string(project.join(file)).unwrap();
+        for line in text.lines().filter(|line| line.contains("[\"serve\"")) {
+            let words: Vec<String> = serde_json::from_str(&line[line.find('[').unwrap()..]).unwrap();
+            let options: Vec<_> = words[1..].iter().filter(|word| word.starts_with("--")).collect();
+            assert!(
+                !options.is_empty()
+                    && options
+                        .iter()
+                        .all(|option| help.contains(&format!("{option} ")) || help.contains(&format!("{option}\n"))),
+                "{file}: {line}"
+            );
+            found += 1;
+        }
+        assert!(text.contains("10001"), "{file} names the user");
+    }
+    assert_eq!(found, 3);
 }
