@@ -6,7 +6,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::entry::Entry;
-use super::registry::{DISKS, Keys};
+use super::registry::{DISKS, Keys, Registry};
 use crate::base::{self, BaseImage, BaseRecord};
 use crate::disk::DiskSettings;
 use crate::io::Dir;
@@ -31,6 +31,13 @@ pub(super) fn recorded(account: &dyn Dir, keys: &Keys) -> Result<Vec<PathBuf>> {
     files.sort();
     files.dedup();
     Ok(files)
+}
+
+impl Registry {
+    /// See [`recorded`].
+    pub fn recorded_images(&self) -> Result<Vec<PathBuf>> {
+        recorded(&*self.shared.account, &self.shared.keys.read())
+    }
 }
 
 impl Entry {

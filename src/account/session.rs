@@ -101,6 +101,14 @@ impl Session {
             .map_err(|error| Error::new(ErrorKind::Io, format!("the answer makes no sense: {error}")).into())
     }
 
+    /// The image files that this process may still have to open for the account.
+    pub fn images(&self) -> Result<Vec<PathBuf>> {
+        match &self.way {
+            Way::Here(registry) => self.owner.act(|| registry.recorded_images()),
+            Way::There(_) => Ok(Vec::new()),
+        }
+    }
+
     /// Closes what was opened here, durably.
     pub fn close(self) -> Result<()> {
         let Self { owner, way } = self;

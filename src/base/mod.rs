@@ -109,6 +109,13 @@ pub struct OpenOptions {
     pub names: OptionNames,
 }
 
+impl OpenOptions {
+    fn of_vhd(&self) -> crate::vhd::OpenOptions {
+        let Self { roots, recover, names, .. } = self.clone();
+        crate::vhd::OpenOptions { roots, recover, names }
+    }
+}
+
 /// Opens `path` for the first time and takes its identity. In time independent of the size of the image.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<(Arc<dyn BaseImage>, BaseRecord)> {
     let plain = Plain::of(HostFile::open(path)?, options)?;

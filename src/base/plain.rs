@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::file::HostFile;
 use super::identity::ImageFile;
 use super::raw::RawImage;
-use super::{BaseImage, BaseRun, Format, OpenOptions, detect};
+use super::{BaseImage, BaseRun, Format, OpenOptions, detect, is_called_vhd};
 use crate::Result;
 use crate::vhd::OpenChain;
 
@@ -29,19 +29,21 @@ impl Plain {
         Self::of(HostFile::open_to_copy(path)?, options)
     }
 
+    /// The folders in which parents of an image may be looked for when `file` is opened by [`Plain::of`].
+    pub fn parent_folders(file: &HostFile, options: &OpenOptions) -> Result<Vec<PathBuf>> {
+        let is_vhd = options.format.map_or_else(|| is_called_vhd(file.path()), |format| format == Format::Vhd);
+        if is_vhd { crate::vhd::parent_folders(file, &options.of_vhd()) } else { Ok(Vec::new()) }
+    }
+
     /// The same of a file that is open already.
-    pub(super) fn of(file: HostFile, options: &OpenOptions) -> Result<Self> {
+    pub fn of(file: HostFile, options: &OpenOptions) -> Result<Self> {
         let format = match options.format {
             Some(format) => format,
             None => detect(&file, options)?,
         };
         match format {
             Format::Raw => Self::raw(file),
-            Format::Vhd => {
-                let OpenOptions { roots, recover, names, .. } = options.clone();
-                let vhd = crate::vhd::OpenOptions { roots, recover, names };
-                Ok(Self::vhd(crate::vhd::open_file(file, &vhd)?))
-            }
+            Format::Vhd => Ok(Self::vhd(crate::vhd::open_file(file, &options.of_vhd())?)),
         }
     }
 

@@ -6,13 +6,14 @@ use clap::Args;
 
 use super::context::{Context, Outcome};
 use super::copying::{self, Copied, Source};
-use super::show;
+use super::{reading, show};
 use crate::account::failure::Failure;
 use crate::account::life_request::LifeRequest;
 use crate::account::name::BlobName;
 use crate::account::report::DiskReport;
 use crate::account::session::Session;
 use crate::account::view_name::ViewName;
+use crate::confine::Needs;
 use crate::copy::source::Seekable;
 use crate::copy::{Stop, Stoppable};
 use crate::crypto::kek::{IntoKekOptions, KekOptions};
@@ -72,12 +73,15 @@ impl Clone {
         let writes = LifeRequest::Copied { name: name.clone(), done: 0, size: None };
         match into.filter(|into| !is_same(into, &context.account)) {
             // One session for both: it may hold the account.
-            None => context
-                .session(&key, &writes.into(), |session| copy(context, (session, &source), (session, &name), stop)),
+            None => context.session(&key, &writes.into(), |session| {
+                reading::confine(&[(&context.account, session)], Needs::default())?;
+                copy(context, (session, &source), (session, &name), stop)
+            }),
             Some(account) => {
                 let other = Context { account, ..context.clone() };
                 context.session(&key, &reads.into(), |here| {
                     other.session(&into_key.into(), &writes.into(), |there| {
+                        reading::confine(&[(&context.account, here), (&other.account, there)], Needs::default())?;
                         copy(context, (here, &source), (there, &name), stop)
                     })
                 })

@@ -1,18 +1,20 @@
 //! `create`: a new disk, empty or over a base image.
 
-use std::os::fd::AsFd;
-use std::path::PathBuf;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
 
 use super::context::{Context, Outcome};
 use super::{reading, show, size};
+use crate::Result;
 use crate::account::failure::Failure;
 use crate::account::name::BlobName;
 use crate::account::report::DiskReport;
 use crate::account::request::Request;
-use crate::base;
+use crate::base::file::HostFile;
+use crate::base::{self, BaseRecord};
 use crate::crypto::kek::KekOptions;
 use crate::vhd::OptionNames;
 
@@ -59,20 +61,11 @@ pub(super) struct Create {
 pub(super) const NAMES: OptionNames =
     OptionNames { format: Some("--base-format"), root: Some("--base-root"), recover: Some("--base-recover") };
 
-/// What a new disk is made of, as the user names it.
-#[derive(Debug)]
-pub(super) struct Wanted {
-    pub(super) name: BlobName,
-    pub(super) size: Option<u64>,
-    pub(super) base: Option<PathBuf>,
-    pub(super) options: base::OpenOptions,
-}
-
 impl Create {
     pub(super) fn run(self, context: &Context) -> Outcome {
         let Self { name, size, base, base_format: format, base_root: roots, base_recover: recover, key } = self;
         let options = base::OpenOptions { format, roots, recover, names: NAMES };
-        let made = make(context, &key, Wanted { name, size, base, options })?;
+        let made = make(context, &key, (name, size), base, &options)?;
         let report = &made.disk;
         if report.size_bytes % MIB != 0 {
             context.note(format_args!(
@@ -83,21 +76,52 @@ impl Create {
     }
 }
 
-/// Opens the base with the rights of the user, and has the disk made.
-pub(super) fn make(context: &Context, key: &KekOptions, wanted: Wanted) -> Result<Made, Failure> {
-    let (record, opened) = match &wanted.base {
-        None => (None, Vec::new()),
-        Some(path) => {
-            let (_image, record) = base::open(path, &wanted.options)?;
-            reading::note_name(context, path, record.format);
-            let opened = base::open_files(&record)?;
-            (Some(record), opened)
-        }
+/// Opens the base with the rights of the user, confined for good, and has the disk made.
+fn make(
+    context: &Context,
+    key: &KekOptions,
+    (name, size): (BlobName, Option<u64>),
+    base: Option<PathBuf>,
+    options: &base::OpenOptions,
+) -> Result<Made, Failure> {
+    let like = Request::Create { name: name.clone(), size, base: None };
+    let Some(path) = base else {
+        return Ok(Made { disk: context.ask(key, like, &[])?, files: Vec::new() });
     };
-    let files = record.iter().flat_map(|record| &record.files).map(|file| file.path.clone()).collect();
+    // What is no file at all is told before a key is asked for.
+    let needs = reading::image(&HostFile::open(&path)?, options)?;
+    let (disk, record) = context.session(key, &like, |session| {
+        reading::confine(&[(&context.account, session)], needs)?;
+        let (record, opened) = open_base(&path, options)?;
+        let opened: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
+        let request = Request::Create { name, size, base: Some(record.clone()) };
+        Ok((session.call(request, &opened)?, record))
+    })?;
+    reading::note_name(context, &path, record.format);
+    Ok(Made::new(disk, record))
+}
+
+/// The same in a process that goes on to do other things: the base alone is opened by a confined thread.
+pub(super) fn make_over(
+    context: &Context,
+    key: &KekOptions,
+    name: BlobName,
+    base: &Path,
+    options: &base::OpenOptions,
+) -> Result<Made, Failure> {
+    let needs = reading::image(&HostFile::open(base)?, options)?;
+    let (record, opened) = reading::apart(&needs, || open_base(base, options))?;
     let opened: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
-    let request = Request::Create { name: wanted.name, size: wanted.size, base: record };
-    Ok(Made { disk: context.ask(key, request, &opened)?, files })
+    let request = Request::Create { name, size: None, base: Some(record.clone()) };
+    let disk = context.ask(key, request, &opened)?;
+    reading::note_name(context, base, record.format);
+    Ok(Made::new(disk, record))
+}
+
+fn open_base(path: &Path, options: &base::OpenOptions) -> Result<(BaseRecord, Vec<OwnedFd>)> {
+    let (_image, record) = base::open(path, options)?;
+    let opened = base::open_files(&record)?;
+    Ok((record, opened))
 }
 
 /// A new disk.
@@ -107,4 +131,10 @@ pub(super) struct Made {
     pub(super) disk: DiskReport,
     /// Every file that its base is read from: the image, its parent, and so on.
     pub(super) files: Vec<PathBuf>,
+}
+
+impl Made {
+    fn new(disk: DiskReport, base: BaseRecord) -> Self {
+        Self { disk, files: base.files.into_iter().map(|file| file.path).collect() }
+    }
 }

@@ -14,6 +14,7 @@ use crate::account::failure::Failure;
 use crate::account::life_request::LifeRequest;
 use crate::account::view_name::ViewName;
 use crate::base::Format;
+use crate::confine::Needs;
 use crate::copy::{Stop, Stoppable, out};
 use crate::crypto::kek::KekOptions;
 use crate::nbd::client::Client;
@@ -83,6 +84,10 @@ impl Export {
             if to_stream {
                 self.check_stream(context)?;
             }
+            let output = if to_stream { None } else { Some(Output::resume(&self.file)?) };
+            let needs = Needs::default();
+            let needs = output.iter().fold(needs, reading::and_output);
+            reading::confine(&[(&context.account, session)], needs)?;
             let (reading, client) = copying::read(session, &self.source)?;
             let size = match self.to {
                 To::Fixed if !self.exact_size => azure_size(reading.size_bytes).ok_or_else(|| {
@@ -95,9 +100,9 @@ impl Export {
                 context.note(format_args!("note: {added} bytes of zeros are added, so that Azure takes the size"));
             }
             let mut content = Stoppable::new(client, stop);
-            match to_stream {
-                true => self.to_stream(&mut content, size),
-                false => self.to_file(context, &reading, content, size),
+            match output {
+                None => self.to_stream(&mut content, size),
+                Some(output) => self.to_file(context, &reading, content, output, size),
             }
         })
     }
@@ -127,13 +132,19 @@ impl Export {
         Ok(written?)
     }
 
-    fn to_file(&self, context: &Context, reading: &Reading, mut content: Stoppable<Client>, size: u64) -> Outcome {
+    fn to_file(
+        &self,
+        context: &Context,
+        reading: &Reading,
+        mut content: Stoppable<Client>,
+        output: Output,
+        size: u64,
+    ) -> Outcome {
         let target = match self.to {
             To::Raw => Target::Raw,
             To::Fixed => Target::Fixed,
             To::Dynamic => Target::Dynamic { block_size: self.block_size.unwrap_or(DEFAULT_BLOCK) },
         };
-        let output = Output::resume(&self.file)?;
         let bars = [progress::bytes(0, "copy"), progress::bytes(0, "compare")];
         let made = Sink::over(output.file()).and_then(|sink| {
             convert::write_out(

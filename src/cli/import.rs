@@ -1,7 +1,7 @@
 //! `import`: a disk that holds a copy of an image.
 
 use std::io::{self, IsTerminal};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Args;
@@ -14,14 +14,17 @@ use super::{reading, show, size};
 use crate::account::failure::Failure;
 use crate::account::life_request::LifeRequest;
 use crate::account::name::BlobName;
+use crate::account::session::Session;
+use crate::base::file::HostFile;
 use crate::base::{Content, Format, OpenOptions, Plain};
+use crate::confine::Needs;
 use crate::copy::source::Seekable;
 use crate::copy::stream::Stream;
 use crate::copy::{Stop, Stoppable};
 use crate::crypto::kek::KekOptions;
 use crate::nbd::client::{Client, LEAST_RATE, WaitBudget};
 use crate::nbd::uri::Uri;
-use crate::{Error, ErrorKind, Result};
+use crate::{Error, ErrorKind, Result, text};
 
 /// Copy an image into a new disk; what is copied is encrypted while encryption is on
 ///
@@ -76,7 +79,7 @@ impl Import {
         let copied = match self.source.to_str() {
             Some("-") => self.stream(context, stop)?,
             Some(text) if Uri::is_one(text) => self.nbd(context, &Uri::parse(text)?, stop)?,
-            _ => self.file(context, &self.source, stop)?,
+            _ => self.file(context, HostFile::open_to_copy(&self.source)?, stop)?,
         };
         let shown = if shown == "-" { "standard input" } else { &shown };
         let files = reading::text(&copied.files);
@@ -84,28 +87,33 @@ impl Import {
         context.show(&copied, text)
     }
 
-    fn file(&self, context: &Context, path: &Path, stop: Stop) -> Result<Copied, Failure> {
-        let plain = Plain::open(path, &self.options())?;
-        reading::note_name(context, path, plain.format());
-        if plain.is_in_use() {
+    fn file(&self, context: &Context, file: HostFile, stop: Stop) -> Result<Copied, Failure> {
+        let path = &self.source;
+        let (options, shown) = (self.options(), text::path(path));
+        if file.is_in_use() {
             context.note(format_args!(
-                "warning: {} is in use: what is written to it meanwhile makes the copy a mixture; a snapshot \
-                 (lvcreate --snapshot) or an unmounted device does not change",
-                path.display()
+                "warning: {shown} is in use: what is written to it meanwhile makes the copy a mixture; a snapshot \
+                 (lvcreate --snapshot) or an unmounted device does not change"
             ));
         }
-        let stamp = plain.stamp()?;
-        let absolute = std::path::absolute(path).map_err(|e| Error::io("no absolute path", e).at_path(path))?;
-        let label = format!("{}: {stamp}", absolute.display());
-        let changed = || {
-            let changed = plain.stamp()? != stamp;
-            Ok(changed.then(|| Error::new(ErrorKind::Io, "the image was changed while it was copied").at_path(path)))
-        };
-        let mut pieces = Seekable(Stoppable::new(&plain, stop.clone()));
-        // Nothing tells whether a device was changed since an earlier attempt.
-        let stable = !plain.is_device();
-        let source = Source { pieces: &mut pieces, label, stable, stop, changed: &changed };
-        self.copy(context, source, plain.paths())
+        let needs = reading::image(&file, &options)?;
+        self.session(context, |session| {
+            reading::confine(&[(&context.account, session)], needs)?;
+            let plain = Plain::of(file, &options)?;
+            reading::note_name(context, path, plain.format());
+            let stamp = plain.stamp()?;
+            let absolute = std::path::absolute(path).map_err(|e| Error::io("no absolute path", e).at_path(path))?;
+            let label = format!("{}: {stamp}", absolute.display());
+            let changed = || {
+                let error = Error::new(ErrorKind::Io, "the image was changed while it was copied").at_path(path);
+                Ok((plain.stamp()? != stamp).then_some(error))
+            };
+            let mut pieces = Seekable(Stoppable::new(&plain, stop.clone()));
+            // Nothing tells whether a device was changed since an earlier attempt.
+            let stable = !plain.is_device();
+            let source = Source { pieces: &mut pieces, label, stable, stop, changed: &changed };
+            Ok(Copied { files: plain.paths(), ..self.copy(context, session, source)? })
+        })
     }
 
     fn options(&self) -> OpenOptions {
@@ -118,16 +126,20 @@ impl Import {
             return Err(Error::new(ErrorKind::InvalidInput, what).hint("leave --format out").into());
         }
         let asked = stop.clone();
-        let client = Client::connect(uri, WaitBudget::new(self.nbd_timeout, move || asked.check()))?;
-        let size = client.size();
-        if size == 0 || !size.is_multiple_of(crate::PAGE as u64) {
-            let what = format!("the export of {uri} has {size} bytes: no whole number of 512-byte pages");
-            return Err(Error::new(ErrorKind::InvalidInput, what).into());
-        }
-        let mut pieces = Seekable(Stoppable::new(client, stop.clone()));
-        let label = format!("{uri}: {size} bytes");
-        let source = Source { pieces: &mut pieces, label, stable: true, stop, changed: &|| Ok(None) };
-        self.copy(context, source, Vec::new())
+        let budget = WaitBudget::new(self.nbd_timeout, move || asked.check());
+        self.session(context, |session| {
+            let confine = || reading::confine(&[(&context.account, session)], Needs::default());
+            let client = Client::connect_and(uri, budget, confine)?;
+            let size = client.size();
+            if size == 0 || !size.is_multiple_of(crate::PAGE as u64) {
+                let what = format!("the export of {uri} has {size} bytes: no whole number of 512-byte pages");
+                return Err(Error::new(ErrorKind::InvalidInput, what).into());
+            }
+            let mut pieces = Seekable(Stoppable::new(client, stop.clone()));
+            let label = format!("{uri}: {size} bytes");
+            let source = Source { pieces: &mut pieces, label, stable: true, stop, changed: &|| Ok(None) };
+            self.copy(context, session, source)
+        })
     }
 
     fn stream(&self, context: &Context, stop: Stop) -> Result<Copied, Failure> {
@@ -136,14 +148,27 @@ impl Import {
             let error = Error::new(ErrorKind::InvalidInput, "standard input is a terminal");
             return Err(error.hint("pipe an image into it, or name a file").into());
         }
-        let mut pieces = Stream::open(&stdin, self.options(), self.size, stop.clone())?;
-        let label = "a stream".to_owned();
-        let source = Source { pieces: &mut pieces, label, stable: false, stop, changed: &|| Ok(None) };
-        self.copy(context, source, Vec::new())
+        self.session(context, |session| {
+            reading::confine(&[(&context.account, session)], Needs::default())?;
+            let mut pieces = Stream::open(&stdin, self.options(), self.size, stop.clone())?;
+            let label = "a stream".to_owned();
+            let source = Source { pieces: &mut pieces, label, stable: false, stop, changed: &|| Ok(None) };
+            self.copy(context, session, source)
+        })
     }
 
-    /// `files`: what the source is read from.
-    fn copy(&self, context: &Context, source: Source<'_>, files: Vec<PathBuf>) -> Result<Copied, Failure> {
+    /// The account, reached before anything of the source is read: its key may come from a program or a terminal.
+    fn session(
+        &self,
+        context: &Context,
+        body: impl FnOnce(&Session) -> Result<Copied, Failure>,
+    ) -> Result<Copied, Failure> {
+        // Any copy needs it the same way.
+        let like = LifeRequest::Copied { name: self.name.clone(), done: 0, size: None };
+        context.session(&self.key, &like.into(), body)
+    }
+
+    fn copy(&self, context: &Context, session: &Session, source: Source<'_>) -> Result<Copied, Failure> {
         let (size, known) = (self.size, source.pieces.size());
         if let (Some(size), Some(known)) = (size, known)
             && size < known
@@ -151,10 +176,6 @@ impl Import {
             let what = format!("a disk of {size} bytes is smaller than the image, which has {known}");
             return Err(Error::new(ErrorKind::InvalidInput, what).hint("leave --size out").into());
         }
-        // How the account is reached: any copy needs it the same way.
-        let like = LifeRequest::Copied { name: self.name.clone(), done: 0, size: None };
-        let copied = context
-            .session(&self.key, &like.into(), |session| copying::copy(context, session, &self.name, source, size))?;
-        Ok(Copied { files, ..copied })
+        copying::copy(context, session, &self.name, source, size)
     }
 }

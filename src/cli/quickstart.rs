@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::address;
 use super::context::{Context, Outcome};
-use super::create::{self, Wanted};
+use super::create;
 use super::init;
 use super::log::LogOptions;
 use super::reading;
@@ -82,8 +82,7 @@ impl Quickstart {
             Some(disk) => check_same(&disk, &image)?,
             None => {
                 let options = base::OpenOptions { names: NAMES, ..base::OpenOptions::default() };
-                let wanted = Wanted { name: name.clone(), size: None, base: Some(image), options };
-                let made = create::make(context, &self.key, wanted)?;
+                let made = create::make_over(context, &self.key, name.clone(), &image, &options)?;
                 context.note(format_args!("made the disk {}", made.disk.name));
                 reading::text(&made.files).lines().skip(1).for_each(|line| context.note(line));
             }

@@ -12,6 +12,7 @@ use crate::account::failure::Failure;
 use crate::account::name::BlobName;
 use crate::account::report::DiskReport;
 use crate::account::request::Request;
+use crate::base::file::HostFile;
 use crate::base::{self, BaseRecord, verify};
 use crate::crypto::kek::KekOptions;
 use crate::vhd::OptionNames;
@@ -42,7 +43,10 @@ impl Rebase {
     pub(super) fn run(self, context: &Context) -> Outcome {
         let recorded = recorded(context, &self.key, &self.name)?;
         let options = base::OpenOptions { roots: self.base_root, names: NAMES, ..base::OpenOptions::default() };
-        let found = with_bar(|progress| verify::relocate(&recorded, &self.base, &options, progress))?;
+        let known = base::OpenOptions { format: Some(recorded.format), ..options.clone() };
+        let needs = reading::image(&HostFile::open(&self.base)?, &known)?;
+        let relocate = || with_bar(|progress| verify::relocate(&recorded, &self.base, &options, progress));
+        let found = reading::apart(&needs, relocate)?;
         let files: Vec<_> = found.files.iter().map(|file| file.path.clone()).collect();
         let text = format!("{} lies over {}{}", self.name, text::path(&found.path), reading::text(&files));
         let report = record(context, &self.key, self.name, found)?;

@@ -6,7 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::context::{Context, Outcome};
-use super::{audit, rebase, size};
+use super::{audit, reading, rebase, size};
 use crate::account::audit::AuditPiece;
 use crate::account::disk_ref::DiskRef;
 use crate::account::failure::Failure;
@@ -14,6 +14,7 @@ use crate::account::life_request::LifeRequest;
 use crate::account::request::Request;
 use crate::account::session;
 use crate::base::{BaseRecord, verify};
+use crate::confine::Needs;
 use crate::crypto::kek::KekOptions;
 use crate::{Error, ErrorKind, text};
 
@@ -115,7 +116,10 @@ impl Verify {
         }
         // The paths are the account's word.
         let (_, owner) = session::settings(&context.account)?;
-        let found = owner.act(|| rebase::with_bar(|progress| verify::verify(record, progress)))?;
+        let files = record.files.iter().map(|file| file.path.clone()).collect();
+        let needs = Needs { files, ..Needs::default() };
+        let read = || rebase::with_bar(|progress| verify::verify(record, progress));
+        let found = owner.act(|| reading::apart(&needs, read))?;
         if let (true, DiskRef::Name(name)) = (first, &self.name) {
             rebase::record(context, &self.key, name.clone(), found.clone())?;
         }

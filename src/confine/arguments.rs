@@ -41,6 +41,11 @@ impl Argument {
         Self { index, width: Width::Dword, is: Is::Lt, value: bits(value) }
     }
 
+    /// An `int` is anything but `value`.
+    pub(super) fn unlike(index: u8, value: libc::c_int) -> Self {
+        Self { index, width: Width::Dword, is: Is::Ne, value: bits(value) }
+    }
+
     /// A pointer is null: all 64 bits of it.
     pub(super) fn null(index: u8) -> Self {
         Self { index, width: Width::Qword, is: Is::Eq, value: 0 }

@@ -22,8 +22,9 @@ use std::collections::BTreeMap;
 use seccompiler::TargetArch::aarch64 as ARCH;
 #[cfg(target_arch = "x86_64")]
 use seccompiler::TargetArch::x86_64 as ARCH;
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, apply_filter_all_threads};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, apply_filter, apply_filter_all_threads};
 
+use super::Network;
 use super::arguments::{Argument, NEVER_OF_A_THREAD, all_of, one_of};
 use crate::{Error, Result};
 
@@ -120,17 +121,22 @@ const SO_SNDTIMEO_NEW: libc::c_int = 67;
 pub(super) enum Whose {
     /// A server whose sockets are bound.
     Server,
-    /// A verb; with `network`, one that still connects to a server.
-    Verb { network: bool },
+    /// A verb.
+    Verb { network: Network },
+    /// One thread of a verb, and those that it starts.
+    Thread,
 }
 
 impl Whose {
-    fn connects(self) -> bool {
-        self == Self::Verb { network: true }
+    fn network(self) -> Network {
+        match self {
+            Self::Server | Self::Thread => Network::Nothing,
+            Self::Verb { network } => network,
+        }
     }
 }
 
-/// Filters the calls of every thread, for good. `false`: this kernel has no filters.
+/// Filters the calls of every thread, or of this one where it is for a thread, for good. `false`: this kernel has no filters.
 pub(super) fn restrict(whose: Whose) -> Result<bool> {
     let unusable = |error: &dyn std::fmt::Display| {
         Error::io("cannot be confined by seccomp", std::io::Error::other(error.to_string()))
@@ -141,7 +147,11 @@ pub(super) fn restrict(whose: Whose) -> Result<bool> {
     ];
     for program in programs {
         let program = program.map_err(|error| unusable(&error))?;
-        match apply_filter_all_threads(&program) {
+        let applied = match whose {
+            Whose::Thread => apply_filter(&program),
+            Whose::Server | Whose::Verb { .. } => apply_filter_all_threads(&program),
+        };
+        match applied {
             Ok(()) => {}
             Err(seccompiler::Error::Seccomp(error))
                 if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENOSYS)) =>
@@ -176,7 +186,7 @@ fn allowed(whose: Whose) -> seccompiler::Result<Calls> {
     // Sockets: streams, to whom they are connected already.
     let flags_of_type = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
     let streams = [Argument::is(0, libc::AF_UNIX), Argument::masked(1, !flags_of_type, libc::SOCK_STREAM)];
-    calls.insert(libc::SYS_socketpair, all_of(streams)?);
+    calls.insert(libc::SYS_socketpair, all_of(streams.clone())?);
     calls.insert(libc::SYS_sendto, all_of([Argument::masked(3, libc::MSG_FASTOPEN, 0), Argument::null(4)])?);
     let options = SOCKET_OPTIONS.iter().map(|&(level, name)| all_of([Argument::is(1, level), Argument::is(2, name)]));
     calls.insert(libc::SYS_setsockopt, options.collect::<seccompiler::Result<Vec<_>>>()?.concat());
@@ -185,11 +195,18 @@ fn allowed(whose: Whose) -> seccompiler::Result<Calls> {
         calls.insert(libc::SYS_sendmsg, all_of([Argument::masked(2, libc::MSG_FASTOPEN, 0)])?);
         calls.insert(libc::SYS_linkat, Vec::new());
     }
-    if whose.connects() {
-        let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
-        calls.insert(libc::SYS_socket, one_of(0, families)?);
-        for call in [libc::SYS_connect, libc::SYS_bind, libc::SYS_sendto, libc::SYS_sendmmsg] {
-            calls.insert(call, Vec::new());
+    match whose.network() {
+        Network::Nothing => {}
+        Network::Unix => {
+            calls.insert(libc::SYS_socket, all_of(streams)?);
+            calls.insert(libc::SYS_connect, Vec::new());
+        }
+        Network::Any => {
+            let families = [libc::AF_UNIX, libc::AF_INET, libc::AF_INET6, libc::AF_NETLINK];
+            calls.insert(libc::SYS_socket, one_of(0, families)?);
+            for call in [libc::SYS_connect, libc::SYS_bind, libc::SYS_sendto, libc::SYS_sendmmsg] {
+                calls.insert(call, Vec::new());
+            }
         }
     }
 
@@ -201,7 +218,17 @@ fn allowed(whose: Whose) -> seccompiler::Result<Calls> {
     // Threads and their names; what the second filter takes; limits only to be read; signals only to this process.
     let thread = libc::CLONE_THREAD;
     calls.insert(libc::SYS_clone, all_of([Argument::masked(0, thread | NEVER_OF_A_THREAD, thread)])?);
-    calls.insert(libc::SYS_prctl, one_of(0, [libc::PR_SET_NAME, libc::PR_SET_NO_NEW_PRIVS])?);
+    let of_a_thread = one_of(0, [libc::PR_SET_NAME, libc::PR_SET_NO_NEW_PRIVS])?;
+    calls.insert(libc::SYS_prctl, of_a_thread.clone());
+    if let Whose::Verb { .. } = whose {
+        // Root's verb becomes the owner of the account for each access, and remains without core files. Nobody else
+        // can become anybody by these.
+        for call in [libc::SYS_setgroups, libc::SYS_setresgid, libc::SYS_setresuid] {
+            calls.insert(call, Vec::new());
+        }
+        let undumpable = all_of([Argument::is(0, libc::PR_SET_DUMPABLE), Argument::is(1, 0)])?;
+        calls.insert(libc::SYS_prctl, [of_a_thread, undumpable].concat());
+    }
     let (filter, every_thread) = (libc::SECCOMP_SET_MODE_FILTER, libc::SECCOMP_FILTER_FLAG_TSYNC);
     let filter = [filter.cast_signed(), every_thread as libc::c_int];
     calls.insert(libc::SYS_seccomp, all_of([Argument::is(0, filter[0]), Argument::is(1, filter[1])])?);
@@ -219,12 +246,17 @@ fn refused(whose: Whose) -> seccompiler::Result<Calls> {
     if whose == Whose::Server {
         calls.insert(libc::SYS_sendmsg, Vec::new());
     }
-    if whose.connects() {
+    if whose.network() == Network::Any {
         for call in [libc::SYS_socket, libc::SYS_connect, libc::SYS_bind] {
             calls.remove(&call);
         }
     } else {
         calls.insert(libc::SYS_sendmmsg, Vec::new());
+    }
+    if whose.network() == Network::Unix {
+        calls.remove(&libc::SYS_connect);
+        let others = [Argument::unlike(0, libc::AF_UNIX)];
+        calls.insert(libc::SYS_socket, all_of(others)?);
     }
     Ok(calls)
 }
@@ -233,7 +265,13 @@ fn refused(whose: Whose) -> seccompiler::Result<Calls> {
 mod tests {
     use super::*;
 
-    const ALL: [Whose; 3] = [Whose::Server, Whose::Verb { network: false }, Whose::Verb { network: true }];
+    const ALL: [Whose; 5] = [
+        Whose::Server,
+        Whose::Thread,
+        Whose::Verb { network: Network::Nothing },
+        Whose::Verb { network: Network::Unix },
+        Whose::Verb { network: Network::Any },
+    ];
 
     #[test]
     fn no_call_is_both_allowed_and_refused_whatever_its_arguments() {

@@ -54,6 +54,12 @@ pub(super) fn restrict(needs: &Needs, network: bool) -> Result<Option<u8>> {
         }
         rules = allow(rules, folder, AccessFs::MakeSock.into())?;
     }
+    for folder in &needs.named_in {
+        rules = allow(rules, folder, AccessFs::MakeReg.into())?;
+    }
+    for folder in &needs.renamed_in {
+        rules = allow(rules, folder, AccessFs::MakeReg | AccessFs::RemoveFile)?;
+    }
     for file in &needs.files {
         // What is there and no regular file is told when it is opened.
         if file.is_file() {

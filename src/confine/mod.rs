@@ -32,8 +32,9 @@ mod calls {
         Server,
         Verb {
             #[allow(dead_code, reason = "read where there is a list")]
-            network: bool,
+            network: super::Network,
         },
+        Thread,
     }
 
     /// There is no list for this architecture.
@@ -70,10 +71,24 @@ pub struct Needs {
     /// Files and folders that are there, for reading and writing; below folders, files and folders are also made, renamed
     /// within their folder, and removed. For a server: the account directory.
     pub changed: Vec<PathBuf>,
+    /// Folders in which files that have no name yet get one. Nothing there is opened for it.
+    pub named_in: Vec<PathBuf>,
+    /// Folders in which files are renamed: a name that is there can go.
+    pub renamed_in: Vec<PathBuf>,
     /// Folders in which sockets are made. Nothing is removed there, so a socket in one outlives its server.
     pub socket_folders: Vec<PathBuf>,
     /// TCP ports that are still to be bound; 0: any that is free.
     pub ports: Vec<u16>,
+}
+
+/// What a confined verb may still connect to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Network {
+    Nothing,
+    /// Unix sockets that have a path, such as the one of an account's server.
+    Unix,
+    /// Whatever its user may connect to.
+    Any,
 }
 
 /// What is in force.
@@ -135,11 +150,19 @@ impl Confinement {
 /// thread is started**: landlock binds the calling thread and those that it starts, not those that are there. (The
 /// filter of system calls binds every thread. Threads can be started afterwards, processes cannot.)
 ///
-/// With `network` the process may still make sockets and connect, unix sockets included: to whatever its user may
-/// connect to. Without, it keeps the sockets that it has, and can pass open files over them.
-pub fn verb(needs: &Needs, network: bool) -> Result<Confinement> {
-    let landlock = files::restrict(needs, network)?;
+/// The sockets that the process has stay, and open files can be passed over them; `network` says what else it may connect to.
+pub fn verb(needs: &Needs, network: Network) -> Result<Confinement> {
+    let landlock = files::restrict(needs, network == Network::Any)?;
     let seccomp = calls::restrict(Whose::Verb { network })?;
+    Ok(Confinement { landlock, seccomp })
+}
+
+/// The same for this thread and those that it starts, without a network. **Other threads keep what they have**, so this is
+/// for a part of a verb that goes on with its account afterwards: what a parser is talked into stays confined, code that
+/// gets to run in the process does not.
+pub fn thread(needs: &Needs) -> Result<Confinement> {
+    let landlock = files::restrict(needs, false)?;
+    let seccomp = calls::restrict(Whose::Thread)?;
     Ok(Confinement { landlock, seccomp })
 }
 

@@ -75,16 +75,27 @@ pub fn convert(
     options: &ConvertOptions,
     progress: &mut dyn FnMut(Phase, u64, u64),
 ) -> Result<Converted> {
-    let source = Plain::open(input, &options.input)?;
+    let source = HostFile::open_to_copy(input)?;
+    convert_into(source, Output::create(output)?, output, options, progress)
+}
+
+/// The same between files that are open: nothing but parents of the image is opened. `path`: the name of the new file.
+pub fn convert_into(
+    source: HostFile,
+    output: Output,
+    path: &Path,
+    options: &ConvertOptions,
+    progress: &mut dyn FnMut(Phase, u64, u64),
+) -> Result<Converted> {
+    let source = Plain::of(source, &options.input)?;
     let mut size = source.size();
     if options.azure {
         size =
             azure_size(size).ok_or_else(|| Fault::BadSize.error("the virtual size is too large to be rounded up"))?;
     }
-    let output_file = Output::create(output)?;
-    let file = output_file.file();
-    let made = write_out(&mut &source, (file, Sink::empty(file)), output, options.target, size, progress)?;
-    output_file.publish()?;
+    let file = output.file();
+    let made = write_out(&mut &source, (file, Sink::empty(file)), path, options.target, size, progress)?;
+    output.publish()?;
     let (from, files) = (source.format(), source.paths());
     Ok(Converted { from, files, size, unique_id: made.unique_id, stored: made.stored })
 }

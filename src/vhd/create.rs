@@ -45,8 +45,12 @@ pub struct Created {
 
 /// Makes an empty disk; fails if there is a file at `path`.
 pub fn create(path: &Path, new: &New) -> Result<Created> {
+    create_into(Output::create(path)?, path, new)
+}
+
+/// The same in a file that is open: nothing but parents is opened.
+pub fn create_into(output: Output, path: &Path, new: &New) -> Result<Created> {
     let at_path = |error: Error| if error.path().is_some() { error } else { error.at_path(path) };
-    let output = Output::create(path)?;
     let (id, now) = (Uuid::new_v4(), open::now());
     let mut parent_elsewhere = false;
     let (kind, size) = match new {

@@ -36,7 +36,7 @@ impl DiskType {
         }
     }
 
-    fn code(self) -> u32 {
+    pub(super) fn code(self) -> u32 {
         match self {
             DiskType::Fixed => 2,
             DiskType::Dynamic => 3,

@@ -38,6 +38,7 @@ pub use image::Image;
 pub use meta::{Metadata, Notice};
 pub use open::{
     MAX_DEPTH, OpenChain, OpenOptions, OptionNames, now, open, open_file, open_files, open_single, open_sources,
+    parent_folders,
 };
 
 /// The most bytes of a dynamic or differencing disk: 2040 GiB.

@@ -13,7 +13,7 @@ use super::image::Image;
 use super::meta::{COPY_IS_VALID, Metadata, Notice};
 use super::parent::Search;
 use super::source::Source;
-use super::{DiskType, Fault, Warning};
+use super::{DiskType, FOOTER, Fault, Warning};
 use crate::base::file::HostFile;
 use crate::{Error, ErrorKind, Result};
 
@@ -88,6 +88,25 @@ pub fn open_file(file: HostFile, options: &OpenOptions) -> Result<OpenChain> {
         builder.push_parent(file, meta)?;
     }
     Ok(builder.finish())
+}
+
+/// The folders that [`open_file`] may look for parents in: none where nothing in the file says that it has any. Looks at one
+/// field of a footer alone, and at no path in the file.
+pub fn parent_folders(file: &HostFile, options: &OpenOptions) -> Result<Vec<PathBuf>> {
+    let size = file.size();
+    let mut has_parents = false;
+    for at in [Some(0), size.checked_sub(FOOTER as u64), size.checked_sub(FOOTER as u64 - 1)].into_iter().flatten() {
+        let mut kind = [0; 4];
+        if at + 64 <= size {
+            file.read_at(at + 60, &mut kind)?;
+        }
+        has_parents |= u32::from_be_bytes(kind) == DiskType::Differencing.code();
+    }
+    if !has_parents {
+        return Ok(Vec::new());
+    }
+    let path = file.path().canonicalize().map_err(|e| Error::io("cannot resolve the path", e).at_path(file.path()))?;
+    Ok(path.parent().map(Path::to_owned).into_iter().chain(options.roots.iter().cloned()).collect())
 }
 
 /// Opens only the file at `path`, be its parents where they may.

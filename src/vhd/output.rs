@@ -98,6 +98,18 @@ impl Output {
         self.file.size().is_ok_and(|size| size == 0)
     }
 
+    /// The folder of the target.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        folder_path(&self.target)
+    }
+
+    /// The file has a name already, which changes when it is published.
+    #[must_use]
+    pub fn has_name(&self) -> bool {
+        self.hidden.is_some()
+    }
+
     #[must_use]
     pub fn file(&self) -> &RealFile {
         &self.file
@@ -143,13 +155,17 @@ fn folder_of(target: &Path) -> Result<(File, &Path)> {
     if target.symlink_metadata().is_ok() {
         return Err(exists(target));
     }
-    let path = match target.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let path = folder_path(target);
     let folder = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     let folder = folder.map_err(|errno| Error::io("cannot open the folder", errno.into()).at_path(target))?;
     Ok((File::from(folder), path))
+}
+
+fn folder_path(target: &Path) -> &Path {
+    match target.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
 }
 
 fn exists(target: &Path) -> Error {

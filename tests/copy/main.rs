@@ -12,6 +12,7 @@ mod corpus;
 mod support;
 
 mod clones;
+mod confined;
 mod consistent;
 mod exports;
 mod hidden;

@@ -13,7 +13,7 @@ use memmap2::MmapMut;
 use rustix::net::{AddressFamily, SocketType};
 use rustix::process::{PidfdFlags, Signal};
 use rustix::thread::UnshareFlags;
-use sealdisk::confine::{Confinement, Mode, Needs};
+use sealdisk::confine::{Confinement, Mode, Needs, Network};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 use tempfile::TempDir;
 
@@ -162,7 +162,7 @@ fn try_a_verb_when_told_to() {
     };
     let (mut here, mut there) = UnixStream::pair().unwrap();
     // The thread of this test stands for the main thread of a verb: those started from here on are bound.
-    let confined = sealdisk::confine::verb(&needs, network).unwrap();
+    let confined = sealdisk::confine::verb(&needs, if network { Network::Any } else { Network::Nothing }).unwrap();
     assert!(confined.seccomp, "{confined:?}");
 
     let changes = || {

@@ -6,7 +6,9 @@ use clap::Args;
 use serde_json::json;
 
 use super::super::context::{Context, Outcome};
+use super::super::reading;
 use crate::account::failure::Failure;
+use crate::confine::Needs;
 use crate::text;
 use crate::vhd::azure;
 
@@ -22,6 +24,7 @@ pub(in crate::cli) struct AzureCheck {
 
 impl AzureCheck {
     pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
+        reading::confine(&[], Needs { files: vec![self.file.clone()], ..Needs::default() })?;
         let problems = azure::diagnose(&self.file)?;
         let Some(first) = problems.first() else {
             let text = format!("{}: fit for Azure", text::path(&self.file));

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::super::context::{Context, Outcome};
-use super::super::progress;
+use super::super::{progress, reading};
 use super::{Opening, notices_json, notices_text, warnings_json, with_warnings};
 use crate::account::failure::Failure;
 use crate::text;
@@ -26,6 +26,7 @@ pub(in crate::cli) struct Check {
 
 impl Check {
     pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
+        reading::confine(&[], reading::vhd(&self.file, &self.opening.options())?)?;
         let bar = progress::count(0, "check");
         let report = check::check(&self.file, &self.opening.options(), &mut |done, total| {
             bar.set_length(total);

@@ -9,9 +9,11 @@ use super::super::context::{Context, Outcome};
 use super::super::{progress, reading, size};
 use super::Opening;
 use crate::base::Format;
+use crate::base::file::HostFile;
 use crate::text;
 use crate::vhd::DEFAULT_BLOCK;
 use crate::vhd::convert::{self, ConvertOptions, Phase, Target};
+use crate::vhd::output::Output;
 
 /// Copy an image into a new file of another format, sparse, and compare the two
 ///
@@ -63,7 +65,10 @@ impl Convert {
         input.names.format = Some("--from");
         let options = ConvertOptions { input, target, azure: self.azure };
         let bars = [progress::bytes(0, "copy"), progress::bytes(0, "compare")];
-        let result = convert::convert(&self.input, &self.output, &options, &mut |phase, done, total| {
+        let source = HostFile::open_to_copy(&self.input)?;
+        let output = Output::create(&self.output)?;
+        reading::confine(&[], reading::and_output(reading::image(&source, &options.input)?, &output))?;
+        let result = convert::convert_into(source, output, &self.output, &options, &mut |phase, done, total| {
             let bar = if phase == Phase::Copy { &bars[0] } else { &bars[1] };
             bar.set_length(total);
             bar.set_position(done);

@@ -6,9 +6,11 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::super::context::{Context, Outcome};
-use super::super::size;
+use super::super::{reading, size};
+use crate::confine::Needs;
 use crate::text;
 use crate::vhd::create::{self, New};
+use crate::vhd::output::Output;
 use crate::vhd::{DEFAULT_BLOCK, OpenOptions, OptionNames};
 
 /// Make an empty VHD: fixed, dynamic, or differencing over a parent
@@ -65,7 +67,13 @@ impl Create {
             (_, None, Some(_)) => return Err(unfit("a fixed disk has no blocks").into()),
             (_, None, None) => return Err(unfit("--size is missing").into()),
         };
-        let created = create::create(&self.file, &new)?;
+        let output = Output::create(&self.file)?;
+        let needs = match &new {
+            New::Differencing { parent, open, .. } => reading::vhd(parent, open)?,
+            New::Fixed { .. } | New::Dynamic { .. } => Needs::default(),
+        };
+        reading::confine(&[], reading::and_output(needs, &output))?;
+        let created = create::create_into(output, &self.file, &new)?;
         if created.parent_elsewhere {
             context.note(
                 "note: the parent lies outside the disk's folder: to open it, name the parent's by --parent-root",

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::super::context::{Context, Outcome};
-use super::super::size;
+use super::super::{reading, size};
 use super::{Opening, notices_json, notices_text, warnings_json};
 use crate::base::file::HostFile;
 use crate::text;
@@ -31,6 +31,7 @@ pub(in crate::cli) struct Info {
 
 impl Info {
     pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
+        reading::confine(&[], reading::vhd(&self.file, &self.opening.options())?)?;
         let opened = if self.no_parents {
             vhd::open_single(&self.file, &self.opening.options())?
         } else {

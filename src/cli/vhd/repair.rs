@@ -6,6 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::super::context::{Context, Outcome};
+use super::super::reading;
 use crate::vhd::repair;
 
 /// Restore the footer, its copy and the checksums of a VHD where one can be had from the other; nothing else
@@ -26,6 +27,7 @@ pub(in crate::cli) struct Repair {
 
 impl Repair {
     pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
+        reading::confine(&[], reading::vhd_in_place(&self.file)?)?;
         let repairs = repair::repair(&self.file, self.dry_run)?;
         let list: Vec<_> = repairs.iter().map(|r| json!({ "offset": r.offset, "what": r.what })).collect();
         let planned = if self.dry_run { "planned: " } else { "" };

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::super::context::{Context, Outcome};
-use super::super::size;
+use super::super::{reading, size};
 use crate::text;
 use crate::vhd::resize;
 
@@ -29,6 +29,7 @@ pub(in crate::cli) struct Resize {
 
 impl Resize {
     pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
+        reading::confine(&[], reading::vhd_in_place(&self.file)?)?;
         let old = resize::resize(&self.file, self.size, self.shrink)?;
         let document = json!({ "path": self.file.display().to_string(), "old_size": old, "current_size": self.size });
         let text = format!("{}: {} (was {})", text::path(&self.file), size::human(self.size), size::human(old));

@@ -65,7 +65,14 @@ impl fmt::Debug for Client {
 impl Client {
     /// Attaches the export of a URI.
     pub fn connect(uri: &Uri, budget: WaitBudget) -> Result<Self> {
-        Self::attach(Line::reach(uri, budget)?, &uri.export)
+        Self::connect_and(uri, budget, || Ok(()))
+    }
+
+    /// The same, with `before` done when the server is reached and nothing of it was read yet.
+    pub fn connect_and(uri: &Uri, budget: WaitBudget, before: impl FnOnce() -> Result<()>) -> Result<Self> {
+        let line = Line::reach(uri, budget)?;
+        before()?;
+        Self::attach(line, &uri.export)
     }
 
     /// Attaches an export of the server at the other end of `stream`, of which nothing was read yet. A read or write that
