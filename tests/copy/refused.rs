@@ -128,7 +128,7 @@ fn a_target_that_is_full_is_told_and_gone_on_with() {
 fn key(account: &Account) -> PathBuf {
     use std::os::unix::fs::PermissionsExt;
     let path = account.scratch("small.key");
-    fs::write(&path, [9; 32]).unwrap();
+    fs::write(&path, [0x89; 32]).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
     path
 }
