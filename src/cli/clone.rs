@@ -34,7 +34,8 @@ Examples:
   sealdisk clone golden web1
   sealdisk clone disk1@before-upgrade rescue
   sealdisk clone disk1 disk1-sealed --full
-  sealdisk clone disk1 disk1 --full --into /mnt/usb/account")]
+  sealdisk clone disk1 disk1 --full --into /mnt/usb/account
+  sealdisk clone disk1 disk1 --full --into /mnt/usb/account --into-key-command 'kms get usb'")]
 pub(super) struct Clone {
     /// The disk, or its snapshot, to begin from
     #[arg(value_name = "NAME[@SNAPSHOT]")]

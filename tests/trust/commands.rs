@@ -131,3 +131,45 @@ fn a_folder_of_another_user_runs_nothing_as_root() {
     "#,
     );
 }
+
+#[test]
+fn without_a_key_no_base_image_is_opened() {
+    let account = Account::new();
+    let image = account.scratch("base.img");
+    fs::write(&image, vec![7; 1 << 20]).unwrap();
+    account.create_over("d", &image);
+    let wrong = account.scratch("wrong.key");
+    fs::write(&wrong, [9; 32]).unwrap();
+    fs::set_permissions(&wrong, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    // With the key a disk whose image is gone is not shown; without it nobody has looked for the image.
+    fs::remove_file(&image).unwrap();
+    let gone = stderr_of_failure(account.command().args(["map", "d"]));
+    assert!(gone.contains("the base image is gone"), "{gone}");
+    let map = account.sealdisk(&["map", "d", "--key-file", wrong.to_str().unwrap()]);
+    assert!(map.contains("base"), "{map}");
+}
+
+#[test]
+fn what_is_no_file_is_not_opened_in_the_place_of_one() {
+    let account = Account::new();
+    account.create("d", 1 << 20);
+    for name in ["account.toml", "lock"] {
+        let path = account.dir().join(name);
+        let kept = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        stdout_of(std::process::Command::new("mkfifo").args(["-m", "600"]).arg(&path));
+        let refused = stderr_of_failure(account.command().arg("list"));
+        assert!(refused.contains(name) && refused.contains("not a regular file"), "{refused}");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, kept).unwrap();
+    }
+    // Nor where account.toml says that the key is.
+    let text = fs::read_to_string(account.dir().join("account.toml")).unwrap();
+    let path = text.lines().find(|line| line.starts_with("path = ")).unwrap();
+    fs::write(account.dir().join("account.toml"), text.replace(path, "path = \"/dev/zero\"")).unwrap();
+    let refused = stderr_of_failure(account.command().args(["create", "e", "--size", "1M"]));
+    assert!(refused.contains("/dev/zero") && refused.contains("no regular file"), "{refused}");
+    fs::write(account.dir().join("account.toml"), text.replace(path, "path = \"kek\"")).unwrap();
+    let refused = stderr_of_failure(account.command().args(["create", "e", "--size", "1M"]));
+    assert!(refused.contains("relative path"), "{refused}");
+}

@@ -135,3 +135,15 @@ fn a_server_that_root_starts_is_the_owners() {
     "#,
     );
 }
+
+#[test]
+fn root_without_the_right_to_become_the_owner_is_told_what_to_do() {
+    as_root(
+        r#"
+        install -d -o 65534 -m 700 account; key kek; sd init --key-file kek
+        refused "root cannot become the owner of the account (uid 65534)" \
+            setpriv --bounding-set -setuid,-setgid "$B" --account "$A" create d --size 1M --key-file kek
+        grep -q "run with --user 65534" said
+    "#,
+    );
+}

@@ -37,7 +37,8 @@ Examples:
   sealdisk key rotate-kek
   sealdisk key rotate-kek --account-key --key-file /etc/sealdisk/kek.2
   sealdisk key rotate-kek --compromised --key-file /etc/sealdisk/kek.2
-  sealdisk key rotate-kek --old-key-file ./kek.1 --passphrase")]
+  sealdisk key rotate-kek --old-key-file ./kek.1 --passphrase
+  sealdisk key rotate-kek --old-key-command 'kms get kek.1' --key-command 'kms get kek.2'")]
 pub(in crate::cli) struct RotateKek {
     /// Replace the account key too, and take fresh data keys for what is written from now on
     #[arg(long)]
