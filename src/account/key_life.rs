@@ -197,7 +197,7 @@ impl Registry {
         let left = damaged.map(|(folder, error)| Left { name: format!("disks/{folder}"), error: error.clone() });
         let mut moved = Moved { left: left.collect(), older: Vec::new() };
         for entry in self.entries() {
-            let name = entry.name.to_string();
+            let name = self.shared.shown(&entry);
             match self.move_disk(&entry, &ring) {
                 Ok(0) => {}
                 Ok(bytes) => moved.older.push(Older { name, bytes }),
@@ -234,11 +234,11 @@ impl Registry {
                 kept.push(Older { name: name.to_string(), bytes });
             }
         }
-        for entry in self.shared.hidden.read().iter() {
-            if let State::Open(disk) = &*entry.state.lock() {
-                let bytes = disk.layers().iter().map(|layer| layer.held).sum();
-                kept.push(Older { name: entry.name.to_string(), bytes });
-            }
+        // Deleted sources of clones: nothing of them was gone through.
+        for entry in self.shared.hidden_entries() {
+            let disk = self.shared.open_disk(&entry, None)?;
+            let bytes = disk.layers().iter().map(|layer| layer.held).sum();
+            kept.push(Older { name: self.shared.shown(&entry), bytes });
         }
         self.shared.settings.write().end_reencryption(&*self.shared.account, &ring)?;
         Ok(ReencryptionEnded { kept })
@@ -303,7 +303,15 @@ impl Registry {
         *self.shared.keys.write() = Keys::Locked(revoked.into());
         drop(settings);
         let revoked = let_go(self.open_disks(), true);
+        self.forget_guest_data(true);
         Ok(KeysRevoked { account_key_held: !watch.all_gone(), ..revoked })
+    }
+
+    /// Of what clients have read and written nothing stays in the buffers of a server; `from_now_on`: nor of what they send.
+    fn forget_guest_data(&self, from_now_on: bool) {
+        if let Some(door) = self.door.get() {
+            door.forget(from_now_on);
+        }
     }
 
     /// Gives revoked keys back; clients that stayed go on.
@@ -317,6 +325,7 @@ impl Registry {
         settings.set_revoked(&*self.shared.account, &ring, false)?;
         *self.shared.keys.write() = Keys::Unlocked(ring.clone());
         drop(settings);
+        self.forget_guest_data(false);
         let mut left = Vec::new();
         for (entry, disk) in self.open_disks() {
             if let Err(error) = ring.disk_keys(entry.uuid).and_then(|keys| disk.readmit(keys)) {
@@ -348,6 +357,7 @@ impl Registry {
         let mut state = entry.state.lock();
         if let State::Open(disk) = &*state {
             let_go(vec![(Arc::clone(&entry), Arc::clone(disk))], false);
+            self.forget_guest_data(self.revoked());
         }
         *state = State::Closed;
         disk::erase_keys(&*self.shared.dir_of(&entry)?)?;
@@ -378,6 +388,7 @@ impl Registry {
         let mut settings = self.shared.settings.write();
         *self.shared.keys.write() = Keys::Locked(super::settings::erased().into());
         let_go(self.open_disks(), false);
+        self.forget_guest_data(true);
         settings.erase_account_keys(&*self.shared.account)?;
         drop(settings);
         let mut outcome = Ok(());

@@ -6,6 +6,8 @@ use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
+use zeroize::Zeroizing;
+
 use super::file::HostFile;
 use super::identity::{BaseRecord, FileIdentity};
 use super::{OpenOptions, open, open_files, reopen_files, share};
@@ -62,7 +64,7 @@ pub fn relocate(
 
 fn digest(file: &HostFile, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> Result<String> {
     let mut hash = Sha256::new();
-    let mut buf = vec![0; PIECE.min(file.size() as usize)];
+    let mut buf = Zeroizing::new(vec![0; PIECE.min(file.size() as usize)]);
     let mut at = 0;
     while at < file.size() {
         let len = (buf.len() as u64).min(file.size() - at);

@@ -7,6 +7,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use super::Durability;
 use super::core::{Core, Gate};
 use super::extent_map::Mark;
@@ -77,7 +79,8 @@ impl Core {
         if is_whole(offset, buf.len()) {
             return self.read_locked(view, pages, buf);
         }
-        let mut whole = vec![0; (pages.end - pages.start) as usize * PAGE];
+        // Guest data that is no longer needed stays nowhere: the keys may be taken back at any time.
+        let mut whole = Zeroizing::new(vec![0; (pages.end - pages.start) as usize * PAGE]);
         let skip = (offset - pages.start * PAGE as u64) as usize;
         self.read_locked(view, pages, &mut whole)?;
         buf.copy_from_slice(&whole[skip..skip + buf.len()]);
@@ -199,7 +202,7 @@ impl Core {
         if is_whole(offset, data.len()) {
             return self.store(&top, pages, data);
         }
-        let mut whole = vec![0; (pages.end - pages.start) as usize * PAGE];
+        let mut whole = Zeroizing::new(vec![0; (pages.end - pages.start) as usize * PAGE]);
         let skip = (offset - pages.start * PAGE as u64) as usize;
         // Only the first and the last page keep anything of what they hold.
         let (last, after) = (pages.end - 1, pages.end);

@@ -1,5 +1,7 @@
 //! Looking at what a layer really stores, byte by byte, and comparing it with what it is said to hold. Changes nothing.
 
+use zeroize::Zeroizing;
+
 use super::core::Core;
 use super::settings::Kind;
 use crate::{Error, ErrorKind, PAGE, Result};
@@ -61,7 +63,7 @@ impl Core {
             };
             let end = pages.min(start + STEP);
             let _lock = self.ranges.shared(start..end);
-            let mut bytes = vec![0; (end - start) as usize * PAGE];
+            let mut bytes = Zeroizing::new(vec![0; (end - start) as usize * PAGE]);
             layer.read_stored(start, &mut bytes)?;
             let state = self.state.read();
             let Some(index) = state.index_of(id) else { return Ok(found) };

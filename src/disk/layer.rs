@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
 use parking_lot::Mutex as PlainMutex;
+use zeroize::Zeroizing;
 
 use super::poison::Poison;
 use super::settings::Kind;
@@ -262,7 +263,7 @@ impl Layer {
         while let Some(data) = self.next_data(at)?.filter(|data| data.start < pages.end) {
             let part = data.start.max(at)..data.end.min(pages.end).min(data.start.max(at) + STEP);
             at = part.end;
-            let mut bytes = vec![0; (part.end - part.start) as usize * PAGE];
+            let mut bytes = Zeroizing::new(vec![0; (part.end - part.start) as usize * PAGE]);
             self.read_stored(part.start, &mut bytes)?;
             for (page, number) in bytes.chunks(PAGE).zip(part) {
                 // Ciphertext is never all zeros.

@@ -26,6 +26,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use zeroize::Zeroizing;
+
 use super::extent_map::{ExtentMap, Mark};
 use super::layer::Layer;
 use super::log::{Batch, Extent, take_u64};
@@ -284,7 +286,7 @@ fn each_sum(
     mut seen: impl FnMut(&[Range<u64>], u64),
 ) -> io::Result<()> {
     let end_of_file = file.map_or(Ok(0), |file| file.size())? / PAGE as u64;
-    let mut bytes = Vec::new();
+    let mut bytes = Zeroizing::new(Vec::with_capacity(STEP as usize * PAGE));
     let (mut pages, mut left, mut sum) = (Vec::<Range<u64>>::new(), each, Sum::default());
     for run in runs {
         let mut at = run.start;

@@ -7,6 +7,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use super::core::Core;
 use super::extent_map::Mark;
 use super::layer::Layer;
@@ -21,8 +23,8 @@ use crate::{Error, ErrorKind, PAGE, Result};
 const STEP: u64 = 1024;
 
 /// Room for the content of `pages`.
-fn buffer(pages: &Range<u64>) -> Vec<u8> {
-    vec![0; (pages.end - pages.start) as usize * PAGE]
+fn buffer(pages: &Range<u64>) -> Zeroizing<Vec<u8>> {
+    Zeroizing::new(vec![0; (pages.end - pages.start) as usize * PAGE])
 }
 
 /// How far a sweep has come.

@@ -8,6 +8,8 @@
 use std::ops::Range;
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use super::checkpoint;
 use super::core::{Core, Due, Progress};
 use super::layer::Layer;
@@ -190,7 +192,7 @@ impl Core {
             unheld.push(at..run.end);
         }
         for gap in unheld.into_iter().filter(|gap| !gap.is_empty()) {
-            let mut stored = vec![0; (gap.end - gap.start) as usize * PAGE];
+            let mut stored = Zeroizing::new(vec![0; (gap.end - gap.start) as usize * PAGE]);
             layer.read_stored(gap.start, &mut stored)?;
             let left = stored.chunks(PAGE).zip(gap.start..).filter(|(bytes, _)| bytes.iter().any(|&byte| byte != 0));
             let mut state = self.state.write();

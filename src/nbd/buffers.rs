@@ -6,13 +6,18 @@
 //!
 //! Buffers are anonymous mappings, so a page that was never used costs nothing and a buffer let go is really gone. They
 //! are kept for reuse while any is in use, and all let go when none is.
+//!
+//! What lies in them is guest data. Once the keys are taken back none of it is to stay: [`Buffers::forget`] overwrites those
+//! that nobody uses, those in use are overwritten when they come back, and connections, which see a new
+//! [generation](Buffers::generation), give theirs back before they wait for their client again.
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use memmap2::MmapMut;
 use parking_lot::Mutex;
+use zeroize::Zeroize;
 
 use super::config::{Config, RESERVED};
 
@@ -37,6 +42,10 @@ pub(super) struct Buffers {
     /// Bytes that one connection may use of them.
     share: usize,
     used: AtomicUsize,
+    /// Counts how often all was to be forgotten.
+    generation: AtomicU64,
+    /// Nothing is kept: every buffer that comes back is overwritten.
+    forgets: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -54,6 +63,8 @@ impl Buffers {
             shared: config.budget - reserved,
             share: config.budget / 4 - RESERVED,
             used: AtomicUsize::new(0),
+            generation: AtomicU64::new(0),
+            forgets: AtomicBool::new(false),
         })
     }
 
@@ -65,6 +76,23 @@ impl Buffers {
     /// Bytes that may be used beyond what is reserved.
     pub(super) fn limit(&self) -> usize {
         self.shared
+    }
+
+    /// Overwrites what clients have left in buffers, and has connections do so with theirs. `from_now_on`: until the next
+    /// call no buffer is used again with what is in it.
+    pub(super) fn forget(&self, from_now_on: bool) {
+        self.forgets.store(from_now_on, Ordering::SeqCst);
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        let mut pool = self.pool.lock();
+        let free = std::mem::take(&mut pool.free);
+        pool.free_bytes = 0;
+        drop(pool);
+        free.into_iter().flatten().for_each(overwrite);
+    }
+
+    /// Another one than before: whoever holds a buffer with something in it that is not needed gives it back.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
     }
 
     fn lease(&self, class: usize) -> Option<MmapMut> {
@@ -82,10 +110,15 @@ impl Buffers {
         map
     }
 
-    fn put_back(&self, class: usize, map: MmapMut) {
+    /// Takes back a buffer that was leased in `generation`.
+    fn put_back(&self, class: usize, map: MmapMut, generation: u64) {
+        let is_kept = generation == self.generation() && !self.forgets.load(Ordering::Relaxed);
         let mut pool = self.pool.lock();
         pool.leased -= 1;
-        if pool.leased == 0 {
+        if !is_kept {
+            drop(pool);
+            overwrite(map);
+        } else if pool.leased == 0 {
             let idle = std::mem::take(&mut pool.free);
             pool.free_bytes = 0;
             drop(pool);
@@ -98,6 +131,11 @@ impl Buffers {
             drop(map);
         }
     }
+}
+
+/// Freed memory may be read until it is used again.
+fn overwrite(mut map: MmapMut) {
+    map.zeroize();
 }
 
 /// What one connection holds of the budget.
@@ -136,8 +174,9 @@ impl Share {
 
     fn lease(self: &Arc<Self>, len: usize, counted: usize) -> Option<Lease> {
         let class = CLASSES.iter().position(|class| *class >= len)?;
+        let generation = self.buffers.generation();
         let map = self.buffers.lease(class)?;
-        Some(Lease { map: Some(map), class, counted, share: Arc::clone(self) })
+        Some(Lease { map: Some(map), class, generation, counted, share: Arc::clone(self) })
     }
 
     fn give_back(&self, bytes: usize) {
@@ -152,6 +191,7 @@ pub(super) struct Lease {
     /// Taken out by drop only.
     map: Option<MmapMut>,
     class: usize,
+    generation: u64,
     counted: usize,
     share: Arc<Share>,
 }
@@ -173,7 +213,7 @@ impl DerefMut for Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         if let Some(map) = self.map.take() {
-            self.share.buffers.put_back(self.class, map);
+            self.share.buffers.put_back(self.class, map, self.generation);
         }
         self.share.give_back(self.counted);
     }
@@ -202,6 +242,34 @@ mod tests {
         drop((leases, reserved));
         assert_eq!(buffers.used(), 0);
         assert_eq!(buffers.pool.lock().free_bytes, 0, "nothing is kept when nothing is in use");
+    }
+
+    #[test]
+    fn nothing_is_used_again_once_all_is_to_be_forgotten() {
+        let buffers = Buffers::new(&Config::default());
+        let share = Share::new(&buffers);
+        let held = share.reserved().unwrap();
+        let fill = |mut lease: Lease| lease.fill(7);
+        let lies_in = |share: &Arc<Share>| share.take(4096).unwrap().contains(&7);
+        fill(share.take(4096).unwrap());
+        assert!(lies_in(&share), "it is used again as it is");
+        // One that lies there, and one that is in use.
+        let before = share.take(4096).unwrap();
+        let generation = buffers.generation();
+        fill(share.take(4096).unwrap());
+        buffers.forget(false);
+        assert_ne!(buffers.generation(), generation);
+        fill(before);
+        assert!(!lies_in(&share));
+        fill(share.take(4096).unwrap());
+        assert!(lies_in(&share), "and from then on as before");
+        buffers.forget(true);
+        for _ in 0..2 {
+            fill(share.take(4096).unwrap());
+            assert!(!lies_in(&share));
+        }
+        buffers.forget(false);
+        drop(held);
     }
 
     #[test]

@@ -75,6 +75,8 @@ pub(super) struct Connection {
     pub(super) taken: u32,
     /// It was one.
     pub(super) alone: bool,
+    /// The [generation](Buffers::generation) of which no buffer is left here.
+    generation: u64,
 }
 
 /// What stopped the parsing.
@@ -116,6 +118,7 @@ impl Connection {
             patience: Patience::new(),
             taken: 0,
             alone: false,
+            generation: shared.buffers.generation(),
             shared,
         })
     }
@@ -134,6 +137,7 @@ impl Connection {
             let lack = self.work()?;
             self.output.record.settle(self.in_flight());
             let blocked = !self.send()?;
+            self.heed_generation();
             if self.closing && !blocked && self.in_flight() == 0 && self.finished.is_empty() && self.output.is_empty() {
                 return Ok(());
             }
@@ -145,6 +149,14 @@ impl Connection {
                 Lack::Input if self.receive()? => {}
                 Lack::Input | Lack::Job | Lack::Nothing => self.wait(lack, false)?,
             }
+        }
+    }
+
+    /// Gives buffers back that are to be forgotten, as soon as nothing in them is needed.
+    fn heed_generation(&mut self) {
+        let now = self.shared.buffers.generation();
+        if now != self.generation && self.input.rest() & self.output.rest() {
+            self.generation = now;
         }
     }
 

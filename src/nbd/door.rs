@@ -60,6 +60,12 @@ impl Door {
         Ok(Terms { most, context })
     }
 
+    /// Leaves nothing of what clients have read and written in the server's buffers, as soon as no request under way needs it;
+    /// `from_now_on`: nor of what they send until the next call.
+    pub fn forget(&self, from_now_on: bool) {
+        self.hub.stats.buffers.forget(from_now_on);
+    }
+
     /// The clients of the server and what they did, the first to attach first.
     #[must_use]
     pub fn clients(&self) -> Vec<(Attached, Counts)> {

@@ -79,10 +79,11 @@ impl Input {
         self.crowded |= self.is_full();
     }
 
-    /// Lets the buffer go while nothing is unread.
-    pub(super) fn rest(&mut self) {
+    /// Lets the buffer go while nothing is unread. `false`: something is.
+    pub(super) fn rest(&mut self) -> bool {
         if self.is_empty() {
             self.buffer = None;
         }
+        self.buffer.is_none()
     }
 }

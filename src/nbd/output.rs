@@ -81,11 +81,12 @@ impl Output {
         }
     }
 
-    /// Lets the buffer go while there is nothing to send.
-    pub(super) fn rest(&mut self) {
+    /// Lets the buffer go while there is nothing to send. `false`: there is something.
+    pub(super) fn rest(&mut self) -> bool {
         if self.is_empty() {
             self.buffer = None;
         }
+        self.buffer.is_none()
     }
 
     /// Makes the next `len` bytes of the buffer free to write to. `false`: not before more has been sent.

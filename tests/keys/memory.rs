@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::ExitStatusExt;
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -148,6 +150,74 @@ fn no_key_in_a_core_image_nor_in_memory_after_a_revocation_nor_in_log_and_files(
             assert!(!log.windows(form.len()).any(|bytes| bytes == form), "{name} in the log");
             assert!(account.files_with(&form).is_empty(), "{name} in a file of the account");
         }
+    }
+}
+
+/// What clients have written and read, by long and short requests, of whole pages and parts of them, plain and encrypted; what
+/// a re-encryption has moved, and what an audit has looked at. A client that stayed goes on later.
+#[test]
+fn no_guest_data_in_memory_after_a_revocation() {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root looks into the memory of another process");
+        return;
+    }
+    let marker: Vec<u8> = (0..64u8).map(|n| n.wrapping_mul(151) ^ 0x9E).collect();
+    let needles = Needles::new(vec![("guest data".to_owned(), marker.clone())]);
+    let account = Account::new();
+    account.create("disk", 16 * MIB);
+    let server = account.serve();
+    let mut clients: Vec<_> = (0..2).map(|_| Client::attach(&server, "disk").expect("attached")).collect();
+    let mut use_all = || {
+        for client in &mut clients {
+            for (at, len) in
+                [(0, 512), (8192, 4096), (65536, 65536), (MIB, 4 << 20), (700, 1200), (9 * MIB + 13, 70_000)]
+            {
+                let data: Vec<u8> = marker.iter().copied().cycle().take(len).collect();
+                client.write(at, &data).expect("written");
+                assert_eq!(client.read(at, len).expect("read"), data);
+            }
+            client.flush().expect("flushed");
+        }
+    };
+    account.sealdisk(&["encryption", "off"]);
+    use_all();
+    account.sealdisk(&["encryption", "on"]);
+    account.sealdisk(&["reencrypt", "disk"]);
+    account.sealdisk(&["audit", "disk"]);
+    use_all();
+    let [mut busy, mut idle] = <[Client; 2]>::try_from(clients).ok().expect("two");
+    let done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Its connection never rests, and so the server's buffers stay in use.
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                let _ = busy.read(14 * MIB, 4096);
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let ended = EndsWhenDropped(&done);
+        assert!(!needles.in_memory_of(server.pid()).is_empty(), "it is there, and would be found");
+        account.sealdisk(&["key", "revoke"]);
+        // An idle connection looks up every second.
+        std::thread::sleep(Duration::from_millis(2500));
+        assert_eq!(needles.in_memory_of(server.pid()), Vec::new());
+        // Nor does it keep what it refuses.
+        let data: Vec<u8> = marker.iter().copied().cycle().take(65536).collect();
+        idle.write(0, &data).expect_err("revoked");
+        std::thread::sleep(Duration::from_millis(2500));
+        assert_eq!(needles.in_memory_of(server.pid()), Vec::new());
+        account.sealdisk(&["key", "restore"]);
+        assert_eq!(idle.read(65536, 64).expect("read"), marker);
+        drop(ended);
+    });
+}
+
+/// Ends the client beside also where the test fails.
+struct EndsWhenDropped<'a>(&'a AtomicBool);
+
+impl Drop for EndsWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
     }
 }
 

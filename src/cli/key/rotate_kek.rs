@@ -135,7 +135,7 @@ impl Rotation<'_> {
                 let _ = write!(text, "\n{name}: {kept} stay as they were, for snapshots or clones that read them");
             }
             if !ended.kept.is_empty() {
-                text += "\ndelete those to be rid of it";
+                text += "\ndelete those to be rid of it (`reencrypt CLONE --include-base` detaches a clone)";
             }
         }
         let place = KeyPlace::of(session::settings(&context.account)?.0.kek_source(), &context.account);
