@@ -2,6 +2,8 @@
 
 #[path = "account_settings.rs"]
 pub(crate) mod account_settings;
+#[path = "audit_log.rs"]
+pub(crate) mod audit_log;
 #[path = "disk_files.rs"]
 pub(crate) mod disk_files;
 #[path = "disk_records.rs"]

@@ -8,6 +8,9 @@ use serde_json::Value;
 use super::audit;
 #[cfg(doc)]
 use super::audit::AuditPiece;
+use super::audit_log;
+#[cfg(doc)]
+use super::audit_log::check::LogChecked;
 use super::disk_ref::DiskRef;
 use super::failure::Failure;
 use super::key_life::Depth;
@@ -47,6 +50,8 @@ pub enum KeyRequest {
     EndReencryption,
     /// [`AuditPiece`] of a layer, from page `page` on
     Audit { name: DiskRef, layer: u32, page: u64 },
+    /// [`LogChecked`]; the file of the audit log travels with the message
+    CheckLog,
 }
 
 /// What is done only for a verb that has the KEK, also where a server holds the account open: to reach the server is not
@@ -68,7 +73,7 @@ pub struct Proven {
     nonce: Nonce,
     #[serde(with = "hex")]
     proof: [u8; 32],
-    what: ProvenRequest,
+    pub(super) what: ProvenRequest,
 }
 
 impl Proven {
@@ -110,7 +115,7 @@ impl From<KeyRequest> for super::request::Request {
 impl KeyRequest {
     pub(super) fn hold(&self) -> Hold {
         match self {
-            Self::Audit { .. } | Self::Challenge => Hold::Shared,
+            Self::Audit { .. } | Self::Challenge | Self::CheckLog => Hold::Shared,
             _ => Hold::Exclusive,
         }
     }
@@ -125,6 +130,14 @@ impl KeyRequest {
 
     pub(super) fn perform(self, registry: &Registry, files: Vec<OwnedFd>) -> std::result::Result<Value, Failure> {
         match self {
+            Self::CheckLog => {
+                let file = std::fs::File::from(only(files)?);
+                let metadata = file.metadata().map_err(|e| Error::io("cannot read the audit log", e))?;
+                if !metadata.is_file() {
+                    return Err(Error::new(ErrorKind::InvalidInput, "an audit log is a regular file").into());
+                }
+                json(audit_log::check::check(file, registry.id(), &registry.audit_keys()?)?)
+            }
             Self::Challenge => json(hex::encode(registry.challenge()?)),
             Self::Proven(Proven { nonce, proof, what }) => {
                 registry.check_proof(&nonce, &what.bytes()?, &proof)?;

@@ -12,8 +12,10 @@
 
 pub mod access;
 pub mod access_file;
+pub mod acts;
 pub mod admission;
 pub mod audit;
+pub mod audit_log;
 mod bases;
 mod challenge;
 mod clones;

@@ -21,6 +21,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use uuid::Uuid;
 
 use super::admission::Admission;
+use super::audit_log::AuditLog;
 use super::challenge::Challenges;
 use super::disk_ref::DiskRef;
 use super::entry::{Entry, State};
@@ -35,7 +36,7 @@ use super::report::ServerLimits;
 use super::settings::Settings;
 use crate::base::BaseImage;
 use crate::crypto::kek::{DerivedKeys, Kek};
-use crate::crypto::keyring::KeyRing;
+use crate::crypto::keyring::{AuditKey, KeyRing};
 use crate::disk::{Disk, Options};
 use crate::io::real::RealDir;
 use crate::io::{Dir, mutant};
@@ -81,6 +82,7 @@ pub struct Registry {
     pub(super) shared: Arc<Shared>,
     maintenance: Mutex<Option<Maintenance>>,
     inspection: Mutex<Option<Inspection>>,
+    audit_log: OnceLock<AuditLog>,
     /// To the server of this account, if it is served.
     pub(super) door: OnceLock<Door>,
     /// Whom that server lets in.
@@ -160,6 +162,7 @@ impl Registry {
             shared,
             maintenance: Mutex::new(maintenance),
             inspection: Mutex::default(),
+            audit_log: OnceLock::new(),
             door: OnceLock::new(),
             admission: OnceLock::new(),
         };
@@ -167,6 +170,31 @@ impl Registry {
             registry.settle_hidden();
         }
         Ok(registry)
+    }
+
+    /// Acts leave a line in `log` from now on.
+    pub fn set_audit_log(&self, log: AuditLog) {
+        let _ = self.audit_log.set(log);
+    }
+
+    pub(super) fn audit_log(&self) -> Option<&AuditLog> {
+        self.audit_log.get()
+    }
+
+    /// Lines that wait for the audit log, where there is one.
+    #[must_use]
+    pub fn audit_lines_kept(&self) -> usize {
+        self.audit_log.get().map_or(0, AuditLog::kept)
+    }
+
+    /// The keys of audit logs, the current one first.
+    pub(super) fn audit_keys(&self) -> Result<Vec<AuditKey>> {
+        self.shared.require_keys()?.audit_keys()
+    }
+
+    /// Whether this registry is a server's.
+    pub(super) fn is_served(&self) -> bool {
+        self.shared.server.get().is_some()
     }
 
     /// Tells other programs where this account's control socket is.

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::AtFlags;
 use serde::de::DeserializeOwned;
 
+use super::acts::{self, Asker};
+use super::audit_log::AuditLog;
 use super::bases;
 use super::control::client::Client;
 use super::failure::Failure;
@@ -83,17 +85,34 @@ impl Session {
         matches!(self.way, Way::There(_))
     }
 
+    /// The same, with a line in the audit log `log` for what is done in this process. A server has its own. The file is the
+    /// owner's where the owner may make it, else opened as the user who names it.
+    pub fn logged(self, log: Option<&Path>) -> Result<Self> {
+        if let (Way::Here(registry), Some(path)) = (&self.way, log) {
+            let log = AuditLog::at(path);
+            match self.owner.act(|| log.open()).or_else(|_| log.open()) {
+                // What only looks needs none; an act will say so.
+                Err(_) if registry.shared.lock.hold() == Hold::Shared => {}
+                opened => opened?,
+            }
+            registry.set_audit_log(log);
+        }
+        Ok(self)
+    }
+
     /// The answer to `request`, whose documentation names its type. `files` belong to the request.
     pub fn call<T: DeserializeOwned>(
         &self,
         request: Request,
         files: &[BorrowedFd<'_>],
     ) -> std::result::Result<T, Failure> {
+        // As the user who asks, not as the owner of the account.
+        let asker = Asker::this_process();
         let value = self.owner.act(|| match &self.way {
             Way::Here(registry) => {
                 let files: io::Result<Vec<_>> = files.iter().map(BorrowedFd::try_clone_to_owned).collect();
                 let files = files.map_err(|e| Error::io("cannot duplicate a descriptor", e))?;
-                request.perform(registry, files)
+                acts::perform(request, registry, files, asker)
             }
             Way::There(client) => client.call(&request, files),
         })?;

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::fmt;
+use std::path::PathBuf;
 
 use clap::Args;
 use serde::Serialize;
 
+use super::audit_log;
 use super::context::{Context, Outcome};
 use super::progress;
 use super::size;
@@ -30,10 +32,15 @@ use crate::{Error, ErrorKind, text};
 #[command(after_help = "\
 Examples:
   sealdisk audit disk1
-  sealdisk audit disk1 --json")]
+  sealdisk audit disk1 --json
+  sealdisk audit --log /var/log/sealdisk/audit.log")]
 pub(super) struct Audit {
     /// BLOB or CONTAINER/BLOB; @UUID also names a deleted disk that clones read from
-    name: DiskRef,
+    #[arg(required_unless_present = "log")]
+    name: Option<DiskRef>,
+    /// Check this audit log instead (see --audit-log): whether every line is as it was written
+    #[arg(long, value_name = "FILE", conflicts_with = "name")]
+    log: Option<PathBuf>,
     #[command(flatten)]
     key: KekOptions,
 }
@@ -91,10 +98,18 @@ struct Plaintext {
 
 impl Audit {
     pub(super) fn run(self, context: &Context) -> Outcome {
+        match (&self.name, &self.log) {
+            (Some(name), _) => self.disk(context, name),
+            (None, Some(log)) => audit_log::check(context, &self.key, log),
+            (None, None) => Err(Error::new(ErrorKind::InvalidInput, "name a disk, or a log with --log").into()),
+        }
+    }
+
+    fn disk(&self, context: &Context, name: &DiskRef) -> Outcome {
         let like = Request::Status;
         let report = context.session(&self.key, &like, |session| {
             let status: Status = session.call(Request::Status, &[])?;
-            let (disk, read) = read_layers(session, &self.name, "audit")?;
+            let (disk, read) = read_layers(session, name, "audit")?;
             let layers = disk.layers.iter().zip(read).map(|(layer, found)| Layer::new(layer, found)).collect();
             Ok(Report::new(status, disk, layers))
         })?;

@@ -26,6 +26,8 @@ pub struct Context {
     pub account: PathBuf,
     /// One JSON document on standard output instead of text.
     pub json: bool,
+    /// Where acts leave a line.
+    pub audit_log: Option<PathBuf>,
 }
 
 /// The name of a disk in a table; `!` behind it: something is wrong with the disk, which is told below.
@@ -90,6 +92,7 @@ impl Context {
         let need = like.key_need();
         let session =
             Session::open(&self.account, like.hold(), &|settings, owner| unlock::unlock(key, need, settings, owner))?;
+        let session = session.logged(self.audit_log.as_deref())?;
         let answer = body(&session);
         let closed = session.close();
         let answer = answer?;

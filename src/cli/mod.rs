@@ -20,6 +20,7 @@ use crate::text;
 mod activation;
 mod address;
 mod audit;
+mod audit_log;
 mod clone;
 mod confine;
 pub mod context;
@@ -99,6 +100,17 @@ pub struct Cli {
     /// Print one JSON document, also on failure
     #[arg(long, global = true, help_heading = EVERYWHERE)]
     json: bool,
+    /// Append a line for each act on the account to this file, chained under the account's key; a server's own `--audit-log`
+    /// counts while the account is served. `sealdisk audit --log FILE` checks it
+    #[arg(
+        long,
+        global = true,
+        env = "SEALDISK_AUDIT_LOG",
+        value_name = "FILE",
+        overrides_with = "audit_log",
+        help_heading = EVERYWHERE
+    )]
+    audit_log: Option<PathBuf>,
     #[command(subcommand)]
     verb: Verb,
 }
@@ -181,7 +193,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Ok(cli) => cli,
         Err(error) => return misused(&harmless(error, &args), args.iter().any(|arg| arg == "--json")),
     };
-    let context = Context { account: cli.account, json: cli.json };
+    let context = Context { account: cli.account, json: cli.json, audit_log: cli.audit_log };
     memlock::tell_by(tell_unlocked);
     let done = cli.verb.run(&context);
     if let Err(failure) = &done {
@@ -196,7 +208,7 @@ fn tell_unlocked(line: &str) {
     if tracing::dispatcher::has_been_set() {
         tracing::warn!("{line}");
     } else {
-        Context { account: PathBuf::new(), json: false }.note(format_args!("warning: {line}"));
+        Context { account: PathBuf::new(), json: false, audit_log: None }.note(format_args!("warning: {line}"));
     }
 }
 
@@ -215,7 +227,7 @@ fn misused(error: &clap::Error, json: bool) -> ExitCode {
             _ => ExitCode::SUCCESS,
         };
     }
-    let context = Context { account: PathBuf::new(), json };
+    let context = Context { account: PathBuf::new(), json, audit_log: None };
     // A value of ours that did not parse says itself what is wrong; `clap` knows the rest better.
     match std::error::Error::source(error).and_then(|source| source.downcast_ref::<Error>()) {
         Some(value) => {

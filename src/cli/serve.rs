@@ -21,6 +21,7 @@ use super::socket::SocketOptions;
 use super::unlock;
 use crate::account::access_file::AccessFile;
 use crate::account::admission::Admission;
+use crate::account::audit_log::AuditLog;
 use crate::account::name::BlobName;
 use crate::account::request::KeyNeed;
 use crate::account::session;
@@ -169,6 +170,9 @@ impl Serve {
 /// Opens the account for a server, and confines this process to what the plan needs.
 pub(super) fn open(context: &Context, key: &KekOptions, plan: &Plan) -> Result<Opened> {
     let (manager, terminal) = (Manager::from_env(), Terminal::of_this_process());
+    let log = context.audit_log.as_deref().map(AuditLog::at);
+    // A confined server opens no file outside the account.
+    log.as_ref().map_or(Ok(()), AuditLog::open)?;
     let confined = Cell::default();
     let registry = session::open_to_serve(
         &context.account,
@@ -178,6 +182,9 @@ pub(super) fn open(context: &Context, key: &KekOptions, plan: &Plan) -> Result<O
             log::write()
         },
     )?;
+    if let Some(log) = log {
+        registry.set_audit_log(log);
+    }
     Ok(Opened { registry, confined: confined.get(), manager, terminal })
 }
 

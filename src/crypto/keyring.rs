@@ -8,6 +8,7 @@
 //! | `account-key-wrap` | KEK | account id, account-key id |
 //! | `settings-mac` | account key | account id, account-key id |
 //! | `data-key-wrap` | account key | account id, account-key id, disk uuid, layer (u32, little-endian) |
+//! | `audit-log-mac` | account key | account id, account-key id |
 //! | `disk-mac` | account key | account id, account-key id, disk uuid |
 //!
 //! While the account key is being replaced, the ring holds the retiring one as well: what is made is made under the
@@ -100,6 +101,11 @@ impl AccountKey {
         Ok(self.mac(parts)?.ct_eq(mac).into())
     }
 
+    /// The key of the MACs in audit logs. It tells nothing of this one.
+    pub fn audit_key(&self) -> Result<AuditKey> {
+        Ok(AuditKey { account_key: self.0.id, key: self.derive("audit-log-mac", &[])? })
+    }
+
     fn derive(&self, purpose: &str, ids: &[&[u8]]) -> Result<SecretKey> {
         let ids: Vec<&[u8]> =
             [self.0.account.as_bytes() as &[u8], self.0.id.as_bytes()].into_iter().chain(ids.iter().copied()).collect();
@@ -110,6 +116,38 @@ impl AccountKey {
 impl fmt::Debug for AccountKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "AccountKey({}, redacted)", self.0.id)
+    }
+}
+
+/// Makes the MACs of an audit log.
+pub struct AuditKey {
+    account_key: Uuid,
+    key: SecretKey,
+}
+
+impl AuditKey {
+    /// Id of the account key that it is derived from.
+    #[must_use]
+    pub fn account_key(&self) -> Uuid {
+        self.account_key
+    }
+
+    /// HMAC-SHA256 over the chain of a line.
+    #[must_use]
+    pub fn mac(&self, chain: &[u8; 32]) -> [u8; 32] {
+        wrap::hmac(&self.key, &[chain])
+    }
+
+    /// Constant-time check of [`AuditKey::mac`].
+    #[must_use]
+    pub fn verify(&self, chain: &[u8; 32], mac: &[u8; 32]) -> bool {
+        self.mac(chain).ct_eq(mac).into()
+    }
+}
+
+impl fmt::Debug for AuditKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "AuditKey({}, redacted)", self.account_key)
     }
 }
 
@@ -163,6 +201,11 @@ impl KeyRing {
     #[must_use]
     pub fn retiring(&self) -> Option<&AccountKey> {
         self.retiring.as_ref()
+    }
+
+    /// The keys of audit logs, the current one first.
+    pub fn audit_keys(&self) -> Result<Vec<AuditKey>> {
+        std::iter::once(&self.current).chain(&self.retiring).map(AccountKey::audit_key).collect()
     }
 
     /// What the disk `disk` needs.

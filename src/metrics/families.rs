@@ -188,6 +188,8 @@ impl Sample {
         out.known("sealdisk_encryption_enabled", "Whether new writes are encrypted.", flag(account.encryption))?;
         out.known("sealdisk_keys_revoked", "Whether the keys were taken back.", flag(account.revoked))?;
         out.known("sealdisk_keys_held", "Whether the account's keys are at hand.", flag(account.keys_held))?;
+        let help = "Lines that could not be written to the audit log yet; while there are some, acts are refused.";
+        out.gauge("sealdisk_audit_log_lines_waiting", help, self.audit_lines)?;
         let disks = account.disks.iter().flatten();
         let unable = |disk: &&Watched| disk.health.faults[Fault::CannotOpen as usize];
         let damaged = account.damaged + account.disks.iter().flatten().filter(unable).count();

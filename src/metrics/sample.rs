@@ -44,6 +44,8 @@ pub(super) struct Sample {
     /// Whom the server lets in.
     pub(super) admission: Option<Arc<Admission>>,
     pub(super) process: ProcessSample,
+    /// Lines that wait for the audit log.
+    pub(super) audit_lines: usize,
     /// Samples before this one, and how long the last of them took.
     pub(super) taken: u64,
     pub(super) took: Duration,
@@ -83,6 +85,7 @@ impl Sampler {
             nbd,
             admission: self.source.registry.admission().cloned(),
             process: self.process.sample(),
+            audit_lines: self.source.registry.audit_lines_kept(),
             taken: self.taken,
             took: self.took,
         };

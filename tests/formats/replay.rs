@@ -8,12 +8,13 @@ use uuid::Uuid;
 
 use crate::golden::{ENDED, golden};
 use crate::plan::DISKS;
-use crate::stored::{account_settings, disk_files, disk_records};
+use crate::stored::{account_settings, audit_log, disk_files, disk_records};
 
 type Target = fn(&[u8]);
 
-const TARGETS: [(&str, Target); 9] = [
+const TARGETS: [(&str, Target); 10] = [
     ("account_settings", account_settings::run),
+    ("audit_log", audit_log::run),
     ("disk_batches", disk_records::batches),
     ("disk_checkpoint", disk_files::checkpoint),
     ("disk_folder", disk_files::folder),
@@ -41,6 +42,10 @@ fn generated() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("account_settings", "golden", vec![0]),
         ("account_settings", "whole", [&[WHOLE], &golden().account.files()["account.toml"][..]].concat()),
         ("account_settings", "resealed", [&[WHOLE | SEALED], &golden().account.files()["account.toml"][..]].concat()),
+        ("audit_log", "golden", vec![0]),
+        ("audit_log", "cut", [&[0][..], &[100, 0, 0x80, 0]].concat()),
+        ("audit_log", "changed", [&[0][..], &[10, 0, 5, 1, b'9']].concat()),
+        ("audit_log", "a-line", [&[1][..], b"{\"n\":1}\n"].concat()),
         ("disk_batches", "extents", vec![0, 3, 2, 2, 1, 1, 30, 1, 6, 2, 15, 2, 3, 1, 5, 1]),
         ("disk_batches", "lines", vec![7, 9, 6, 40, 41, 0, 1, b'x', 15, 9, 9, 12, 6, 10, 33, 0, 15, 13, 3]),
         ("disk_batches", "huge", vec![10, 254, 37, 0, 15, 0, 254, 36, 254, 36, 6, 1, 7, 9, 6, 254, 50, 41, 0, 0, 15]),
@@ -163,4 +168,13 @@ fn random_account_settings() {
         .prop_map(|(sealed, edits)| [&[u8::from(sealed)], &edits.concat()[..]].concat());
     random(account_settings::run, edited);
     random(account_settings::run, (0u8..4, bytes(600)).prop_map(|(flags, b)| [&[flags], &b[..]].concat()));
+}
+
+#[test]
+fn random_audit_logs() {
+    random(
+        audit_log::run,
+        prop::collection::vec(an_edit(), 0..3).prop_map(|edits| [&[0], &edits.concat()[..]].concat()),
+    );
+    random(audit_log::run, bytes(600).prop_map(|b| [&[1], &b[..]].concat()));
 }

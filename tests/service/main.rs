@@ -10,6 +10,7 @@ mod scrape;
 mod support;
 
 mod attacker;
+mod audit_log;
 mod confined;
 mod faults;
 mod inside;

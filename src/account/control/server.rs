@@ -12,6 +12,7 @@ use rustix::event::{PollFd, PollFlags};
 use serde_json::Value;
 
 use super::{REQUEST_BYTES, Reply, frame};
+use crate::account::acts::{self, Asker};
 use crate::account::failure::Failure;
 use crate::account::registry::Registry;
 use crate::account::request::Request;
@@ -167,9 +168,10 @@ fn converse(stream: &UnixStream, registry: &Registry) -> Result<()> {
     let failed = |error: io::Error| Error::io("the control connection failed", error);
     stream.set_nonblocking(false).map_err(failed)?;
     stream.set_write_timeout(Some(ANSWER_PATIENCE)).map_err(failed)?;
-    if let Err(error) = check_peer(stream) {
-        return answer(stream, &Err(error.into()));
-    }
+    let asker = match check_peer(stream) {
+        Ok(asker) => asker,
+        Err(error) => return answer(stream, &Err(error.into())),
+    };
     loop {
         let frame = match frame::receive(stream, REQUEST_BYTES, Some(REQUEST_PATIENCE)) {
             Ok(Some(frame)) => frame,
@@ -180,7 +182,7 @@ fn converse(stream: &UnixStream, registry: &Registry) -> Result<()> {
             }
         };
         let done = match serde_json::from_slice::<Request>(&frame.body) {
-            Ok(request) => request.perform(registry, frame.files),
+            Ok(request) => acts::perform(request, registry, frame.files, asker),
             Err(error) => {
                 let what = format!("the server does not understand the request: {error}");
                 Err(Error::new(ErrorKind::InvalidInput, what).into())
@@ -201,10 +203,10 @@ fn answer(stream: &UnixStream, done: &std::result::Result<Value, Failure>) -> Re
 
 /// Only the user who runs the server, and root, may ask. The mode of the socket says so too; this holds where somebody
 /// has changed that.
-fn check_peer(stream: &UnixStream) -> Result<()> {
+fn check_peer(stream: &UnixStream) -> Result<Asker> {
     let peer = Peer::of(stream).map_err(|e| Error::io("the control connection failed", e))?;
     if peer.uid == rustix::process::geteuid().as_raw() || peer.uid == 0 {
-        return Ok(());
+        return Ok(Asker { uid: peer.uid, pid: peer.pid });
     }
     Err(Error::new(ErrorKind::InvalidInput, "only the user who runs the server may use its control socket"))
 }

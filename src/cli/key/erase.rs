@@ -68,7 +68,7 @@ impl Erase {
             (None, true) => {
                 let target = account_name(&context)?;
                 confirm(&target, self.yes_erase.as_deref())?;
-                let session = Session::open_to_erase(&context.account)?;
+                let session = Session::open_to_erase(&context.account)?.logged(context.audit_log.as_deref())?;
                 let erased: Result<(), Failure> = session.call(KeyRequest::Erase { name: None }.into(), &[]);
                 let closed = session.close();
                 erased?;

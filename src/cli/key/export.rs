@@ -62,6 +62,7 @@ impl Export {
         let reveal = || -> Result<(), Failure> {
             let session =
                 Session::open(path, Hold::Exclusive, &|settings, _| Ok(Keys::Unlocked(settings.unlock(&kek)?)))?;
+            let session = session.logged(context.audit_log.as_deref())?;
             let request = ProvenRequest::Export { name: self.name.clone(), layer: self.layer };
             let revealed: Result<(), Failure> = unlock::ask_proven(&session, &settings, &kek, request, &[file.as_fd()]);
             let closed = session.close();

@@ -74,6 +74,7 @@ impl Restore {
         let session = Session::open(path, Hold::Exclusive, &|_, _| {
             Ok(Keys::Locked(Error::new(ErrorKind::Revoked, "the keys of this account are revoked").into()))
         })?;
+        let session = session.logged(context.audit_log.as_deref())?;
         // As it is now that nobody else changes it.
         let handed_over = session::settings(path)?.0.derive(&kek, None)?.hand_over()?;
         drop(kek);

@@ -71,7 +71,8 @@ impl RotateKek {
             false => new_kek(context, &self.new, &settings)?,
         };
         let unlock = |settings: &Settings, _: &Owner| Ok(Keys::Unlocked(settings.unlock(&old)?));
-        let session = Session::open(&context.account, Hold::Exclusive, &unlock)?;
+        let session =
+            Session::open(&context.account, Hold::Exclusive, &unlock)?.logged(context.audit_log.as_deref())?;
         let depth = match (self.compromised, self.account_key) {
             (true, _) => Depth::Compromised { id: Uuid::new_v4() },
             (false, true) => Depth::AccountKey { id: Uuid::new_v4() },

@@ -1,0 +1,208 @@
+//! Every act leaves one line in the log of the server and in the audit log: what, on what, by whom, how it ended. The
+//! audit log is chained, so that `audit --log` finds what was changed; where it cannot be written acts are refused, and
+//! clients go on.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use sealdisk::nbd::wire::transmission::HeaderStyle;
+use serde_json::Value;
+
+use crate::raw::Client;
+use crate::support::{Account, MIB, run, stderr_of_failure, stdout_of};
+
+struct Logged {
+    account: Account,
+    log: PathBuf,
+}
+
+impl Logged {
+    fn new() -> Self {
+        let account = Account::new();
+        let log = account.scratch("audit.log");
+        Self { account, log }
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = self.account.command();
+        command.env("SEALDISK_AUDIT_LOG", &self.log).args(words);
+        command
+    }
+
+    fn verb(&self, words: &[&str]) -> String {
+        stdout_of(&mut self.command(words))
+    }
+
+    /// The lines as `verb on outcome`.
+    fn acts(&self) -> Vec<String> {
+        let text = fs::read_to_string(&self.log).unwrap();
+        let line = |line: &str| {
+            let line: Value = serde_json::from_str(line).unwrap();
+            let field = |name: &str| line[name].as_str().unwrap().to_owned();
+            format!("{} {} {}", field("verb"), field("on"), field("outcome"))
+        };
+        text.lines().map(line).collect()
+    }
+
+    fn check(&self) -> Value {
+        let path = self.log.to_str().unwrap();
+        serde_json::from_str(&self.verb(&["audit", "--log", path, "--json"])).unwrap()
+    }
+
+    fn bad(&self) -> String {
+        stderr_of_failure(&mut self.command(&["audit", "--log", self.log.to_str().unwrap()]))
+    }
+}
+
+#[test]
+fn every_act_leaves_a_line_here_and_there() {
+    let logged = Logged::new();
+    logged.verb(&["create", "a", "--size", "1M"]);
+    logged.verb(&["create", "b", "--size", "1M"]);
+    let server = logged.account.serve_with(&["--audit-log", logged.log.to_str().unwrap()]);
+    let out = logged.account.scratch("layer.key");
+    let copy = logged.account.scratch("copy.raw");
+    let acts: &[(&[&str], &str, &str)] = &[
+        (&["encryption", "off"], "encryption off", ""),
+        (&["encryption", "on"], "encryption on", ""),
+        (&["create", "c", "--size", "1M"], "create", "c"),
+        (&["snapshot", "create", "a", "s"], "snapshot create", "a@s"),
+        (&["clone", "a@s", "d"], "clone", "d"),
+        (&["rename", "d", "e"], "rename", "d"),
+        (&["resize", "b", "2M"], "resize", "b"),
+        (&["export", "a", copy.to_str().unwrap()], "read out", "a"),
+        (&["key", "export", "a", "--layer", "1", "--out", out.to_str().unwrap(), "--yes-reveal"], "key export", "a"),
+        (&["key", "rotate-data", "a"], "key rotate-data", "a"),
+        (&["key", "rotate-kek", "--account-key"], "key rotate-kek", ""),
+        (&["reencrypt", "a"], "reencrypt", "a"),
+        (&["scrub", "a"], "scrub", "a"),
+        (&["delete", "e", "--yes"], "delete", "e"),
+        (&["snapshot", "rollback", "a", "s", "--yes"], "snapshot rollback", "a@s"),
+        (&["snapshot", "delete", "a", "s"], "snapshot delete", "a@s"),
+        (&["key", "revoke"], "key revoke", ""),
+        (&["key", "restore"], "key restore", ""),
+        (&["key", "erase", "b", "--yes-erase", "b"], "key erase", "b"),
+        (&["delete", "b", "--yes"], "delete", "b"),
+    ];
+    for (words, verb, on) in acts {
+        let before = logged.acts().len();
+        let output = run(logged.account.command().args(*words));
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let (new, expected) = (&logged.acts()[before..], format!("{verb} {on} done"));
+        assert!(new.contains(&expected), "{words:?}: {new:?}");
+        let log = server.log_with(&format!("verb=\"{verb}\""));
+        let line = log.lines().rfind(|line| line.contains(&format!("verb=\"{verb}\""))).unwrap();
+        assert!(line.contains("uid=") && line.contains("outcome=\"done\"") && line.contains(on), "{line}");
+    }
+    // What fails has its line, what looks has none.
+    let before = logged.acts().len();
+    run(logged.account.command().args(["create", "a", "--size", "1M"]));
+    logged.account.sealdisk(&["status"]);
+    assert_eq!(logged.acts()[before..], ["create a failed"]);
+    let last: Value = serde_json::from_str(fs::read_to_string(&logged.log).unwrap().lines().last().unwrap()).unwrap();
+    assert_eq!(last["uid"], rustix::process::geteuid().as_raw());
+    assert!(last["error"].as_str().unwrap().contains("already"), "{last}");
+
+    // It goes on over restarts and at rest, and is whole to whoever has the key.
+    let lines = logged.acts().len() as u64;
+    assert_eq!(logged.check()["lines"], lines);
+    assert!(server.terminate().success());
+    logged.verb(&["create", "f", "--size", "1M"]);
+    let found = logged.check();
+    assert_eq!((&found["lines"], &found["unproven"]), (&(lines + 1).into(), &0.into()));
+    assert_eq!((&found["last"]["verb"], &found["last"]["on"]), (&"create".into(), &"f".into()));
+}
+
+#[test]
+fn what_was_changed_is_found_and_what_was_cut_off_is_not() {
+    let logged = Logged::new();
+    for name in ["a", "b", "c", "d"] {
+        logged.verb(&["create", name, "--size", "1M"]);
+    }
+    let text = fs::read_to_string(&logged.log).unwrap();
+    let lines: Vec<_> = text.lines().collect();
+    let whole = logged.check();
+    assert_eq!(whole["lines"], 4);
+    let put = |lines: &[&str]| fs::write(&logged.log, lines.join("\n") + "\n").unwrap();
+    let changed = lines[1].replace("\"on\":\"b\"", "\"on\":\"x\"");
+    put(&[lines[0], &changed, lines[2], lines[3]]);
+    assert!(logged.bad().contains("line 2 is not as it was written"));
+    put(&[lines[0], lines[2], lines[3]]);
+    assert!(logged.bad().contains("line 2 is not as it was written"));
+    put(&[lines[0], lines[1], lines[3], lines[2]]);
+    assert!(logged.bad().contains("line 3 is not as it was written"));
+    put(&[lines[1], lines[2], lines[3]]);
+    assert!(logged.bad().contains("line 1 is not as it was written"));
+    // Cut off at the end: seen by whoever knows the last line from elsewhere.
+    put(&lines[..2]);
+    assert_eq!(logged.check()["lines"], 2);
+    assert_ne!(logged.check()["last"]["chain"], whole["last"]["chain"]);
+    // The log of another account.
+    put(&lines);
+    let other = Account::new();
+    let refused = stderr_of_failure(other.command().args(["audit", "--log"]).arg(&logged.log));
+    assert!(refused.contains("another account"), "{refused}");
+}
+
+#[test]
+fn a_full_audit_log_refuses_acts_and_no_client() {
+    let logged = Logged::new();
+    logged.account.create("a", MIB);
+    let folder = logged.account.scratch("full");
+    fs::create_dir(&folder).unwrap();
+    let mut wrapper = vec!["unshare", "--mount"];
+    if !rustix::process::geteuid().is_root() {
+        wrapper.extend(["--user", "--map-root-user"]);
+    }
+    let mount = r#"mount -t tmpfs -o size=256k tmpfs "$1"; shift; exec "$@""#;
+    wrapper.extend(["sh", "-ec", mount, "sh", folder.to_str().unwrap()]);
+    let log = folder.join("audit.log");
+    let server = logged.account.serve_under(&wrapper, &["--audit-log", log.to_str().unwrap()]);
+    let inside = Path::new(&format!("/proc/{}/root", server.pid())).join(folder.strip_prefix("/").unwrap());
+    fill(&inside.join("filler"));
+    let mut client = Client::attached(server.socket(), HeaderStyle::Simple);
+    // What is reserved lasts for a while; then nothing is changed.
+    let mut done = 0;
+    let refused = loop {
+        let output = run(logged.account.command().args(["encryption", if done % 2 == 0 { "off" } else { "on" }]));
+        if !output.status.success() {
+            break String::from_utf8(output.stderr).unwrap();
+        }
+        done += 1;
+        assert!(done < 1000, "it is never refused");
+    };
+    assert!(done > 20, "{done} acts find the space that was reserved");
+    assert!(refused.contains("audit log") && refused.contains("hint:"), "{refused}");
+    client.write(0, &[1; 512]);
+    assert_eq!(client.read(0, 512), [1; 512]);
+    let encryption = logged.account.json(&["encryption", "status"]);
+    // But for what takes keys away.
+    logged.account.sealdisk(&["key", "revoke"]);
+    fs::remove_file(inside.join("filler")).unwrap();
+    logged.account.sealdisk(&["key", "restore"]);
+    assert_eq!(logged.account.json(&["encryption", "status"]), encryption);
+    let text = fs::read_to_string(inside.join("audit.log")).unwrap();
+    let verbs: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(verbs.len(), done + 2, "{text}");
+    assert_eq!((&verbs[done]["verb"], &verbs[done + 1]["verb"]), (&"key revoke".into(), &"key restore".into()));
+    fs::copy(inside.join("audit.log"), &logged.log).unwrap();
+    assert_eq!(logged.check()["unproven"], 0);
+}
+
+/// Takes all the space there is.
+fn fill(path: &Path) {
+    let mut file = File::create(path).unwrap();
+    while file.write(&[0; 4096]).is_ok_and(|written| written > 0) {}
+    while file.write(&[0]).is_ok_and(|written| written > 0) {}
+}
+
+#[test]
+fn a_server_does_not_start_without_the_log_it_is_told_to_keep() {
+    let account = Account::new();
+    let refused = stderr_of_failure(account.command().args(["serve", "--audit-log", "/none/audit.log"]));
+    assert!(refused.contains("cannot open the audit log"), "{refused}");
+    let refused = stderr_of_failure(account.command().args(["serve", "--audit-log", "/dev/null"]));
+    assert!(refused.contains("not a regular file"), "{refused}");
+}
