@@ -121,7 +121,8 @@ impl Rotation<'_> {
         let mut text = Text(&rotated, &before).to_string();
         let mut document = serde_json::to_value(&rotated).map_err(|error| Error::io("JSON failed", error.into()))?;
         if matches!(depth, Depth::Compromised { .. }) {
-            context.note(&text);
+            // A note is one line.
+            text.lines().for_each(|line| context.note(line));
             if let Some(left) = rotated.left.first() {
                 let what = "nothing is re-encrypted before every disk is under the new account key";
                 return Err(Error::new(ErrorKind::InUse, what)
