@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::name::BlobName;
+use super::view_name::SnapshotName;
 use crate::{Error, ErrorKind, Result};
 
 /// `NAME` or `@UUID`. No name of a blob has an `@`, so there is one way to read it.
@@ -70,6 +71,36 @@ impl From<DiskRef> for String {
     }
 }
 
+/// A disk, or what a snapshot of it sees: `NAME[@SNAPSHOT]` or `@UUID[@SNAPSHOT]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ViewRef {
+    pub disk: DiskRef,
+    pub snapshot: Option<SnapshotName>,
+}
+
+impl FromStr for ViewRef {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (uuid, rest) = if text.starts_with('@') { text.split_at(1) } else { ("", text) };
+        match rest.split_once('@') {
+            Some((disk, snapshot)) => {
+                Ok(Self { disk: format!("{uuid}{disk}").parse()?, snapshot: Some(snapshot.parse()?) })
+            }
+            None => Ok(Self { disk: text.parse()?, snapshot: None }),
+        }
+    }
+}
+
+impl fmt::Display for ViewRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.snapshot {
+            Some(snapshot) => write!(f, "{}@{snapshot}", self.disk),
+            None => self.disk.fmt(f),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,6 +120,15 @@ mod tests {
         for bad in ["@", "@disk1", "@@", &format!("@{short}"), &format!("@{{{uuid}}}"), &format!("@{uuid}@s"), "a@s"] {
             let error = bad.parse::<DiskRef>().expect_err(bad);
             assert_eq!((error.kind(), error.hint_text().is_some()), (ErrorKind::InvalidInput, true));
+        }
+        let snapshot = Some("s".parse().expect("a snapshot"));
+        for (text, disk) in [(format!("@{uuid}@s"), by_uuid), ("web/a@s".into(), "web/a".parse().expect("a disk"))] {
+            let view: ViewRef = text.parse().expect("a view");
+            assert_eq!((&view.disk, &view.snapshot, view.to_string()), (&disk, &snapshot, text));
+        }
+        assert_eq!("a".parse::<ViewRef>().expect("a disk").snapshot, None);
+        for bad in ["@", "a@", "@@s", "a@b@c", &format!("@{uuid}@"), &format!("@{uuid}@b@c")] {
+            assert_eq!(bad.parse::<ViewRef>().expect_err(bad).kind(), ErrorKind::InvalidInput);
         }
     }
 }

@@ -7,6 +7,7 @@
 //! - With its last clone it goes for good. A clone has gone when its deletion, or its detachment, is durable.
 //! - Only what is under a MAC of the account says what nothing reads: where a disk cannot be authenticated, all of it stays.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use uuid::Uuid;
@@ -20,6 +21,9 @@ use crate::disk::{Access, Disk, Parent};
 use crate::io::mutant;
 use crate::{Error, ErrorKind, Result};
 
+/// Ids of snapshots that clones read from, by disk.
+type LinesRead = BTreeMap<Uuid, BTreeSet<u32>>;
+
 impl Registry {
     /// Deletes a disk that clones read from, from sight. [`ErrorKind::InUse`] while it is attached.
     pub(super) fn hide(&self, entry: &Arc<Entry>) -> Result<()> {
@@ -27,12 +31,12 @@ impl Registry {
         shared.open_disk(entry, None)?;
         check_free(&mut entry.attached.lock(), entry, |_| true)?;
         if mutant!(TrimmedInSight) {
-            shared.trim_or_warn(entry);
+            shared.trim_or_warn(&[Arc::clone(entry)]);
         }
         with_alone(entry, |disk| disk.change_settings(|settings| settings.hidden = true))?;
         shared.hidden.write().push(Arc::clone(entry));
         shared.disks.write().remove(&entry.name);
-        shared.trim_or_warn(entry);
+        shared.trim_or_warn(&[Arc::clone(entry)]);
         Ok(())
     }
 
@@ -42,8 +46,9 @@ impl Registry {
         if matches!(&*self.shared.keys.read(), Keys::Locked(_)) || mutant!(TrimForgotten) {
             return;
         }
-        for entry in self.shared.hidden_entries() {
-            self.shared.trim_or_warn(&entry);
+        let hidden = self.shared.hidden_entries();
+        if !hidden.is_empty() {
+            self.shared.trim_or_warn(&hidden);
         }
     }
 
@@ -51,7 +56,7 @@ impl Registry {
     pub(super) fn trim(&self, uuid: Uuid) -> Result<()> {
         let _changing = self.shared.change_disks()?;
         let entry = self.shared.hidden_entries().into_iter().find(|entry| entry.uuid == uuid);
-        entry.map_or(Ok(()), |entry| self.shared.trim(&entry))
+        entry.map_or(Ok(()), |entry| self.shared.trim(&entry, &self.shared.lines_read()?))
     }
 
     /// Punches what is dead in hidden disks that are open, for who has no time to do it in the background.
@@ -83,36 +88,35 @@ impl Shared {
         self.has_unknown || (!self.clones_of(entry.uuid).is_empty() && !mutant!(SourceNotKept))
     }
 
-    /// The snapshots of a disk that clones read from, by id, each once. Settings are read anew, and checked: nothing is
+    /// The snapshots that clones read from, by id, each once, of every disk. Settings are read anew, and checked: nothing is
     /// dropped on the word of a file that somebody else may have written.
-    fn lines_read_from(&self, uuid: Uuid) -> Result<Vec<u32>> {
+    fn lines_read(&self) -> Result<LinesRead> {
         if self.has_unknown {
-            return Err(Error::new(ErrorKind::InUse, "a disk that cannot be read may be a clone of it"));
+            return Err(Error::new(ErrorKind::InUse, "a disk that cannot be read may be a clone of any other"));
         }
-        let mut lines = Vec::new();
-        if mutant!(ParentGoneBeforeDetached) {
-            lines.extend(self.clones_of(uuid).into_iter().map(|(_, parent)| parent.line));
-            return Ok(lines);
-        }
+        let mut lines = LinesRead::new();
         for entry in self.all_entries() {
-            let (_, settings, keys) = self.disk_settings(&entry)?;
-            if keys.is_none() {
-                return Err(Error::new(ErrorKind::WrongKey, "the account is locked"));
+            let parent = if mutant!(ParentGoneBeforeDetached) {
+                entry.parent.lock().clone()
+            } else {
+                let (_, settings, keys) = self.disk_settings(&entry)?;
+                if keys.is_none() {
+                    return Err(Error::new(ErrorKind::WrongKey, "the account is locked"));
+                }
+                settings.parent
+            };
+            if let Some(parent) = parent {
+                lines.entry(parent.disk).or_default().insert(parent.line);
             }
-            lines.extend(settings.parent.filter(|parent| parent.disk == uuid).map(|parent| parent.line));
         }
-        lines.sort_unstable();
-        lines.dedup();
         Ok(lines)
     }
 
     /// Drops of a hidden disk what no clone reads. `Ok`: it has only that, and what waits to be punched.
-    pub(super) fn trim(&self, entry: &Entry) -> Result<()> {
-        let keep = self.lines_read_from(entry.uuid)?;
-        if keep.is_empty() {
-            // It goes as a whole.
-            return Ok(());
-        }
+    fn trim(&self, entry: &Entry, read: &LinesRead) -> Result<()> {
+        // One that no clone reads from goes as a whole.
+        let Some(keep) = read.get(&entry.uuid) else { return Ok(()) };
+        let keep: Vec<u32> = keep.iter().copied().collect();
         let failed = match self.open_disk(entry, None) {
             Ok(disk) => return disk.keep_only(&keep).map(drop),
             Err(error) => error,
@@ -128,10 +132,15 @@ impl Shared {
         disk.close()
     }
 
-    fn trim_or_warn(&self, entry: &Entry) {
-        if let Err(error) = self.trim(entry) {
-            tracing::warn!(disk = %entry.uuid, was = %entry.name, %error,
-                "a deleted disk keeps what nothing reads any more; tried again when the account is opened next");
+    /// Tries it with each of `hidden`.
+    fn trim_or_warn(&self, hidden: &[Arc<Entry>]) {
+        let read = self.lines_read();
+        for entry in hidden {
+            let trimmed = read.as_ref().map_err(ToString::to_string);
+            if let Err(error) = trimmed.and_then(|read| self.trim(entry, read).map_err(|error| error.to_string())) {
+                tracing::warn!(disk = %entry.uuid, was = %entry.name, error,
+                    "a deleted disk keeps what nothing reads any more; tried again when the account is opened next");
+            }
         }
     }
 
@@ -149,7 +158,7 @@ impl Shared {
         let pinned = self.clones_of(parent.disk).iter().any(|(_, other)| other.line == parent.line);
         if self.is_hidden(entry.uuid) {
             if self.may_be_read_from(&entry) {
-                self.trim_or_warn(&entry);
+                self.trim_or_warn(std::slice::from_ref(&entry));
             }
         } else if parent.owned && !pinned {
             let dropped = self.open_disk(&entry, None).and_then(|disk| {
@@ -179,7 +188,7 @@ impl Shared {
 
     fn remove_hidden(&self, entry: &Arc<Entry>) -> Result<()> {
         let unlocked = matches!(&*self.keys.read(), Keys::Unlocked(_));
-        if unlocked && !mutant!(SourceNotKept) && !self.lines_read_from(entry.uuid)?.is_empty() {
+        if unlocked && !mutant!(SourceNotKept) && self.lines_read()?.contains_key(&entry.uuid) {
             return Err(Error::new(ErrorKind::Corrupt, "a disk that does not say so is a clone of it"));
         }
         let was = take_alone(entry)?;

@@ -41,8 +41,13 @@ pub enum Request {
     ListHidden,
     /// [`DiskReport`]
     Show { name: DiskRef },
-    /// [`MapPart`] from page `start` on
-    Map { name: DiskRef, start: u64 },
+    /// [`MapPart`] from page `start` on, of the disk or of what a snapshot sees
+    Map {
+        name: DiskRef,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        snapshot: Option<SnapshotName>,
+        start: u64,
+    },
     /// [`Switch`]: the setting, after it was changed if `set` says so
     Encryption { set: Option<Switch> },
     /// [`DiskReport`]; the files of the base travel with the message
@@ -133,7 +138,9 @@ impl Request {
             Request::ListHidden => json(serde_json::to_value(list_hidden(registry))),
             Request::Status => json(serde_json::to_value(status(registry))),
             Request::Show { name } => json(serde_json::to_value(show(registry, &name)?)),
-            Request::Map { name, start } => json(serde_json::to_value(map(registry, &name, start)?)),
+            Request::Map { name, snapshot, start } => {
+                json(serde_json::to_value(map(registry, &name, snapshot.as_ref(), start)?))
+            }
             Request::Encryption { set } => {
                 if let Some(set) = set {
                     registry.set_encryption(set.is_on())?;
@@ -307,8 +314,8 @@ pub(super) fn show(registry: &Registry, name: &DiskRef) -> Result<DiskReport> {
     })
 }
 
-fn map(registry: &Registry, name: &DiskRef, start: u64) -> Result<MapPart> {
-    let disk = registry.disk_of(name)?;
+fn map(registry: &Registry, name: &DiskRef, snapshot: Option<&SnapshotName>, start: u64) -> Result<MapPart> {
+    let disk = registry.view_of(name, snapshot)?;
     let uuid = disk.settings().uuid;
     let page = PAGE as u64;
     let offset = start.saturating_mul(page).min(disk.blob_size());
@@ -345,7 +352,7 @@ mod tests {
 
     #[test]
     fn requests_are_bounded_by_their_form() {
-        let request = Request::Map { name: "a".parse().expect("name"), start: 7 };
+        let request = Request::Map { name: "a".parse().expect("name"), snapshot: None, start: 7 };
         let json = serde_json::to_string(&request).expect("json");
         assert_eq!(json, r#"{"verb":"map","name":"a","start":7}"#);
         assert_eq!(serde_json::from_str::<Request>(&json).expect("back"), request);

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::clones::clone_in_name;
+use super::disk_ref::DiskRef;
 use super::entry::{Entry, State};
 use super::name::BlobName;
 use super::registry::{Registry, Shared, no_disk};
@@ -77,8 +78,13 @@ impl Registry {
 
     /// What `name` names, for reading.
     pub fn view(&self, name: &ViewName) -> Result<Arc<Disk>> {
-        let disk = self.disk(&name.disk)?;
-        match &name.snapshot {
+        self.view_of(&DiskRef::from(&name.disk), name.snapshot.as_ref())
+    }
+
+    /// The same for a disk that may be hidden.
+    pub fn view_of(&self, disk: &DiskRef, snapshot: Option<&SnapshotName>) -> Result<Arc<Disk>> {
+        let disk = self.disk_of(disk)?;
+        match snapshot {
             None => Ok(disk),
             Some(snapshot) => Ok(Arc::new(disk.at_snapshot(snapshot.as_str()).map_err(hint_snapshots)?)),
         }

@@ -23,6 +23,9 @@ use crate::account::session::Session;
 use crate::crypto::kek::KekOptions;
 use crate::{Error, ErrorKind, text};
 
+/// How often layers that have come meanwhile are read before it is given up.
+const TRIES: usize = 1000;
+
 /// Read every layer and report what is encrypted, under which key, and what is not and why
 ///
 /// Compares the bytes in the layer files with what they are said to hold: that every page is there, that what is called
@@ -32,6 +35,7 @@ use crate::{Error, ErrorKind, text};
 #[command(after_help = "\
 Examples:
   sealdisk audit disk1
+  sealdisk audit @9d2c0f5e-1c1e-4c5c-9d5e-1a2b3c4d5e6f
   sealdisk audit disk1 --json
   sealdisk audit --log /var/log/sealdisk/audit.log")]
 pub(super) struct Audit {
@@ -144,7 +148,7 @@ pub(super) fn read_layers(
     let mut disk = show()?;
     let bar = progress::bytes(disk.layers.iter().map(|layer| layer.held_bytes).sum(), task);
     let mut read: BTreeMap<u32, AuditPiece> = BTreeMap::new();
-    loop {
+    for _ in 0..TRIES {
         for layer in &disk.layers {
             if let Entry::Vacant(vacant) = read.entry(layer.id) {
                 vacant.insert(read_layer(session, name, layer.id)?);
@@ -152,13 +156,14 @@ pub(super) fn read_layers(
             }
         }
         disk = show()?;
-        // A new layer takes a switch, a snapshot or a rotation: soon there is none.
         let found: Option<Vec<_>> = disk.layers.iter().map(|layer| read.get(&layer.id).copied()).collect();
         if let Some(found) = found {
             bar.finish_and_clear();
             return Ok((disk, found));
         }
     }
+    let what = format!("\"{name}\" gets new layers faster than they can be read");
+    Err(Error::new(ErrorKind::InUse, what).hint("each switch, snapshot and rotation makes one: ask again later").into())
 }
 
 /// All of a layer; of one that has gone meanwhile what was read before.
@@ -247,7 +252,7 @@ impl fmt::Display for Text<'_> {
         for from in &report.inherited {
             let (encrypted, plain) = (from.encrypted_bytes.unwrap_or(0), from.plain_bytes.unwrap_or(0));
             let disk = if from.hidden { DiskRef::Uuid(from.uuid).to_string() } else { from.name.clone() };
-            writeln!(f, "reads from {disk}: {} encrypted, {} plain", size::human(encrypted), size::human(plain))?;
+            writeln!(f, "reads from {disk}\n  {} encrypted, {} plain", size::human(encrypted), size::human(plain))?;
         }
         let heading = ["LAYER", "STATE", "PAGES", "HELD", "LIVE", "UNSCRUBBED", "MISSING", "NOT CIPHERTEXT", "KEY"];
         let mut table = Table::new(&heading, &[true, false, true, true, true, true, true, true, false]);

@@ -9,7 +9,7 @@ use clap::Args;
 use super::context::{Context, Outcome};
 use super::map_svg;
 use super::table::Table;
-use crate::account::disk_ref::DiskRef;
+use crate::account::disk_ref::ViewRef;
 use crate::account::report::{MapPart, MapRun};
 use crate::account::request::Request;
 use crate::crypto::kek::KekOptions;
@@ -24,10 +24,11 @@ use crate::{Error, Result, text};
 Examples:
   sealdisk map disk1
   sealdisk map disk1 --svg disk1.svg
+  sealdisk map disk1@monday
   sealdisk map disk1 --json")]
 pub(super) struct Map {
-    /// BLOB or CONTAINER/BLOB; @UUID also names a deleted disk that clones read from
-    name: DiskRef,
+    /// BLOB or CONTAINER/BLOB, or @UUID of a deleted disk that clones read from; with @SNAPSHOT what that sees
+    name: ViewRef,
     /// Draw it, each state in its colour, per key, into this new file; - for standard output
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
@@ -88,6 +89,6 @@ fn write_new(path: &Path, text: &str) -> Result<()> {
     File::create_new(path).and_then(|mut file| file.write_all(text.as_bytes())).map_err(failed)
 }
 
-fn request(name: &DiskRef, start: u64) -> Request {
-    Request::Map { name: name.clone(), start }
+fn request(name: &ViewRef, start: u64) -> Request {
+    Request::Map { name: name.disk.clone(), snapshot: name.snapshot.clone(), start }
 }

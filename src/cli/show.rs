@@ -20,6 +20,7 @@ use crate::text;
 #[command(after_help = "\
 Examples:
   sealdisk show disk1
+  sealdisk show @9d2c0f5e-1c1e-4c5c-9d5e-1a2b3c4d5e6f
   sealdisk show web/root.vhd --json")]
 pub(super) struct Show {
     /// BLOB or CONTAINER/BLOB; @UUID also names a deleted disk that clones read from

@@ -81,12 +81,14 @@ fn of_a_deleted_source_only_what_its_clone_reads_stays_and_it_is_counted_and_nam
         assert_eq!(account.json(&["status"])["total"]["stored_plain_bytes"], kept + 512);
         let text = account.sealdisk(&["status"]);
         assert!(text.contains(&name) && text.contains("read by clone (s)"), "{text}");
-        assert!(text.lines().all(|line| line.chars().count() <= 110), "{text}");
+        let narrow = text.lines().skip_while(|line| !line.starts_with("deleted, ")).take(4);
+        assert!(narrow.clone().count() == 4 && narrow.clone().all(|line| line.chars().count() <= 80), "{text}");
 
         let show = account.json(&["show", &name]);
         assert_eq!((&show["hidden"], &show["layers"][0]["held_bytes"]), (&true.into(), &kept.into()), "{show}");
         let map = account.json(&["map", &name]);
         assert_eq!((&map[0]["state"], &map[0]["pages"]), (&"plain".into(), &(PIECE as u64 / 512).into()), "{map}");
+        assert_eq!(account.json(&["map", &format!("{name}@s")]), map, "the one snapshot that is left");
         assert_eq!(account.json(&["audit", &name])["plaintext"]["written_off_bytes"], kept);
         let audit = account.json(&["audit", "clone"]);
         assert_eq!(audit["plaintext"]["inherited_bytes"], PIECE, "the clone inherits it: {audit}");
