@@ -7,14 +7,14 @@ use clap::Args;
 use serde::Serialize;
 
 use super::context::{Context, Outcome};
-use super::{reading, show, size};
+use super::{reading, rebase, show, size};
 use crate::Result;
 use crate::account::failure::Failure;
 use crate::account::name::BlobName;
 use crate::account::report::DiskReport;
 use crate::account::request::Request;
 use crate::base::file::HostFile;
-use crate::base::{self, BaseRecord};
+use crate::base::{self, BaseRecord, verify};
 use crate::crypto::kek::KekOptions;
 use crate::vhd::OptionNames;
 
@@ -33,6 +33,7 @@ Examples:
   sealdisk create disk1 --size 10G
   sealdisk create web/root.vhd --base /images/debian.vhd
   sealdisk create web/big.vhd --base /images/debian.vhd --size 100G
+  sealdisk create web/checked.vhd --base /images/debian.vhd --verify
   sealdisk create old --base-recover --base /images/cut-off.vhd"
 )]
 pub(super) struct Create {
@@ -53,6 +54,9 @@ pub(super) struct Create {
     /// Read a VHD by the copy of its footer where the footer itself is damaged
     #[arg(long, requires = "base")]
     base_recover: bool,
+    /// Read the image whole and record its SHA-256, as `verify --base` does later
+    #[arg(long, requires = "base")]
+    verify: bool,
     #[command(flatten)]
     key: KekOptions,
 }
@@ -63,9 +67,9 @@ pub(super) const NAMES: OptionNames =
 
 impl Create {
     pub(super) fn run(self, context: &Context) -> Outcome {
-        let Self { name, size, base, base_format: format, base_root: roots, base_recover: recover, key } = self;
+        let Self { name, size, base, base_format: format, base_root: roots, base_recover: recover, verify, key } = self;
         let options = base::OpenOptions { format, roots, recover, names: NAMES };
-        let made = make(context, &key, (name, size), base, &options)?;
+        let made = make(context, &key, (name, size), base, &options, verify)?;
         let report = &made.disk;
         if report.size_bytes % MIB != 0 {
             context.note(format_args!(
@@ -83,6 +87,7 @@ fn make(
     (name, size): (BlobName, Option<u64>),
     base: Option<PathBuf>,
     options: &base::OpenOptions,
+    whole: bool,
 ) -> Result<Made, Failure> {
     let like = Request::Create { name: name.clone(), size, base: None };
     let Some(path) = base else {
@@ -92,7 +97,10 @@ fn make(
     let needs = reading::image(&HostFile::open(&path)?, options)?;
     let (disk, record) = context.session(key, &like, |session| {
         reading::confine(&[(&context.account, session)], needs)?;
-        let (record, opened) = open_base(&path, options)?;
+        let (mut record, opened) = open_base(&path, options)?;
+        if whole {
+            record = rebase::with_bar(|progress| verify::verify(&record, progress))?;
+        }
         let opened: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
         let request = Request::Create { name, size, base: Some(record.clone()) };
         Ok((session.call(request, &opened)?, record))

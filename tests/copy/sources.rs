@@ -337,3 +337,16 @@ fn a_block_device_is_copied_and_is_no_base() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && said.contains("is in use"), "{said}");
 }
+
+#[test]
+fn a_base_can_be_read_whole_when_the_disk_is_made() {
+    let account = Account::new();
+    let raw = image(&account, "image.img", 20 * MIB, &[(0, 4096)]);
+    account.sealdisk(&["create", "disk", "--base", text(&raw), "--verify"]);
+    let shown = account.json(&["verify", "disk"]);
+    assert_eq!(shown["base"]["files"][0]["sha256"], crate::support::sha256(&raw), "{shown}");
+    // A byte that no sample covers.
+    use std::os::unix::fs::FileExt;
+    File::options().write(true).open(&raw).unwrap().write_all_at(b"x", 5_000_000).unwrap();
+    assert_eq!(failure(&account, &["verify", "disk", "--base"])["error"]["kind"], "BaseChanged");
+}
