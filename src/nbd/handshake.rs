@@ -405,7 +405,7 @@ impl<'a> Handshake<'a> {
         let admitted = (self.admit)();
         if !admitted {
             let most = self.config.max_connections;
-            let why = format!("{most} clients are attached already (--max-connections)");
+            let why = format!("too many clients: {most} are allowed (--max-connections)");
             self.stats.turned_away(self.peer, Reason::Connections, why);
         }
         admitted
