@@ -18,6 +18,9 @@ pub struct AuditPiece {
     pub clear_bytes: u64,
     /// Stored, and held no more: waiting to be scrubbed.
     pub left_bytes: u64,
+    /// Stored, and in no record of the disk.
+    #[serde(default)]
+    pub unaccounted_bytes: u64,
 }
 
 impl AuditPiece {
@@ -30,6 +33,7 @@ impl AuditPiece {
             missing_bytes: self.missing_bytes + other.missing_bytes,
             clear_bytes: self.clear_bytes + other.clear_bytes,
             left_bytes: self.left_bytes + other.left_bytes,
+            unaccounted_bytes: self.unaccounted_bytes + other.unaccounted_bytes,
         }
     }
 }
@@ -44,5 +48,6 @@ pub(super) fn piece(registry: &Registry, name: &DiskRef, layer: u32, page: u64) 
         missing_bytes: bytes(found.missing),
         clear_bytes: bytes(found.clear),
         left_bytes: bytes(found.left),
+        unaccounted_bytes: bytes(found.unaccounted),
     })
 }

@@ -47,6 +47,13 @@ pub struct Bytes {
     pub zero_bytes: u64,
     /// No longer reachable, not yet given back; `null`: not known yet after an unclean end.
     pub pending_scrub_bytes: Option<u64>,
+    /// Stored, and in no record of the disk; left out for 0.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unaccounted_bytes: u64,
+}
+
+pub(crate) fn is_zero(bytes: &u64) -> bool {
+    *bytes == 0
 }
 
 impl From<Usage> for Bytes {
@@ -57,6 +64,7 @@ impl From<Usage> for Bytes {
             encrypted_bytes: usage.encrypted,
             zero_bytes: usage.zero,
             pending_scrub_bytes: usage.pending_scrub,
+            unaccounted_bytes: usage.unaccounted,
         }
     }
 }

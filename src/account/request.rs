@@ -53,7 +53,13 @@ pub enum Request {
     /// [`DiskReport`]; the files of the base travel with the message
     Create { name: BlobName, size: Option<u64>, base: Option<BaseRecord> },
     /// [`Scrubbed`]
-    Scrub { name: DiskRef, wait: bool },
+    Scrub {
+        name: DiskRef,
+        wait: bool,
+        /// What no record names too, and wait for that.
+        #[serde(default)]
+        unaccounted: bool,
+    },
     /// `null`
     Delete { name: BlobName },
     /// [`DiskReport`] under the new name
@@ -81,6 +87,9 @@ pub enum Request {
 pub struct Scrubbed {
     pub name: String,
     pub pending_scrub_bytes: Option<u64>,
+    /// Stored, and in no record of the disk: all there is where `pending_scrub_bytes` is known.
+    #[serde(default)]
+    pub unaccounted_bytes: u64,
 }
 
 /// What a request needs of the account's keys.
@@ -152,7 +161,9 @@ impl Request {
                 registry.create(&name, size, base)?;
                 json(serde_json::to_value(show(registry, &name.into())?))
             }
-            Request::Scrub { name, wait } => json(serde_json::to_value(scrub(registry, &name, wait)?)),
+            Request::Scrub { name, wait, unaccounted } => {
+                json(serde_json::to_value(scrub(registry, &name, wait, unaccounted)?))
+            }
             Request::Delete { name } => {
                 registry.delete(&name)?;
                 Ok(Value::Null)
@@ -332,18 +343,21 @@ fn map(registry: &Registry, name: &DiskRef, snapshot: Option<&SnapshotName>, sta
     Ok(MapPart { runs, next, locked: registry.locked() })
 }
 
-fn scrub(registry: &Registry, name: &DiskRef, wait: bool) -> Result<Scrubbed> {
+fn scrub(registry: &Registry, name: &DiskRef, wait: bool, unaccounted: bool) -> Result<Scrubbed> {
     let disk = registry.disk_of(name)?;
     if disk.settings().hidden {
         // What nothing reads is to scrub too, where it could not be dropped before.
         registry.trim(disk.uuid())?;
     }
-    if wait {
+    if unaccounted {
+        disk.scrub_unaccounted()?;
+    } else if wait {
         disk.scrub()?;
     } else {
         registry.nudge(disk.settings().uuid);
     }
-    Ok(Scrubbed { name: disk.settings().name, pending_scrub_bytes: disk.usage()?.pending_scrub })
+    let (name, usage) = (disk.settings().name, disk.usage()?);
+    Ok(Scrubbed { name, pending_scrub_bytes: usage.pending_scrub, unaccounted_bytes: usage.unaccounted })
 }
 
 #[cfg(test)]
@@ -373,6 +387,6 @@ mod tests {
         assert_eq!(Request::Encryption { set: None }.hold(), Hold::Shared);
         assert_eq!(Request::Encryption { set: Some(Switch::On) }.hold(), Hold::Exclusive);
         assert_eq!(Request::Delete { name: name.clone() }.key_need(), KeyNeed::Optional);
-        assert_eq!(Request::Scrub { name: name.into(), wait: true }.key_need(), KeyNeed::Required);
+        assert_eq!(Request::Scrub { name: name.into(), wait: true, unaccounted: false }.key_need(), KeyNeed::Required);
     }
 }

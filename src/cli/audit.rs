@@ -84,6 +84,7 @@ struct Layer {
     missing_bytes: u64,
     clear_bytes: u64,
     left_bytes: u64,
+    unaccounted_bytes: u64,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -98,6 +99,8 @@ struct Plaintext {
     inherited_bytes: u64,
     /// Overwritten since, and waiting to be scrubbed.
     pending_scrub_bytes: u64,
+    /// Stored, and in no record of the disk.
+    unaccounted_bytes: u64,
 }
 
 impl Audit {
@@ -178,7 +181,7 @@ fn read_layer(session: &Session, name: &DiskRef, layer: u32) -> Result<AuditPiec
 
 impl Layer {
     fn new(layer: &LayerReport, found: AuditPiece) -> Self {
-        let AuditPiece { next: _, held_bytes, missing_bytes, clear_bytes, left_bytes } = found;
+        let AuditPiece { next: _, held_bytes, missing_bytes, clear_bytes, left_bytes, unaccounted_bytes } = found;
         Self {
             id: layer.id,
             state: layer.state,
@@ -192,6 +195,7 @@ impl Layer {
             missing_bytes,
             clear_bytes,
             left_bytes,
+            unaccounted_bytes,
         }
     }
 }
@@ -204,6 +208,7 @@ impl Report {
             plaintext.written_off_bytes += layer.live_bytes;
             plaintext.snapshot_bytes += layer.held_bytes.saturating_sub(layer.live_bytes);
             plaintext.pending_scrub_bytes += layer.left_bytes;
+            plaintext.unaccounted_bytes += layer.unaccounted_bytes;
         }
         Self {
             name: disk.name,
@@ -273,6 +278,9 @@ impl fmt::Display for Text<'_> {
             ("overwritten since, not scrubbed yet", plain.pending_scrub_bytes),
         ] {
             write!(f, "\n  {why:<38} {}", size::human(bytes))?;
+        }
+        if plain.unaccounted_bytes > 0 {
+            write!(f, "\n  {:<38} {}", "in no record of the disk", size::human(plain.unaccounted_bytes))?;
         }
         Ok(())
     }

@@ -117,6 +117,16 @@ impl Context {
         ));
     }
 
+    /// Says on standard error how much of a disk no record names, if anything.
+    pub fn note_unaccounted(&self, disk: &str, bytes: u64) {
+        if bytes > 0 {
+            self.note(format_args!(
+                "warning: {disk}: {} are stored that no record of the disk names: `sealdisk scrub {disk} --unaccounted`",
+                size::human(bytes)
+            ));
+        }
+    }
+
     /// Says on standard error what is wrong with a disk.
     pub fn note_faults(&self, disk: &str, faults: &[FaultReport]) {
         for FaultReport { message, hint, .. } in faults {

@@ -69,13 +69,17 @@ impl fmt::Display for Text<'_> {
         if !disk.clones.is_empty() {
             writeln!(f, "clones      {}", names(&disk.clones))?;
         }
-        let Bytes { base_bytes, plain_bytes, encrypted_bytes, zero_bytes, pending_scrub_bytes } = disk.bytes;
+        let Bytes { base_bytes, plain_bytes, encrypted_bytes, zero_bytes, pending_scrub_bytes, unaccounted_bytes } =
+            disk.bytes;
         for (state, bytes) in
             [("base", base_bytes), ("plain", plain_bytes), ("encrypted", encrypted_bytes), ("zero", zero_bytes)]
         {
             writeln!(f, "{state:<10}  {}", share(bytes, disk.blob_bytes))?;
         }
         write!(f, "to scrub    {}", pending(pending_scrub_bytes))?;
+        if unaccounted_bytes > 0 {
+            write!(f, "\nno record   {}", size::human(unaccounted_bytes))?;
+        }
         if disk.layers.is_empty() {
             return Ok(());
         }

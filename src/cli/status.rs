@@ -43,7 +43,8 @@ impl Status {
                 DiskState::Failed { error } => {
                     context.note(format_args!("warning: {}: {}", disk.name, error.message));
                 }
-                DiskState::Known { keys, .. } => {
+                DiskState::Known { keys, bytes, .. } => {
+                    context.note_unaccounted(&disk.name, bytes.unaccounted_bytes);
                     for key in keys.iter().filter(|key| key.worn) {
                         context.note_worn(&disk.name, &key.key, key.sealed_blocks.unwrap_or_default());
                     }

@@ -84,6 +84,7 @@ impl Verify {
             let layers: Vec<_> = layers.collect();
             Ok((disk, layers))
         })?;
+        context.note_unaccounted(&disk.name, disk.bytes.unaccounted_bytes);
         if let Some(bad) = layers.iter().find(|layer| layer.missing_bytes + layer.clear_bytes > 0) {
             let what = format!(
                 "layer {} of {}: {} are missing, {} are not ciphertext",

@@ -26,6 +26,8 @@ pub struct Audited {
     pub clear: u64,
     /// Stored, and not held: to be scrubbed.
     pub left: u64,
+    /// Stored, and in no record of the disk, as far as it was looked through.
+    pub unaccounted: u64,
 }
 
 impl Core {
@@ -71,7 +73,9 @@ impl Core {
             for (page, number) in bytes.chunks(PAGE).zip(start..) {
                 let empty = page.iter().all(|&byte| byte == 0);
                 if !held.contains_all(number..number + 1) {
-                    found.left += u64::from(!empty);
+                    let unaccounted = state.entries[index].unaccounted.contains_all(number..number + 1);
+                    let of_its_kind = if unaccounted { &mut found.unaccounted } else { &mut found.left };
+                    *of_its_kind += u64::from(!empty);
                     continue;
                 }
                 found.held += 1;

@@ -279,6 +279,24 @@ impl Layer {
         Ok(runs)
     }
 
+    /// Pages stored from `page` on, not counting zeros, that `counts`.
+    pub(crate) fn stored_from(&self, page: u64, counts: &mut dyn FnMut(u64) -> bool) -> Result<u64> {
+        const STEP: u64 = 2048;
+        let (end, mut at, mut found) = (self.pages()?, page, 0);
+        while let Some(data) = self.next_data(at)? {
+            let part = data.start.max(at)..data.end.min(end).min(data.start.max(at) + STEP);
+            if part.is_empty() {
+                break;
+            }
+            at = part.end;
+            let mut bytes = vec![0; (part.end - part.start) as usize * PAGE];
+            self.read_stored(part.start, &mut bytes)?;
+            let stored = bytes.chunks(PAGE).zip(part).filter(|(page, _)| page.iter().any(|&byte| byte != 0));
+            found += stored.filter(|(_, number)| counts(*number)).count() as u64;
+        }
+        Ok(found)
+    }
+
     /// The next run of whole pages at or after `page` in which something may be stored.
     pub(crate) fn next_data(&self, page: u64) -> Result<Option<Range<u64>>> {
         let run = self

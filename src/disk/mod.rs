@@ -205,6 +205,8 @@ pub struct Usage {
     pub zero: u64,
     /// Bytes no longer reachable but not yet punched; `None`: not known yet after an unclean end.
     pub pending_scrub: Option<u64>,
+    /// Bytes stored that no record names, which [`Disk::scrub`] leaves alone: all of them where `pending_scrub` is known.
+    pub unaccounted: u64,
 }
 
 impl Default for Options {
@@ -608,9 +610,15 @@ impl Disk {
     }
 
     /// Flushes, then punches all that is dead and makes that durable. Under concurrent changes more may have died by
-    /// then: [`Disk::usage`] says.
+    /// then: [`Disk::usage`] says. What no record names stays ([`Usage::unaccounted`]): it is what a crash left of writes
+    /// that never were durable, or data of which the records were lost, and nothing tells one from the other.
     pub fn scrub(&self) -> Result<()> {
-        self.core.scrub()
+        self.core.scrub(false)
+    }
+
+    /// As [`Disk::scrub`], and punches what no record names, for good.
+    pub fn scrub_unaccounted(&self) -> Result<()> {
+        self.core.scrub(true)
     }
 
     /// Flushes and leaves a clean mark. Later changes fail with [`crate::ErrorKind::Shutdown`].

@@ -19,7 +19,7 @@ use super::poison::Poison;
 use super::range_lock::RangeLock;
 use super::recent;
 use super::settings::{self, DiskSettings, Kind, LayerRecord};
-use super::state::{Entry, State};
+use super::state::{Entry, State, Stray};
 use super::transfer::read_file;
 use super::view_cache::ViewCache;
 use super::vitals::Costs;
@@ -75,16 +75,21 @@ pub(crate) fn open(
         return Err(Error::new(ErrorKind::BaseChanged, what).at_path(dir.path()));
     }
     let top = if access == Access::ReadWrite {
+        state.strays = strays(&*layers_dir, &settings)?;
         // Keys of layers that an earlier end left without an entry in the table.
-        slots.erase_unless(|layer| settings.layers.iter().any(|known| known.id == layer))?;
+        let stored = |layer| state.strays.iter().any(|stray| stray.layer == layer);
+        slots.erase_unless(|layer| stored(layer) || settings.layers.iter().any(|known| known.id == layer))?;
         // A clean mark that is seen may be not durable yet, and then what it makes superfluous must stay.
         layers_dir.sync().and_then(|()| dir.sync()).map_err(at)?;
-        clean_up(&*dir, &*layers_dir, &names, &settings).map_err(at)?;
+        clean_up(&*dir, &*layers_dir, &names, &settings, &state.strays).map_err(at)?;
         Core::usable_top(&state, settings.sealed_below, encryption)
     } else {
         None
     };
     state.dead_known &= clean;
+    if state.dead_known {
+        state.dead_found();
+    }
     let noted = !state.pending.is_empty();
     let recovered = (!clean).then(|| replayed + state.pending.pages());
     let (size, poisoned_by, newest) = (state.size, Arc::clone(&poison), top.clone());
@@ -132,6 +137,7 @@ pub(crate) fn open(
         // Not before: what is noted is believed by what lies in the layers, and this opening may be killed.
         if let Some(newest) = newest
             && newest.pages()? != size
+            && core.is_accounted_beyond(&newest, size)?
         {
             newest.resize(size, &poisoned_by)?;
         }
@@ -325,6 +331,7 @@ pub(crate) fn recover(
         size: start.size,
         base_limit: start.base_limit,
         entries,
+        strays: Vec::new(),
         lines: start.lines,
         next_line: start.next_line,
         pending: Pending::default(),
@@ -388,12 +395,42 @@ pub(crate) fn recover(
     Ok(Recovered { state, chain, next_epoch, replayed: found })
 }
 
-/// Removes what earlier ends left behind. Nothing names it.
-fn clean_up(dir: &dyn Dir, layers_dir: &dyn Dir, names: &Names, settings: &DiskSettings) -> std::io::Result<()> {
+/// The files beside the layers of the table in which something is stored. An end of a process or of the power leaves none:
+/// a layer is empty before the table names it, and when it no longer does.
+fn strays(layers_dir: &dyn Dir, settings: &DiskSettings) -> Result<Vec<Stray>> {
+    let mut found = Vec::new();
+    for name in unnamed(layers_dir, settings).map_err(|e| Error::io("the layers cannot be listed", e))? {
+        let Some(layer) = name.split('.').next().and_then(|id| id.parse().ok()) else { continue };
+        let path = layers_dir.path().join(&name);
+        let failed = |error| Error::io("a file that no record names cannot be looked at", error).at_path(&path);
+        let file = layers_dir.open(&name, Open::Read).map_err(failed)?;
+        let shown = path.display().to_string();
+        let pages = Layer::new(layer, Kind::Plain, 0, file, shown, None).stored_from(0, &mut |_| true)?;
+        if pages > 0 {
+            tracing::warn!(path = %path.display(), pages, "a file of a layer is left alone that no record names");
+            found.push(Stray { name, layer, pages });
+        }
+    }
+    Ok(found)
+}
+
+/// The names of the files that are no layers of the table.
+fn unnamed(layers_dir: &dyn Dir, settings: &DiskSettings) -> std::io::Result<Vec<String>> {
     let known: Vec<String> =
         settings.layers.iter().map(|layer| DiskSettings::layer_file(layer.id, layer.kind)).collect();
+    Ok(layers_dir.list()?.into_iter().filter(|name| !known.contains(name)).collect())
+}
+
+/// Removes what earlier ends left behind. Nothing names it, and nothing lies in it.
+fn clean_up(
+    dir: &dyn Dir,
+    layers_dir: &dyn Dir,
+    names: &Names,
+    settings: &DiskSettings,
+    strays: &[Stray],
+) -> std::io::Result<()> {
     let mut removed = false;
-    for name in layers_dir.list()?.iter().filter(|name| !known.contains(name)) {
+    for name in unnamed(layers_dir, settings)?.iter().filter(|name| strays.iter().all(|stray| stray.name != **name)) {
         layers_dir.remove(name)?;
         removed = true;
     }

@@ -303,7 +303,11 @@ impl Core {
 /// The bytes by state, and per layer, bottom to top, the pages that it holds in the live view. Without snapshots no page is
 /// in two layers, so that counting suffices; else sets have to be made.
 fn counts(state: &State) -> (Usage, Vec<u64>) {
-    let mut usage = Usage { pending_scrub: state.pending_scrub().map(|pages| pages * PAGE as u64), ..Usage::default() };
+    let mut usage = Usage {
+        pending_scrub: state.pending_scrub().map(|pages| pages * PAGE as u64),
+        unaccounted: state.unaccounted() * PAGE as u64,
+        ..Usage::default()
+    };
     let (covered, live) = match state.lines.is_empty() {
         true => counted(state),
         false => {

@@ -6,6 +6,7 @@
 use super::core::Core;
 use super::create::check_size;
 use super::extent_map::Mark;
+use super::layer::Layer;
 use super::log::Op;
 use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
@@ -13,6 +14,14 @@ use crate::vhd::Footer;
 use crate::{PAGE, Result};
 
 impl Core {
+    /// Whether a record accounts for all that `layer` stores from `page` on, behind the end of the disk.
+    pub(crate) fn is_accounted_beyond(&self, layer: &Layer, page: u64) -> Result<bool> {
+        let state = self.state.read();
+        let Some(index) = state.index_of(layer.id).filter(|_| !state.dead_known) else { return Ok(true) };
+        let entry = &state.entries[index];
+        Ok(layer.stored_from(page, &mut |page| !entry.accounts_for(page))? == 0)
+    }
+
     /// Makes the disk `size` bytes long (without the footer page); durable when this returns.
     pub(crate) fn resize(&self, size: u64) -> Result<()> {
         check_size(size)?;

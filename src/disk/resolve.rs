@@ -360,6 +360,7 @@ mod tests {
             taken: 1,
             durable: 1,
             dead_known: true,
+            strays: Vec::new(),
             views: Default::default(),
         }
     }

@@ -25,13 +25,19 @@ pub(crate) struct Entry {
     pub(crate) layer: Arc<Layer>,
     held: PageSet,
     zero: PageSet,
-    /// Bytes are left there, or may be, that nothing reads any more.
+    /// Bytes are left there, or may be, that nothing reads any more: a record says that the layer held them, or held them
+    /// as zero, and what took their place.
     pub(crate) dead: PageSet,
+    /// Bytes lie there that no record names. A crash leaves such, of writes that never became durable; so does a log that
+    /// lost its end, of pages that were. Nothing tells the two apart, so nothing punches them unasked.
+    pub(crate) unaccounted: PageSet,
+    /// Every page that a record names, for as long as what is stored is still to be looked through.
+    pub(crate) named: PageSet,
     /// Pages punched since the layer was last synced: still pending.
     pub(crate) punched: u64,
     /// The round after which the live view last left a page of it: until the next one is durable, it is needed.
     pub(crate) left_after: u64,
-    /// A rollback emptied it for ever: found so while recovering.
+    /// A rollback emptied it for ever.
     pub(crate) emptied: bool,
 }
 
@@ -42,6 +48,8 @@ impl Entry {
             held: PageSet::new(),
             zero: PageSet::new(),
             dead: PageSet::new(),
+            unaccounted: PageSet::new(),
+            named: PageSet::new(),
             punched: 0,
             left_after: 0,
             emptied: false,
@@ -59,6 +67,15 @@ impl Entry {
     /// What a checkpoint says of it.
     pub(crate) fn load(&mut self, presence: Presence) {
         (self.held, self.zero, self.dead) = (presence.held, presence.zero, presence.dead);
+        self.named = self.held.clone();
+        self.named.union_with(&self.zero);
+    }
+
+    /// Whether a record tells why bytes lie at `page`, which the layer does not hold.
+    pub(crate) fn accounts_for(&self, page: u64) -> bool {
+        let in_one = |set: &PageSet| set.contains_all(page..page + 1);
+        // A rollback is a record about all of a layer.
+        self.emptied || in_one(&self.dead) || in_one(&self.zero) || in_one(&self.named)
     }
 
     /// The live view leaves `pages` of this layer.
@@ -71,16 +88,29 @@ impl Entry {
         self.zero.remove(pages.clone());
     }
 
-    /// Everything that it held is dead.
+    /// Everything that lies in it is dead, for good.
     fn empty(&mut self) {
         let held = std::mem::take(&mut self.held);
         self.dead.union_with(&held);
+        self.dead.union_with(&std::mem::take(&mut self.unaccounted));
         self.zero = PageSet::new();
+        self.emptied = true;
     }
 
     pub(crate) fn holds_nothing(&self) -> bool {
         self.held.is_empty() && self.zero.is_empty()
     }
+}
+
+/// A file among those of the layers that the settings do not name, although bytes lie in it. An orderly removal leaves
+/// none: the layer was empty before. So it is of a time that the settings do not know, such as when older ones were put
+/// back.
+#[derive(Debug)]
+pub(crate) struct Stray {
+    pub(crate) name: String,
+    pub(crate) layer: u32,
+    /// Pages stored.
+    pub(crate) pages: u64,
 }
 
 #[derive(Debug)]
@@ -90,6 +120,7 @@ pub(crate) struct State {
     pub(crate) base_limit: u64,
     /// In order of id, which is the order of the stack.
     pub(crate) entries: Vec<Entry>,
+    pub(crate) strays: Vec<Stray>,
     pub(crate) lines: Vec<Line>,
     pub(crate) next_line: u32,
     pub(crate) pending: Pending,
@@ -145,6 +176,7 @@ impl State {
                 entry.held.insert(pages.clone());
                 entry.zero.remove(pages.clone());
                 entry.dead.remove(pages.clone());
+                entry.unaccounted.remove(pages.clone());
             } else {
                 entry.leave(&pages);
                 entry.zero.insert(pages.clone());
@@ -173,6 +205,7 @@ impl State {
             let mut left = PageSet::new();
             left.insert(pages);
             left.subtract(&entry.held);
+            left.subtract(&entry.unaccounted);
             entry.dead.union_with(&left);
         }
     }
@@ -208,6 +241,7 @@ impl State {
             };
             to.insert(extent.pages.clone());
             from.remove(extent.pages.clone());
+            entry.named.insert(extent.pages.clone());
         }
         for op in &batch.ops {
             match op {
@@ -225,7 +259,6 @@ impl State {
                 Op::LayerEmptied(layer) => {
                     if let Some(entry) = self.entry_mut(*layer) {
                         entry.empty();
-                        entry.emptied = true;
                     }
                 }
                 Op::NextLog { .. } => {}
@@ -269,6 +302,7 @@ impl State {
         let spent = |entry: &&Entry| {
             entry.holds_nothing()
                 && entry.dead.is_empty()
+                && entry.unaccounted.is_empty()
                 && entry.punched == 0
                 && (entry.left_after < self.durable || mutant!(LayerRemovedEarly))
                 && Some(entry.layer.id) != top
@@ -286,14 +320,15 @@ impl State {
                 layer: entry.layer.id,
                 held: entry.held.clone(),
                 zero: entry.zero.clone(),
-                // After an unclean end the dead are looked for anew, so only a clean checkpoint carries them.
-                dead: if clean { entry.dead.clone() } else { PageSet::new() },
+                // After an unclean end they are looked for anew; this says that they may be punched then.
+                dead: if mutant!(DeadNotKept) && !clean { PageSet::new() } else { entry.dead.clone() },
             }
         });
         let layers = layers.collect();
         Checkpoint {
             clean,
-            dead_known: clean && self.dead_known,
+            // What is in no record is found by looking, again.
+            dead_known: clean && self.dead_known && self.entries.iter().all(|entry| entry.unaccounted.is_empty()),
             size: self.size,
             base_limit: self.base_limit,
             next_line: self.next_line,
@@ -301,6 +336,26 @@ impl State {
             chain: Default::default(),
             lines: self.lines.clone(),
             layers,
+        }
+    }
+
+    /// All that is stored was looked through.
+    pub(crate) fn dead_found(&mut self) {
+        self.dead_known = true;
+        self.entries.iter_mut().for_each(|entry| entry.named = PageSet::new());
+    }
+
+    /// Pages stored that no record names, as far as they were found: all of them where the dead are known.
+    pub(crate) fn unaccounted(&self) -> u64 {
+        let in_layers: u64 = self.entries.iter().map(|entry| entry.unaccounted.len()).sum();
+        in_layers + self.strays.iter().map(|stray| stray.pages).sum::<u64>()
+    }
+
+    /// From now on what no record names is dead: the owner says so.
+    pub(crate) fn give_up_unaccounted(&mut self) {
+        for entry in &mut self.entries {
+            let unaccounted = std::mem::take(&mut entry.unaccounted);
+            entry.dead.union_with(&unaccounted);
         }
     }
 

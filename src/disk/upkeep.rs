@@ -150,7 +150,8 @@ impl Core {
         Ok(())
     }
 
-    /// After an unclean end: looks at stored pages that their layer does not hold for bytes left behind.
+    /// After an unclean end: looks at stored pages that their layer does not hold for bytes left behind. Those that a record
+    /// accounts for are dead; the others stay until the owner gives them up.
     fn look_for_dead(&self, progress: &mut Progress) -> Result<bool> {
         if self.state.read().dead_known {
             return Ok(false);
@@ -158,7 +159,14 @@ impl Core {
         let (id, page) = progress.scan;
         let next = self.state.read().entries.iter().find(|entry| entry.layer.id >= id).map(|e| Arc::clone(&e.layer));
         let Some(layer) = next else {
-            self.state.write().dead_known = true;
+            let mut state = self.state.write();
+            state.dead_found();
+            let unaccounted = state.unaccounted() * PAGE as u64;
+            drop(state);
+            if unaccounted > 0 {
+                let path = self.dir.path();
+                tracing::warn!(path = %path.display(), unaccounted, "bytes are stored that no record of the disk names");
+            }
             return Ok(false);
         };
         let from = if layer.id == id { page } else { 0 };
@@ -198,7 +206,9 @@ impl Core {
             let mut state = self.state.write();
             let Some(entry) = state.entry_mut(layer.id) else { break };
             for (_, page) in left {
-                entry.dead.insert(page..page + 1);
+                let dead = entry.accounts_for(page) || mutant!(UnaccountedPunched);
+                let found = if dead { &mut entry.dead } else { &mut entry.unaccounted };
+                found.insert(page..page + 1);
             }
         }
         progress.scan = next;
@@ -275,14 +285,36 @@ impl Core {
         Ok(true)
     }
 
-    /// Flushes, punches what is dead by then, and makes that durable.
-    pub(crate) fn scrub(&self) -> Result<()> {
+    /// Flushes, punches what is dead by then, and makes that durable. With `unaccounted` also what no record names, and
+    /// files of layers that it is stored in.
+    pub(crate) fn scrub(&self, unaccounted: bool) -> Result<()> {
         self.check_writable()?;
         self.flush()?;
         while self.upkeep()? {}
+        if unaccounted {
+            // Behind the look for them: what it finds later is another's.
+            self.state.write().give_up_unaccounted();
+            self.remove_strays()?;
+            while self.upkeep()? {}
+        }
         self.flush()?;
         // Layers that became empty go only after that flush.
         while self.upkeep()? {}
+        Ok(())
+    }
+
+    /// Destroys what the settings do not name: the key goes durably before the file.
+    fn remove_strays(&self) -> Result<()> {
+        let mut growth = self.growth.lock();
+        let names: Vec<_> = self.state.read().strays.iter().map(|stray| (stray.layer, stray.name.clone())).collect();
+        for (layer, name) in names {
+            growth.slots.erase(layer)?;
+            self.layers_dir.remove(&name).and_then(|()| self.layers_dir.sync()).map_err(|error| {
+                let path = self.layers_dir.path().join(&name);
+                Error::io("a file that no record names cannot be removed", error).at_path(path)
+            })?;
+            self.state.write().strays.retain(|stray| stray.name != name);
+        }
         Ok(())
     }
 

@@ -230,6 +230,8 @@ impl Sample {
         out.gauges("sealdisk_disk_bytes", "Bytes of an open disk by how they are stored.", bytes)?;
         let help = "Bytes left behind in another form that are not given back yet; absent while that is not known.";
         out.gauges("sealdisk_disk_pending_scrub_bytes", help, self.of_disks(|disk| disk.usage.pending_scrub))?;
+        let help = "Bytes stored that no record of the disk names.";
+        out.gauges("sealdisk_disk_unaccounted_bytes", help, self.of_disks(|disk| Some(disk.usage.unaccounted)))?;
         let help = "Memory that says which layer holds which page.";
         out.gauges("sealdisk_disk_presence_bytes", help, self.of_disks(|disk| Some(disk.presence_bytes)))?;
         out.gauges("sealdisk_disk_layers", "Layers of an open disk.", self.of_disks(|disk| Some(disk.layers)))?;

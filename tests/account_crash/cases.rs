@@ -520,7 +520,7 @@ fn keys() -> Vec<Case> {
                     write(r, "a", 0..9, 7)?;
                     roll_back(r, "a", "s", &[])
                 },
-                |r| ask(r, Request::Scrub { name: blob("a").into(), wait: true }),
+                |r| ask(r, Request::Scrub { name: blob("a").into(), wait: true, unaccounted: true }),
                 nothing,
             )
         },

@@ -246,7 +246,9 @@ fn ask(registry: &Registry, op: &Op, model: &Model) -> Done {
         Op::Resize { name, pages } => cases::resize(registry, name, bytes(pages)),
         Op::Switch => cases::switch(registry, if model.encryption { Switch::Off } else { Switch::On }),
         Op::RotateData { name } => cases::ask(registry, KeyRequest::RotateData { name: Some(blob(name)) }),
-        Op::Scrub { name } => cases::ask(registry, Request::Scrub { name: blob(name).into(), wait: true }),
+        Op::Scrub { name } => {
+            cases::ask(registry, Request::Scrub { name: blob(name).into(), wait: true, unaccounted: true })
+        }
         Op::Maintain { name } => Ok(registry.disk(&blob(name))?.maintain().map(drop)?),
         Op::Reencrypt { name } => cases::sweep(registry, name, true),
         Op::Reopen { .. } => Ok(()),

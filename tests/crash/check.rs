@@ -154,7 +154,7 @@ fn check_page(
 }
 
 /// Sectors that lie in a layer though neither the disk nor a snapshot reads them there, in the cache or on the device.
-fn dead_pages(world: &SimDisk, content: &Content) -> Vec<(u32, usize)> {
+pub(crate) fn dead_pages(world: &SimDisk, content: &Content) -> Vec<(u32, usize)> {
     let mut dead = Vec::new();
     visit_layers(world, |number, _, page, _| {
         let reads = |layers: &[Option<u32>]| layers.get(page).copied().flatten() == Some(number);
@@ -175,14 +175,15 @@ pub(crate) fn check_nothing_dead(world: &SimDisk, content: &Content) -> Result<(
     }
 }
 
-/// Nothing dead but what the disk says is to be scrubbed yet.
+/// Nothing dead but what the disk says is to be scrubbed yet, or is in no record.
 pub(crate) fn check_pending(world: &SimDisk, disk: &Disk, content: &Content) -> Result<(), String> {
-    let pending = disk.usage().map_err(failed("usage"))?.pending_scrub;
+    let usage = disk.usage().map_err(failed("usage"))?;
     let dead = dead_pages(world, content);
-    match pending {
-        Some(pending) if ((dead.len() * PAGE) as u64) > pending => {
-            Err(format!("{pending} bytes are said to be pending, and these pages are dead, by layer: {dead:?}"))
-        }
+    match usage.pending_scrub {
+        Some(pending) if ((dead.len() * PAGE) as u64) > pending + usage.unaccounted => Err(format!(
+            "{pending} bytes are said to be pending and {} to be in no record, and these pages are dead, by layer: {dead:?}",
+            usage.unaccounted
+        )),
         _ => Ok(()),
     }
 }
@@ -316,12 +317,19 @@ fn fail_inside(rig: &Rig, image: &SimDisk, encryption: bool, dice: &mut Dice) ->
     }
 }
 
-/// Scrubs a disk that nobody uses: all is as it was, and nothing dead is left, also after a power cut.
+/// Scrubs a disk that nobody uses: all is as it was, and nothing dead is left but what no record names; once that is given
+/// up too, nothing at all, also after a power cut.
 pub(crate) fn scrubbed(world: &SimDisk, disk: &Disk, before: &Content, dice: &mut Dice) -> Result<(), String> {
     disk.scrub().map_err(failed("scrubbing"))?;
     let usage = disk.usage().map_err(failed("usage"))?;
     if usage.pending_scrub != Some(0) {
         return Err(format!("{:?} bytes are pending after a scrub", usage.pending_scrub));
+    }
+    check_pending(world, disk, before)?;
+    disk.scrub_unaccounted().map_err(failed("scrubbing what no record names"))?;
+    let usage = disk.usage().map_err(failed("usage"))?;
+    if (usage.pending_scrub, usage.unaccounted) != (Some(0), 0) {
+        return Err(format!("{usage:?} after a scrub of everything"));
     }
     let after = content(world, disk)?;
     if !after.is_same(before) {

@@ -106,6 +106,12 @@ fn a_scrub_ends_what_a_killed_one_began() {
 }
 
 #[test]
+fn only_what_a_record_tells_of_is_scrubbed_unasked() {
+    let tried = openings::only_what_a_record_tells_of_is_scrubbed;
+    (0..8).for_each(|seed| sealdisk::io::sim::direct(|| tried(seed)).unwrap_or_else(|what| panic!("{seed}: {what}")));
+}
+
+#[test]
 fn a_kill_while_the_disk_is_opened_after_a_kill_loses_nothing() {
     let images = openings::killed_while_opening();
     assert!(images > 12 * 40, "openings of {images} calls in all are too short");

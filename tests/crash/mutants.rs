@@ -55,6 +55,9 @@ fn hunt(mutant: Mutant) -> Option<String> {
         Mutant::ChecksMadeAnew | Mutant::NotesUnchecked => {
             shown_by(mutant, |seed| openings::kill_openings(seed).map(drop))
         }
+        Mutant::DeadNotKept | Mutant::UnaccountedPunched => {
+            shown_by(mutant, openings::only_what_a_record_tells_of_is_scrubbed)
+        }
         Mutant::ErasedLineForgotten => shown_by(mutant, the_switch_while_a_snapshot_is_deleted),
         Mutant::ReadWithoutLock => shown_by(mutant, in_the_middle_of_a_read),
         Mutant::PendingLineNotLookedAt => crowded(Mood::Lines),

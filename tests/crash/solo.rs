@@ -103,7 +103,7 @@ impl Solo {
                 self.disk().flush().inspect(|()| self.oracle.flushed(begin))
             }
             Step::Maintain => self.maintain(),
-            Step::Scrub => self.disk().scrub(),
+            Step::Scrub => self.disk().scrub_unaccounted(),
             Step::Reopen => self.reopen()?,
             Step::Snapshot => {
                 let (name, begin) = self.oracle.draw();

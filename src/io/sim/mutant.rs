@@ -22,6 +22,8 @@ pub enum Mutant {
     DamageIsTheEnd,
     /// A round logs and answers without a sync of the layers.
     DataNotSynced,
+    /// A checkpoint at the border of two logs forgets which pages are dead.
+    DeadNotKept,
     /// Recovery keeps a clean checkpoint's dead pages dead that were written again since.
     DeadThoughWrittenAgain,
     /// Syncs of a directory run at once, and one that fails fails its caller alone.
@@ -112,6 +114,8 @@ pub enum Mutant {
     SyncsNotSerialised,
     /// A file is renamed into its place before its content is durable.
     TemporaryNotSynced,
+    /// Upkeep punches what no record names.
+    UnaccountedPunched,
     /// A change waits for a round while it holds its range lock.
     WaitsUnderRangeLock,
     /// Writes take no range lock.
@@ -198,6 +202,7 @@ impl Mutant {
         Self::ClosedWhilePunching,
         Self::DamageIsTheEnd,
         Self::DataNotSynced,
+        Self::DeadNotKept,
         Self::DeadThoughWrittenAgain,
         Self::DirectoryNotGuarded,
         Self::DirtyAfterPublished,
@@ -243,6 +248,7 @@ impl Mutant {
         Self::SweptWithoutLock,
         Self::SyncsNotSerialised,
         Self::TemporaryNotSynced,
+        Self::UnaccountedPunched,
         Self::WaitsUnderRangeLock,
         Self::WriteWithoutLock,
     ];
