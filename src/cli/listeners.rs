@@ -30,7 +30,10 @@ impl ListenerReport {
         match &self.at.address {
             Address::Unix(path) => Some(uri::unix(name, path)),
             Address::Abstract => None,
-            Address::Tcp(addr) => Some(uri::tcp(name, *addr, self.tls == TlsUse::Required)),
+            Address::Tcp(addr) => Some(match self.tls {
+                TlsUse::Required => uri::tls(name, *addr, self.at.host.as_deref()),
+                TlsUse::Off | TlsUse::Offered => uri::tcp(name, *addr),
+            }),
         }
     }
 

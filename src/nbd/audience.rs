@@ -18,6 +18,8 @@ pub struct Listening {
     pub address: Address,
     pub tls: TlsUse,
     pub audience: Audience,
+    /// By which the server's certificate can be checked there; `None`: by the address, if at all.
+    pub host: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +68,7 @@ impl Listening {
         };
         let tls = if config.tls.is_some() { TlsUse::Offered } else { TlsUse::Off };
         let address = path.map_or(Address::Abstract, |path| Address::Unix(path.to_owned()));
-        Self { address, tls, audience }
+        Self { address, tls, audience, host: None }
     }
 
     pub(super) fn tcp(addr: SocketAddr, config: &Config) -> Self {
@@ -80,7 +82,8 @@ impl Listening {
             () if addr.ip().to_canonical().is_loopback() => Audience::Machine,
             () => Audience::Anybody,
         };
-        Self { address: Address::Tcp(addr), tls, audience }
+        let host = config.tls.as_ref().and_then(|tls| tls.host_for(addr.ip()));
+        Self { address: Address::Tcp(addr), tls, audience, host }
     }
 
     /// Whether clients get in that prove nothing of themselves.
@@ -120,6 +123,47 @@ impl fmt::Display for Audience {
             Self::Machine => f.write_str("every user of this machine"),
             Self::Certificate => f.write_str("clients with a certificate of the client authority"),
             Self::Anybody => f.write_str("anybody who reaches the address"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn the_file_of_a_unix_socket_says_who_may_attach() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let _listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), fs::metadata(&path).unwrap().gid());
+        for (mode, audience) in [
+            (0o600, Audience::Owner { uid }),
+            (0o644, Audience::Owner { uid }),
+            (0o660, Audience::Group { uid, gid }),
+            (0o666, Audience::Machine),
+            (0o602, Audience::Machine),
+        ] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            assert_eq!(Listening::unix(Some(&path), &Config::default()).audience, audience, "{mode:o}");
+        }
+        // Without a file there are no permissions.
+        assert!(Listening::unix(None, &Config::default()).is_open());
+    }
+
+    #[test]
+    fn only_loopback_is_this_machine() {
+        for (addr, audience) in [
+            ("127.0.0.1:1", Audience::Machine),
+            ("[::1]:1", Audience::Machine),
+            ("[::ffff:127.0.0.1]:1", Audience::Machine),
+            ("0.0.0.0:1", Audience::Anybody),
+            ("[::]:1", Audience::Anybody),
+            ("192.0.2.1:1", Audience::Anybody),
+        ] {
+            assert_eq!(Listening::tcp(addr.parse().unwrap(), &Config::default()).audience, audience, "{addr}");
         }
     }
 }

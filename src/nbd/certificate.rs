@@ -32,6 +32,20 @@ pub(super) fn names(der: &[u8]) -> Vec<String> {
     names
 }
 
+/// The host for which a client that goes to `address` accepts the certificate: the address itself, `localhost` for a loopback
+/// one, or the first DNS name. `None`: the certificate names no host.
+pub(super) fn host_for(der: &[u8], address: IpAddr) -> Option<String> {
+    let certificate = Certificate::from_der(der).ok()?;
+    let (_, SubjectAltName(names)) = certificate.tbs_certificate().get_extension().ok()??;
+    let own = address.to_string();
+    if names.iter().filter_map(alternative_name).any(|name| name == own) {
+        return Some(if address.is_ipv6() { format!("[{own}]") } else { own });
+    }
+    let mut hosts = names.iter().filter(|name| matches!(name, GeneralName::DnsName(_))).filter_map(alternative_name);
+    let local = hosts.clone().find(|name| name == "localhost").filter(|_| address.is_loopback());
+    local.or_else(|| hosts.find(|name| !name.contains('*')))
+}
+
 fn alternative_name(name: &GeneralName) -> Option<String> {
     match name {
         GeneralName::DnsName(name) => Some(name.as_str().to_ascii_lowercase()),

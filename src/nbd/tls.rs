@@ -7,6 +7,7 @@
 //! handshake, or changes nothing.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKey
 use rustls::server::WebPkiClientVerifier;
 use rustls::{RootCertStore, ServerConfig};
 
-use super::certificate::Validity;
+use super::certificate::{self, Validity};
 use super::trust_file::{self, Kind};
 use crate::{Error, ErrorKind, Result};
 
@@ -45,6 +46,8 @@ pub struct Tls {
 #[derive(Clone)]
 pub struct Material {
     config: Arc<ServerConfig>,
+    /// The server's own certificate.
+    own: Option<CertificateDer<'static>>,
     terms: Vec<Term>,
 }
 
@@ -101,6 +104,12 @@ impl Tls {
         self.files.client_ca.is_some()
     }
 
+    /// The host by which clients reach this server at `address`, as its certificate says.
+    #[must_use]
+    pub fn host_for(&self, address: IpAddr) -> Option<String> {
+        self.in_force.read().host_for(address)
+    }
+
     /// How long what is in force counts.
     #[must_use]
     pub fn terms(&self) -> Vec<Term> {
@@ -115,6 +124,12 @@ impl Tls {
 
     pub(super) fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.in_force.read().config)
+    }
+}
+
+impl Material {
+    fn host_for(&self, address: IpAddr) -> Option<String> {
+        certificate::host_for(self.own.as_ref()?, address)
     }
 }
 
@@ -158,10 +173,11 @@ fn read(files: &TlsFiles) -> Result<Material> {
             builder.with_client_cert_verifier(verifier.build().map_err(|e| unusable("not usable", path, e))?)
         }
     };
+    let own = chain.first().cloned();
     let config = builder
         .with_single_cert(chain, key)
         .map_err(|e| unusable("certificate and key do not fit together", &files.certificate, e))?;
-    Ok(Material { config: Arc::new(config), terms })
+    Ok(Material { config: Arc::new(config), own, terms })
 }
 
 fn validity(certificate: &CertificateDer<'_>) -> Option<Validity> {

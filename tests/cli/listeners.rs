@@ -83,6 +83,26 @@ fn tls_for_tcp_leaves_the_unix_socket_as_it_is() {
     assert!(!server.log().contains("whom nothing asks"), "{}", server.log());
 }
 
+/// A certificate has the name by which clients check it, and the URI that is shown has that name.
+#[test]
+fn the_uri_for_tls_has_the_name_of_the_certificate() {
+    let account = Account::new();
+    account.create("disk", MIB);
+    let certificates = Certificates::make();
+    certificates.issue("server", "ca", "subjectAltName=DNS:*.example.org,DNS:localhost", "-days 2");
+    let mut options = certificates.options();
+    options.extend(["--listen", "127.0.0.1:0", "--tls-required", "--json"].map(str::to_owned));
+    let server = account.serve_with(&options.iter().map(String::as_str).collect::<Vec<_>>());
+    let said = said(&server);
+    let uri = strings(&said["exports"][0]["uris"])[1].to_owned();
+    assert!(uri.starts_with("nbds://localhost:"), "{uri}");
+    let folder = certificates.path("trusted");
+    fs::create_dir(&folder).expect("a folder");
+    fs::copy(certificates.path("ca-cert.pem"), folder.join("ca-cert.pem")).expect("a copy");
+    let info = stdout_of(program("nbdinfo").arg(format!("{uri}?tls-certificates={}", folder.display())));
+    assert!(info.contains("with TLS"), "{info}");
+}
+
 #[test]
 fn a_start_says_who_may_attach_and_warns_where_nobody_proves_anything() {
     let account = Account::new();

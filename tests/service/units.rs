@@ -63,7 +63,11 @@ fn the_service_runs_under_systemd_with_all_of_its_confinement() {
         grep -E '^(CapBnd|CapEff):\\s+0+$' /proc/$pid/status
         test $(awk '/^Uid/ { print $2 }' /proc/$pid/status) = $(id -u sealdisk)
         kill -9 $pid
-        for _ in $(seq 100); do systemctl is-active -q sealdisk@web.service && break; sleep 0.1; done
+        for _ in $(seq 100); do
+            now=$(systemctl show --property MainPID --value sealdisk@web.service)
+            test $now != $pid && systemctl is-active -q sealdisk@web.service && break
+            sleep 0.1
+        done
         sealdisk status
         journalctl --unit sealdisk@web.service --output cat
         systemctl stop sealdisk@web.service sealdisk@web.socket
