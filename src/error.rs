@@ -79,6 +79,11 @@ impl Error {
         };
         let mut error = Self::new(kind, what);
         error.0.hint = own.and_then(Self::hint_text).map(str::to_owned);
+        if source.kind() == io::ErrorKind::FileTooLarge {
+            let hint =
+                "a disk is at most as large as the largest file of its file system: 16 TiB on ext4, 8 EiB on XFS";
+            error.0.hint = Some(hint.to_owned());
+        }
         error.0.source = Some(Box::new(source));
         error
     }

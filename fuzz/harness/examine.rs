@@ -36,7 +36,7 @@ impl Format {
         match file {
             "disk.toml" => Self::Settings,
             "keys" => Self::Keys,
-            "log.next" | "reserve" => Self::Space,
+            "log.next" | "reserve" | "disk.toml.new" => Self::Space,
             _ if file.starts_with("layers/") => Self::Layer,
             _ if file.starts_with("checkpoint.") => Self::Checkpoint,
             _ if file.starts_with("recent.") => Self::Recent,

@@ -132,6 +132,15 @@ impl Dir for MemoryDir {
         Ok(())
     }
 
+    fn exchange(&self, one: &str, other: &str) -> io::Result<()> {
+        let mut entries = lock(&self.entries);
+        let file = |name: &str| entries.files.get(name).cloned().ok_or(ErrorKind::NotFound);
+        let (first, second) = (file(one)?, file(other)?);
+        entries.files.insert(one.to_owned(), second);
+        entries.files.insert(other.to_owned(), first);
+        Ok(())
+    }
+
     fn remove(&self, name: &str) -> io::Result<()> {
         lock(&self.entries).files.remove(name).map(drop).ok_or_else(|| ErrorKind::NotFound.into())
     }

@@ -178,7 +178,7 @@ fn open(
     if let Some(ready) = ready {
         // All that the caller named is open now.
         owner.become_for_good()?;
-        crate::disk::remember_boot();
+        crate::disk::remember_system(account.path());
         ready(bases::recorded(&*account, &keys)?)?;
         return Registry::over(account, lock, settings, keys, Setup::default());
     }

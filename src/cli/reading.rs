@@ -69,7 +69,7 @@ pub(super) fn confine(accounts: &[(&Path, &Session)], mut needs: Needs) -> Resul
             // A connection for each request.
             network = Network::Unix;
         } else {
-            crate::disk::remember_boot();
+            crate::disk::remember_system(path);
             needs.changed.push((*path).to_owned());
             needs.files.extend(session.images()?);
         }

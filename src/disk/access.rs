@@ -13,6 +13,7 @@ use super::Durability;
 use super::core::{Core, Gate};
 use super::extent_map::Mark;
 use super::layer::Layer;
+use super::page_set::Share;
 use super::resolve::{Segments, Source, View};
 use crate::base::BaseImage;
 use crate::io::mutant;
@@ -139,7 +140,8 @@ impl Core {
 
     /// Stores whole pages in the top layer and publishes them; the caller holds the range lock and the gate.
     fn store(&self, top: &Arc<Layer>, pages: Range<u64>, data: &[u8]) -> Result<Attempt> {
-        let held = self.state.read().holds(top.id, &pages);
+        let held = self.state.read().holding(top.id, &pages);
+        let (held, mixed) = (held == Share::All, held == Share::Some);
         let reserved = if held { None } else { self.reserve() };
         if !held && reserved.is_none() {
             return Ok(Attempt::First(Need::Room));
@@ -150,7 +152,14 @@ impl Core {
         if mutant!(DirtyBeforeStored) {
             top.mark_dirty();
         }
-        let stored = top.write(pages.start, data, !held);
+        let stored = if mixed && !mutant!(OverwritesFirst) {
+            self.write_new_first(top, &pages, data)
+        } else {
+            top.write(pages.start, data, !held)
+        };
+        if stored.as_ref().is_err_and(|error| error.kind() == ErrorKind::NoSpace) {
+            self.tight.store(true, Ordering::SeqCst);
+        }
         let late = mutant!(DirtyBeforeStored) || (mutant!(FailedWriteLeavesClean) && stored.is_err());
         if held {
             if !late {
@@ -188,6 +197,50 @@ impl Core {
             self.flush()?;
         }
         Ok(Attempt::Done(Some(Arc::clone(top))))
+    }
+
+    /// Writes to the top layer pages some of which it holds: the others first, because only these may find no space. So a
+    /// write that is refused for want of space has changed nothing that is read.
+    fn write_new_first(&self, top: &Layer, pages: &Range<u64>, data: &[u8]) -> Result<()> {
+        let held = self.state.read().held_runs(top.id, pages);
+        let part = |run: &Range<u64>| {
+            let byte = |page: u64| (page - pages.start) as usize * PAGE;
+            &data[byte(run.start)..byte(run.end)]
+        };
+        gaps(pages, &held).iter().try_for_each(|gap| top.write(gap.start, part(gap), true))?;
+        held.iter().try_for_each(|run| top.write(run.start, part(run), false))
+    }
+
+    /// Takes the space that changes of `pages` will need, for a request that is carried out in parts: where there is none,
+    /// it is refused before the first. Nothing is done as long as there is plenty.
+    pub(crate) fn allocate(&self, pages: &Range<u64>) -> Result<()> {
+        /// Bytes in the file system that other writers hardly use up while one request is carried out.
+        const PLENTY: u64 = 1 << 30;
+        self.check_writable()?;
+        loop {
+            let need = {
+                let gate = self.gate.read();
+                match self.ready(&gate, pages)? {
+                    Err(need) => need,
+                    Ok(top) if self.state.read().holds(top.id, pages) || mutant!(OverwritesFirst) => return Ok(()),
+                    Ok(top) => {
+                        let wanted = (pages.end - pages.start) * PAGE as u64;
+                        let tight = self.tight.load(Ordering::SeqCst)
+                            || self.dir.free_bytes().is_ok_and(|free| free < wanted.saturating_add(PLENTY));
+                        return if tight { self.allocate_in(&top, pages) } else { Ok(()) };
+                    }
+                }
+            };
+            self.meet(&need)?;
+        }
+    }
+
+    fn allocate_in(&self, top: &Layer, pages: &Range<u64>) -> Result<()> {
+        let held = self.state.read().held_runs(top.id, pages);
+        gaps(pages, &held).into_iter().try_for_each(|gap| top.allocate(gap)).inspect_err(|_| {
+            // What was allocated is given back.
+            self.state.write().write_failed(top.id, pages.clone());
+        })
     }
 
     fn attempt_write(&self, offset: u64, data: &[u8]) -> Result<Attempt> {
@@ -310,6 +363,13 @@ impl Core {
         }
         Ok(())
     }
+}
+
+/// What lies between runs of `pages`.
+fn gaps(pages: &Range<u64>, runs: &[Range<u64>]) -> Vec<Range<u64>> {
+    let starts = std::iter::once(pages.start).chain(runs.iter().map(|run| run.end));
+    let ends = runs.iter().map(|run| run.start).chain(std::iter::once(pages.end));
+    starts.zip(ends).map(|(start, end)| start..end).filter(|gap| !gap.is_empty()).collect()
 }
 
 fn is_whole(offset: u64, len: usize) -> bool {

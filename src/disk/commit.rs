@@ -20,9 +20,9 @@ use super::pending::Pending;
 use super::state::State;
 use super::transfer::write_new;
 use crate::crypto::keyring::DiskKeys;
-use crate::io::mutant;
 use crate::io::sync::MutexGuard;
 use crate::io::sync::atomic::Ordering;
+use crate::io::{File, mutant};
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of log that records other than extents may take in one round.
@@ -114,7 +114,7 @@ impl Core {
         match self.commit(&mut committer) {
             Ok(()) => {
                 self.costs.round();
-                let short = committer.log.is_some() && committer.next_log.is_none();
+                let short = self.lacks_next_log(&committer);
                 let due = committer.due.is_some();
                 drop(committer);
                 let state = self.state.read();
@@ -134,18 +134,20 @@ impl Core {
         }
     }
 
-    fn commit(&self, committer: &mut Committer) -> Result<()> {
+    /// One round's work. The caller has the turn.
+    pub(crate) fn commit(&self, committer: &mut Committer) -> Result<()> {
         let keys = self.keys()?;
-        let limit = self.options.pending_extents;
+        let limit = self.pending_limit();
         // Two batches must fit besides the closing one: that of this round, and that of what gathers meanwhile.
-        let crowded = |log: &Log, extents: usize| {
-            !log.fits(2 * limit + extents, 3 * OPS_ROOM) || self.log_full.load(Ordering::SeqCst)
-        };
-        let nearly_full = committer.log.as_ref().is_some_and(|log| crowded(log, limit));
+        let crowded = |log: &Log| !log.fits(3 * limit, 3 * OPS_ROOM) || self.log_full.load(Ordering::SeqCst);
+        let nearly_full = committer.log.as_ref().is_some_and(crowded);
         let turn_over = nearly_full || committer.turn_over;
-        if turn_over && committer.next_log.is_none() {
+        if turn_over
+            && committer.next_log.is_none()
+            && let Some(log) = &committer.log
+        {
             // Upkeep did not come round to it. Without space this round still fits, but no further change does.
-            committer.next_log = self.preallocate_log().ok();
+            committer.next_log = self.preallocate_log(log.size()).ok();
         }
         let switch = turn_over && committer.log.is_some() && committer.next_log.is_some();
 
@@ -187,6 +189,7 @@ impl Core {
             committer.due = Some(Due { epoch, state: border });
             committer.turn_over = false;
         }
+        let limit = self.pending_limit();
         let full = committer.log.as_ref().is_some_and(|log| !log.fits(2 * limit, 2 * OPS_ROOM));
         self.log_full.store(full, Ordering::SeqCst);
         Ok(())
@@ -212,16 +215,39 @@ impl Core {
         Error::io(format!("the log {what}"), error).at_path(self.dir.path())
     }
 
-    /// Makes the file of the next log: zero-filled, so that no later sync has to record that its blocks are written,
-    /// and durable under its temporary name.
-    pub(crate) fn preallocate_log(&self) -> Result<Arc<dyn crate::io::File>> {
-        let mut zeros = vec![0; self.options.log_bytes as usize];
+    /// Whether it is time to make the next log.
+    pub(crate) fn lacks_next_log(&self, committer: &Committer) -> bool {
+        let is_used = |log: &Log| !log.fits_half(3 * self.pending_limit(), 3 * OPS_ROOM);
+        committer.next_log.is_none() && committer.log.as_ref().is_some_and(is_used)
+    }
+
+    /// Makes the file of the next log, as large as there is space for but not smaller than `least` bytes: what gathers
+    /// while the log in use is as large must find room in it.
+    pub(crate) fn preallocate_log(&self, least: u64) -> Result<Arc<dyn File>> {
+        self.preallocate_at_most(self.options.log_bytes, least)
+    }
+
+    fn preallocate_at_most(&self, most: u64, least: u64) -> Result<Arc<dyn File>> {
+        match self.preallocate(most.max(least)) {
+            Err(error) if error.kind() == ErrorKind::NoSpace && least < most => self.preallocate(least),
+            made => made,
+        }
+    }
+
+    /// Zero-filled, so that no later sync has to record that its blocks are written, and durable under its temporary name.
+    fn preallocate(&self, bytes: u64) -> Result<Arc<dyn File>> {
+        // Without this, trying would take the last space there is from others for a moment.
+        if self.dir.free_bytes().is_ok_and(|free| free < bytes) {
+            return Err(self.log_error("could not be preallocated", std::io::ErrorKind::StorageFull.into()));
+        }
+        let mut zeros = vec![0; bytes as usize];
         let old = |name: &String| name.starts_with("log.") && name != log::NEXT;
         if mutant!(LogRecycled)
             && let Some(old) = self.dir.list().ok().and_then(|names| names.into_iter().rfind(old))
             && let Ok(content) = super::transfer::read_file(&*self.dir, &old, u64::MAX)
         {
-            zeros.copy_from_slice(&content);
+            let len = zeros.len().min(content.len());
+            zeros[..len].copy_from_slice(&content[..len]);
         }
         write_new(&*self.dir, log::NEXT, &zeros)
             .and_then(|file| self.dir.sync().map(|()| file))
@@ -230,12 +256,25 @@ impl Core {
             .map_err(|error| self.log_error("could not be preallocated", error))
     }
 
+    /// The file of the first log of this opening.
+    pub(crate) fn first_log(&self, committer: &mut Committer) -> Result<Arc<dyn File>> {
+        if let Some(file) = committer.next_log.take() {
+            return Ok(file);
+        }
+        match self.take_kept_log().map_err(|error| self.log_error("that was kept cannot be read", error))? {
+            Some(file) => Ok(file),
+            None => self.preallocate_at_most(self.options.first_log(), self.least_log()),
+        }
+    }
+
     /// Turns the preallocated file into the log of the next epoch.
-    pub(crate) fn begin_log(&self, committer: &mut Committer, chain: &log::Chain, keys: &DiskKeys) -> Result<Log> {
-        let file = match committer.next_log.take() {
-            Some(file) => file,
-            None => self.preallocate_log()?,
-        };
+    pub(crate) fn begin_log(
+        &self,
+        committer: &mut Committer,
+        file: Arc<dyn File>,
+        chain: &log::Chain,
+        keys: &DiskKeys,
+    ) -> Result<Log> {
         let epoch = committer.next_epoch;
         let begun = file
             .size()
@@ -243,6 +282,7 @@ impl Core {
             .and_then(|log| self.dir.rename(log::NEXT, &log::file_name(epoch)).map(|()| log))
             .map_err(|error| self.log_error("cannot be begun", error))?;
         committer.next_epoch = epoch + 1;
+        self.pending_limit.store(self.options.extents_of(begun.size()), Ordering::SeqCst);
         if !mutant!(LogNameNotSynced) {
             self.dir.sync().map_err(|error| self.log_error("cannot be made durable", error))?;
         }
@@ -256,7 +296,11 @@ impl Core {
             committer.log.take().ok_or_else(|| self.log_error("is not begun", std::io::Error::other("no log")))?;
         let epoch = committer.next_epoch;
         let chain = old.closing_chain(epoch, keys);
-        let next = self.begin_log(committer, &chain, keys)?;
+        let file = committer
+            .next_log
+            .take()
+            .ok_or_else(|| self.log_error("has no next one", std::io::Error::other("no log")))?;
+        let next = self.begin_log(committer, file, &chain, keys)?;
         old.append(&Log::closing(epoch), keys)
             .and_then(|()| old.file.sync_data())
             .map_err(|error| self.log_error("cannot be closed", error))?;

@@ -107,12 +107,16 @@ pub(crate) struct Core {
     pub(crate) costs: Costs,
     /// Pages of the blob, as in `state`.
     pub(crate) pages: AtomicU64,
+    /// Extents not yet durable after which a writer commits them itself: what the log in use has room for.
+    pub(crate) pending_limit: AtomicUsize,
     /// Extents that changes under way may add to the pending ones.
     pub(crate) reserved: AtomicUsize,
     /// A round was asked for before one is needed, and has not begun yet.
     pub(crate) round_asked: AtomicBool,
     /// The log has no room for more than what is pending, and no next one could be made.
     pub(crate) log_full: AtomicBool,
+    /// A write found no space: room for requests in parts is taken before the first of them.
+    pub(crate) tight: AtomicBool,
     /// The owner took the keys back: nothing is served, plain layers and base neither.
     pub(crate) revoked: AtomicBool,
     /// Nothing was written since a clean close.
@@ -195,7 +199,7 @@ impl Core {
         let promised = self.reserved.fetch_add(extents, Ordering::SeqCst) + extents;
         let reserved = Reserved(self, extents);
         let state = self.state.read();
-        let room = state.pending.count() + promised <= self.options.pending_extents
+        let room = state.pending.count() + promised <= self.pending_limit()
             && state.recent.as_ref().is_none_or(|recent| promised as u64 <= recent.left(state.generation));
         let early = self.half_full(&state);
         drop(state);
@@ -205,9 +209,14 @@ impl Core {
         room.then_some(reserved)
     }
 
+    /// See the field.
+    pub(crate) fn pending_limit(&self) -> usize {
+        self.pending_limit.load(Ordering::SeqCst)
+    }
+
     /// Whether a round should come soon, so that changes of presence need not wait for one.
     pub(crate) fn half_full(&self, state: &State) -> bool {
-        state.pending.count() > self.options.pending_extents / 2
+        state.pending.count() > self.pending_limit() / 2
             || state.recent.as_ref().is_some_and(|recent| recent.half_full(state.generation))
     }
 

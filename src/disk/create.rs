@@ -12,6 +12,7 @@ use super::layer::Layer;
 use super::open::{LAYERS, SIZE_LIMIT};
 use super::page_set::PageSet;
 use super::poison::Poison;
+use super::reserve;
 use super::settings::{DiskSettings, Kind, LayerRecord, StoreError};
 use super::transfer::write_new;
 use super::{Options, Spec};
@@ -90,11 +91,13 @@ pub(crate) fn create(dir: &dyn Dir, spec: &Spec, keys: &DiskKeys, encryption: bo
     };
     let (content, _) = state.encode(1, spec.uuid, keys);
     write_new(dir, &checkpoint::file_name(1), &content).map_err(at)?;
+    reserve::provide(dir, options.least_log()).map_err(at)?;
 
     let mut settings = DiskSettings::new(spec, created);
     settings.next_layer = FIRST + 1;
     settings.layers.push(LayerRecord { id: FIRST, kind, created, sealed_pages: 0 });
-    settings.store(dir, keys).map_err(StoreError::into_error)
+    settings.store(dir, keys).map_err(StoreError::into_error)?;
+    reserve::ensure_settings_spare(dir).map_err(at)
 }
 
 #[cfg(test)]

@@ -11,13 +11,15 @@ use super::core::{Core, Growth};
 use super::key_slots::SlotKey;
 use super::layer::Layer;
 use super::recent::{self, Recent};
-use super::reserve::RESERVED;
+use super::reserve::{RESERVED, ensure_settings_spare};
 use super::settings::{DiskSettings, Kind, LayerRecord, StoreError};
 use super::state::{Entry, State};
+use super::transfer::is_full;
 use crate::crypto::keyring::DiskKeys;
 use crate::io::mutant;
+use crate::io::sync::MutexGuard;
 use crate::io::sync::atomic::Ordering;
-use crate::io::{Dir, Open};
+use crate::io::{Dir, File, Open};
 use crate::{Error, ErrorKind, PAGE, Result};
 
 /// See [`Core::check_room`]; `dir` is the folder of a disk, or lies on its file system.
@@ -35,6 +37,8 @@ pub fn check_room(dir: &dyn Dir, options: &Options) -> Result<()> {
 impl Core {
     /// Replaces disk.toml. Not knowing whether the new one will be there after a crash poisons the disk.
     pub(crate) fn store_settings(&self, growth: &mut Growth) -> Result<()> {
+        // Where the exchange before is not durable, the spare may be what a power cut brings back.
+        self.poison.check()?;
         let keys = self.keys()?;
         let first_try = growth.settings.store(&*self.dir, &keys);
         let stored = match first_try {
@@ -66,10 +70,11 @@ impl Core {
         let begin = || {
             let mut committer = self.committer.lock();
             let chain = committer.chain;
-            self.begin_log(&mut committer, &chain, &keys).map(|log| (log, committer))
+            let file = self.first_log(&mut committer)?;
+            self.begin_log(&mut committer, file, &chain, &keys).map(|log| (log, committer))
         };
         let (log, mut committer) = match begin() {
-            Err(error) if self.wants_old_log(&error) => {
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
                 self.take_over_old_log()?;
                 begin()?
             }
@@ -77,11 +82,28 @@ impl Core {
         };
         growth.settings.epoch = log.epoch;
         self.store_settings(&mut growth)?;
-        self.begin_recent(log.epoch, &keys);
+        if self.state.read().recent.is_none() {
+            self.begin_recent(log.epoch, &keys);
+        }
         committer.log = Some(log);
         drop(committer);
+        self.opened_clean.store(false, Ordering::SeqCst);
         self.gate.write().armed = true;
+        if let Err(error) = self.ensure_reserve(RESERVED).and_then(|()| ensure_settings_spare(&*self.dir)) {
+            tracing::warn!(path = %self.dir.path().display(), %error, "no space to reserve for a full file system");
+        }
         Ok(())
+    }
+
+    /// [`Core::arm`], and the lock without which no log is given up for another one.
+    pub(crate) fn arm_and_hold(&self) -> Result<MutexGuard<'_, Growth>> {
+        loop {
+            self.arm()?;
+            let growth = self.growth.lock();
+            if self.gate.read().armed {
+                return Ok(growth);
+            }
+        }
     }
 
     /// Begins noting changes for the case that the process dies. Where that cannot be, only what is flushed outlives it.
@@ -89,8 +111,7 @@ impl Core {
         let Some(boot) = &self.options.boot else { return };
         let name = recent::file_name(epoch);
         let begun = self.dir.open(&name, Open::New).and_then(|file| {
-            Recent::begin(file, self.options.recent_bytes, self.uuid, boot, epoch, keys)
-                .inspect_err(|_| drop(self.dir.remove(&name)))
+            self.begin_recent_in(file, boot, epoch, keys).inspect_err(|_| drop(self.dir.remove(&name)))
         });
         match begun {
             Ok(recent) => {
@@ -99,6 +120,24 @@ impl Core {
             }
             Err(error) => {
                 tracing::warn!(path = %self.dir.path().display(), %error, "a killed server would lose unflushed writes");
+            }
+        }
+    }
+
+    /// As many notes as there is space for.
+    fn begin_recent_in(
+        &self,
+        file: Arc<dyn File>,
+        boot: &[u8; 16],
+        epoch: u64,
+        keys: &DiskKeys,
+    ) -> std::io::Result<Recent> {
+        const LEAST: u64 = 32 << 10;
+        let mut bytes = self.options.recent_bytes;
+        loop {
+            match Recent::begin(Arc::clone(&file), bytes, self.uuid, boot, epoch, keys) {
+                Err(error) if is_full(&error) && bytes > LEAST => bytes = (bytes / 8).max(LEAST),
+                begun => return begun,
             }
         }
     }

@@ -54,6 +54,10 @@ impl Dir for GuardedDir {
         self.dir.rename(from, to)
     }
 
+    fn exchange(&self, one: &str, other: &str) -> io::Result<()> {
+        self.dir.exchange(one, other)
+    }
+
     fn remove(&self, name: &str) -> io::Result<()> {
         self.dir.remove(name)
     }

@@ -216,6 +216,13 @@ impl Layer {
         self.file.sync_data().map_err(|error| poison.set(Error::io("cannot sync a layer", error).at_path(&self.name)))
     }
 
+    /// Takes space for the pages. They read as before: as zeros, where nothing was stored.
+    pub(crate) fn allocate(&self, pages: Range<u64>) -> Result<()> {
+        self.file
+            .allocate(pages.start * PAGE as u64, (pages.end - pages.start) * PAGE as u64)
+            .map_err(|error| self.io("cannot write a layer", pages.start, error))
+    }
+
     /// Frees the pages. Not durable until the next sync.
     pub(crate) fn punch(&self, pages: Range<u64>) -> Result<()> {
         self.file

@@ -72,9 +72,8 @@ impl Core {
         }
         self.check_writable()?;
         self.check_room()?;
-        self.arm()?;
         let line = {
-            let _growth = self.growth.lock();
+            let _growth = self.arm_and_hold()?;
             let mut gate = self.gate.write();
             self.check_open(&gate)?;
             let mut state = self.state.write();
@@ -110,9 +109,8 @@ impl Core {
     /// Erases a line; durable when this returns.
     pub(crate) fn erase_line(&self, name: &str) -> Result<()> {
         self.check_writable()?;
-        self.arm()?;
         {
-            let _growth = self.growth.lock();
+            let _growth = self.arm_and_hold()?;
             let gate = self.gate.write();
             self.check_open(&gate)?;
             let mut state = self.state.write();
@@ -121,15 +119,21 @@ impl Core {
             state.pending.ops.push(Op::LineRemoved(id));
             state.settle_dead();
         }
-        self.flush()
+        self.flush()?;
+        // What it alone kept from being overwritten in place can be again, without a new layer.
+        let growth = self.growth.lock();
+        let mut gate = self.gate.write();
+        if gate.top.is_none() {
+            gate.top = Self::usable_top(&self.state.read(), growth.settings.sealed_below, gate.encryption);
+        }
+        Ok(())
     }
 
     /// Makes the live disk what the line sees; durable when this returns. Lines drawn after it are gone.
     pub(crate) fn roll_back(&self, name: &str) -> Result<()> {
         self.check_writable()?;
-        self.arm()?;
         {
-            let mut growth = self.growth.lock();
+            let mut growth = self.arm_and_hold()?;
             // No layer there is now may take writes again: emptied ones are dead for ever.
             if !mutant!(RolledBackToUnsealed) {
                 growth.settings.sealed_below = growth.settings.next_layer;
@@ -173,9 +177,8 @@ impl Core {
         let mut changed = false;
         while self.state.read().has_more_than(keep, &newest) {
             changed = true;
-            self.arm()?;
             {
-                let mut growth = self.growth.lock();
+                let mut growth = self.arm_and_hold()?;
                 // As in a rollback: emptied layers take no writes again.
                 if growth.settings.sealed_below < growth.settings.next_layer {
                     growth.settings.sealed_below = growth.settings.next_layer;

@@ -300,6 +300,11 @@ impl<'a> RawBatch<'a> {
     }
 }
 
+/// Bytes of a batch and the closing one.
+fn with_closing(extents: usize, ops_bytes: usize) -> u64 {
+    ((BATCH_HEADER + extents * EXTENT + ops_bytes).next_multiple_of(BLOCK) + BLOCK) as u64
+}
+
 /// The log that batches are appended to. Only the committer holds it.
 #[derive(Debug)]
 pub(crate) struct Log {
@@ -336,10 +341,19 @@ impl Log {
         Ok(Self { file, epoch, size, tail: BLOCK as u64, sequence: 0, chain: mac })
     }
 
+    /// Bytes of its file.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
     /// Whether a batch of `extents` extents and `ops_bytes` of other records leaves room for the closing one.
     pub(crate) fn fits(&self, extents: usize, ops_bytes: usize) -> bool {
-        let batch = (BATCH_HEADER + extents * EXTENT + ops_bytes).next_multiple_of(BLOCK) as u64;
-        self.tail + batch + BLOCK as u64 <= self.size
+        self.tail + with_closing(extents, ops_bytes) <= self.size
+    }
+
+    /// Whether less than half of what goes into it until such a batch does not fit is in it.
+    pub(crate) fn fits_half(&self, extents: usize, ops_bytes: usize) -> bool {
+        2 * self.tail <= self.size.saturating_sub(with_closing(extents, ops_bytes))
     }
 
     /// Writes a batch at the tail; the caller syncs [`Log::file`] before anybody is told, and before the next append.

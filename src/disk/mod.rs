@@ -45,6 +45,7 @@ mod lines;
 mod log;
 mod noted;
 mod open;
+mod options;
 mod page_set;
 mod pending;
 mod poison;
@@ -79,9 +80,7 @@ mod report_tests;
 #[cfg(not(feature = "sim"))]
 mod tests;
 
-use std::fmt;
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use uuid::Uuid;
 
@@ -90,6 +89,7 @@ use self::core::Core;
 pub(crate) use self::create::check_size;
 pub use self::diff::Change;
 pub use self::log::Line;
+pub use self::options::{Options, remember_system};
 pub use self::report::{Inherited, KeyUsage, LayerUsage, Stored};
 use self::resolve::View;
 pub use self::settings::{DiskSettings, Kind, LayerRecord, Parent, Unfinished};
@@ -163,31 +163,6 @@ impl Spec {
     }
 }
 
-/// Sizes and limits of an open disk. The default is the product's; the simulator uses tiny ones.
-#[derive(Clone)]
-pub struct Options {
-    /// Number of range-lock stripes.
-    pub stripes: usize,
-    /// Pages in a stripe.
-    pub stripe_pages: u64,
-    /// Bytes of a log file.
-    pub log_bytes: u64,
-    /// Extents not yet durable after which a writer commits them itself; from half of them on, upkeep does.
-    pub pending_extents: usize,
-    /// Bytes of records of recent changes (see `recent`).
-    pub recent_bytes: u64,
-    /// AES blocks under one data key that are not to be passed; from half of it on the log warns (see `wear`).
-    pub key_blocks: u64,
-    /// What tells this boot of the kernel from any other; `None`: a killed process loses what was not flushed.
-    pub boot: Option<[u8; 16]>,
-    /// Seconds since the epoch, for records of when a layer was made.
-    pub clock: fn() -> u64,
-    /// Time since some moment, to tell what syncs cost.
-    pub ticks: fn() -> Duration,
-    /// Called when [`Disk::maintain`] has something to do. It must not call the disk: locks may be held.
-    pub wake: Arc<dyn Fn() + Send + Sync>,
-}
-
 /// How a disk is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
@@ -209,28 +184,6 @@ pub struct Usage {
     pub unaccounted: u64,
 }
 
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            stripes: 256,
-            stripe_pages: 2048,
-            log_bytes: 4 << 20,
-            pending_extents: 32 << 10,
-            recent_bytes: 8 << 20,
-            key_blocks: wear::LIMIT,
-            boot: boot_id(),
-            clock: || std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
-            ticks,
-            wake: Arc::new(|| {}),
-        }
-    }
-}
-
-fn ticks() -> Duration {
-    static START: OnceLock<Instant> = OnceLock::new();
-    START.get_or_init(Instant::now).elapsed()
-}
-
 /// Destroys the wrapped data keys of the closed disk in `dir`: overwritten where they lie, synced, read back, unlinked.
 /// What is encrypted there cannot be read again, with whatever key. Asked for again after a crash it finishes.
 pub fn erase_keys(dir: &dyn Dir) -> Result<()> {
@@ -244,48 +197,6 @@ pub(crate) const KEYS: &str = key_slots::FILE;
 pub fn has_keys(dir: &dyn Dir) -> bool {
     let opened = dir.open(key_slots::FILE, crate::io::Open::Read);
     !opened.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
-}
-
-/// The kernel's own name of this boot. The simulator's kernels have none unless the test gives them one.
-fn boot_id() -> Option<[u8; 16]> {
-    /// Read once: a confined process no longer can.
-    static BOOT: OnceLock<Option<[u8; 16]>> = OnceLock::new();
-    if cfg!(feature = "sim") {
-        return None;
-    }
-    *BOOT.get_or_init(|| {
-        let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-        Uuid::parse_str(text.trim()).ok().map(Uuid::into_bytes)
-    })
-}
-
-/// Reads what disks need to know of the system outside the account: to be called before the process is confined.
-pub fn remember_boot() {
-    boot_id();
-}
-
-impl Options {
-    /// What the smallest log has that can hold what may gather before it is turned over.
-    fn least_log_bytes(&self) -> u64 {
-        (2 * log::BLOCK + 3 * (self.pending_extents * log::EXTENT + commit::OPS_ROOM + log::BLOCK))
-            .next_multiple_of(log::BLOCK) as u64
-    }
-
-    /// Too small a log could not hold what may gather before it is turned over.
-    fn check(&self) -> Result<()> {
-        let least = self.least_log_bytes();
-        if self.pending_extents < 8 || self.log_bytes < least || self.stripes == 0 || self.stripe_pages == 0 {
-            let what = format!("options out of range: a log of {} extents needs {least} bytes", self.pending_extents);
-            return Err(Error::new(ErrorKind::InvalidInput, what));
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Debug for Options {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options").field("log_bytes", &self.log_bytes).finish_non_exhaustive()
-    }
 }
 
 /// An open disk: the block-device view of one page blob. Ranges are bytes; any alignment is served.
@@ -419,6 +330,9 @@ impl Disk {
         if whole.start >= whole.end {
             return self.write_zeros(offset, len, durability);
         }
+        for part in [start..whole.start, whole.end..end].into_iter().filter(|part| !part.is_empty()) {
+            self.allocate(part.start, part.end - part.start)?;
+        }
         self.write_zeros(start, whole.start - start, durability)?;
         self.write_zeros(whole.end, end - whole.end, durability)?;
         self.core.zero(whole.start / PAGE as u64..whole.end / PAGE as u64, durability)
@@ -429,6 +343,9 @@ impl Disk {
         static ZEROS: [u8; 256 << 10] = [0; 256 << 10];
         self.check_live()?;
         self.check(offset, len, self.size())?;
+        if len > ZEROS.len() as u64 {
+            self.allocate(offset, len)?;
+        }
         let mut at = offset;
         while at < offset + len {
             let piece = (offset + len - at).min(ZEROS.len() as u64);
@@ -441,6 +358,14 @@ impl Disk {
             }
         }
         Ok(())
+    }
+
+    /// Takes the space that changes of the range will need: for a request that is carried out in parts, which with
+    /// [`ErrorKind::NoSpace`] is to be refused before the first.
+    pub fn allocate(&self, offset: u64, len: u64) -> Result<()> {
+        self.check_live()?;
+        self.check(offset, len, self.size())?;
+        if len == 0 { Ok(()) } else { self.core.allocate(&Core::pages_of(offset, len)) }
     }
 
     /// Group commit: every change answered before this call is on stable storage when it returns `Ok`.

@@ -18,6 +18,7 @@ use super::pending::Pending;
 use super::poison::Poison;
 use super::range_lock::RangeLock;
 use super::recent;
+use super::reserve;
 use super::settings::{self, DiskSettings, Kind, LayerRecord};
 use super::state::{Entry, State, Stray};
 use super::transfer::read_file;
@@ -109,9 +110,11 @@ pub(crate) fn open(
         turn: Condvar::new(),
         poison,
         costs: Costs::default(),
+        pending_limit: AtomicUsize::new(options.pending_extents),
         reserved: AtomicUsize::new(0),
         round_asked: AtomicBool::new(false),
         log_full: AtomicBool::new(false),
+        tight: AtomicBool::new(false),
         opened_clean: AtomicBool::new(clean),
         recovered,
         revoked: AtomicBool::new(false),
@@ -421,7 +424,8 @@ fn unnamed(layers_dir: &dyn Dir, settings: &DiskSettings) -> std::io::Result<Vec
     Ok(layers_dir.list()?.into_iter().filter(|name| !known.contains(name)).collect())
 }
 
-/// Removes what earlier ends left behind. Nothing names it, and nothing lies in it.
+/// Removes what earlier ends left behind. Nothing names it, and nothing lies in it. One old checkpoint is the next reserve
+/// where there is none.
 fn clean_up(
     dir: &dyn Dir,
     layers_dir: &dyn Dir,
@@ -441,12 +445,13 @@ fn clean_up(
     let newest = names.checkpoints.last().copied().unwrap_or(0);
     let old = |epoch: &&u64| **epoch < newest;
     let logs = names.logs.iter().filter(old).map(|&epoch| log::file_name(epoch));
-    let checkpoints = names.checkpoints.iter().filter(old).map(|&epoch| checkpoint::file_name(epoch));
-    let temporary = [settings::TEMPORARY, checkpoint::TEMPORARY, log::NEXT];
-    let temporary = temporary.iter().map(ToString::to_string).filter(|name| names.all.contains(name));
-    logs.chain(checkpoints).chain(temporary).try_for_each(|name| match dir.remove(&name) {
-        // Storing the settings since has used up a temporary of theirs.
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other,
-    })
+    let mut checkpoints: Vec<_> = names.checkpoints.iter().filter(old).map(|&e| checkpoint::file_name(e)).collect();
+    if !names.all.iter().any(|name| name == reserve::RESERVE)
+        && let Some(spare) = checkpoints.pop()
+    {
+        dir.rename(&spare, reserve::RESERVE)?;
+    }
+    // Earlier versions left it.
+    let temporary = [checkpoint::TEMPORARY.to_owned()].into_iter().filter(|name| names.all.contains(name));
+    logs.chain(checkpoints).chain(temporary).try_for_each(|name| dir.remove(&name))
 }

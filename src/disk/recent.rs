@@ -2,8 +2,9 @@
 //!
 //! A write to the page cache outlives a killed server, but what says where it lies would not: so every change of
 //! presence also leaves a record in `recent.E`, written and never synced. It counts only while the kernel that took it
-//! runs: the header names the boot and the file, and after a power cut nothing of it is believed, because pages and
-//! records may then have reached the device in any order. It is not believed either once a sync has failed
+//! runs and the file system stays mounted: the header names the boot, the mounted file system and the file, and after a
+//! power cut, or where the device was reset, nothing of it is believed, because pages and records may then have reached the
+//! device in any order. It is not believed either once a sync has failed
 //! (see [`super::poison`]).
 //!
 //! Two regions are used in turn, one for each batch that is gathering; a record's tag is the number of batches taken
@@ -12,7 +13,7 @@
 //!
 //! | offset | what |
 //! |---|---|
-//! | 0 | magic `SDISKRCT`, version u32, 4 zero bytes, disk uuid, boot id (16), epoch u64, device u64, inode u64, places u64 |
+//! | 0 | magic `SDISKRCT`, version u32, number of the mounted file system u32, disk uuid, boot id (16), epoch u64, device u64, inode u64, places u64 |
 //! | 80 | MAC of bytes 0..80, 32 bytes |
 //! | 4096 | as many records as there are places, those of the first region, then those of the second |
 //! | the next 4 KiB border | room for what an opening adds: see [`super::noted`] |
@@ -60,6 +61,8 @@ fn header(file: &dyn File, uuid: Uuid, boot: &[u8; 16], epoch: u64, places: u64)
     let (device, inode) = file.identity()?;
     let mut bytes = [0; HEADER];
     bytes[..8].copy_from_slice(MAGIC);
+    let mounted_as = if mutant!(NotesOfAnotherMount) { 0 } else { file.mounted_as()? };
+    bytes[12..16].copy_from_slice(&mounted_as.to_le_bytes());
     bytes[16..32].copy_from_slice(uuid.as_bytes());
     bytes[32..48].copy_from_slice(boot);
     for (at, word) in [(48, epoch), (56, device), (64, inode), (72, places)] {

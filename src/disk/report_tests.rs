@@ -14,7 +14,7 @@ fn write(disk: &Disk, page: u64, count: usize) {
     disk.write(page * PAGE as u64, &vec![7; count * PAGE], Durability::Volatile).unwrap();
 }
 
-fn kind_of<T: fmt::Debug>(result: Result<T>) -> ErrorKind {
+fn kind_of<T: std::fmt::Debug>(result: Result<T>) -> ErrorKind {
     result.unwrap_err().kind()
 }
 

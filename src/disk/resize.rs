@@ -26,7 +26,6 @@ impl Core {
     pub(crate) fn resize(&self, size: u64) -> Result<()> {
         check_size(size)?;
         self.check_writable()?;
-        self.arm()?;
         let new = size / PAGE as u64 + u64::from(self.footer);
         let footer = {
             let settings = self.settings();
@@ -38,7 +37,7 @@ impl Core {
                 self.make_room()?;
                 continue;
             };
-            let growth = self.growth.lock();
+            let growth = self.arm_and_hold()?;
             if self.state.read().size == new {
                 // Perhaps by another that is not durable yet.
                 if mutant!(SameSizeNotFlushed) {

@@ -1,14 +1,17 @@
 //! `disk.toml`: what is settled about a disk outside its log: its name, its base, the table of its layers.
 //!
-//! Replaced atomically: written under a temporary name, synced, renamed, directory synced. The file is TOML with a
+//! Replaced atomically: written to a spare file, synced, exchanged with it, directory synced; so a replacement needs no
+//! space, and the one before is the spare of the next. The file is TOML with a
 //! last section `[seal]` that carries a CRC32C of all before it, and a MAC of the same bytes under the account key that
 //! it names. A field that is not known is refused, never dropped by the next replacement. Size and base limit are not here: they change in one batch with pages, so they live in the log.
+
+use std::io;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::Spec;
-use super::transfer::{read_file, write_new};
+use super::transfer::{read_file, write_spare};
 use crate::base::BaseRecord;
 use crate::crypto::keyring::DiskKeys;
 use crate::io::Dir;
@@ -16,6 +19,7 @@ use crate::io::mutant;
 use crate::{Error, ErrorKind, Result};
 
 pub(crate) const FILE: &str = "disk.toml";
+/// What will be the next one: between replacements a file that keeps the space of the one before.
 pub(crate) const TEMPORARY: &str = "disk.toml.new";
 const SEAL: &str = "\n[seal]\n";
 const PURPOSE: &[u8] = b"sealdisk disk.toml";
@@ -195,8 +199,8 @@ impl DiskSettings {
         let text = toml::to_string(&seal).map(|seal| format!("{body}{SEAL}{seal}")).map_err(|error| {
             StoreError::Unchanged(Error::new(ErrorKind::InvalidInput, format!("settings: {error}")).at_path(&path))
         })?;
-        write_new(dir, TEMPORARY, text.as_bytes())
-            .and_then(|_| dir.rename(TEMPORARY, FILE))
+        write_spare(dir, TEMPORARY, text.as_bytes())
+            .and_then(|()| put_in_place(dir))
             .map_err(|error| StoreError::Unchanged(Error::io("cannot be replaced", error).at_path(&path)))?;
         *self = next;
         if mutant!(SettingsNameNotSynced) {
@@ -211,6 +215,19 @@ impl DiskSettings {
             Kind::Plain => format!("{id:08}.plain"),
             Kind::Xts => format!("{id:08}.xts"),
         }
+    }
+}
+
+/// The old file becomes the spare. Where the file system cannot exchange names, the next replacement needs space.
+fn put_in_place(dir: &dyn Dir) -> io::Result<()> {
+    if mutant!(SpareNotKept) {
+        return dir.rename(TEMPORARY, FILE);
+    }
+    match dir.exchange(TEMPORARY, FILE) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::NotFound) => {
+            dir.rename(TEMPORARY, FILE)
+        }
+        exchanged => exchanged,
     }
 }
 

@@ -13,7 +13,7 @@ use super::checkpoint::{Checkpoint, PAGES_LIMIT, Presence};
 use super::extent_map::Mark;
 use super::layer::Layer;
 use super::log::{Batch, Line, Op};
-use super::page_set::PageSet;
+use super::page_set::{PageSet, Share};
 use super::pending::Pending;
 use super::recent::Recent;
 use super::view_cache::{Holder, ViewCache};
@@ -161,6 +161,20 @@ impl State {
     /// Whether `layer` holds all of `pages`.
     pub(crate) fn holds(&self, layer: u32, pages: &Range<u64>) -> bool {
         self.index_of(layer).is_some_and(|index| self.entries[index].held.contains_all(pages.clone()))
+    }
+
+    /// How much of `pages` the layer holds; all of none.
+    pub(crate) fn holding(&self, layer: u32, pages: &Range<u64>) -> Share {
+        match self.index_of(layer) {
+            _ if pages.is_empty() => Share::All,
+            Some(index) => self.entries[index].held.share(pages.clone()),
+            None => Share::Nothing,
+        }
+    }
+
+    /// The runs of `pages` that the layer holds.
+    pub(crate) fn held_runs(&self, layer: u32, pages: &Range<u64>) -> Vec<Range<u64>> {
+        self.index_of(layer).map_or_else(Vec::new, |index| self.entries[index].held.runs(pages.clone()).collect())
     }
 
     /// Publishes a change of presence in the top layer: presence, what died of it, and the delta, all at once.

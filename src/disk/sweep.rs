@@ -94,7 +94,7 @@ impl Core {
             });
         }
         let Some(start) = first else { return Ok(Swept::End) };
-        let step = STEP.min(self.options.pending_extents as u64 / 2);
+        let step = STEP.min(self.pending_limit() as u64 / 2);
         let lock = (!mutant!(SweptWithoutLock)).then(|| self.ranges.exclusive(start..start + step));
         let gate = self.gate.read();
         self.check_open(&gate)?;
@@ -186,9 +186,8 @@ impl Core {
     /// Lets go of a base, or a parent, that nothing reads any more, the live disk or a snapshot. `false`: something does.
     pub(crate) fn detach_base(&self) -> Result<bool> {
         self.check_writable()?;
-        self.arm()?;
         {
-            let _growth = self.growth.lock();
+            let _growth = self.arm_and_hold()?;
             let gate = self.gate.write();
             self.check_open(&gate)?;
             if self.usage().base > 0 || self.state.read().lines.iter().any(|line| line.base_limit > 0) {

@@ -17,7 +17,7 @@ use super::log;
 use super::recent;
 use super::reserve::{RESERVE, RESERVED};
 use super::settings::DiskSettings;
-use super::transfer::write_new;
+use super::transfer::write_spare;
 use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, PAGE, Result};
@@ -75,13 +75,19 @@ impl Core {
     /// Stores a checkpoint, durable when it returns, and answers what a log after it chains to.
     pub(crate) fn store_checkpoint(&self, due: &Due) -> Result<log::Chain> {
         let (chain, reserve) = self.put_checkpoint(due)?;
-        self.remove_before(due.epoch).map_err(|error| {
+        self.tidy_after_checkpoint(due.epoch, reserve)?;
+        Ok(chain)
+    }
+
+    /// Removes what the checkpoint of `epoch` makes superfluous, and holds `reserve` bytes ready for the next one.
+    fn tidy_after_checkpoint(&self, epoch: u64, reserve: u64) -> Result<()> {
+        self.remove_before(epoch).map_err(|error| {
             Error::io("what a checkpoint replaces cannot be removed", error).at_path(self.dir.path())
         })?;
         if let Err(error) = self.ensure_reserve(reserve) {
             tracing::warn!(path = %self.dir.path().display(), %error, "no space to reserve for the next checkpoint");
         }
-        Ok(chain)
+        Ok(())
     }
 
     /// Puts a checkpoint in its place, durably. Answers what a log after it chains to, and the bytes that should be held
@@ -89,12 +95,8 @@ impl Core {
     pub(crate) fn put_checkpoint(&self, due: &Due) -> Result<(log::Chain, u64)> {
         let failed = |error| Error::io("a checkpoint cannot be written", error).at_path(self.dir.path());
         let (content, chain) = due.state.encode(due.epoch, self.uuid, &self.keys()?);
-        let first_try = write_new(&*self.dir, checkpoint::TEMPORARY, &content);
-        if first_try.is_err() {
-            self.release_reserve();
-            write_new(&*self.dir, checkpoint::TEMPORARY, &content).map_err(failed)?;
-        }
-        self.dir.rename(checkpoint::TEMPORARY, &checkpoint::file_name(due.epoch)).map_err(failed)?;
+        write_spare(&*self.dir, RESERVE, &content).map_err(failed)?;
+        self.dir.rename(RESERVE, &checkpoint::file_name(due.epoch)).map_err(failed)?;
         // Not knowing which checkpoint stands after a crash forbids removing anything, now and later.
         if !mutant!(CheckpointNameNotSynced) {
             self.dir.sync().map_err(|error| self.poison.set(failed(error)))?;
@@ -102,11 +104,16 @@ impl Core {
         Ok((chain, (2 * content.len() as u64).next_multiple_of(RESERVED)))
     }
 
-    /// Removes the logs and checkpoints that the one of `epoch` makes superfluous.
+    /// Removes the logs and checkpoints that the one of `epoch` makes superfluous. One of these is the next reserve.
     pub(crate) fn remove_before(&self, epoch: u64) -> std::io::Result<()> {
-        for name in self.dir.list()? {
-            let number = name.strip_prefix("log.").or_else(|| name.strip_prefix("checkpoint."));
-            if number.and_then(|number| number.parse().ok()).is_some_and(|number: u64| number < epoch) {
+        let names = self.dir.list()?;
+        let mut reserved = names.iter().any(|name| name == RESERVE) || mutant!(ReserveNotMade);
+        let old = |number: &str| number.parse().is_ok_and(|number: u64| number < epoch);
+        for name in names {
+            if name.strip_prefix("checkpoint.").is_some_and(old) && !reserved {
+                self.dir.rename(&name, RESERVE)?;
+                reserved = true;
+            } else if name.strip_prefix("log.").or_else(|| name.strip_prefix("checkpoint.")).is_some_and(old) {
                 self.dir.remove(&name)?;
             }
         }
@@ -114,19 +121,20 @@ impl Core {
     }
 
     fn ready_next_log(&self) -> Result<()> {
-        {
-            let committer = self.committer.lock();
-            if committer.log.is_none() || committer.next_log.is_some() {
-                return Ok(());
-            }
+        if !self.lacks_next_log(&self.committer.lock()) {
+            return Ok(());
         }
         // A round may want one meanwhile and make its own: so only with the turn.
         let _turn = self.take_turn();
         let mut committer = self.committer.lock();
-        if committer.next_log.is_none() {
-            committer.next_log = Some(self.preallocate_log()?);
-            // Also for the settings of the next opening, which begins with a new log, on a disk that is full by then.
-            let _ = self.ensure_reserve(RESERVED);
+        if committer.next_log.is_none()
+            && let Some(log) = &committer.log
+        {
+            committer.next_log = match self.preallocate_log(log.size()) {
+                // Then the log in use is retired when it is full.
+                Err(error) if error.kind() == ErrorKind::NoSpace => None,
+                made => Some(made?),
+            };
         }
         Ok(())
     }
@@ -140,12 +148,15 @@ impl Core {
         {
             let _upkeep = self.upkeep.lock();
             // The old log goes with the checkpoint, which gives back the space that the next one needs.
-            self.write_checkpoint()?;
-            self.ready_next_log()?;
+            let ready = self.write_checkpoint().and_then(|()| self.ready_next_log());
+            match ready {
+                Err(error) if error.kind() == ErrorKind::NoSpace => {}
+                ready => ready?,
+            }
         }
         self.next_round()?;
         if self.log_full.load(Ordering::SeqCst) {
-            return Err(Error::new(ErrorKind::NoSpace, "no space for the log").at_path(self.dir.path()));
+            self.retire_full_log()?;
         }
         Ok(())
     }
@@ -342,16 +353,16 @@ impl Core {
             return Ok(());
         }
         let (epoch, state) = (self.committer.lock().next_epoch, self.state.write().checkpoint(true));
-        let chain = self.store_checkpoint(&Due { epoch, state })?;
-        let mut committer = self.committer.lock();
-        (committer.log, committer.next_log, committer.due, committer.chain) = (None, None, None, chain);
-        drop(committer);
+        let (chain, reserve) = self.put_checkpoint(&Due { epoch, state })?;
+        let next_log = {
+            let mut committer = self.committer.lock();
+            (committer.log, committer.due, committer.chain) = (None, None, chain);
+            committer.next_log.take()
+        };
         self.gate.write().armed = false;
         self.opened_clean.store(true, Ordering::SeqCst);
-        // Only space held ready; it is made again when needed.
-        for name in [log::NEXT, RESERVE] {
-            let _ = self.dir.remove(name);
-        }
+        self.keep_for_next_opening(next_log);
+        self.tidy_after_checkpoint(epoch, reserve)?;
         self.state.write().recent = None;
         for name in self.dir.list().unwrap_or_default().iter().filter(|name| name.starts_with(recent::PREFIX)) {
             let _ = self.dir.remove(name);

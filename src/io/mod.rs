@@ -13,6 +13,7 @@ pub mod peer;
 pub mod real;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub(crate) mod superblock;
 pub mod sync;
 pub mod whole;
 
@@ -61,6 +62,10 @@ pub trait File: Send + Sync + fmt::Debug {
     fn read_ahead(&self, offset: u64, len: u64) -> io::Result<()>;
     /// What tells the file from any other of this machine: device and inode.
     fn identity(&self) -> io::Result<(u64, u64)>;
+    /// What tells its file system from the same one mounted before; 0: nothing does.
+    fn mounted_as(&self) -> io::Result<u32> {
+        Ok(0)
+    }
     /// Drops clean cached content, so that what is read next comes from the device.
     fn drop_cache(&self) -> io::Result<()>;
 }
@@ -85,6 +90,8 @@ pub trait Dir: Send + Sync + fmt::Debug {
     fn create_dir(&self, name: &str) -> io::Result<()>;
     /// Atomically; replaces a file of that name.
     fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+    /// Atomically gives each of two files the name of the other. `Unsupported`: the file system cannot.
+    fn exchange(&self, one: &str, other: &str) -> io::Result<()>;
     fn remove(&self, name: &str) -> io::Result<()>;
     fn list(&self) -> io::Result<Vec<String>>;
     /// Makes names created, renamed and removed so far durable.

@@ -7,10 +7,10 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustix::fs::{Advice, AtFlags, FallocateFlags, FileType, Mode, OFlags, SeekFrom};
+use rustix::fs::{Advice, AtFlags, FallocateFlags, FileType, Mode, OFlags, RenameFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
-use super::{Dir, File, FileSystemId, Open};
+use super::{Dir, File, FileSystemId, Open, superblock};
 
 /// Those of which syncfs(2) makes all names durable: ext2 to ext4, XFS, Btrfs, F2FS, ZFS, tmpfs. Of others it may be a no-op,
 /// as where another machine or a process holds the files (NFS, 9p, FUSE).
@@ -74,6 +74,13 @@ impl Dir for RealDir {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         Ok(rustix::fs::renameat(&self.fd, from, &self.fd, to)?)
+    }
+
+    fn exchange(&self, one: &str, other: &str) -> io::Result<()> {
+        match rustix::fs::renameat_with(&self.fd, one, &self.fd, other, RenameFlags::EXCHANGE) {
+            Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Err(io::ErrorKind::Unsupported.into()),
+            exchanged => Ok(exchanged?),
+        }
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
@@ -194,6 +201,10 @@ impl File for RealFile {
         use std::os::unix::fs::MetadataExt;
         let metadata = self.0.metadata()?;
         Ok((metadata.dev(), metadata.ino()))
+    }
+
+    fn mounted_as(&self) -> io::Result<u32> {
+        self.identity().map(|(device, _)| superblock::instance_of(device))
     }
 
     fn drop_cache(&self) -> io::Result<()> {

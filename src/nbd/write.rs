@@ -2,7 +2,8 @@
 //!
 //! A short write is carried out when all of it has arrived. A long one is carried out piece by piece as it arrives, so
 //! that its length costs no memory; it is answered when all of its pieces are done. NBD promises nothing about a write
-//! that fails half-way, nor about one whose client leaves before its end.
+//! that fails half-way, nor about one whose client leaves before its end; one for which there is no space fails before
+//! its first piece.
 
 use super::connection::{Connection, Lack};
 use super::job::{Tag, Work};
@@ -73,7 +74,9 @@ impl Connection {
             return Some(Lack::Input);
         }
         let to = self.to(request);
-        let writing = Writing { to, fua, outstanding: 0, failure: None };
+        // Without space for all of it nothing is written.
+        let failure = self.session.export.disk.allocate(request.offset, request.length).err();
+        let writing = Writing { to, fua, outstanding: 0, failure };
         self.next_write += 1;
         let sink = Sink::Disk { write: self.next_write, writing };
         self.input.consume(header);

@@ -9,6 +9,7 @@ mod cells;
 mod check;
 mod damage;
 mod exhaustive;
+mod full;
 mod lines;
 mod mutants;
 mod nth;
@@ -95,6 +96,14 @@ fn a_full_file_system_refuses_for_want_of_space_whatever_failed_in_opening() {
 }
 
 #[test]
+fn a_file_system_that_is_full_from_any_call_on_refuses_new_pages_alone() {
+    for seed in 0..10 {
+        let calls = full::from_every_call_on(seed).unwrap_or_else(|what| panic!("seed {seed}: {what}"));
+        assert!(calls > 200, "a life of {calls} calls is too short");
+    }
+}
+
+#[test]
 fn what_a_killed_process_was_not_told_is_told_once() {
     openings::told_once();
 }
@@ -109,6 +118,11 @@ fn a_scrub_ends_what_a_killed_one_began() {
 fn only_what_a_record_tells_of_is_scrubbed_unasked() {
     let tried = openings::only_what_a_record_tells_of_is_scrubbed;
     (0..8).for_each(|seed| sealdisk::io::sim::direct(|| tried(seed)).unwrap_or_else(|what| panic!("{seed}: {what}")));
+}
+
+#[test]
+fn notes_are_not_believed_once_the_device_was_reset() {
+    (0..400).for_each(|seed| openings::reset_under_a_kernel(seed).unwrap_or_else(|what| panic!("seed {seed}: {what}")));
 }
 
 #[test]

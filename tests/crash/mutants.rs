@@ -3,6 +3,7 @@
 //! Most are found by the storm within a few hundred seeds. For those that chance seldom meets there is a search of their
 //! own, by what leads to them, so that none depends on seeds that a change of the core would move.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
@@ -18,7 +19,7 @@ use crate::oracle::Change;
 use crate::rig::Rig;
 use crate::solo::{Solo, Step};
 use crate::storm::{self, Mood};
-use crate::{damage, exhaustive, openings};
+use crate::{damage, exhaustive, full, openings};
 
 /// Seeds for one mutant, many times what any of them has taken. Not a time, which a busy machine would use up.
 const PATIENCE: u64 = 30_000;
@@ -58,6 +59,10 @@ fn hunt(mutant: Mutant) -> Option<String> {
         Mutant::DeadNotKept | Mutant::UnaccountedPunched => {
             shown_by(mutant, openings::only_what_a_record_tells_of_is_scrubbed)
         }
+        Mutant::LogNotKept | Mutant::OverwritesFirst | Mutant::ReserveNotMade | Mutant::SpareNotKept => {
+            shown_by(mutant, full::from_some_calls_on)
+        }
+        Mutant::NotesOfAnotherMount => shown_by_any(mutant, 0..400, openings::reset_under_a_kernel),
         Mutant::ErasedLineForgotten => shown_by(mutant, the_switch_while_a_snapshot_is_deleted),
         Mutant::ReadWithoutLock => shown_by(mutant, in_the_middle_of_a_read),
         Mutant::PendingLineNotLookedAt => crowded(Mood::Lines),
@@ -75,9 +80,14 @@ fn among_clients(mutant: Mutant, of: &str, execution: impl Execution) -> Option<
 
 /// Seeds of `attempt` with the mutant planted; without it none fails.
 fn shown_by(mutant: Mutant, attempt: fn(u64) -> Result<(), String>) -> Option<String> {
+    shown_by_any(mutant, 0..40, attempt)
+}
+
+fn shown_by_any(mutant: Mutant, seeds: Range<u64>, attempt: fn(u64) -> Result<(), String>) -> Option<String> {
     let tried = |mutant| {
         plant(mutant);
-        let found = (0..40).find_map(|seed| direct(|| attempt(seed)).err().map(|what| format!("seed {seed}: {what}")));
+        let attempted = |seed| direct(|| attempt(seed)).err().map(|what| format!("seed {seed}: {what}"));
+        let found = seeds.clone().find_map(attempted);
         plant(None);
         found
     };
@@ -166,7 +176,7 @@ fn a_directory_that_is_not_synced(seed: u64) -> Result<(), String> {
     let rig = Rig::sized(seed, 2, None);
     let (disk, world) = direct(|| {
         let mut solo = Solo::new(&rig, seed, false);
-        prepare(&mut solo, &[Step::Write(0), Step::Flush, Step::Toggle])?;
+        prepare(&mut solo, &[Step::Write(0), Step::Flush, Step::Write(1), Step::Flush, Step::Toggle])?;
         Ok::<_, String>((Arc::new(solo.disk.take().expect("it is open")), solo.world))
     })?;
     let mut dice = Dice::new(seed);

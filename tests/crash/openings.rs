@@ -6,9 +6,9 @@ use sealdisk::ErrorKind;
 use sealdisk::disk::Access;
 use sealdisk::io::sim::{Call, Dice, Fault, Faults, SimDisk, Tear, direct};
 
-use crate::check;
 use crate::rig::Rig;
 use crate::solo::{Solo, Step};
+use crate::{check, full};
 
 fn do_all(solo: &mut Solo, steps: &[Step]) -> Result<(), String> {
     for step in steps {
@@ -17,24 +17,16 @@ fn do_all(solo: &mut Solo, steps: &[Step]) -> Result<(), String> {
     Ok(())
 }
 
-/// Every call of opening a closed disk fails once. With the file system full then, a change is refused for want of space
-/// and for nothing else, and done once there is some: also where the disk was taken for one that nobody closed, so that
-/// an old log was looked for in vain.
+/// Every call of opening a closed disk fails once. With the file system full then, what the disk holds is overwritten, and
+/// a new page is refused for want of space and for nothing else, and stored once there is some: also where the disk was
+/// taken for one that nobody closed, so that an old log was looked for in vain.
 pub(crate) fn every_call_fails_before_a_full_file_system() -> u64 {
-    let rig = Rig::sized(5, 4, Some(2));
+    let rig = Rig::sized(5, 2 * full::BLOCK, Some(2));
     let mut at = 1;
     while direct(|| open_and_fill(&rig, at)).unwrap_or_else(|what| panic!("with call {at} of opening failed: {what}")) {
         at += 1;
     }
     at - 1
-}
-
-/// Blocks: enough for a checkpoint, too few for a log.
-fn leave_free(world: &SimDisk, blocks: u64) {
-    const MANY: u64 = 1 << 20;
-    world.set_capacity(Some(MANY));
-    let free = world.root().free_bytes().expect("nothing fails") / 4096;
-    world.set_capacity(Some(MANY - free + blocks));
 }
 
 /// Whether there was a call `at`.
@@ -54,13 +46,14 @@ fn open_and_fill(rig: &Rig, at: u64) -> Result<bool, String> {
         }
         solo.open()?.map_err(|error| format!("opening again: {error:?}"))?;
     }
-    leave_free(&solo.world, 2);
-    match solo.step(Step::Write(1))? {
+    solo.world.set_capacity(Some(0));
+    do_all(&mut solo, &[Step::Write(0), Step::Flush])?;
+    match solo.step(Step::Write(full::BLOCK))? {
         Err(error) if error.kind() == ErrorKind::NoSpace => {}
-        other => return Err(format!("a change on a full file system: {other:?}")),
+        other => return Err(format!("a new page on a full file system: {other:?}")),
     }
     solo.world.set_capacity(None);
-    do_all(&mut solo, &[Step::Write(1), Step::Flush, Step::Reopen])?;
+    do_all(&mut solo, &[Step::Write(full::BLOCK), Step::Flush, Step::Reopen])?;
     Ok(fired)
 }
 
@@ -244,4 +237,22 @@ pub(crate) fn kill_openings(seed: u64) -> Result<u64, String> {
         images += 1;
     }
     Ok(images)
+}
+
+/// The device is reset under a kernel that lives on, and mounted again: same boot, same files. What was flushed is there, and
+/// nothing is believed of notes whose pages may be lost.
+pub(crate) fn reset_under_a_kernel(seed: u64) -> Result<(), String> {
+    direct(|| {
+        let mut dice = Dice::new(seed);
+        let rig = Rig::sized(seed, 6, Some(2)).with_boots(true);
+        let mut solo = Solo::new(&rig, seed, false);
+        do_all(&mut solo, &[Step::Write(0), Step::Write(1), Step::Flush, Step::Toggle, Step::Write(2), Step::Flush])?;
+        do_all(&mut solo, &[Step::Toggle])?;
+        // In a new plain layer, with nothing of it flushed.
+        let unflushed = [Step::Write(0), Step::Write(2), Step::Patch(4), Step::Zero(1), Step::Write(3)];
+        do_all(&mut solo, &unflushed[..1 + dice.index(unflushed.len())])?;
+        let left = solo.world.reset(&mut dice, Tear::Sector);
+        let disk = rig.open(&left, false, Access::ReadWrite).map_err(|error| format!("opening: {error:?}"))?;
+        solo.oracle.check_ended(&check::content(&left, &disk)?, false)
+    })
 }

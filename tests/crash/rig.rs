@@ -106,6 +106,7 @@ impl Rig {
             stripes: 2,
             stripe_pages: 2,
             log_bytes: 36 << 10,
+            least_log_bytes: 36 << 10,
             pending_extents: 12,
             clock: || 1_700_000_000,
             wake: Arc::new(move || wake.store(true, Ordering::Relaxed)),
@@ -120,6 +121,16 @@ impl Rig {
     /// The same, with or without a name for each boot.
     pub(crate) fn with_boots(&self, boots: bool) -> Self {
         Self { boots, ..self.clone() }
+    }
+
+    /// The same, with a smaller log first and between two openings.
+    pub(crate) fn with_small_log(&self, small: bool) -> Self {
+        let mut rig = self.clone();
+        if small {
+            (rig.options.log_bytes, rig.options.pending_extents, rig.options.least_log_bytes) =
+                (128 << 10, 120, 40 << 10);
+        }
+        rig
     }
 
     pub(crate) fn bytes(&self) -> u64 {

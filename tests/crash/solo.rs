@@ -16,6 +16,8 @@ pub(crate) enum Step {
     /// To page.
     Write(usize),
     WriteFua(usize),
+    /// To a page and the next one.
+    WriteTwo(usize),
     /// Half of the page.
     Patch(usize),
     Zero(usize),
@@ -76,6 +78,18 @@ impl Solo {
         failure
     }
 
+    /// From call `at` on, counted from now, no block is free. The answer tells whether that has begun.
+    pub(crate) fn full_at(&self, at: u64) -> impl Fn() -> bool + use<> {
+        let at = self.world.calls() + at;
+        self.world.set_observer(Some(Arc::new(move |world| {
+            if world.calls() >= at {
+                world.set_capacity(Some(0));
+            }
+        })));
+        let world = self.world.clone();
+        move || world.capacity().is_some()
+    }
+
     fn disk(&self) -> &Disk {
         self.disk.as_ref().expect("the disk is open")
     }
@@ -88,6 +102,7 @@ impl Solo {
         let answer = match step {
             Step::Write(page) => self.change(page, CELLS_A_PAGE, Change::Data, Durability::Volatile),
             Step::WriteFua(page) => self.change(page, CELLS_A_PAGE, Change::Data, Durability::Fua),
+            Step::WriteTwo(page) => self.change(page, 2 * CELLS_A_PAGE, Change::Data, Durability::Volatile),
             Step::Patch(page) => self.change(page, 1, Change::Data, Durability::Volatile),
             Step::Zero(page) => self.change(page, CELLS_A_PAGE, Change::Zero, Durability::Volatile),
             Step::ZeroFua(page) => self.change(page, CELLS_A_PAGE, Change::Zero, Durability::Fua),

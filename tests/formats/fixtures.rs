@@ -162,6 +162,10 @@ fn the_writer_writes_the_same_bytes() {
         let dir = MemoryDir::default();
         let (content, flushed) = lead(uuid, &dir, &golden.keys(uuid), &sample_of_base()).unwrap();
         let (mut new, mut old) = (dir.files(), golden.disk(uuid).files());
+        // Space held ready holds anything.
+        for files in [&mut new, &mut old] {
+            files.retain(|file, _| !["disk.toml.new", "log.next", "reserve"].contains(&file.as_str()));
+        }
         assert_eq!(new.keys().collect::<Vec<_>>(), old.keys().collect::<Vec<_>>(), "{name}");
         for (file, new) in &mut new {
             let old = old.get_mut(file).unwrap();

@@ -104,6 +104,16 @@ impl Dir for SimDir {
         Ok(())
     }
 
+    fn exchange(&self, one: &str, other: &str) -> io::Result<()> {
+        let mut world = self.begin(Call::Rename, &format!("{one} <-> {other}"))?;
+        for name in [one, other] {
+            world.names(self.node).get(name).ok_or(io::ErrorKind::NotFound)?;
+        }
+        let seq = world.next_seq();
+        world.names_mut(self.node).exchange(one, other, seq);
+        Ok(())
+    }
+
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut world = self.begin(Call::Remove, name)?;
         let node = world.names(self.node).get(name).ok_or(io::ErrorKind::NotFound)?;

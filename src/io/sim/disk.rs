@@ -57,6 +57,13 @@ impl SimDisk {
         Self::over(self.world().after_power_cut(dice, tear))
     }
 
+    /// One possible disk after its device was reset now, which looks like a power cut to the device and is none to the
+    /// kernel. This one goes on.
+    #[must_use]
+    pub fn reset(&self, dice: &mut Dice, tear: Tear) -> Self {
+        Self::over(self.world().after_reset(dice, tear))
+    }
+
     /// The disk after the death of the process now. This one goes on.
     #[must_use]
     pub fn kill(&self, dice: &mut Dice) -> Self {

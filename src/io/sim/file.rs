@@ -202,6 +202,10 @@ impl File for SimFile {
         Ok((0, self.node as u64))
     }
 
+    fn mounted_as(&self) -> io::Result<u32> {
+        Ok(self.disk.world().mounts)
+    }
+
     fn drop_cache(&self) -> io::Result<()> {
         let (mut world, fault) = self.begin(Call::DropCache, 0, 0)?;
         plain(fault)?;

@@ -64,6 +64,8 @@ pub enum Mutant {
     LineWithoutItsLimit,
     /// What a higher layer covers is dead though a snapshot sees it.
     LinesNotLookedAt,
+    /// A clean close keeps no log for the next opening.
+    LogNotKept,
     /// Batches are written to a log whose name is not durable.
     LogNameNotSynced,
     /// A round answers before its batch is durable.
@@ -74,6 +76,8 @@ pub enum Mutant {
     NotesForgotten,
     /// Notes are believed after a power cut.
     NotesOfAnotherBoot,
+    /// Notes are believed after the device was reset.
+    NotesOfAnotherMount,
     /// Notes are believed without a look at what is stored.
     NotesUnchecked,
     /// A round syncs one of its dirty layers.
@@ -86,6 +90,8 @@ pub enum Mutant {
     PendingNotLookedAt,
     /// Where an encrypted layer cannot be made, a plain one is.
     PlainWhereEncryptedFails,
+    /// A write overwrites what the layer holds before it is known that there is space for the rest.
+    OverwritesFirst,
     /// Presence is published before the page is stored.
     PublishedBeforeStored,
     /// A punched layer is not marked dirty.
@@ -94,6 +100,8 @@ pub enum Mutant {
     PunchNotLookedAtAgain,
     /// Reads take no range lock.
     ReadWithoutLock,
+    /// No space is held ready for the next checkpoint.
+    ReserveNotMade,
     /// A rollback leaves all but one of the layers above the line.
     RollbackKeepsLayer,
     /// A rollback lets an emptied layer take writes again.
@@ -106,6 +114,8 @@ pub enum Mutant {
     ShortIsWhole,
     /// A shrink neither cuts the base limit nor notes as zero what it cuts off.
     ShrinkKeepsBase,
+    /// disk.toml is replaced, and nothing keeps the space of the one before.
+    SpareNotKept,
     /// Re-encryption goes on after encryption was turned off.
     SweptAfterSwitch,
     /// Re-encryption takes no range lock.
@@ -224,13 +234,16 @@ impl Mutant {
         Self::LineWithoutItsLimit,
         Self::LinesNotLookedAt,
         Self::LogNameNotSynced,
+        Self::LogNotKept,
         Self::LogNotSynced,
         Self::LogRecycled,
         Self::NotesForgotten,
         Self::NotesOfAnotherBoot,
+        Self::NotesOfAnotherMount,
         Self::NotesUnchecked,
         Self::OneLayerSynced,
         Self::OpenedUnsynced,
+        Self::OverwritesFirst,
         Self::PendingLineNotLookedAt,
         Self::PendingNotLookedAt,
         Self::PlainWhereEncryptedFails,
@@ -238,12 +251,14 @@ impl Mutant {
         Self::PunchLeavesClean,
         Self::PunchNotLookedAtAgain,
         Self::ReadWithoutLock,
+        Self::ReserveNotMade,
         Self::RollbackKeepsLayer,
         Self::RolledBackToUnsealed,
         Self::SameSizeNotFlushed,
         Self::SettingsNameNotSynced,
         Self::ShortIsWhole,
         Self::ShrinkKeepsBase,
+        Self::SpareNotKept,
         Self::SweptAfterSwitch,
         Self::SweptWithoutLock,
         Self::SyncsNotSerialised,

@@ -11,20 +11,21 @@ enum Change {
     Link(Arc<str>, usize),
     Unlink(Arc<str>),
     Rename(Arc<str>, Arc<str>),
+    Exchange(Arc<str>, Arc<str>),
 }
 
 impl Change {
     fn touches(&self, name: &str) -> bool {
         match self {
             Self::Link(of, _) | Self::Unlink(of) => &**of == name,
-            Self::Rename(from, to) => &**from == name || &**to == name,
+            Self::Rename(from, to) | Self::Exchange(from, to) => &**from == name || &**to == name,
         }
     }
 
     fn shares_a_name(&self, other: &Self) -> bool {
         match self {
             Self::Link(name, _) | Self::Unlink(name) => other.touches(name),
-            Self::Rename(from, to) => other.touches(from) || other.touches(to),
+            Self::Rename(from, to) | Self::Exchange(from, to) => other.touches(from) || other.touches(to),
         }
     }
 }
@@ -75,6 +76,10 @@ impl Names {
 
     pub(super) fn rename(&mut self, from: &str, to: &str, seq: u64) {
         self.change(Change::Rename(from.into(), to.into()), seq);
+    }
+
+    pub(super) fn exchange(&mut self, one: &str, other: &str, seq: u64) {
+        self.change(Change::Exchange(one.into(), other.into()), seq);
     }
 
     fn change(&mut self, change: Change, seq: u64) {
@@ -147,6 +152,12 @@ fn apply(table: &mut Table, change: &Change) {
         Change::Rename(from, to) => {
             if let Some(node) = table.remove(from) {
                 table.insert(Arc::clone(to), node);
+            }
+        }
+        Change::Exchange(one, other) => {
+            if let (Some(first), Some(second)) = (table.get(one).copied(), table.get(other).copied()) {
+                table.insert(Arc::clone(one), second);
+                table.insert(Arc::clone(other), first);
             }
         }
     }

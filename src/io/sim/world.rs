@@ -61,6 +61,8 @@ pub(super) struct World {
     pub(super) capacity: Option<u64>,
     /// Power cuts so far.
     pub(super) boot: u64,
+    /// How often the device was reset, and mounted again, under a kernel that runs on.
+    pub(super) mounts: u32,
     /// After this no call succeeds.
     pub(super) off: bool,
     /// The calls made, for people, where asked for.
@@ -78,6 +80,7 @@ impl World {
             fired: Vec::new(),
             capacity: None,
             boot: 0,
+            mounts: 0,
             off: false,
             trace: None,
         }
@@ -219,6 +222,11 @@ impl World {
         Self { boot: self.boot + 1, ..self.restarted(nodes, dice) }
     }
 
+    /// One possible disk after its device was reset, as by a power cut, while the kernel runs on.
+    pub(super) fn after_reset(&self, dice: &mut Dice, tear: Tear) -> Self {
+        Self { boot: self.boot, mounts: self.mounts + 1, ..self.after_power_cut(dice, tear) }
+    }
+
     /// The disk after the death of the process: all is as it looked, and what was volatile still is. Errors that no one
     /// was told of may have been forgotten.
     pub(super) fn after_kill(&self, dice: &mut Dice) -> Self {
@@ -243,6 +251,7 @@ impl World {
             fired: Vec::new(),
             capacity: self.capacity,
             boot: self.boot,
+            mounts: self.mounts,
             off: false,
             trace: None,
         };
