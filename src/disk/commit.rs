@@ -224,11 +224,18 @@ impl Core {
     /// Makes the file of the next log, as large as there is space for but not smaller than `least` bytes: what gathers
     /// while the log in use is as large must find room in it.
     pub(crate) fn preallocate_log(&self, least: u64) -> Result<Arc<dyn File>> {
+        if self.fair_share(least) < least {
+            return Err(self.log_error("could not be preallocated", std::io::ErrorKind::StorageFull.into()));
+        }
         self.preallocate_at_most(self.options.log_bytes, least)
     }
 
     fn preallocate_at_most(&self, most: u64, least: u64) -> Result<Arc<dyn File>> {
-        match self.preallocate(most.max(least)) {
+        let large = most.max(least);
+        if self.fair_share(large) < large {
+            return self.preallocate(least);
+        }
+        match self.preallocate(large) {
             Err(error) if error.kind() == ErrorKind::NoSpace && least < most => self.preallocate(least),
             made => made,
         }

@@ -133,7 +133,7 @@ impl Core {
         keys: &DiskKeys,
     ) -> std::io::Result<Recent> {
         const LEAST: u64 = 32 << 10;
-        let mut bytes = self.options.recent_bytes;
+        let mut bytes = self.fair_share(self.options.recent_bytes).max(LEAST.min(self.options.recent_bytes));
         loop {
             match Recent::begin(Arc::clone(&file), bytes, self.uuid, boot, epoch, keys) {
                 Err(error) if is_full(&error) && bytes > LEAST => bytes = (bytes / 8).max(LEAST),

@@ -58,7 +58,15 @@ fn fill_with_zeros(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// Of the free space, the share that a log or notes may take that could be smaller: what is left is for what clients write.
+const SHARE: u64 = 16;
+
 impl Core {
+    /// The largest of a kind of reserve, of up to `wanted` bytes, that leaves most of the free space to clients.
+    pub(crate) fn fair_share(&self, wanted: u64) -> u64 {
+        self.dir.free_bytes().map_or(wanted, |free| wanted.min(free / SHARE))
+    }
+
     /// Makes the reserve, or makes it larger: as large as there is space for.
     pub(crate) fn ensure_reserve(&self, wanted: u64) -> io::Result<()> {
         if mutant!(ReserveNotMade) {
@@ -95,7 +103,8 @@ impl Core {
         }
         let least = self.least_log();
         let wanted = self.options.first_log().max(least);
-        if size < wanted && fill_with_zeros(&*file, size, wanted).is_err() {
+        let may_grow = size < least || self.fair_share(wanted) == wanted;
+        if size < wanted && may_grow && fill_with_zeros(&*file, size, wanted).is_err() {
             file.set_size(size)?;
         }
         file.sync_data()?;

@@ -179,3 +179,39 @@ fn check_clones(before: &Seen, seen: &Seen) -> Result<(), String> {
     }
     Ok(())
 }
+
+/// Verbs that a full file system does not stop.
+const WITHOUT_SPACE: [&str; 6] = [
+    "rename a to b",
+    "delete a",
+    "delete a, which b is a clone of",
+    "delete b, a clone of a@s",
+    "snapshot delete a s",
+    "scrub",
+];
+
+/// The account was closed, and then the file system is full at every call: it opens, these verbs are done, it is closed and
+/// opens again.
+pub(crate) fn full_at_every_call() -> Result<u64, String> {
+    let mut tried = 0;
+    for case in cases::all().iter().filter(|case| WITHOUT_SPACE.contains(&case.name)) {
+        direct(|| full(case)).map_err(|what| format!("{}: {what}", case.name))?;
+        tried += 1;
+    }
+    Ok(tried)
+}
+
+fn full(case: &Case) -> Result<(), String> {
+    let mut dice = Dice::new(7);
+    let prepared = prepared(case, 7)?;
+    let frame = Frame::of(case, &prepared, &mut dice)?;
+    let disk = rig::copy(&prepared, &mut dice);
+    disk.set_capacity(Some(0));
+    let registry = rig::open(&disk).map_err(|error| format!("opening: {error}"))?;
+    told("the verb", (case.verb)(&registry))?;
+    registry.close().map_err(|error| format!("closing: {error}"))?;
+    drop(registry);
+    rig::open(&disk).map_err(|error| format!("opening again: {error}"))?.close().map_err(|error| error.to_string())?;
+    disk.set_capacity(None);
+    frame.check(case, &look(&rig::copy(&disk, &mut dice))?, true)
+}

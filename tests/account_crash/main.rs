@@ -105,6 +105,12 @@ fn every_call_of_every_verb_fails_once() {
 }
 
 #[test]
+fn an_account_goes_on_where_the_file_system_is_full_at_every_call() {
+    let tried = faults::full_at_every_call().unwrap_or_else(|what| panic!("{what}"));
+    assert!(tried > 3, "{tried} verbs");
+}
+
+#[test]
 fn every_call_of_opening_fails_once() {
     faults::every_call_of_opening().unwrap_or_else(|what| panic!("{what}"));
 }

@@ -29,6 +29,7 @@ fn case_for(mutant: Mutant) -> &'static str {
 fn hunt(mutant: Mutant) -> Option<String> {
     let case = all().into_iter().find(|case| case.name == case_for(mutant)).expect("there is such a case");
     let test = |case: &Case| match mutant {
+        Mutant::LockEmptied => faults::full_at_every_call(),
         Mutant::UnknownIsNoClone => faults::every_call_of_opening(),
         Mutant::DoubtForgotten => faults::every_call(case),
         // Which end shows it is for the dice to say.

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod full;
+mod full_account;
 mod kill;
 mod torn;
 

@@ -13,19 +13,30 @@ use super::server::Server;
 /// Removed with all that lies in it when it goes out of scope.
 pub(crate) struct Account {
     scratch: TempDir,
+    /// Where it lies, if not in `scratch`.
+    elsewhere: Option<PathBuf>,
 }
 
 impl Account {
     /// A new account with encryption on, its key where `init` puts it by default (in the same temporary directory).
     pub(crate) fn new() -> Self {
-        let account = Self { scratch: tempfile::tempdir().expect("a temporary directory") };
+        Self::made(None)
+    }
+
+    /// The same, with the account's own directory in `folder`.
+    pub(crate) fn in_folder(folder: &Path) -> Self {
+        Self::made(Some(folder.join("account")))
+    }
+
+    fn made(elsewhere: Option<PathBuf>) -> Self {
+        let account = Self { scratch: tempfile::tempdir().expect("a temporary directory"), elsewhere };
         account.sealdisk(&["init"]);
         account
     }
 
     /// The account's own directory.
     pub(crate) fn dir(&self) -> PathBuf {
-        self.scratch("account")
+        self.elsewhere.clone().unwrap_or_else(|| self.scratch("account"))
     }
 
     /// A path outside the account that lives as long as it does.

@@ -150,6 +150,8 @@ pub enum Mutant {
     KeysLeftLying,
     /// What interrupted verbs left in the folder of disks stays.
     LeftoversStay,
+    /// The lock file is emptied at an end in order, and without space for a note nobody can hold the account.
+    LockEmptied,
     /// A disk is made under its own name.
     MadeInSight,
     /// Of a hidden disk only what the newest of the clones reads is kept.
@@ -188,6 +190,7 @@ impl Mutant {
         Self::FolderNotSettled,
         Self::KeysLeftLying,
         Self::LeftoversStay,
+        Self::LockEmptied,
         Self::MadeInSight,
         Self::OnlyNewestKept,
         Self::OrphanStays,
