@@ -66,8 +66,8 @@ pub(crate) fn search(
     (if outcome.findings.is_empty() { None } else { Some(outcome.findings.remove(0)) }, outcome.seeds)
 }
 
-/// Runs `execution` for seeds from `first` on, with `mutant` planted, until `enough` have failed. Says once a minute how
-/// far it has come.
+/// Runs `execution` for seeds from `first` on, with `mutant` planted, until `enough` have failed. Says once a minute
+/// how far it has come.
 pub(crate) fn run(
     first: u64,
     until: Until,

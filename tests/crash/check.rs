@@ -215,8 +215,8 @@ pub(crate) fn open(rig: &Rig, image: &SimDisk, encryption: bool) -> Result<Disk,
     if is_traced() {
         image.start_trace();
     }
-    // Taking over what a killed process had answered needs a log, and on a full file system the one that is there, which
-    // needs the reserve.
+    // Taking over what a killed process had answered needs a log, and on a full file system the one that is there,
+    // which needs the reserve.
     let is_reserved =
         |image: &SimDisk| image.raw_files().iter().any(|file| file.path == "disk/reserve" && file.size > 0);
     let stinted = rig.boots && image.capacity().is_some() && (!is_reserved(image) || image.is_overfull());
@@ -302,8 +302,8 @@ pub(crate) fn end_at(
     taken
 }
 
-/// An error at some call of a recovery: it may refuse, and must succeed when it is tried again. Whether that may have lost
-/// content.
+/// An error at some call of a recovery: it may refuse, and must succeed when it is tried again. Whether that may have
+/// lost content.
 fn fail_inside(rig: &Rig, image: &SimDisk, encryption: bool, dice: &mut Dice) -> Result<bool, String> {
     let fault = if dice.coin() { Fault::Eio } else { Fault::Enospc };
     image.set_faults(Faults { once: Some((image.calls() + 1 + dice.below(40), fault)), ..Faults::default() });
@@ -317,8 +317,8 @@ fn fail_inside(rig: &Rig, image: &SimDisk, encryption: bool, dice: &mut Dice) ->
     }
 }
 
-/// Scrubs a disk that nobody uses: all is as it was, and nothing dead is left but what no record names; once that is given
-/// up too, nothing at all, also after a power cut.
+/// Scrubs a disk that nobody uses: all is as it was, and nothing dead is left but what no record names; once that is
+/// given up too, nothing at all, also after a power cut.
 pub(crate) fn scrubbed(world: &SimDisk, disk: &Disk, before: &Content, dice: &mut Dice) -> Result<(), String> {
     disk.scrub().map_err(failed("scrubbing"))?;
     let usage = disk.usage().map_err(failed("usage"))?;

@@ -1,5 +1,5 @@
-//! One damaged sector anywhere in what a closed or crashed disk keeps: opening refuses, or finds what was there. It never
-//! goes back to an earlier state, and never panics.
+//! One damaged sector anywhere in what a closed or crashed disk keeps: opening refuses, or finds what was there. It
+//! never goes back to an earlier state, and never panics.
 
 use sealdisk::ErrorKind;
 use sealdisk::disk::Access;

@@ -1,6 +1,6 @@
 //! A file system that is full at every call: no block is free, and whoever else writes takes each that comes free.
-//! Whenever it comes to that, the disk opens, serves reads, takes overwrites, trims and flushes, deletes snapshots, scrubs
-//! and closes, as often as is asked for; and what is refused for want of space has changed nothing.
+//! Whenever it comes to that, the disk opens, serves reads, takes overwrites, trims and flushes, deletes snapshots,
+//! scrubs and closes, as often as is asked for; and what is refused for want of space has changed nothing.
 
 use sealdisk::io::sim::{Dice, direct};
 use sealdisk::{Error, ErrorKind, Result};

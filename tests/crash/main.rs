@@ -8,6 +8,7 @@ mod campaign;
 mod cells;
 mod check;
 mod damage;
+mod digests;
 mod exhaustive;
 mod full;
 mod lines;
@@ -139,4 +140,9 @@ fn every_mutant_is_found() {
 #[test]
 fn damage_is_told_and_never_taken_for_an_end() {
     damage::search(None).unwrap_or_else(|what| panic!("{what}"));
+}
+
+#[test]
+fn no_call_to_the_disk_moved_unnoticed() {
+    digests::compare();
 }

@@ -1,7 +1,7 @@
 //! Every planted fault is found. A suite that finds nothing in a right core and nothing in a wrong one proves nothing.
 //!
-//! Most are found by the storm within a few hundred seeds. For those that chance seldom meets there is a search of their
-//! own, by what leads to them, so that none depends on seeds that a change of the core would move.
+//! Most are found by the storm within a few hundred seeds. For those that chance seldom meets there is a search of
+//! their own, by what leads to them, so that none depends on seeds that a change of the core would move.
 
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -170,8 +170,8 @@ fn two_resizes_to_one_size(seed: u64) -> Result<(), String> {
     second.join().expect("a panic ends the execution").and(first)
 }
 
-/// A new layer is named while upkeep makes the next log in the same directory, whose sync fails, once: a write into that
-/// layer that was answered as durable is there after a power cut.
+/// A new layer is named while upkeep makes the next log in the same directory, whose sync fails, once: a write into
+/// that layer that was answered as durable is there after a power cut.
 fn a_directory_that_is_not_synced(seed: u64) -> Result<(), String> {
     let rig = Rig::sized(seed, 2, None);
     let (disk, world) = direct(|| {
@@ -234,7 +234,8 @@ fn the_switch_while_a_snapshot_is_deleted(seed: u64) -> Result<(), String> {
     cut.lock().expect("one thread").clone()
 }
 
-/// Between finding out where pages lie and reading them there, somebody else writes them elsewhere, and they are punched.
+/// Between finding out where pages lie and reading them there, somebody else writes them elsewhere, and they are
+/// punched.
 fn in_the_middle_of_a_read(seed: u64) -> Result<(), String> {
     const BLOCK: usize = 4096;
     let failed = |what: &'static str| move |error| format!("{what}: {error:?}");

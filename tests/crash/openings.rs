@@ -17,9 +17,9 @@ fn do_all(solo: &mut Solo, steps: &[Step]) -> Result<(), String> {
     Ok(())
 }
 
-/// Every call of opening a closed disk fails once. With the file system full then, what the disk holds is overwritten, and
-/// a new page is refused for want of space and for nothing else, and stored once there is some: also where the disk was
-/// taken for one that nobody closed, so that an old log was looked for in vain.
+/// Every call of opening a closed disk fails once. With the file system full then, what the disk holds is overwritten,
+/// and a new page is refused for want of space and for nothing else, and stored once there is some: also where the disk
+/// was taken for one that nobody closed, so that an old log was looked for in vain.
 pub(crate) fn every_call_fails_before_a_full_file_system() -> u64 {
     let rig = Rig::sized(5, 2 * full::BLOCK, Some(2));
     let mut at = 1;
@@ -57,8 +57,8 @@ fn open_and_fill(rig: &Rig, at: u64) -> Result<bool, String> {
     Ok(fired)
 }
 
-/// A layer whose write-back failed, and a process that was killed before it could hear of that: the next opening refuses
-/// where the kernel still tells it, the one after that succeeds, and what was flushed is there.
+/// A layer whose write-back failed, and a process that was killed before it could hear of that: the next opening
+/// refuses where the kernel still tells it, the one after that succeeds, and what was flushed is there.
 pub(crate) fn told_once() {
     let refused = (0..16).filter(|seed| direct(|| kill_untold(*seed)).unwrap_or_else(|what| panic!("{seed}: {what}")));
     let refused = refused.count();
@@ -88,8 +88,8 @@ fn kill_untold(seed: u64) -> Result<bool, String> {
     Ok(refused)
 }
 
-/// A disk that lost its power, maybe with pages that no record names, and was closed since; then it is opened and killed at
-/// every call of a scrub: the scrub of the next opening makes durable what the dead one punched.
+/// A disk that lost its power, maybe with pages that no record names, and was closed since; then it is opened and
+/// killed at every call of a scrub: the scrub of the next opening makes durable what the dead one punched.
 pub(crate) fn a_scrub_ends_what_a_killed_one_began() -> usize {
     (0..8).map(|seed| direct(|| scrub_and_kill(seed)).unwrap_or_else(|what| panic!("{seed}: {what}"))).sum()
 }
@@ -122,16 +122,16 @@ fn scrub_and_kill(seed: u64) -> Result<usize, String> {
     Ok(killed.len())
 }
 
-/// What a scrub may punch after an unclean end: pages that a record tells of, wherever the end was; and no others, unless
-/// it is asked to.
+/// What a scrub may punch after an unclean end: pages that a record tells of, wherever the end was; and no others,
+/// unless it is asked to.
 pub(crate) fn only_what_a_record_tells_of_is_scrubbed(seed: u64) -> Result<(), String> {
     let rig = Rig::sized(8, 4, None);
     died_before_the_border(&rig, seed)?;
     log_that_lost_its_end(&rig, seed)
 }
 
-/// Pages die in plaintext, and are punched while a checkpoint takes the place of the log that tells of them. Nothing was
-/// written and not flushed: so after an end at any call all that is stored is accounted for.
+/// Pages die in plaintext, and are punched while a checkpoint takes the place of the log that tells of them. Nothing
+/// was written and not flushed: so after an end at any call all that is stored is accounted for.
 fn died_before_the_border(rig: &Rig, seed: u64) -> Result<(), String> {
     let mut solo = Solo::new(rig, seed, false);
     do_all(&mut solo, &[Step::Write(0), Step::Write(1), Step::Flush, Step::Toggle])?;
@@ -194,7 +194,8 @@ fn log_that_lost_its_end(rig: &Rig, seed: u64) -> Result<(), String> {
 }
 
 /// A process is killed with changes that it answered and nobody flushed; the opening after it at each of its calls in
-/// turn; and the one after that at any. Nothing that was answered is lost, unless the kernel has lost some of it before.
+/// turn; and the one after that at any. Nothing that was answered is lost, unless the kernel has lost some of it
+/// before.
 pub(crate) fn killed_while_opening() -> u64 {
     let calls = (0..12).map(|seed| direct(|| kill_openings(seed)).unwrap_or_else(|what| panic!("{seed}: {what}")));
     calls.sum()
@@ -239,8 +240,8 @@ pub(crate) fn kill_openings(seed: u64) -> Result<u64, String> {
     Ok(images)
 }
 
-/// The device is reset under a kernel that lives on, and mounted again: same boot, same files. What was flushed is there, and
-/// nothing is believed of notes whose pages may be lost.
+/// The device is reset under a kernel that lives on, and mounted again: same boot, same files. What was flushed is
+/// there, and nothing is believed of notes whose pages may be lost.
 pub(crate) fn reset_under_a_kernel(seed: u64) -> Result<(), String> {
     direct(|| {
         let mut dice = Dice::new(seed);

@@ -5,7 +5,8 @@
 //! - a read may return any write that no successful write answered before the read began supersedes;
 //! - after a crash a cell may hold any write that no *durable* write supersedes: durable is what was answered before a
 //!   flush began that succeeded, and what was answered with FUA. Not answered or failed writes may have happened;
-//! - where the process was killed and the kernel with a name for its boot runs on, everything answered counts as durable.
+//! - where the process was killed and the kernel with a name for its boot runs on, everything answered counts as
+//!   durable.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -95,8 +96,8 @@ pub(crate) enum Change {
 }
 
 impl Oracle {
-    /// A disk of `pages` pages, of which the first hold these values, durable and page by page stored in these ways; the
-    /// rest, and what it may grow by, reads as zeros.
+    /// A disk of `pages` pages, of which the first hold these values, durable and page by page stored in these ways;
+    /// the rest, and what it may grow by, reads as zeros.
     pub(crate) fn new(values: &[u64], kinds: &[Kinds], most_pages: usize, encryption: bool) -> Self {
         let settled = |cell: usize| {
             let kinds = kinds.get(cell / CELLS_A_PAGE).copied().unwrap_or(ZERO);
@@ -259,8 +260,8 @@ impl Oracle {
         *state = State { now: state.now, requests: state.requests, noting: state.noting, lines, ..settled };
     }
 
-    /// From now on a kill loses nothing that is answered, as long as the kernel is in `boot`. `None`: it may, because notes
-    /// cannot be kept, or what they are of may have been lost.
+    /// From now on a kill loses nothing that is answered, as long as the kernel is in `boot`. `None`: it may, because
+    /// notes cannot be kept, or what they are of may have been lost.
     pub(crate) fn note_in(&self, boot: Option<[u8; 16]>) {
         self.state().noting = boot;
     }

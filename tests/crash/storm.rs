@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use sealdisk::disk::{Disk, Durability};
-use sealdisk::io::sim::{Call, Dice, Fault, Faults, SimDisk, direct};
+use sealdisk::io::sim::{Call, Dice, Digest, Fault, Faults, SimDisk, direct};
 use sealdisk::io::sync::RwLock;
 use sealdisk::{Error, ErrorKind};
 
@@ -33,6 +33,15 @@ pub(crate) enum Mood {
 const MOODS: [Mood; 8] =
     [Mood::All, Mood::All, Mood::All, Mood::All, Mood::Syncs, Mood::Switches, Mood::Punches, Mood::Lines];
 
+/// What a run shows besides whether it went well.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    /// One client and no upkeep beside it, so that no wait and no lock decides what comes next.
+    one_task: bool,
+    /// Of the calls of all generations so far.
+    digest: Mutex<Digest>,
+}
+
 /// What the clients, the observer and the referee of one generation share.
 pub(super) struct Ring {
     rig: Rig,
@@ -57,6 +66,7 @@ pub(super) struct Ring {
     lining: AtomicBool,
     /// Held shared by every request, and exclusively by who changes the size.
     sized: RwLock<()>,
+    one_task: bool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -135,22 +145,32 @@ impl Ring {
 pub(crate) fn run(seed: u64) -> Result<(), String> {
     let mut dice = Dice::new(seed);
     let rig = Rig::random(&mut dice);
-    run_on(&rig, None, dice)
+    run_on(&rig, None, None, dice)
+}
+
+/// The digest of all calls of one seed; no crash image is looked at on the way.
+pub(crate) fn digest(seed: u64, one_task: bool) -> Result<Digest, String> {
+    let mut dice = Dice::new(seed);
+    let rig = Rig::random(&mut dice);
+    let watch = Watch { one_task, digest: Mutex::new(Digest::EMPTY) };
+    run_on(&rig, None, Some(&watch), dice)?;
+    let digest = *lock(&watch.digest);
+    Ok(digest)
 }
 
 /// Runs one seed with several clients in one mood on a disk of few pages: for races that chance seldom meets elsewhere.
 pub(crate) fn run_crowded(seed: u64, mood: Mood) -> Result<(), String> {
     let mut dice = Dice::new(seed);
     let rig = Rig::small(&mut dice);
-    run_on(&rig, Some(mood), dice)
+    run_on(&rig, Some(mood), None, dice)
 }
 
-fn run_on(rig: &Rig, mood: Option<Mood>, mut dice: Dice) -> Result<(), String> {
+fn run_on(rig: &Rig, mood: Option<Mood>, watch: Option<&Watch>, mut dice: Dice) -> Result<(), String> {
     let (mut world, oracle) = rig.fresh(dice.roll(), dice.coin());
     let mut oracle = Arc::new(oracle);
     for generation in 0..1 + dice.index(3) {
         let told = |what| format!("generation {generation}: {what}");
-        (world, oracle) = one_generation(rig, world, oracle, mood, &mut dice).map_err(told)?;
+        (world, oracle) = one_generation(rig, world, oracle, mood, watch, &mut dice).map_err(told)?;
     }
     check::recover(rig, &world, &oracle, &mut dice).map(drop)
 }
@@ -161,6 +181,7 @@ fn one_generation(
     world: SimDisk,
     oracle: Arc<Oracle>,
     mood: Option<Mood>,
+    watch: Option<&Watch>,
     dice: &mut Dice,
 ) -> Result<(SimDisk, Arc<Oracle>), String> {
     let crowded = mood.is_some();
@@ -178,7 +199,7 @@ fn one_generation(
         oracle,
         mood,
         faulty,
-        rate: [100, 500, 1000][dice.index(3)],
+        rate: [100, 500, 1000][dice.index(3)] * u32::from(watch.is_none()),
         crash_at: dice.below(600),
         calls: AtomicU64::new(0),
         dice: Mutex::new(dice.fork()),
@@ -189,7 +210,11 @@ fn one_generation(
         toggling: AtomicBool::new(false),
         lining: AtomicBool::new(false),
         sized: RwLock::new(()),
+        one_task: watch.is_some_and(|watch| watch.one_task),
     });
+    if let Some(watch) = watch {
+        world.start_digest(*lock(&watch.digest));
+    }
     if check::is_traced() {
         world.start_trace();
     }
@@ -206,6 +231,9 @@ fn one_generation(
         Err(error) => ring.refused("opening", &error),
     }
     world.set_observer(None);
+    if let (Some(watch), Some(digest)) = (watch, world.digest()) {
+        *lock(&watch.digest) = digest;
+    }
     ring.note_harm();
     if let Some(what) = lock(&ring.failure).take() {
         return Err(format!("{what}\nTHE RUN\n{}", world.trace()));
@@ -262,7 +290,8 @@ fn storm(ring: &Arc<Ring>, disk: Disk, dice: &mut Dice, kept: bool) {
     let noting = ring.rig.boots && ring.world.capacity().is_none() && !ring.world.was_harmed();
     oracle.note_in(noting.then(|| ring.world.boot()));
     let disk = Arc::new(disk);
-    let clients = (0..1 + dice.index(4)).map(|_| {
+    let clients = 1 + if ring.one_task { 0 } else { dice.index(4) };
+    let clients = (0..clients).map(|_| {
         let (ring, disk, mut dice) = (Arc::clone(ring), Arc::clone(&disk), dice.fork());
         let requests = 2 + dice.below(14);
         shuttle::thread::spawn(move || {
@@ -321,7 +350,7 @@ fn close(ring: &Arc<Ring>, disk: &Arc<Disk>, poisoned: bool) {
     let upkeep = {
         let (ring, disk) = (Arc::clone(ring), Arc::clone(disk));
         shuttle::thread::spawn(move || {
-            for _ in 0..4 {
+            for _ in 0..if ring.one_task { 0 } else { 4 } {
                 if let Err(error) = disk.maintain() {
                     ring.refused("upkeep while closing", &error);
                 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::content::SECTOR;
 use super::dice::Dice;
+use super::digest::Digest;
 use super::dir::SimDir;
 use super::fault::{Call, Fault, Faults, Fired};
 use super::point;
@@ -148,14 +149,25 @@ impl SimDisk {
         self.world().trace.clone().unwrap_or_default()
     }
 
+    /// Goes on with `digest` from the next call on.
+    pub fn start_digest(&self, digest: Digest) {
+        self.world().digest = Some(digest);
+    }
+
+    /// See [`SimDisk::start_digest`].
+    #[must_use]
+    pub fn digest(&self) -> Option<Digest> {
+        self.world().digest
+    }
+
     /// What someone finds who reads the raw device or the page cache.
     #[must_use]
     pub fn raw_files(&self) -> Vec<RawFile> {
         self.world().raw_files()
     }
 
-    /// What lies in the blocks of files that lost their names, as someone finds it who reads the raw device later. Those
-    /// of before the last kill or power cut are forgotten.
+    /// What lies in the blocks of files that lost their names, as someone finds it who reads the raw device later.
+    /// Those of before the last kill or power cut are forgotten.
     #[must_use]
     pub fn freed_files(&self) -> Vec<RawFile> {
         self.world().freed_files()

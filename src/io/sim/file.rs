@@ -90,6 +90,9 @@ impl File for SimFile {
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
         let (mut world, fault) = self.begin_change(Call::Write, offset, buf.len() as u64)?;
+        if let Some(digest) = &mut world.digest {
+            digest.add_bytes(buf);
+        }
         let mut len = buf.len();
         match fault {
             Some(Fault::Short) => len = first_part(len, &mut world.dice).max(len.min(WHOLE)),

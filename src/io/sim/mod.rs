@@ -8,8 +8,8 @@
 //!   un-synced changes like writes. [`File::sync_data`](super::File::sync_data) makes durable what was written before
 //!   it *began*;
 //! - names (`names.rs`): created, renamed or removed names are durable after the directory's own sync. Before it, a
-//!   power cut leaves any subset in which a kept change to a name brings all earlier changes of that name along. A sync of
-//!   the file system is one of all its directories, and of no content;
+//!   power cut leaves any subset in which a kept change to a name brings all earlier changes of that name along. A sync
+//!   of the file system is one of all its directories, and of no content;
 //! - faults (`fault.rs`): short transfers, `EINTR`, `EIO` and `ENOSPC` at the Nth call or at random. A failed sync is
 //!   reported once per open file: the sectors it lost count as clean, the cache goes on showing the new content until
 //!   it is dropped, and the next sync succeeds. A failed sync of a directory is reported once, to who asked for it: the
@@ -24,6 +24,7 @@ use std::cell::Cell;
 
 mod content;
 mod dice;
+mod digest;
 mod dir;
 mod disk;
 mod fault;
@@ -33,6 +34,7 @@ mod names;
 mod world;
 
 pub use dice::Dice;
+pub use digest::Digest;
 pub use disk::SimDisk;
 pub use fault::{Call, Fault, Faults, Fired};
 pub use mutant::{Mutant, mutant, plant};
