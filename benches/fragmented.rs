@@ -1,11 +1,11 @@
-//! 4 KiB random reads of a 64 GiB disk that is as fragmented as can be, beside the same reads of a fresh one, by the time
-//! of the processor.
+//! 4 KiB random reads of a 64 GiB disk that is as fragmented as can be, beside the same reads of a fresh one, by the
+//! time of the processor.
 //!
-//! Both lie over the same empty base image and hold the same gibibyte of data, in runs of 64 KiB all over the disk, so that
-//! the page cache has as much to do for either. On the fresh disk it was written once, and that is all. On the fragmented one
-//! the blocks of a run are in two or eight layers in turn, and between the runs every other block is marked as zero:
-//! sixteen million runs. Reads go to blocks that are held, in an order of chance, so that each is one read of the page
-//! cache.
+//! Both lie over the same empty base image and hold the same gibibyte of data, in runs of 64 KiB all over the disk, so
+//! that the page cache has as much to do for either. On the fresh disk it was written once, and that is all. On the
+//! fragmented one the blocks of a run are in two or eight layers in turn, and between the runs every other block is
+//! marked as zero: sixteen million runs. Reads go to blocks that are held, in an order of chance, so that each is one
+//! read of the page cache.
 //!
 //! Run with `cargo bench --bench fragmented`. It works in a temporary folder (`TMPDIR`), about 4 GiB of it, and takes a
 //! few minutes.

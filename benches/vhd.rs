@@ -1,4 +1,5 @@
-//! Reading bases: the same content front to back from a fixed and from a dynamic VHD, and opening large and hostile ones.
+//! Reading bases: the same content front to back from a fixed and from a dynamic VHD, and opening large and hostile
+//! ones.
 //!
 //! Files lie in the temporary directory and are read from the page cache, filled in the same way for each, so that what
 //! differs is our work: how large the pieces are in which a file came into the cache alone makes a factor of two.

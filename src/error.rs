@@ -66,8 +66,8 @@ impl Error {
         Self(Box::new(Inner { kind, what: what.into(), path: None, offset: None, hint: None, source: None }))
     }
 
-    /// An error of the system. Full file systems and quotas become [`ErrorKind::NoSpace`]. One of this type that came through
-    /// an interface of the system's keeps its kind and hint.
+    /// An error of the system. Full file systems and quotas become [`ErrorKind::NoSpace`]. One of this type that came
+    /// through an interface of the system's keeps its kind and hint.
     pub fn io(what: impl Into<String>, source: io::Error) -> Self {
         let own = source.get_ref().and_then(|inner| inner.downcast_ref::<Self>());
         let kind = match (own, source.kind()) {

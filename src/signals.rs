@@ -1,5 +1,5 @@
-//! The wish that this process end, told by a signal: once, to end in order; again, [`SENT_TWICE`] later or more, to end at
-//! once. And signals that are [held back](HeldBack) for a moment, so that something can be put in order first.
+//! The wish that this process end, told by a signal: once, to end in order; again, [`SENT_TWICE`] later or more, to end
+//! at once. And signals that are [held back](HeldBack) for a moment, so that something can be put in order first.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -15,8 +15,8 @@ use signal_hook::{flag, low_level};
 
 use crate::{Error, Result};
 
-/// Some send a signal to a process and then to its group, as timeout(1) does: what comes so soon after the first is the same
-/// wish again.
+/// Some send a signal to a process and then to its group, as timeout(1) does: what comes so soon after the first is the
+/// same wish again.
 const SENT_TWICE: Duration = Duration::from_millis(500);
 
 /// Signals that no longer end the process by themselves.
@@ -40,8 +40,8 @@ impl EndSignals {
         Ok(taken)
     }
 
-    /// Those that `aside` takes mean something else than the end. Of the others the first is told to `asked`. One that means
-    /// at once ends the process with the status that `status` gives for it.
+    /// Those that `aside` takes mean something else than the end. Of the others the first is told to `asked`. One that
+    /// means at once ends the process with the status that `status` gives for it.
     pub fn hear(
         self,
         mut aside: impl FnMut(i32) -> bool + Send + 'static,
@@ -80,8 +80,8 @@ impl Hearing {
 /// Signals that end or stop a process that a terminal waits for.
 const HELD_BACK: [i32; 5] = [SIGINT, SIGTERM, SIGHUP, SIGQUIT, SIGTSTP];
 
-/// Whether the signals that were once held back do what they do by default. A handler, once installed, stays: so it does
-/// that, until [`EndSignals`] are taken.
+/// Whether the signals that were once held back do what they do by default. A handler, once installed, stays: so it
+/// does that, until [`EndSignals`] are taken.
 static BY_DEFAULT: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// While this lives, the signals that would end or stop this process are only noted.

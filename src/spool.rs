@@ -1,14 +1,15 @@
 //! Lines on their way to standard error or standard output of a server: putting one there never waits.
 //!
-//! A log file may lie on a full file system, a pipe may have lost its reader, or have one that does not read. None of that
-//! may hold up or end a server. So a line goes into a bounded queue, and a thread that does nothing else writes it.
+//! A log file may lie on a full file system, a pipe may have lost its reader, or have one that does not read. None of
+//! that may hold up or end a server. So a line goes into a bounded queue, and a thread that does nothing else writes
+//! it.
 //!
 //! 1. [`Spool::put`] waits for nothing but a lock that is held for moments, and never for a descriptor.
 //! 2. The descriptor is shared with other processes: its flags are not changed. Only the writing thread can be held up.
-//! 3. What cannot be written stays in the queue and is tried again; what no longer fits is counted, and said in the log as
-//!    soon as lines can be written again.
-//! 4. The thread starts when it is told to, once the process is confined; [`Spool::finish`] starts it too, and waits for a
-//!    bounded time.
+//! 3. What cannot be written stays in the queue and is tried again; what no longer fits is counted, and said in the log
+//!    as soon as lines can be written again.
+//! 4. The thread starts when it is told to, once the process is confined; [`Spool::finish`] starts it too, and waits
+//!    for a bounded time.
 
 use std::cell::Cell;
 use std::collections::VecDeque;

@@ -1,6 +1,6 @@
 //! What SIGHUP means to a server. A terminal that goes away sends it to what runs in it, and means the end; people and
-//! programs send it to a daemon, and mean that it should read its configuration again. The sender does not tell: a shell
-//! passes its terminal's signal on as its own. So the terminal is asked whether it is gone.
+//! programs send it to a daemon, and mean that it should read its configuration again. The sender does not tell: a
+//! shell passes its terminal's signal on as its own. So the terminal is asked whether it is gone.
 
 use std::fs;
 use std::os::fd::OwnedFd;
@@ -19,8 +19,8 @@ pub struct Terminal {
 }
 
 impl Terminal {
-    /// That of this process. To be called before SIGHUP is handled and files are out of reach. A process that was started to
-    /// ignore SIGHUP (nohup(1)) counts as having none.
+    /// That of this process. To be called before SIGHUP is handled and files are out of reach. A process that was
+    /// started to ignore SIGHUP (nohup(1)) counts as having none.
     #[must_use]
     pub fn of_this_process() -> Self {
         if is_hangup_ignored() {

@@ -1,15 +1,15 @@
-//! What comes from elsewhere, on its way to a terminal or into a log: names of files, sources of keys, fields of TOML files,
-//! names of peers, messages of foreign servers.
+//! What comes from elsewhere, on its way to a terminal or into a log: names of files, sources of keys, fields of TOML
+//! files, names of peers, messages of foreign servers.
 //!
-//! A terminal obeys control characters, and what reads a log takes each line for one event. So everything that people read
-//! passes one of these functions on its way out, at the one place that writes there:
+//! A terminal obeys control characters, and what reads a log takes each line for one event. So everything that people
+//! read passes one of these functions on its way out, at the one place that writes there:
 //!
 //! - standard output and standard error: [`lines`] for what has several lines of ours, [`line`] for a message;
 //! - a text log: [`line`] for each field of an event;
 //! - JSON: [`json`], for what its own escapes leave.
 //!
-//! A text of several lines is made of pieces: a piece from elsewhere that may hold a line break passes [`line`] before it
-//! gets in ([`path`] for a path).
+//! A text of several lines is made of pieces: a piece from elsewhere that may hold a line break passes [`line`] before
+//! it gets in ([`path`] for a path).
 
 use std::borrow::Cow;
 use std::fmt::Write;
@@ -48,8 +48,8 @@ pub(crate) fn path(path: &Path) -> String {
     line(&path.to_string_lossy()).into_owned()
 }
 
-/// Control characters of either kind, line separators, what overrides the direction of text, and characters that are not
-/// seen and only mark others.
+/// Control characters of either kind, line separators, what overrides the direction of text, and characters that are
+/// not seen and only mark others.
 fn acts(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

@@ -18,7 +18,8 @@ fn no_core_file_no_onlooker_and_descriptors_still_readable() {
     let dumpable = rustix::process::dumpable_behavior().unwrap();
     assert_eq!(dumpable, rustix::process::DumpableBehavior::NotDumpable);
 
-    // An undumpable process owns no /proc entry of its own any more; reading its descriptors through it must still work.
+    // An undumpable process owns no /proc entry of its own any more; reading its descriptors through it must still
+    // work.
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&[7; 32]).unwrap();
     let fd = KeyFd::new(file.as_raw_fd().try_into().unwrap());

@@ -1,5 +1,6 @@
 //! Every change of account.toml on the simulated disk, with the power cut, the process killed and a call failing at
-//! each of its steps. Whatever is left must open with one KEK, and after the change was acknowledged with the right one.
+//! each of its steps. Whatever is left must open with one KEK, and after the change was acknowledged with the right
+//! one.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![cfg(feature = "sim")]
 

@@ -1,5 +1,5 @@
-//! Looks through all memory of the process for key bytes, as a core file would hold them. In a process of its own, one test
-//! at a time: what another one looks at is copied, and would be found.
+//! Looks through all memory of the process for key bytes, as a core file would hold them. In a process of its own, one
+//! test at a time: what another one looks at is copied, and would be found.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 #![cfg(not(feature = "sim"))]
 
@@ -65,8 +65,8 @@ fn account_key(text: &str, kek_path: &std::path::Path) -> Needle {
     needle
 }
 
-/// The round keys of a data key and a tweak key. The first two round keys are the key itself; the last two share no bytes
-/// with it.
+/// The round keys of a data key and a tweak key. The first two round keys are the key itself; the last two share no
+/// bytes with it.
 fn round_keys(dek: &[u8]) -> [Needle; 4] {
     let (data, tweak) = dek.split_at(32);
     let last = |name, half: &[u8]| {

@@ -1,9 +1,9 @@
 //! The limit: an NBD server that parses and answers, and neither encrypts nor, without a file, stores anything.
 //!
-//! What a server could reach at best on a machine: one thread a connection, one large read a system call, every complete
-//! request in it answered, the replies gathered into one write. Reads give zeros. With a file each request is also one
-//! read or write of that file, as little as any server must do that stores in files. For benchmarks only: it trusts its
-//! client.
+//! What a server could reach at best on a machine: one thread a connection, one large read a system call, every
+//! complete request in it answered, the replies gathered into one write. Reads give zeros. With a file each request is
+//! also one read or write of that file, as little as any server must do that stores in files. For benchmarks only: it
+//! trusts its client.
 //!
 //! usage: limit SOCKET BYTES [FILE]
 

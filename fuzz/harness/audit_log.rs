@@ -1,7 +1,7 @@
 //! Any bytes as an audit log, and as a line of one.
 //!
-//! Input: one byte of flags (1: the rest is the file, else edits of a log of three lines as [`super::edit`] has them), and
-//! the rest.
+//! Input: one byte of flags (1: the rest is the file, else edits of a log of three lines as [`super::edit`] has them),
+//! and the rest.
 
 use std::fs::File;
 use std::io::Write;

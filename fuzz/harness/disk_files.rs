@@ -1,9 +1,9 @@
-//! Any bytes as a file of a disk, behind its checksum and MAC too: a golden disk with one file exchanged is opened without
-//! keys, with them, and for writing, and looked at whole ([`super::examine`]).
+//! Any bytes as a file of a disk, behind its checksum and MAC too: a golden disk with one file exchanged is opened
+//! without keys, with them, and for writing, and looked at whole ([`super::examine`]).
 //!
 //! Input: one byte that chooses the disk, one of flags, and the rest. Flags: 1 checksums and MACs are made right
-//! ([`super::seal`]); 4 checksums alone, by someone without the key; 2 the rest is the file, else it is a list of edits of the golden one ([`super::edit`]); the four
-//! high bits choose among several files of one kind.
+//! ([`super::seal`]); 4 checksums alone, by someone without the key; 2 the rest is the file, else it is a list of edits
+//! of the golden one ([`super::edit`]); the four high bits choose among several files of one kind.
 
 use std::sync::OnceLock;
 

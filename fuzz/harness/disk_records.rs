@@ -1,5 +1,5 @@
-//! Any records and page sets in frames that are right: what lies behind length, order, checksum and MAC of a log and of a
-//! checkpoint.
+//! Any records and page sets in frames that are right: what lies behind length, order, checksum and MAC of a log and of
+//! a checkpoint.
 
 use super::examine::{BLOCK, Format, examine};
 use super::golden::{ENDED, MIXED, golden};

@@ -1,7 +1,7 @@
 //! A golden file with a few bytes changed, out of the input of a target.
 
-/// Edits: offset u16, what u8, length u8, and where bytes are written or put in, they. Offsets count from the end of what
-/// is there where the highest bit of `what` is set.
+/// Edits: offset u16, what u8, length u8, and where bytes are written or put in, they. Offsets count from the end of
+/// what is there where the highest bit of `what` is set.
 pub(crate) fn edit(mut file: Vec<u8>, mut edits: &[u8]) -> Vec<u8> {
     while let [low, high, what, len, rest @ ..] = edits {
         let offset = usize::from(u16::from_le_bytes([*low, *high]));

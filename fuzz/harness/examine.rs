@@ -1,6 +1,6 @@
-//! What must hold of a disk whose files may be anything: nothing panics; what is refused is refused as damage; what opens
-//! is the same after it was changed, closed and opened again; and where MACs were left alone, it shows what the disk really
-//! held, at its end or at an earlier durable moment, never anything else.
+//! What must hold of a disk whose files may be anything: nothing panics; what is refused is refused as damage; what
+//! opens is the same after it was changed, closed and opened again; and where MACs were left alone, it shows what the
+//! disk really held, at its end or at an earlier durable moment, never anything else.
 
 use std::collections::BTreeSet;
 use std::sync::OnceLock;

@@ -1,5 +1,5 @@
-//! A directory in memory behind the file seam of the core: complete disks are copied, damaged and opened in microseconds,
-//! and a file has the same identity wherever and whenever it is made.
+//! A directory in memory behind the file seam of the core: complete disks are copied, damaged and opened in
+//! microseconds, and a file has the same identity wherever and whenever it is made.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};

@@ -1,4 +1,5 @@
-//! Any bytes as what an NBD server says: the client ends, and takes for content of a byte only what was said of that byte.
+//! Any bytes as what an NBD server says: the client ends, and takes for content of a byte only what was said of that
+//! byte.
 
 use std::io::{self, Cursor, Read, Write};
 use std::time::Duration;

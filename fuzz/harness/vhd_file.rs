@@ -1,5 +1,5 @@
-//! Any bytes as a VHD, or as one and its parent: opened, read, and compared with a reader that is as plain as can be and
-//! shares nothing with the real one.
+//! Any bytes as a VHD, or as one and its parent: opened, read, and compared with a reader that is as plain as can be
+//! and shares nothing with the real one.
 //!
 //! Input: one byte of flags (1: checksums are made right first, so that mutations reach behind them; 2: recover; 4: two
 //! files), with two files the length of the first as a big-endian u32, and the files.

@@ -1,7 +1,7 @@
 //! Blocks put in any order into a new dynamic disk, which is then read back.
 //!
-//! Input: sectors of the disk (u16) and block size (a power of two from 4 KiB, u8), then three bytes for each block: its
-//! number (u16) and what it is filled with.
+//! Input: sectors of the disk (u16) and block size (a power of two from 4 KiB, u8), then three bytes for each block:
+//! its number (u16) and what it is filled with.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -1,7 +1,7 @@
 //! Which client may have which disk, and how: the rules of `serve --access FILE`.
 //!
-//! The first rule that fits both client and disk counts; a client may not have a disk that no rule gives to it. A rule is of
-//! disks: their snapshots go with them.
+//! The first rule that fits both client and disk counts; a client may not have a disk that no rule gives to it. A rule
+//! is of disks: their snapshots go with them.
 
 use std::ops::Range;
 
@@ -17,7 +17,8 @@ use crate::{Error, ErrorKind, Result};
 #[derive(Debug, Clone)]
 pub struct Access {
     rules: Vec<Rule>,
-    /// The user id that stands for every user who has none in this process's user namespace, and so for nobody in particular.
+    /// The user id that stands for every user who has none in this process's user namespace, and so for nobody in
+    /// particular.
     nobody: Option<u32>,
 }
 
@@ -70,8 +71,8 @@ struct RuleText {
 }
 
 impl Access {
-    /// The rules in `text`; `nobody`: see [`Access::nobody`]. [`ErrorKind::InvalidInput`], with line and column, for what is
-    /// no list of rules.
+    /// The rules in `text`; `nobody`: see [`Access::nobody`]. [`ErrorKind::InvalidInput`], with line and column, for
+    /// what is no list of rules.
     pub fn parse(text: &str, nobody: Option<u32>) -> Result<Self> {
         let file: FileText = toml::from_str(text).map_err(|error| {
             let message = error.message().trim().replace('\n', ", ");

@@ -1,5 +1,5 @@
-//! Acts: requests that change an account, or take something out of it. Each leaves one line in the log of the server, and in
-//! the audit log where there is one: the verb, the disk, who asked, and how it ended.
+//! Acts: requests that change an account, or take something out of it. Each leaves one line in the log of the server,
+//! and in the audit log where there is one: the verb, the disk, who asked, and how it ended.
 
 use std::time::SystemTime;
 
@@ -56,7 +56,8 @@ impl Act {
         Self { urgent: true, ..self }
     }
 
-    /// `None`: the request changes nothing and takes nothing out, or is a piece of an act that was told at its beginning.
+    /// `None`: the request changes nothing and takes nothing out, or is a piece of an act that was told at its
+    /// beginning.
     pub(super) fn of(request: &Request) -> Option<Self> {
         Some(match request {
             Request::List

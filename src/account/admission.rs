@@ -1,5 +1,6 @@
-//! What decides whom a server lets in, and to which disks: certificates and access rules. They are read at the start, and again when the server is told that
-//! they were renewed: whole or not at all, so that a half-written file keeps nobody out and lets nobody in.
+//! What decides whom a server lets in, and to which disks: certificates and access rules. They are read at the start,
+//! and again when the server is told that they were renewed: whole or not at all, so that a half-written file keeps
+//! nobody out and lets nobody in.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -50,8 +51,8 @@ impl Admission {
         self.tls.iter().flat_map(Tls::files).chain(self.access()).map(Path::to_owned).collect()
     }
 
-    /// Reads all files again, and tells the log what came of it. Clients that are attached stay; the next to attach meet
-    /// what was read, or what was in force before when any of it cannot be used.
+    /// Reads all files again, and tells the log what came of it. Clients that are attached stay; the next to attach
+    /// meet what was read, or what was in force before when any of it cannot be used.
     pub fn reload(&self) -> Result<()> {
         self.reloads.fetch_add(1, Ordering::Relaxed);
         let read = self.read_again();

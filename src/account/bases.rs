@@ -13,8 +13,8 @@ use crate::io::Dir;
 use crate::{Error, Result};
 
 /// Every file of every recorded base, parents of differencing VHDs too, each once. Only what is under a MAC of the
-/// account counts: a record that somebody else put there names nothing. What cannot be read as a disk is passed over; it
-/// does not open either.
+/// account counts: a record that somebody else put there names nothing. What cannot be read as a disk is passed over;
+/// it does not open either.
 pub(super) fn recorded(account: &dyn Dir, keys: &Keys) -> Result<Vec<PathBuf>> {
     let Keys::Unlocked(keys) = keys else { return Ok(Vec::new()) };
     let failed = |error| Error::io("cannot read the folder of the disks", error).at_path(account.path().join(DISKS));

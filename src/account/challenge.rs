@@ -1,5 +1,5 @@
-//! The proof that a verb has the KEK: it answers a challenge, a random number that the registry gives out once, with a MAC
-//! over that number and its request. The key of the MAC is derived from the KEK
+//! The proof that a verb has the KEK: it answers a challenge, a random number that the registry gives out once, with a
+//! MAC over that number and its request. The key of the MAC is derived from the KEK
 //! ([`ProofKey`](crate::crypto::kek::ProofKey)), and kept beside the account keys for as long as they are.
 
 use std::collections::VecDeque;
@@ -29,8 +29,8 @@ impl Registry {
         Ok(nonce)
     }
 
-    /// [`ErrorKind::WrongKey`] unless `proof` is made for `request` and the challenge `nonce` by the KEK that opened the
-    /// account; a challenge counts once, whatever comes of it.
+    /// [`ErrorKind::WrongKey`] unless `proof` is made for `request` and the challenge `nonce` by the KEK that opened
+    /// the account; a challenge counts once, whatever comes of it.
     pub fn check_proof(&self, nonce: &Nonce, request: &[u8], proof: &[u8; 32]) -> Result<()> {
         let was_given = {
             let mut waiting = self.shared.challenges.0.lock();

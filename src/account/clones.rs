@@ -32,8 +32,9 @@ pub(super) fn clone_in_name(snapshot: &str) -> Option<Uuid> {
 }
 
 impl Shared {
-    /// Deletes the snapshots of a disk that is being opened, and that nobody has yet, which were drawn for clones that a
-    /// crash kept from coming to be, that are gone, or that were detached. What fails is tried again at the next opening.
+    /// Deletes the snapshots of a disk that is being opened, and that nobody has yet, which were drawn for clones that
+    /// a crash kept from coming to be, that are gone, or that were detached. What fails is tried again at the next
+    /// opening.
     pub(super) fn drop_orphans(&self, disk: &Disk) {
         let clones = self.clones_of(disk.uuid());
         let is_gone = |clone: Uuid| {

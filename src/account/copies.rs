@@ -1,12 +1,12 @@
 //! Copies into disks and out of them. The copying itself is done by the verb, in its own process and with its user's
 //! rights; the disk is reached over a connection that the registry opens for it ([`crate::nbd::Door`]), served or not.
 //!
-//! - A disk that is being copied into is marked in its settings, from the moment it exists: it is not served, and no other
-//!   verb but `delete` takes it. The mark goes when the copy is whole and durable. It says what is copied and how much of it
-//!   is there, so that the same copy can go on after whatever stopped it.
+//! - A disk that is being copied into is marked in its settings, from the moment it exists: it is not served, and no
+//!   other verb but `delete` takes it. The mark goes when the copy is whole and durable. It says what is copied and how
+//!   much of it is there, so that the same copy can go on after whatever stopped it.
 //! - One copy into a disk at a time.
-//! - A disk that is served and may change is read through a snapshot that goes when its reader does; after a crash it goes
-//!   when the disk is opened next. Its name has a slash, which users' names cannot have.
+//! - A disk that is served and may change is read through a snapshot that goes when its reader does; after a crash it
+//!   goes when the disk is opened next. Its name has a slash, which users' names cannot have.
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::Ordering;
@@ -134,8 +134,8 @@ impl Registry {
         Ok(Reading { name, size_bytes: size, source, stable, temporary_snapshot: temporary, most, context })
     }
 
-    /// Makes an unfinished disk of `size` bytes for a copy of `source`, or finds the one that an earlier copy of it made,
-    /// and lets the other end of `socket` write to it.
+    /// Makes an unfinished disk of `size` bytes for a copy of `source`, or finds the one that an earlier copy of it
+    /// made, and lets the other end of `socket` write to it.
     pub fn copy_over(&self, name: &BlobName, size: u64, source: &str, socket: OwnedFd) -> Result<Copying> {
         let Begun { disk, done_bytes, resumed, turn } = self.begin_copy(name, size, source)?;
         let size_bytes = disk.size();
@@ -168,7 +168,8 @@ impl Registry {
         Ok(Begun { disk, done_bytes: unfinished.done, resumed, turn })
     }
 
-    /// Makes durable what was copied, and notes that the first `done` bytes are there. With a `size` the disk is resized.
+    /// Makes durable what was copied, and notes that the first `done` bytes are there. With a `size` the disk is
+    /// resized.
     pub fn mark_copied(&self, name: &BlobName, done: u64, size: Option<u64>) -> Result<()> {
         let disk = self.unfinished_disk(name)?;
         disk.flush()?;

@@ -91,8 +91,8 @@ pub(super) enum State {
 }
 
 impl State {
-    /// Whether it is open, with nobody using it and nothing left to do: no client, no snapshot or clone that is read, no
-    /// re-encryption, nothing to scrub. A disk on which storing failed is not: what it knows must not be forgotten.
+    /// Whether it is open, with nobody using it and nothing left to do: no client, no snapshot or clone that is read,
+    /// no re-encryption, nothing to scrub. A disk on which storing failed is not: what it knows must not be forgotten.
     fn is_idle(&self) -> bool {
         let Self::Open(disk) = self else { return false };
         let unused = Arc::strong_count(disk) == 1 && Arc::weak_count(disk) == 0 && disk.is_alone();

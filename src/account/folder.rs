@@ -1,14 +1,14 @@
 //! The folder of an account's disks: a folder for each, called by its uuid.
 //!
-//! A disk is made in `.new-UUID` and appears by a rename; it disappears by a rename to `.gone-UUID` and is removed there.
-//! So at every moment, a crash included, a disk is there whole or not at all. For that:
+//! A disk is made in `.new-UUID` and appears by a rename; it disappears by a rename to `.gone-UUID` and is removed
+//! there. So at every moment, a crash included, a disk is there whole or not at all. For that:
 //!
-//! - a rename is durable before anybody hears of it, and before anything that it made superfluous is removed, or, as the
-//!   wrapped data keys are, overwritten;
-//! - what a killed process left may look durable and not be, so who opens the folder to change it first makes it so, the
-//!   names of the disks in their settings too;
-//! - after a sync that failed nobody knows what a crash would leave, so no disk is added, removed or renamed any more until
-//!   the account is opened anew.
+//! - a rename is durable before anybody hears of it, and before anything that it made superfluous is removed, or, as
+//!   the wrapped data keys are, overwritten;
+//! - what a killed process left may look durable and not be, so who opens the folder to change it first makes it so,
+//!   the names of the disks in their settings too;
+//! - after a sync that failed nobody knows what a crash would leave, so no disk is added, removed or renamed any more
+//!   until the account is opened anew.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -75,8 +75,8 @@ impl Folder {
         move |error| Error::io(what, error).at_path(&path)
     }
 
-    /// Reads the names of all disks. Who holds the account alone settles what is there and removes what interrupted verbs
-    /// left; folders of more than `few` disks are settled at once, where the file system can.
+    /// Reads the names of all disks. Who holds the account alone settles what is there and removes what interrupted
+    /// verbs left; folders of more than `few` disks are settled at once, where the file system can.
     pub(super) fn index(&self, lock: &AccountLock, few: usize) -> Result<Index> {
         let exclusive = lock.hold() == Hold::Exclusive;
         let all_found = self.dir.list().map_err(self.failed("cannot read the folder of the disks"))?;
@@ -123,8 +123,8 @@ impl Folder {
         } else {
             Unsettled::Everything
         };
-        // The last: older kernels keep to themselves what went wrong with the journal in a sync of the file system, and tell
-        // it here.
+        // The last: older kernels keep to themselves what went wrong with the journal in a sync of the file system, and
+        // tell it here.
         if !mutant!(FolderNotSettled) {
             self.dir.sync().map_err(&failed)?;
         }
@@ -215,7 +215,8 @@ impl Folder {
         self.dir.rename(&uuid.to_string(), &gone).map_err(self.failed("the disk cannot be deleted"))
     }
 
-    /// Makes that durable, and removes what was there. What of it cannot be removed goes when the account is opened next.
+    /// Makes that durable, and removes what was there. What of it cannot be removed goes when the account is opened
+    /// next.
     pub(super) fn remove_aside(&self, uuid: Uuid) -> Result<()> {
         let gone = format!("{GONE}{uuid}");
         if mutant!(RemovedBeforeItsName) {
@@ -228,8 +229,8 @@ impl Folder {
         Ok(())
     }
 
-    /// Removes a folder that is no disk any more, with all that is in it; its wrapped data keys are overwritten first. What
-    /// cannot be overwritten stays, to be tried again when the account is opened next.
+    /// Removes a folder that is no disk any more, with all that is in it; its wrapped data keys are overwritten first.
+    /// What cannot be overwritten stays, to be tried again when the account is opened next.
     fn clear_away(&self, name: &str) {
         if let Err(error) = remove_disk(&*self.dir, name) {
             let path = self.dir.path().join(name);

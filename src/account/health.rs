@@ -1,6 +1,6 @@
-//! What an operator must know of a disk, open or not: that it cannot be opened, that its base image was deleted or changed
-//! under it, that it was recovered after an unclean end. Each is a line in the log, a metric, and a mark in `list` and
-//! `status`.
+//! What an operator must know of a disk, open or not: that it cannot be opened, that its base image was deleted or
+//! changed under it, that it was recovered after an unclean end. Each is a line in the log, a metric, and a mark in
+//! `list` and `status`.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -58,7 +58,8 @@ pub struct HealthSample {
     pub faults: [bool; Fault::ALL.len()],
     /// Failed attempts to open it.
     pub open_failures: u64,
-    /// Openings after an unclean end, and the last of them in seconds since the epoch; 0: none since the server started.
+    /// Openings after an unclean end, and the last of them in seconds since the epoch; 0: none since the server
+    /// started.
     pub recoveries: u64,
     pub recovered_at: u64,
 }
@@ -93,8 +94,8 @@ impl Known {
     }
 }
 
-/// Whether an error says that the disk itself cannot be opened, and not that the account's keys are not at hand, or that
-/// the disk or the server is about to go.
+/// Whether an error says that the disk itself cannot be opened, and not that the account's keys are not at hand, or
+/// that the disk or the server is about to go.
 fn is_fault(error: &Error) -> bool {
     !matches!(error.kind(), ErrorKind::Revoked | ErrorKind::WrongKey | ErrorKind::Shutdown | ErrorKind::InUse)
 }

@@ -2,10 +2,11 @@
 //!
 //! - A disk that clones read from is hidden by its settings, durably; nothing of it goes before that.
 //! - From then on only the snapshots that its clones read from are kept: what was written after them, and what other
-//!   snapshots held, can be read by nothing any more. It goes at once, when another clone goes, and, where either was cut
-//!   off, when the account is opened next: in the background of a server, and before a verb ends.
+//!   snapshots held, can be read by nothing any more. It goes at once, when another clone goes, and, where either was
+//!   cut off, when the account is opened next: in the background of a server, and before a verb ends.
 //! - With its last clone it goes for good. A clone has gone when its deletion, or its detachment, is durable.
-//! - Only what is under a MAC of the account says what nothing reads: where a disk cannot be authenticated, all of it stays.
+//! - Only what is under a MAC of the account says what nothing reads: where a disk cannot be authenticated, all of it
+//!   stays.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -88,8 +89,8 @@ impl Shared {
         self.has_unknown || (!self.clones_of(entry.uuid).is_empty() && !mutant!(SourceNotKept))
     }
 
-    /// The snapshots that clones read from, by id, each once, of every disk. Settings are read anew, and checked: nothing is
-    /// dropped on the word of a file that somebody else may have written.
+    /// The snapshots that clones read from, by id, each once, of every disk. Settings are read anew, and checked:
+    /// nothing is dropped on the word of a file that somebody else may have written.
     fn lines_read(&self) -> Result<LinesRead> {
         if self.has_unknown {
             return Err(Error::new(ErrorKind::InUse, "a disk that cannot be read may be a clone of any other"));
@@ -150,8 +151,8 @@ impl Shared {
         Disk::open(dir, Some(keys), None, Access::ReadWrite, true, self.setup.options.clone())
     }
 
-    /// After a clone has gone, durably: the snapshot that was drawn for it goes, or, of a hidden disk, all that no other
-    /// clone reads, and a hidden disk without clones. What fails is tried again when the account is opened next.
+    /// After a clone has gone, durably: the snapshot that was drawn for it goes, or, of a hidden disk, all that no
+    /// other clone reads, and a hidden disk without clones. What fails is tried again when the account is opened next.
     pub(super) fn let_parent_go(&self, parent: &Parent) {
         let entry = self.all_entries().into_iter().find(|entry| entry.uuid == parent.disk);
         let Some(entry) = entry else { return };

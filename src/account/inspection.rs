@@ -1,8 +1,9 @@
-//! The thread of a server that looks after its disks: whether those that nobody has asked for yet would open, and whether
-//! the bases of all are still what they were.
+//! The thread of a server that looks after its disks: whether those that nobody has asked for yet would open, and
+//! whether the bases of all are still what they were.
 //!
 //! 1. Nothing is changed, and a disk is looked at in the time that opening it takes; in between the thread rests for
-//!    several times as long. So a server of thousands of disks starts at once, and hears of its damaged ones in a while.
+//!    several times as long. So a server of thousands of disks starts at once, and hears of its damaged ones in a
+//!    while.
 //! 2. Where the keys are not at hand, nothing is looked at.
 
 use std::sync::{Arc, Weak};

@@ -70,8 +70,8 @@ pub enum Depth {
     Kek,
     /// The account key too, by one with this id, and every disk goes on under a fresh data key.
     AccountKey { id: Uuid },
-    /// The same, and a re-encryption of everything is to follow. One that is unfinished is gone on with if the KEK is the one
-    /// in use.
+    /// The same, and a re-encryption of everything is to follow. One that is unfinished is gone on with if the KEK is
+    /// the one in use.
     Compromised { id: Uuid },
 }
 
@@ -122,10 +122,10 @@ pub struct KeysErased {
 }
 
 impl Registry {
-    /// Puts the account under another KEK, or records that it comes from another source now. With a new account key everything
-    /// above the data keys is new: every disk is moved to that account key, while it is served, and stores what is written
-    /// from then on under a fresh data key. An earlier replacement that was cut off is finished first; with the KEK in use
-    /// that is all.
+    /// Puts the account under another KEK, or records that it comes from another source now. With a new account key
+    /// everything above the data keys is new: every disk is moved to that account key, while it is served, and stores
+    /// what is written from then on under a fresh data key. An earlier replacement that was cut off is finished first;
+    /// with the KEK in use that is all.
     pub fn rotate_kek(&self, kek: &DerivedKeys, source: SourceRecord, depth: Depth) -> Result<KekRotated> {
         let _changing = self.shared.changing.lock();
         let mut ring = self.shared.require_keys()?;
@@ -190,8 +190,8 @@ impl Registry {
         }
     }
 
-    /// Moves every disk to the current account key, and forgets the retiring one if all could be moved; `reencrypt`: with a
-    /// note that everything is to be re-encrypted.
+    /// Moves every disk to the current account key, and forgets the retiring one if all could be moved; `reencrypt`:
+    /// with a note that everything is to be re-encrypted.
     fn finish_replacement(&self, ring: KeyRing, reencrypt: bool) -> Result<(KeyRing, Moved)> {
         let damaged = self.damaged().iter();
         let left = damaged.map(|(folder, error)| Left { name: format!("disks/{folder}"), error: error.clone() });
@@ -215,7 +215,8 @@ impl Registry {
         Ok((ring, moved))
     }
 
-    /// Notes that the re-encryption of everything has ended. [`ErrorKind::InUse`] while some disk has not been gone through.
+    /// Notes that the re-encryption of everything has ended. [`ErrorKind::InUse`] while some disk has not been gone
+    /// through.
     pub fn end_reencryption(&self) -> Result<ReencryptionEnded> {
         let _changing = self.shared.changing.lock();
         let ring = self.shared.require_keys()?;
@@ -307,7 +308,8 @@ impl Registry {
         Ok(KeysRevoked { account_key_held: !watch.all_gone(), ..revoked })
     }
 
-    /// Of what clients have read and written nothing stays in the buffers of a server; `from_now_on`: nor of what they send.
+    /// Of what clients have read and written nothing stays in the buffers of a server; `from_now_on`: nor of what they
+    /// send.
     fn forget_guest_data(&self, from_now_on: bool) {
         if let Some(door) = self.door.get() {
             door.forget(from_now_on);
@@ -336,8 +338,8 @@ impl Registry {
         Ok(KeysRestored { were_revoked: true, left })
     }
 
-    /// Destroys the data keys of a disk. Its clients, if any, get errors from here on. Answers what of its content can be
-    /// read all the same. [`ErrorKind::InUse`] while a clone that has its own keys reads from it.
+    /// Destroys the data keys of a disk. Its clients, if any, get errors from here on. Answers what of its content can
+    /// be read all the same. [`ErrorKind::InUse`] while a clone that has its own keys reads from it.
     pub fn erase_disk_keys(&self, disk: &DiskRef) -> Result<KeysErased> {
         let _changing = self.shared.changing.lock();
         let entry = self.shared.find_entry(disk)?;

@@ -54,8 +54,8 @@ pub enum KeyRequest {
     CheckLog,
 }
 
-/// What is done only for a verb that has the KEK, also where a server holds the account open: to reach the server is not
-/// enough to lock its owner out, or to carry a key away.
+/// What is done only for a verb that has the KEK, also where a server holds the account open: to reach the server is
+/// not enough to lock its owner out, or to carry a key away.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum ProvenRequest {

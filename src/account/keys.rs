@@ -21,8 +21,8 @@ use crate::{Error, ErrorKind, Result};
 impl Settings {
     /// Wraps the account key under another KEK. The old KEK opens the account until this is durable, and never after.
     ///
-    /// `Ok(false)`: it is the KEK in use, from another source. Only the source is changed then, and nothing is promised of
-    /// where it came from before. [`ErrorKind::InvalidInput`] when the source is the old one too.
+    /// `Ok(false)`: it is the KEK in use, from another source. Only the source is changed then, and nothing is promised
+    /// of where it came from before. [`ErrorKind::InvalidInput`] when the source is the old one too.
     pub fn rotate_kek(
         &mut self,
         dir: &dyn Dir,
@@ -48,9 +48,9 @@ impl Settings {
         Ok(is_another)
     }
 
-    /// Adds a new account key with the id `id`, current from now on; the old one is retiring. Both are wrapped under `kek`, a
-    /// new KEK: under the one in use, whoever has that would still open everything ([`ErrorKind::InvalidInput`]).
-    /// [`ErrorKind::InUse`] while an earlier replacement is unfinished.
+    /// Adds a new account key with the id `id`, current from now on; the old one is retiring. Both are wrapped under
+    /// `kek`, a new KEK: under the one in use, whoever has that would still open everything
+    /// ([`ErrorKind::InvalidInput`]). [`ErrorKind::InUse`] while an earlier replacement is unfinished.
     pub fn add_account_key(
         &mut self,
         dir: &dyn Dir,
@@ -77,8 +77,8 @@ impl Settings {
         Ok(ring)
     }
 
-    /// Forgets the retiring account key, which no disk needs any more. With `reencrypt` it is noted that a re-encryption of
-    /// everything is to follow.
+    /// Forgets the retiring account key, which no disk needs any more. With `reencrypt` it is noted that a
+    /// re-encryption of everything is to follow.
     pub fn drop_retiring_key(&mut self, dir: &dyn Dir, ring: &KeyRing, reencrypt: bool) -> Result<KeyRing> {
         let ring = ring.without_retiring();
         self.change(dir, &ring, |next| {
@@ -122,8 +122,8 @@ impl Settings {
     /// Destroys the wrapped account keys: overwritten where they lie, synced, read back, and then gone from the file.
     /// No KEK is needed. Asked for again after a crash it finishes.
     ///
-    /// Where the file is as this program writes it, only the keys are overwritten, so that a crash leaves an account. Of
-    /// one that is damaged nobody knows where in it a key may lie: all of it goes.
+    /// Where the file is as this program writes it, only the keys are overwritten, so that a crash leaves an account.
+    /// Of one that is damaged nobody knows where in it a key may lie: all of it goes.
     pub fn erase_account_keys(&mut self, dir: &dyn Dir) -> Result<()> {
         match whole::read(dir, FILE, LIMIT).ok().and_then(|content| Self::without_keys(dir, content)) {
             Some(text) => whole::overwrite(dir, FILE, text.as_bytes())?,

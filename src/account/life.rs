@@ -1,5 +1,5 @@
-//! Disks come and go, and change: create, delete, rename, resize, rebase. That each is there whole or not at all, at any
-//! crash, is the business of [`Folder`](super::folder::Folder).
+//! Disks come and go, and change: create, delete, rename, resize, rebase. That each is there whole or not at all, at
+//! any crash, is the business of [`Folder`](super::folder::Folder).
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;

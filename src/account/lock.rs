@@ -3,14 +3,14 @@
 //! Whoever changes an account (a server, or one verb) holds it exclusively; verbs that only read hold it shared. The
 //! lock alone decides whether an account is in use: the kernel drops it when its holder dies, however that happens. The
 //! file's content, the note of the exclusive holder, only tells others where to find it, and may be stale. A process id
-//! means something on one host and in one pid namespace only, so both stand beside it. A holder that ends in order blanks
-//! its note: so who finds one knows that the one before was killed, or failed, and left in the page cache what looks
-//! durable and may not be.
+//! means something on one host and in one pid namespace only, so both stand beside it. A holder that ends in order
+//! blanks its note: so who finds one knows that the one before was killed, or failed, and left in the page cache what
+//! looks durable and may not be.
 //!
-//! The file keeps its block: a note is overwritten in place, padded, and blanked with spaces, so that the next holder can
-//! tell where it is on a file system without any space. Where the file has no block (an earlier version emptied it, or it
-//! was restored without content) and none can be had, the file is made longer by a hole: that, too, is no blank note, and
-//! verbs look for the control socket where it is by default.
+//! The file keeps its block: a note is overwritten in place, padded, and blanked with spaces, so that the next holder
+//! can tell where it is on a file system without any space. Where the file has no block (an earlier version emptied it,
+//! or it was restored without content) and none can be had, the file is made longer by a hole: that, too, is no blank
+//! note, and verbs look for the control socket where it is by default.
 
 use std::fmt;
 use std::fs;
@@ -70,7 +70,8 @@ impl Holder {
     }
 }
 
-/// The holder as a message names it to this process: `process 7`, and the host or container of that where it is another.
+/// The holder as a message names it to this process: `process 7`, and the host or container of that where it is
+/// another.
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let here = Self::this(None);
@@ -138,7 +139,8 @@ impl AccountLock {
         self.abandoned
     }
 
-    /// To be called once all that an exclusive holder changed is durable. Should it fail, the next one only has more to do.
+    /// To be called once all that an exclusive holder changed is durable. Should it fail, the next one only has more to
+    /// do.
     pub fn end_in_order(&self) {
         if self.hold == Hold::Exclusive {
             let _ = if mutant!(LockEmptied) { self.file.set_size(0) } else { self.write(&[]) };

@@ -1,8 +1,8 @@
 //! Making an account directory.
 //!
 //! account.toml is written last: a directory without it is no account, and can be made into one. What a failed attempt
-//! made is taken back. In a directory that another user owns already, root makes the account of that user, with that user's
-//! rights.
+//! made is taken back. In a directory that another user owns already, root makes the account of that user, with that
+//! user's rights.
 
 use std::fs::{self, DirBuilder};
 use std::io;
@@ -97,8 +97,8 @@ impl Drop for Place {
     }
 }
 
-/// Files and empty directories that are removed again when this is dropped, the last one first, with the rights of the owner
-/// that is known by then. What fails is left: there is nothing better to do.
+/// Files and empty directories that are removed again when this is dropped, the last one first, with the rights of the
+/// owner that is known by then. What fails is left: there is nothing better to do.
 #[derive(Debug, Default)]
 struct Made {
     paths: Vec<PathBuf>,

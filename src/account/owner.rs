@@ -4,8 +4,8 @@
 //!    another user is refused, and so is one in which others than its owner may write: what lies there is not the
 //!    caller's word.
 //! 2. Root becomes the owner: what it makes there is the owner's, and it reads no more than the owner may. That holds
-//!    for the one access ([`Owner::act`]) and the threads that begin in it; what the caller itself named (a key file, an
-//!    image, the file of an export) is opened outside of it, with the caller's rights.
+//!    for the one access ([`Owner::act`]) and the threads that begin in it; what the caller itself named (a key file,
+//!    an image, the file of an export) is opened outside of it, with the caller's rights.
 //! 3. All of that is asked of the open directory, through which everything in it is reached then; so what somebody puts
 //!    at its path meanwhile is another directory, and not looked at.
 
@@ -51,8 +51,8 @@ struct Ids {
 }
 
 impl Owner {
-    /// The owner of the account directory `dir`, with what lies in it so far. [`ErrorKind::InvalidInput`] where it is not
-    /// the caller's to trust.
+    /// The owner of the account directory `dir`, with what lies in it so far. [`ErrorKind::InvalidInput`] where it is
+    /// not the caller's to trust.
     pub fn of(dir: &RealDir) -> Result<Self> {
         let failed = |error: Errno| Error::io("cannot examine the account", error.into()).at_path(dir.path());
         let stat = rustix::fs::fstat(dir).map_err(failed)?;

@@ -7,8 +7,8 @@
 //!   always: account.toml durable, every open disk told, then the answer.
 //! - A disk that nobody uses stays open for the next who asks, but no more than so many do: those longest unused are
 //!   closed. So an account of thousands of disks takes the memory and descriptors of those in use.
-//! - Locks are taken in this order: `changing`, the gate, a disk's own state (a clone's before that of what it is a clone
-//!   of), the table of disks, the keys.
+//! - Locks are taken in this order: `changing`, the gate, a disk's own state (a clone's before that of what it is a
+//!   clone of), the table of disks, the keys.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -303,8 +303,8 @@ impl Registry {
         self.shared.entry(name).is_ok_and(|entry| entry.unfinished.load(Ordering::SeqCst))
     }
 
-    /// Of the disks after `after`, or of all, the first `most` that `shown` lets through and into which no copy is under
-    /// way. Takes the time and memory of those alone, where most are let through.
+    /// Of the disks after `after`, or of all, the first `most` that `shown` lets through and into which no copy is
+    /// under way. Takes the time and memory of those alone, where most are let through.
     pub fn names_after(
         &self,
         after: Option<&BlobName>,
@@ -447,7 +447,8 @@ impl Shared {
         }
     }
 
-    /// To be held by whoever adds, removes or renames disks. [`ErrorKind::Poisoned`] after such a change failed half-way.
+    /// To be held by whoever adds, removes or renames disks. [`ErrorKind::Poisoned`] after such a change failed
+    /// half-way.
     pub(super) fn change_disks(&self) -> Result<MutexGuard<'_, ()>> {
         let changing = self.changing.lock();
         self.folder.check()?;

@@ -27,8 +27,8 @@ use crate::{Error, ErrorKind, Result};
 const PATIENCE: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(20);
 
-/// Gives the account's keys. Not asked where a server has them already. Called with the caller's rights; what the account
-/// itself names is the owner's to open.
+/// Gives the account's keys. Not asked where a server has them already. Called with the caller's rights; what the
+/// account itself names is the owner's to open.
 pub type Unlock<'a> = dyn Fn(&Settings, &Owner) -> Result<Keys> + 'a;
 
 /// Hears which image files the disks lie over, once everything else of a server's start is read and before its first
@@ -85,8 +85,8 @@ impl Session {
         matches!(self.way, Way::There(_))
     }
 
-    /// The same, with a line in the audit log `log` for what is done in this process. A server has its own. The file is the
-    /// owner's where the owner may make it, else opened as the user who names it.
+    /// The same, with a line in the audit log `log` for what is done in this process. A server has its own. The file is
+    /// the owner's where the owner may make it, else opened as the user who names it.
     pub fn logged(self, log: Option<&Path>) -> Result<Self> {
         if let (Way::Here(registry), Some(path)) = (&self.way, log) {
             let log = AuditLog::at(path);
@@ -138,8 +138,8 @@ impl Session {
     }
 }
 
-/// Opens the account in `dir` for a server, which holds it until it ends, as its owner from now on. [`ErrorKind::InUse`]
-/// at once if there is a server already.
+/// Opens the account in `dir` for a server, which holds it until it ends, as its owner from now on.
+/// [`ErrorKind::InUse`] at once if there is a server already.
 pub fn open_to_serve(dir: &Path, unlock: &Unlock<'_>, ready: &Ready<'_>) -> Result<Registry> {
     let (account, owner) = find(dir)?;
     match owner.act(|| reach(&account, &owner, Hold::Exclusive))? {

@@ -134,8 +134,8 @@ impl Registry {
     }
 
     /// Makes the disk what the snapshot sees. `drops` are the later snapshots that the user was told of: more are not
-    /// dropped. [`ErrorKind::InUse`] while a client has the disk attached, whose caches would no longer fit it, or one of
-    /// the later snapshots, and while a clone pins one of them.
+    /// dropped. [`ErrorKind::InUse`] while a client has the disk attached, whose caches would no longer fit it, or one
+    /// of the later snapshots, and while a clone pins one of them.
     pub fn roll_back(&self, name: &BlobName, snapshot: &SnapshotName, drops: &[String]) -> Result<()> {
         let _changing = self.shared.change_disks()?;
         self.disk(name)?;
@@ -207,8 +207,8 @@ pub(super) fn check_free(attached: &mut Vec<Attached>, entry: &Entry, goes: impl
     }
 }
 
-/// Calls `body` with the open disk of `entry` while nobody else has it or can get it. [`ErrorKind::InUse`] when it stays
-/// attached.
+/// Calls `body` with the open disk of `entry` while nobody else has it or can get it. [`ErrorKind::InUse`] when it
+/// stays attached.
 pub(super) fn with_alone<T>(entry: &Entry, body: impl FnOnce(&Disk) -> Result<T>) -> Result<T> {
     let deadline = Instant::now() + PATIENCE;
     loop {

@@ -38,8 +38,9 @@ impl<X> Ahead<X> {
     }
 }
 
-/// Calls `fill` again and again in another thread, each time with a buffer of `size` bytes, until it has nothing more or
-/// fails, and gives `body` what it made. When `body` returns early, a call of `fill` that is under way is waited for.
+/// Calls `fill` again and again in another thread, each time with a buffer of `size` bytes, until it has nothing more
+/// or fails, and gives `body` what it made. When `body` returns early, a call of `fill` that is under way is waited
+/// for.
 pub fn read_ahead<X: Send, R>(
     size: usize,
     mut fill: impl FnMut(&mut [u8]) -> Result<Option<Read<X>>> + Send,

@@ -1,9 +1,9 @@
 //! The format of an image that is opened without one being given.
 //!
-//! **What a guest can write decides nothing.** Every byte of a raw image is its guest's, the last sector too: a footer that
-//! a guest puts there must not make a VHD of its disk, least of all one that is read from other files of the host. So the
-//! format is in the name: a VHD is what is called `.vhd` or `.avhd`, anything else is raw. Where name and content
-//! contradict each other the image is refused, with the two words of which the user gives one.
+//! **What a guest can write decides nothing.** Every byte of a raw image is its guest's, the last sector too: a footer
+//! that a guest puts there must not make a VHD of its disk, least of all one that is read from other files of the host.
+//! So the format is in the name: a VHD is what is called `.vhd` or `.avhd`, anything else is raw. Where name and
+//! content contradict each other the image is refused, with the two words of which the user gives one.
 
 use std::path::Path;
 

@@ -1,9 +1,9 @@
-//! A file of the host, open for reading: what base images and VHD chains are read from, and, for a copy that reads it once,
-//! a block device.
+//! A file of the host, open for reading: what base images and VHD chains are read from, and, for a copy that reads it
+//! once, a block device.
 //!
-//! Of a regular file inode, times and length tell whether it was touched. Of a device nothing does: its times do not change
-//! with its content. So a device is never a base, and what reads one holds it exclusively where it can: then nothing can
-//! mount it meanwhile.
+//! Of a regular file inode, times and length tell whether it was touched. Of a device nothing does: its times do not
+//! change with its content. So a device is never a base, and what reads one holds it exclusively where it can: then
+//! nothing can mount it meanwhile.
 
 use std::fs;
 use std::io;
@@ -76,8 +76,8 @@ impl HostFile {
         self.device.is_some_and(|device| device.in_use)
     }
 
-    /// Takes a descriptor that somebody else opened. [`ErrorKind::InvalidInput`] for anything but a regular file that can
-    /// be read in pieces of any size. `path` is for messages.
+    /// Takes a descriptor that somebody else opened. [`ErrorKind::InvalidInput`] for anything but a regular file that
+    /// can be read in pieces of any size. `path` is for messages.
     pub(crate) fn from_fd(fd: OwnedFd, path: &Path) -> Result<Self> {
         let failed = |errno: Errno| Error::io("cannot examine the image", errno.into()).at_path(path);
         let flags = rustix::fs::fcntl_getfl(&fd).map_err(failed)?;

@@ -1,9 +1,9 @@
 //! What tells a base image from any other: recorded when a disk is made over it, compared when the disk is opened.
 //!
-//! A digest of a whole image would take minutes. So the identity of a file is its length, its VHD unique id and a digest
-//! over all that describes it and a sample of its content, spread over the file at places that only the length decides.
-//! Files up to [`WHOLE`] bytes are digested whole. A change that keeps length, id and sample is told (the file's times
-//! differ) but not refused; who wants certainty records the full digest too ([`super::verify`]).
+//! A digest of a whole image would take minutes. So the identity of a file is its length, its VHD unique id and a
+//! digest over all that describes it and a sample of its content, spread over the file at places that only the length
+//! decides. Files up to [`WHOLE`] bytes are digested whole. A change that keeps length, id and sample is told (the
+//! file's times differ) but not refused; who wants certainty records the full digest too ([`super::verify`]).
 
 use std::ops::Range;
 use std::path::PathBuf;

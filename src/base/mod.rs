@@ -54,8 +54,8 @@ pub trait BaseImage: Send + Sync + fmt::Debug {
     /// A run is [`BaseRun::Zero`] only when the *format* says that it reads as zeros, never from holes of the file.
     fn runs(&self, offset: u64, len: u64, visit: &mut dyn FnMut(BaseRun, u64)) -> Result<()>;
 
-    /// Looks whether the files of the image are still what they were, at once. [`ErrorKind::BaseChanged`] where they are not;
-    /// else a file that was deleted while it is open, if there is one.
+    /// Looks whether the files of the image are still what they were, at once. [`ErrorKind::BaseChanged`] where they
+    /// are not; else a file that was deleted while it is open, if there is one.
     fn check(&self) -> Result<Option<DeletedFile>> {
         Ok(None)
     }

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use crate::{Error, ErrorKind, Result};
 
-/// The address `text`: a number and a port, or `localhost` and a port. No other name is looked up: what it stands for could
-/// change, and with it who reaches the server.
+/// The address `text`: a number and a port, or `localhost` and a port. No other name is looked up: what it stands for
+/// could change, and with it who reaches the server.
 pub(super) fn parse(text: &str) -> Result<SocketAddr> {
     let numbers = text.strip_prefix("localhost:").map(|port| format!("127.0.0.1:{port}"));
     numbers.as_deref().unwrap_or(text).parse().map_err(|_| {

@@ -140,8 +140,8 @@ impl Audit {
     }
 }
 
-/// The disk, and what each of its layers stores. Layers come and go while a served disk is read: one that has gone since
-/// is left out, and one that has come is read too, so that the layers are those of one moment, the last.
+/// The disk, and what each of its layers stores. Layers come and go while a served disk is read: one that has gone
+/// since is left out, and one that has come is read too, so that the layers are those of one moment, the last.
 pub(super) fn read_layers(
     session: &Session,
     name: &DiskRef,

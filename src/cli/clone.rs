@@ -24,10 +24,11 @@ use crate::crypto::kek::{IntoKekOptions, KekOptions};
 /// kept for it. The source can go on, and be renamed or deleted; what the clone needs of it stays until the clone is
 /// deleted. Clones of clones can go on to the 31st generation.
 ///
-/// With --full everything is copied, so that the new disk needs nothing of the source, nor of its base image, and all of it
-/// is encrypted while encryption is on. With --into the copy is made in another account, under the keys of that one. What was
-/// written is read back and compared. Until it is whole the new disk is not served, and no verb but delete takes it; when it
-/// was interrupted, the same command goes on. A disk that is being served is copied as it is at the beginning.
+/// With --full everything is copied, so that the new disk needs nothing of the source, nor of its base image, and all
+/// of it is encrypted while encryption is on. With --into the copy is made in another account, under the keys of that
+/// one. What was written is read back and compared. Until it is whole the new disk is not served, and no verb but
+/// delete takes it; when it was interrupted, the same command goes on. A disk that is being served is copied as it is
+/// at the beginning.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -49,7 +49,8 @@ impl Context {
         }
     }
 
-    /// As [`Context::show`], for a server: it goes on whether or not the answer can be written, and waits for no reader.
+    /// As [`Context::show`], for a server: it goes on whether or not the answer can be written, and waits for no
+    /// reader.
     pub(super) fn announce(&self, document: &impl Serialize, text: impl Display) -> Outcome {
         let text = match self.json {
             true => serde_json::to_string_pretty(document).map_err(|e| Error::io("JSON failed", e.into()))?,

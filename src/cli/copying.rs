@@ -66,8 +66,8 @@ pub(super) fn read(session: &Session, view: &ViewName) -> Result<(Reading, Clien
     Ok((reading, client))
 }
 
-/// Copies into the disk `name`: a new one, or the one that an earlier attempt began. It has `size` bytes at the end, if not
-/// as many as the source.
+/// Copies into the disk `name`: a new one, or the one that an earlier attempt began. It has `size` bytes at the end, if
+/// not as many as the source.
 pub(super) fn copy(
     context: &Context,
     session: &Session,

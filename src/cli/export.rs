@@ -28,8 +28,9 @@ use crate::{Error, ErrorKind, Result, text};
 ///
 /// A disk that is being served is copied as it is at the beginning: through a snapshot that is taken for the copy and
 /// deleted after it. Holes and zeros take no space; what was written is read back and compared. A fixed VHD is made for
-/// upload to Azure: zeros are added up to whole MiB, and 20 of them, unless --exact-size is given. Until it is whole the file
-/// is called FILE.sealdisk-part; when it was interrupted, the same command goes on with that. No file is overwritten.
+/// upload to Azure: zeros are added up to whole MiB, and 20 of them, unless --exact-size is given. Until it is whole
+/// the file is called FILE.sealdisk-part; when it was interrupted, the same command goes on with that. No file is
+/// overwritten.
 ///
 /// FILE may be -, for standard output: raw or fixed, every byte, and not compared.
 #[derive(Debug, Args)]

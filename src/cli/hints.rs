@@ -76,7 +76,8 @@ fn wrong(hint: &str, verbs: &[&str]) -> Vec<String> {
     wrong
 }
 
-/// The hints that a source file gives: what stands in string literals behind `hint(`, up to the parenthesis that closes.
+/// The hints that a source file gives: what stands in string literals behind `hint(`, up to the parenthesis that
+/// closes.
 fn hints(source: &str) -> Vec<String> {
     let mut hints = Vec::new();
     let code = source.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();

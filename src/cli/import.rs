@@ -29,10 +29,10 @@ use crate::{Error, ErrorKind, Result, text};
 /// Copy an image into a new disk; what is copied is encrypted while encryption is on
 ///
 /// SOURCE is a VHD of any kind with its parents, a raw image, a block device, `nbd://HOST[:PORT]/EXPORT` or
-/// `nbd+unix:///EXPORT?socket=PATH` of any NBD server, or `-`: standard input, a raw image or a fixed VHD. Holes and zeros
-/// take no space. What was written is made durable, read back and compared. Until all of it is there the disk is not served,
-/// and no verb but delete takes it. When it was interrupted, the same command goes on, as long as the source has not
-/// changed; a stream is read from its beginning again and compared.
+/// `nbd+unix:///EXPORT?socket=PATH` of any NBD server, or `-`: standard input, a raw image or a fixed VHD. Holes and
+/// zeros take no space. What was written is made durable, read back and compared. Until all of it is there the disk is
+/// not served, and no verb but delete takes it. When it was interrupted, the same command goes on, as long as the
+/// source has not changed; a stream is read from its beginning again and compared.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

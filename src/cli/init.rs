@@ -18,9 +18,9 @@ use crate::text;
 
 /// Make an account: a directory for disks and their wrapped keys
 ///
-/// Without a key option a new key-encryption key is made in ~/.config/sealdisk: apart from the account directory, but in the
-/// open, and most often on the same disk. Whoever has the account directory but not this key can read nothing that is
-/// encrypted; whoever loses it cannot either.
+/// Without a key option a new key-encryption key is made in ~/.config/sealdisk: apart from the account directory, but
+/// in the open, and most often on the same disk. Whoever has the account directory but not this key can read nothing
+/// that is encrypted; whoever loses it cannot either.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

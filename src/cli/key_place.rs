@@ -1,5 +1,5 @@
-//! Where the key-encryption key of an account lies, and what to do about it, for its owner: `init` and `rotate-kek` end with
-//! that.
+//! Where the key-encryption key of an account lies, and what to do about it, for its owner: `init` and `rotate-kek` end
+//! with that.
 
 use std::fmt::{self, Display};
 use std::os::unix::fs::MetadataExt;

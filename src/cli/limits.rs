@@ -51,8 +51,8 @@ pub(super) struct LimitOptions {
     /// Cut off a client that stops within a request, or takes no replies [default: 30]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     stall_timeout: Option<Duration>,
-    /// Answer attached clients "shutting down" for so long at the end; 0 lets clients that attach again by themselves go on
-    /// over a restart [default: 0.5]
+    /// Answer attached clients "shutting down" for so long at the end; 0 lets clients that attach again by themselves
+    /// go on over a restart [default: 0.5]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     shutdown_grace: Option<Duration>,
 }

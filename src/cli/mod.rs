@@ -75,7 +75,8 @@ const EVERYWHERE: &str = "Options of every verb";
 
 /// Encrypted page-blob disks over NBD.
 ///
-/// An account is a directory with an encryption setting, wrapped keys and disks. `sealdisk quickstart` shows it at work.
+/// An account is a directory with an encryption setting, wrapped keys and disks. `sealdisk quickstart` shows it at
+/// work.
 #[derive(Debug, Parser)]
 #[command(name = "sealdisk", version = version(), max_term_width = 100, propagate_version = true, after_help = "\
 Examples:
@@ -100,8 +101,8 @@ pub struct Cli {
     /// Print one JSON document, also on failure
     #[arg(long, global = true, help_heading = EVERYWHERE)]
     json: bool,
-    /// Append a line for each act on the account to this file, chained under the account's key; a server's own `--audit-log`
-    /// counts while the account is served. `sealdisk audit --log FILE` checks it
+    /// Append a line for each act on the account to this file, chained under the account's key; a server's own
+    /// `--audit-log` counts while the account is served. `sealdisk audit --log FILE` checks it
     #[arg(
         long,
         global = true,

@@ -35,8 +35,8 @@ const EXAMPLE_FILE: &str = "example.vhd";
 
 /// Make an account and a disk if there are none, serve it, and print how to attach it
 ///
-/// The disk lies over IMAGE, which stays as it is; without IMAGE over a small example. It is served on a unix socket that
-/// only its user can open. Run again, it serves what is there. Ctrl-C ends it.
+/// The disk lies over IMAGE, which stays as it is; without IMAGE over a small example. It is served on a unix socket
+/// that only its user can open. Run again, it serves what is there. Ctrl-C ends it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

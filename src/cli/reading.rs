@@ -1,8 +1,9 @@
-//! What the verbs share that read images of files: what they say of them, and what they give up before they look into one.
+//! What the verbs share that read images of files: what they say of them, and what they give up before they look into
+//! one.
 //!
-//! An image comes from anywhere, and so do its parents' names. A verb that parses one confines itself first, as a server
-//! does ([`crate::confine`]): it keeps the files that it was given, the folders in which parents may lie if the image has any,
-//! the account, and the way to the account's server.
+//! An image comes from anywhere, and so do its parents' names. A verb that parses one confines itself first, as a
+//! server does ([`crate::confine`]): it keeps the files that it was given, the folders in which parents may lie if the
+//! image has any, the account, and the way to the account's server.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};

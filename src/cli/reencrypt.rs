@@ -22,9 +22,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Encrypt what was stored before: pages in plaintext, and pages under an older data key
 ///
-/// Clients go on meanwhile, and what they write wins. It can be ended at any time (Ctrl-C, a crash): started again it goes
-/// on with what is left. It pauses while encryption is off, and nothing is ever decrypted. What a snapshot holds stays as
-/// it is until the snapshot is deleted.
+/// Clients go on meanwhile, and what they write wins. It can be ended at any time (Ctrl-C, a crash): started again it
+/// goes on with what is left. It pauses while encryption is off, and nothing is ever decrypted. What a snapshot holds
+/// stays as it is until the snapshot is deleted.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -40,8 +40,8 @@ pub(super) struct Reencrypt {
     all: bool,
     /// What is read from the base image, or in a clone from another disk, too: the disk then no longer needs it
     ///
-    /// What is empty in an image stays empty. A clone is detached at the end from the disk that it is a clone of, unless a
-    /// snapshot of it reads from there; what was kept of that disk for this clone alone goes.
+    /// What is empty in an image stays empty. A clone is detached at the end from the disk that it is a clone of,
+    /// unless a snapshot of it reads from there; what was kept of that disk for this clone alone goes.
     #[arg(long)]
     include_base: bool,
     /// Bytes a second at most: 50M
@@ -100,7 +100,8 @@ fn detach(session: &Session, names: Vec<DiskRef>, sweep: Sweep) -> Result<Vec<se
     started.collect()
 }
 
-/// Re-encrypts a disk and shows how far it is; gives a line of text (`text`) and what it says for programs (`document`).
+/// Re-encrypts a disk and shows how far it is; gives a line of text (`text`) and what it says for programs
+/// (`document`).
 pub(super) fn wait(
     context: &Context,
     session: &Session,

@@ -1,5 +1,5 @@
-//! The thread of a server that reads certificates and access rules again when it is told to, and looks at their time once a day. It is a
-//! thread of its own: a file system that hangs holds up neither a signal nor a client.
+//! The thread of a server that reads certificates and access rules again when it is told to, and looks at their time
+//! once a day. It is a thread of its own: a file system that hangs holds up neither a signal nor a client.
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};

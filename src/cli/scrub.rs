@@ -16,8 +16,8 @@ use crate::crypto::kek::KekOptions;
 /// A server does this by itself in the background; with --wait it is done when the verb returns. On an account that is
 /// not being served it is always waited for.
 ///
-/// What no record of the disk names stays: a crash leaves such bytes, of writes that never were durable, and so does a log
-/// that lost its end, of data. --unaccounted is about those (docs/durability.md).
+/// What no record of the disk names stays: a crash leaves such bytes, of writes that never were durable, and so does a
+/// log that lost its end, of data. --unaccounted is about those (docs/durability.md).
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -196,8 +196,8 @@ impl Service {
     }
 
     /// Serves until a signal comes; then accepts no more, finishes what is in flight, flushes and closes every disk.
-    /// A later signal ends the process at once, as a crash would: see [`EndSignals`]. SIGHUP has certificates read again,
-    /// unless the terminal is gone: see [`Terminal`].
+    /// A later signal ends the process at once, as a crash would: see [`EndSignals`]. SIGHUP has certificates read
+    /// again, unless the terminal is gone: see [`Terminal`].
     pub(super) fn run(self) -> Result<()> {
         let Self { registry, manager, control, server, mut metrics, runtime, signals, .. } = self;
         if let Some(metrics) = &mut metrics {

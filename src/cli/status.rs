@@ -20,9 +20,9 @@ const SHOWN: usize = 32;
 /// Show the account: its setting, its key, and how the bytes of its disks are stored
 ///
 /// In numbers: base (in an image, as it came), plain (written while encryption was off), encrypted, zero (stored
-/// nowhere), and what waits to be scrubbed: pages that were overwritten in another form and still lie in a file. Below, the
-/// encrypted pages of each disk by data key; `current` is the key of what is written now. Where none is, encryption is off,
-/// or the next write makes one. While the account is served, at the end who is attached.
+/// nowhere), and what waits to be scrubbed: pages that were overwritten in another form and still lie in a file. Below,
+/// the encrypted pages of each disk by data key; `current` is the key of what is written now. Where none is, encryption
+/// is off, or the next write makes one. While the account is served, at the end who is attached.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

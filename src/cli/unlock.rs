@@ -39,8 +39,9 @@ pub(super) fn unlock(options: &KekOptions, need: KeyNeed, settings: &Settings, o
     }
 }
 
-/// The key-encryption key of the account: from where the options say, with the caller's rights; else from where the account
-/// says, and what that names is opened with the rights of its owner. A passphrase that is typed may be mistyped, twice.
+/// The key-encryption key of the account: from where the options say, with the caller's rights; else from where the
+/// account says, and what that names is opened with the rights of its owner. A passphrase that is typed may be
+/// mistyped, twice.
 pub(super) fn kek(options: &KekOptions, settings: &Settings, owner: &Owner) -> Result<Kek> {
     let record = settings.kek_source();
     let given = options.given(record)?;

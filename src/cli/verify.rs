@@ -20,8 +20,8 @@ use crate::{Error, ErrorKind, text};
 
 /// Check a disk: its settings, log and checkpoint, its layers against what they should hold, and its base
 ///
-/// Every checksum and MAC is checked, every layer is read. Of the base, samples are compared; with --base every byte: the
-/// first time its digest (SHA-256) is recorded, afterwards it is compared. Changes nothing else.
+/// Every checksum and MAC is checked, every layer is read. Of the base, samples are compared; with --base every byte:
+/// the first time its digest (SHA-256) is recorded, afterwards it is compared. Changes nothing else.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

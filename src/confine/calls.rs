@@ -1,10 +1,10 @@
 //! Seccomp: which system calls a confined process may make.
 //!
-//! Two filters lie on one another. The first lets pass what the process needs; everything else is answered as by a kernel
-//! that does not have it (ENOSYS), for which every library has another way: so an update of the C library breaks
-//! nothing. The second answers EPERM to what is refused on purpose, so that an error says so; of two refusals the filter
-//! that was added last decides. A call of another architecture (32 bits) ends the process; one of x32 has a number of
-//! its own, which the first filter does not know.
+//! Two filters lie on one another. The first lets pass what the process needs; everything else is answered as by a
+//! kernel that does not have it (ENOSYS), for which every library has another way: so an update of the C library breaks
+//! nothing. The second answers EPERM to what is refused on purpose, so that an error says so; of two refusals the
+//! filter that was added last decides. A call of another architecture (32 bits) ends the process; one of x32 has a
+//! number of its own, which the first filter does not know.
 //!
 //! What a filter cannot see it cannot let pass in part:
 //!
@@ -136,7 +136,8 @@ impl Whose {
     }
 }
 
-/// Filters the calls of every thread, or of this one where it is for a thread, for good. `false`: this kernel has no filters.
+/// Filters the calls of every thread, or of this one where it is for a thread, for good. `false`: this kernel has no
+/// filters.
 pub(super) fn restrict(whose: Whose) -> Result<bool> {
     let unusable = |error: &dyn std::fmt::Display| {
         Error::io("cannot be confined by seccomp", std::io::Error::other(error.to_string()))

@@ -1,6 +1,7 @@
 //! Landlock: which files a confined process may open, and which TCP ports it may bind.
 //!
-//! What is open already stays open. Rules hold for the file or folder that lies at a path now, whatever lies there later.
+//! What is open already stays open. Rules hold for the file or folder that lies at a path now, whatever lies there
+//! later.
 
 use std::path::Path;
 

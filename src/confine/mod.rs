@@ -5,13 +5,13 @@
 //! | the account's files, the recorded images for reading, no others; no TCP connection from here | landlock | `files.rs` |
 //! | the calls of a server that runs: no program, no process, no socket but those bound and accepted | seccomp | `calls.rs`, `arguments.rs` |
 //!
-//! Both are for good and for every thread. Landlock binds the calling thread and the threads that it starts, so it comes
-//! before the first of them; the system calls are cut down last, when every socket is bound. What the server is to open
-//! later it gets as a descriptor, over the control socket. No core file and no new privileges: [`crate::crypto::harden`],
-//! and both of these.
+//! Both are for good and for every thread. Landlock binds the calling thread and the threads that it starts, so it
+//! comes before the first of them; the system calls are cut down last, when every socket is bound. What the server is
+//! to open later it gets as a descriptor, over the control socket. No core file and no new privileges:
+//! [`crate::crypto::harden`], and both of these.
 //!
-//! A server confines itself in two steps, [`Confinement::files`] and [`Confinement::calls`]; a verb that is to read what
-//! others made does so in one, [`verb`].
+//! A server confines itself in two steps, [`Confinement::files`] and [`Confinement::calls`]; a verb that is to read
+//! what others made does so in one, [`verb`].
 
 use std::fmt;
 use std::path::PathBuf;
@@ -68,8 +68,8 @@ pub struct Needs {
     pub folders: Vec<PathBuf>,
     /// Files that are read again when others have taken their place.
     pub reread: Vec<PathBuf>,
-    /// Files and folders that are there, for reading and writing; below folders, files and folders are also made, renamed
-    /// within their folder, and removed. For a server: the account directory.
+    /// Files and folders that are there, for reading and writing; below folders, files and folders are also made,
+    /// renamed within their folder, and removed. For a server: the account directory.
     pub changed: Vec<PathBuf>,
     /// Folders in which files that have no name yet get one. Nothing there is opened for it.
     pub named_in: Vec<PathBuf>,
@@ -101,8 +101,8 @@ pub struct Confinement {
 }
 
 impl Confinement {
-    /// Restricts files and TCP, for this thread and all that it starts. [`ErrorKind::Unsupported`]: the mode asks for all
-    /// of it, and the kernel has less.
+    /// Restricts files and TCP, for this thread and all that it starts. [`ErrorKind::Unsupported`]: the mode asks for
+    /// all of it, and the kernel has less.
     pub fn files(mode: Mode, needs: &Needs) -> Result<Self> {
         let landlock = match mode {
             Mode::Off => None,
@@ -146,20 +146,21 @@ impl Confinement {
 /// server. As far as the kernel can: what is not in force is in [`Confinement::missing`], and no error.
 ///
 /// To be called on the main thread, once everything is open that `needs` does not cover (terminals for passphrases, key
-/// files, the account's control socket), key commands have ended, and names of hosts are resolved; and **before the first
-/// thread is started**: landlock binds the calling thread and those that it starts, not those that are there. (The
-/// filter of system calls binds every thread. Threads can be started afterwards, processes cannot.)
+/// files, the account's control socket), key commands have ended, and names of hosts are resolved; and **before the
+/// first thread is started**: landlock binds the calling thread and those that it starts, not those that are there.
+/// (The filter of system calls binds every thread. Threads can be started afterwards, processes cannot.)
 ///
-/// The sockets that the process has stay, and open files can be passed over them; `network` says what else it may connect to.
+/// The sockets that the process has stay, and open files can be passed over them; `network` says what else it may
+/// connect to.
 pub fn verb(needs: &Needs, network: Network) -> Result<Confinement> {
     let landlock = files::restrict(needs, network == Network::Any)?;
     let seccomp = calls::restrict(Whose::Verb { network })?;
     Ok(Confinement { landlock, seccomp })
 }
 
-/// The same for this thread and those that it starts, without a network. **Other threads keep what they have**, so this is
-/// for a part of a verb that goes on with its account afterwards: what a parser is talked into stays confined, code that
-/// gets to run in the process does not.
+/// The same for this thread and those that it starts, without a network. **Other threads keep what they have**, so this
+/// is for a part of a verb that goes on with its account afterwards: what a parser is talked into stays confined, code
+/// that gets to run in the process does not.
 pub fn thread(needs: &Needs) -> Result<Confinement> {
     let landlock = files::restrict(needs, false)?;
     let seccomp = calls::restrict(Whose::Thread)?;

@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-/// From where `file` can be read when another one has taken its place: the folder in which it lies, and those of the files
-/// that it links to, as certificate tools and Kubernetes replace links. Only the file itself where the folder has what is
-/// none of a client's business: the root of everything, or the credentials of a service, which systemd does not replace and
-/// among which the key-encryption key lies.
+/// From where `file` can be read when another one has taken its place: the folder in which it lies, and those of the
+/// files that it links to, as certificate tools and Kubernetes replace links. Only the file itself where the folder has
+/// what is none of a client's business: the root of everything, or the credentials of a service, which systemd does not
+/// replace and among which the key-encryption key lies.
 pub(super) fn from(file: &Path) -> Vec<PathBuf> {
     /// Links that are followed: as the kernel does.
     const LINKS: usize = 40;

@@ -1,8 +1,8 @@
-//! Into an unfinished disk: what differs from what it holds is written, made durable, read back and compared, and only then
-//! noted as done.
+//! Into an unfinished disk: what differs from what it holds is written, made durable, read back and compared, and only
+//! then noted as done.
 //!
-//! The source is read, and its SHA-256 taken, by a thread of its own while what came before is written; so is what was written
-//! read back while what came before of it is compared.
+//! The source is read, and its SHA-256 taken, by a thread of its own while what came before is written; so is what was
+//! written read back while what came before of it is compared.
 //!
 //! A disk that an earlier copy began is not trusted past what is noted: from there on it is cleared, or compared.
 
@@ -51,9 +51,9 @@ pub struct Done {
     pub written: u64,
 }
 
-/// Copies `source`. `progress` hears how many bytes are done. After an error that is not the disk's own, what was copied
-/// until then is noted. `stop` is what the source listens to: it is used after an error of the disk, so that nobody waits for
-/// a source that is silent.
+/// Copies `source`. `progress` hears how many bytes are done. After an error that is not the disk's own, what was
+/// copied until then is noted. `stop` is what the source listens to: it is used after an error of the disk, so that
+/// nobody waits for a source that is silent.
 pub fn copy(
     source: &mut dyn Pieces,
     target: Target<'_>,

@@ -26,7 +26,8 @@ pub const PIECE: usize = 4 << 20;
 
 const SIGNALS: [i32; 2] = [SIGINT, SIGTERM];
 
-/// Whether the user wants no more of it: SIGINT or SIGTERM came. A later one ends the process at once: see [`EndSignals`].
+/// Whether the user wants no more of it: SIGINT or SIGTERM came. A later one ends the process at once: see
+/// [`EndSignals`].
 #[derive(Debug, Clone, Default)]
 pub struct Stop(Arc<AtomicBool>);
 

@@ -10,8 +10,8 @@ pub trait Pieces: Send {
     fn size(&self) -> Option<u64>;
 
     /// The next piece at or after byte `at` that may be other than zeros, in the first bytes of `buf`, which has
-    /// [`PIECE`] bytes: where it begins, and its length. `None`: zeros at most are left, up to the size that is known then.
-    /// `at` is 0, or where the last piece ended, or later in a source of known size.
+    /// [`PIECE`] bytes: where it begins, and its length. `None`: zeros at most are left, up to the size that is known
+    /// then. `at` is 0, or where the last piece ended, or later in a source of known size.
     fn next(&mut self, at: u64, buf: &mut [u8]) -> Result<Option<(u64, usize)>>;
 }
 

@@ -29,8 +29,8 @@ pub struct Stream<F> {
     options: OpenOptions,
     /// Bytes that the image must have, without a footer.
     expected: Option<u64>,
-    /// The first `ahead` bytes of it were read and are not given yet; the last [`FOOTER`] of them are held back until it is
-    /// known whether they are the end.
+    /// The first `ahead` bytes of it were read and are not given yet; the last [`FOOTER`] of them are held back until
+    /// it is known whether they are the end.
     buf: Vec<u8>,
     ahead: usize,
     ended: bool,

@@ -1,8 +1,8 @@
 //! The process as a whole: no core file, and no other process of the same user may look into its memory.
 //!
 //! Secret memory is kept out of core files by itself ([`SecretBytes`](crate::crypto::secret::SecretBytes)); what it
-//! passes through on its way (stacks, the heap of libraries) is covered here, twice: there is no core file, and one that
-//! is forced (by root, with a debugger) is to have none of the process's own memory.
+//! passes through on its way (stacks, the heap of libraries) is covered here, twice: there is no core file, and one
+//! that is forced (by root, with a debugger) is to have none of the process's own memory.
 
 use std::io::Write;
 

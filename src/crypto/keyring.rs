@@ -151,8 +151,8 @@ impl fmt::Debug for AuditKey {
     }
 }
 
-/// The account keys in force: the current one and, while it is being replaced, the retiring one; and what the KEK that opens
-/// them is proven by. Cheap to clone.
+/// The account keys in force: the current one and, while it is being replaced, the retiring one; and what the KEK that
+/// opens them is proven by. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct KeyRing {
     current: AccountKey,

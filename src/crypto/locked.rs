@@ -1,8 +1,8 @@
 //! One value on heap pages of its own that are locked, for secrets that are no plain bytes.
 //!
 //! The types of the `aes` crate hold their round keys themselves, and safe Rust places a value only on the stack or the
-//! heap. So the value gets whole pages of the heap, by alignment and size, and those are locked while it lives: no other
-//! value shares them, so that unlocking them unlocks nothing else. Unlike those of
+//! heap. So the value gets whole pages of the heap, by alignment and size, and those are locked while it lives: no
+//! other value shares them, so that unlocking them unlocks nothing else. Unlike those of
 //! [`SecretBytes`](super::secret::SecretBytes), they are kept out of core files only as all memory of the process is
 //! ([`harden`](super::harden)).
 
@@ -26,8 +26,8 @@ struct Pages<T> {
 }
 
 impl<T: ZeroizeOnDrop> Locked<T> {
-    /// Holds what `make` gives. The pages are locked before; on its way there the value is on the stack, which the caller
-    /// wipes.
+    /// Holds what `make` gives. The pages are locked before; on its way there the value is on the stack, which the
+    /// caller wipes.
     pub(super) fn new(make: impl FnOnce() -> T) -> Result<Self> {
         let mut pages = Box::new(Pages { value: None, lock: None });
         match region::lock(&raw const pages.value, size_of_val(&pages.value)) {

@@ -1,8 +1,9 @@
-//! What is to become of keys where the system locks no memory for them (RLIMIT_MEMLOCK): by default they lie in memory that
-//! may be swapped out, and the process says so once; a process that [requires](require) locked memory refuses to hold them.
+//! What is to become of keys where the system locks no memory for them (RLIMIT_MEMLOCK): by default they lie in memory
+//! that may be swapped out, and the process says so once; a process that [requires](require) locked memory refuses to
+//! hold them.
 //!
-//! Until a program has said [how it tells](tell_by), nothing is told: the self-test of the cipher comes before, and its key
-//! is no secret.
+//! Until a program has said [how it tells](tell_by), nothing is told: the self-test of the cipher comes before, and its
+//! key is no secret.
 
 use std::fmt::Display;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -3,7 +3,8 @@
 //! Every secret lies in an anonymous mapping of its own: locked (not swapped), left out of core files, not inherited
 //! by children, overwritten with zeros before it is given back. Where the system refuses to lock (RLIMIT_MEMLOCK),
 //! [`memlock`](super::memlock) says what becomes of them. (Simulated keys, under the feature `sim`, are
-//! no secrets and lie in ordinary memory: a simulated crash opens a disk in less time than the kernel takes to map one.)
+//! no secrets and lie in ordinary memory: a simulated crash opens a disk in less time than the kernel takes to map
+//! one.)
 
 use std::fmt;
 

@@ -117,8 +117,8 @@ impl Core {
     /// The top layer to change, if everything is ready for a change of `pages`.
     fn ready(&self, gate: &Gate, pages: &Range<u64>) -> Result<std::result::Result<Arc<Layer>, Need>> {
         self.check_open(gate)?;
-        // Checked before, but the disk may have shrunk since; that waits for the gate. The footer page, which by now may
-        // lie there, is nobody's to change.
+        // Checked before, but the disk may have shrunk since; that waits for the gate. The footer page, which by now
+        // may lie there, is nobody's to change.
         if pages.end > self.pages.load(Ordering::SeqCst) - u64::from(self.footer) {
             return Err(
                 Error::new(ErrorKind::OutOfRange, "past the end of the disk").at_offset(pages.start * PAGE as u64)
@@ -199,8 +199,8 @@ impl Core {
         Ok(Attempt::Done(Some(Arc::clone(top))))
     }
 
-    /// Writes to the top layer pages some of which it holds: the others first, because only these may find no space. So a
-    /// write that is refused for want of space has changed nothing that is read.
+    /// Writes to the top layer pages some of which it holds: the others first, because only these may find no space. So
+    /// a write that is refused for want of space has changed nothing that is read.
     fn write_new_first(&self, top: &Layer, pages: &Range<u64>, data: &[u8]) -> Result<()> {
         let held = self.state.read().held_runs(top.id, pages);
         let part = |run: &Range<u64>| {
@@ -211,8 +211,8 @@ impl Core {
         held.iter().try_for_each(|run| top.write(run.start, part(run), false))
     }
 
-    /// Takes the space that changes of `pages` will need, for a request that is carried out in parts: where there is none,
-    /// it is refused before the first. Nothing is done as long as there is plenty.
+    /// Takes the space that changes of `pages` will need, for a request that is carried out in parts: where there is
+    /// none, it is refused before the first. Nothing is done as long as there is plenty.
     pub(crate) fn allocate(&self, pages: &Range<u64>) -> Result<()> {
         /// Bytes in the file system that other writers hardly use up while one request is carried out.
         const PLENTY: u64 = 1 << 30;
@@ -341,8 +341,8 @@ impl Core {
         }
     }
 
-    /// Asks the kernel to read ahead what lies in layers. A few runs at a time, so that a long range takes no memory and
-    /// holds nobody up; without its lock, as no content is looked at.
+    /// Asks the kernel to read ahead what lies in layers. A few runs at a time, so that a long range takes no memory
+    /// and holds nobody up; without its lock, as no content is looked at.
     pub(crate) fn read_ahead(&self, view: Option<View>, pages: Range<u64>) -> Result<()> {
         const RUNS: usize = 64;
         let mut at = pages.start;

@@ -7,8 +7,9 @@
 //! All integers little-endian: magic `SDISKCKP`, version u32, compatible, read-only-compatible and incompatible feature
 //! bits u32 each, disk uuid, epoch u64, flags u32 (1 clean, 2 dead pages known), the 32 bytes that its log chains to
 //! (unless clean: then its own MAC), then size and base limit in pages u64
-//! each, next line id u32, batches contained u64, lines u32 and the lines (see `log`), layers u32 and per layer its id u32 and three page sets
-//! (see `page_set`): held, zero, dead. Last 36 bytes: MAC of all before it, CRC32C of all before itself.
+//! each, next line id u32, batches contained u64, lines u32 and the lines (see `log`), layers u32 and per layer its id
+//! u32 and three page sets (see `page_set`): held, zero, dead. Last 36 bytes: MAC of all before it, CRC32C of all
+//! before itself.
 
 use std::path::Path;
 

@@ -241,7 +241,8 @@ impl Core {
         }
     }
 
-    /// Zero-filled, so that no later sync has to record that its blocks are written, and durable under its temporary name.
+    /// Zero-filled, so that no later sync has to record that its blocks are written, and durable under its temporary
+    /// name.
     fn preallocate(&self, bytes: u64) -> Result<Arc<dyn File>> {
         // Without this, trying would take the last space there is from others for a moment.
         if self.dir.free_bytes().is_ok_and(|free| free < bytes) {

@@ -1,7 +1,8 @@
 //! What the parts of an open disk share, and the order in which they lock it.
 //!
-//! Lock order, outermost first: `upkeep`, `growth`, `checkpointing`, the committer's turn (`rounds`), range locks, `gate`, `committer`, `state`.
-//! Nobody waits for a round, a checkpoint or log space while holding a range lock or the gate.
+//! Lock order, outermost first: `upkeep`, `growth`, `checkpointing`, the committer's turn (`rounds`), range locks,
+//! `gate`, `committer`, `state`. Nobody waits for a round, a checkpoint or log space while holding a range lock or the
+//! gate.
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -1,10 +1,10 @@
 //! What changed between two lines, or between a line and the live disk, from presence alone.
 //!
-//! A line sees the layers up to `sees`. Whatever was written or cleared after it was drawn is in the presence of a layer
-//! above, for as long as no later change of the same page took its place there. So the pages that changed between a
-//! line and a later view are the union of what the layers above the line, and not above the view, hold or have as zero:
-//! never too few. Too many where a page was written with what it had before. Pages past the end of the earlier view are
-//! all different from nothing; where nothing of them is stored they read as zeros.
+//! A line sees the layers up to `sees`. Whatever was written or cleared after it was drawn is in the presence of a
+//! layer above, for as long as no later change of the same page took its place there. So the pages that changed between
+//! a line and a later view are the union of what the layers above the line, and not above the view, hold or have as
+//! zero: never too few. Too many where a page was written with what it had before. Pages past the end of the earlier
+//! view are all different from nothing; where nothing of them is stored they read as zeros.
 
 use std::ops::Range;
 

@@ -65,7 +65,8 @@ impl Core {
         }
         let keys = self.keys()?;
         let _no_checkpoint = self.checkpointing.lock();
-        // Closing holds that lock from its last flush on: so the clean mark is not there yet, or nothing is begun any more.
+        // Closing holds that lock from its last flush on: so the clean mark is not there yet, or nothing is begun any
+        // more.
         self.check_open(&self.gate.read())?;
         let begin = || {
             let mut committer = self.committer.lock();
@@ -106,7 +107,8 @@ impl Core {
         }
     }
 
-    /// Begins noting changes for the case that the process dies. Where that cannot be, only what is flushed outlives it.
+    /// Begins noting changes for the case that the process dies. Where that cannot be, only what is flushed outlives
+    /// it.
     pub(crate) fn begin_recent(&self, epoch: u64, keys: &DiskKeys) {
         let Some(boot) = &self.options.boot else { return };
         let name = recent::file_name(epoch);
@@ -142,8 +144,8 @@ impl Core {
         }
     }
 
-    /// Refuses what will want a new layer while the file system is nearly full, so that what is left serves the logs, and
-    /// trim, which gives space back, works to the end.
+    /// Refuses what will want a new layer while the file system is nearly full, so that what is left serves the logs,
+    /// and trim, which gives space back, works to the end.
     pub(crate) fn check_room(&self) -> Result<()> {
         check_room(&*self.dir, &self.options)
     }
@@ -237,8 +239,8 @@ impl Core {
     }
 
     /// The layer that takes writes under this setting, if the newest one may: it must lie above every line, have a key
-    /// that was not rotated away, and be of the right kind. A line that is being erased is one until that is durable: it
-    /// comes back where it fails, and would see what was overwritten in place.
+    /// that was not rotated away, and be of the right kind. A line that is being erased is one until that is durable:
+    /// it comes back where it fails, and would see what was overwritten in place.
     pub(crate) fn usable_top(state: &State, sealed_below: u32, encryption: bool) -> Option<Arc<Layer>> {
         let newest = &state.entries.last()?.layer;
         let fits =

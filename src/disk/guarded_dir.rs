@@ -1,6 +1,6 @@
 //! A directory of an open disk: invariant 8 for names. Its syncs take turns, and one that fails poisons the disk before
-//! the next may begin, so nobody receives the success that may follow. Without that, one thread's failed sync could lose
-//! the rename of another, whose own sync then succeeds: a file system may tell of the loss once only.
+//! the next may begin, so nobody receives the success that may follow. Without that, one thread's failed sync could
+//! lose the rename of another, whose own sync then succeeds: a file system may tell of the loss once only.
 
 use std::io;
 use std::path::Path;

@@ -230,8 +230,8 @@ impl Layer {
             .map_err(|error| self.io("cannot punch a layer", pages.start, error))
     }
 
-    /// Extends or cuts the file to `pages`, durably. What is cut off is punched first: the new length may reach the device
-    /// without what became of the bytes behind it, and then nobody would look for them there.
+    /// Extends or cuts the file to `pages`, durably. What is cut off is punched first: the new length may reach the
+    /// device without what became of the bytes behind it, and then nobody would look for them there.
     pub(crate) fn resize(&self, pages: u64, poison: &Poison) -> Result<()> {
         let before = self.pages()?;
         if pages < before {

@@ -4,7 +4,8 @@
 //! Drawing one is O(1): the stack loses its top, so the next change makes a new layer with a fresh key. Erasing one
 //! lets the pages that only it saw die; they are punched in the background, and not before the erasure is durable.
 //! Rolling back empties every layer above the line, in one batch with the size and base limit of the line. Of a deleted
-//! disk that clones read from only the lines that they read from are kept, and the live disk becomes the newest of them.
+//! disk that clones read from only the lines that they read from are kept, and the live disk becomes the newest of
+//! them.
 
 use std::sync::Arc;
 
@@ -162,8 +163,8 @@ impl Core {
         self.flush()
     }
 
-    /// Keeps only what the lines `keep` see. See [`Disk::keep_only`]. In batches that the log has room for: each leaves a
-    /// disk of which every line of `keep` sees the same as before.
+    /// Keeps only what the lines `keep` see. See [`Disk::keep_only`]. In batches that the log has room for: each leaves
+    /// a disk of which every line of `keep` sees the same as before.
     pub(crate) fn keep_only(&self, keep: &[u32]) -> Result<bool> {
         self.check_writable()?;
         let newest = {
@@ -257,8 +258,8 @@ impl Disk {
         self.core.changes(from, to, page..u64::MAX, limit)
     }
 
-    /// What changed of `[offset, offset + len)` (rounded outward to pages) since the snapshot `from` up to what this is:
-    /// the live disk, or a later snapshot. In order, at most `limit` runs.
+    /// What changed of `[offset, offset + len)` (rounded outward to pages) since the snapshot `from` up to what this
+    /// is: the live disk, or a later snapshot. In order, at most `limit` runs.
     pub fn changes(&self, from: u32, offset: u64, len: u64, limit: usize) -> Result<Vec<Change>> {
         self.check(offset, len, self.size())?;
         self.core.changes(from, self.view, Core::pages_of(offset, len), limit)

@@ -83,8 +83,8 @@ pub struct Line {
 }
 
 impl Line {
-    /// Whether it is one of the user's snapshots. The program draws some for itself, for as long as a reader needs them; in
-    /// their names there is a slash, and in no other.
+    /// Whether it is one of the user's snapshots. The program draws some for itself, for as long as a reader needs
+    /// them; in their names there is a slash, and in no other.
     #[must_use]
     pub fn is_listed(&self) -> bool {
         !self.name.contains('/')
@@ -394,8 +394,8 @@ pub(crate) enum Replay {
 }
 
 /// What no torn end leaves at or behind `from`, and where: a whole batch of `epoch`, or headers that claim more than
-/// anybody would look through. Each that begins no batch costs a look at all that it claims, so without that limit a log
-/// of them would take the square of its length; a torn end leaves one.
+/// anybody would look through. Each that begins no batch costs a look at all that it claims, so without that limit a
+/// log of them would take the square of its length; a torn end leaves one.
 fn damage_behind(content: &[u8], from: usize, epoch: u64) -> Option<(usize, &'static str)> {
     const LOOKS: usize = 4;
     if mutant!(DamageIsTheEnd) || mutant!(LogRecycled) {

@@ -180,7 +180,8 @@ pub struct Usage {
     pub zero: u64,
     /// Bytes no longer reachable but not yet punched; `None`: not known yet after an unclean end.
     pub pending_scrub: Option<u64>,
-    /// Bytes stored that no record names, which [`Disk::scrub`] leaves alone: all of them where `pending_scrub` is known.
+    /// Bytes stored that no record names, which [`Disk::scrub`] leaves alone: all of them where `pending_scrub` is
+    /// known.
     pub unaccounted: u64,
 }
 
@@ -416,9 +417,9 @@ impl Disk {
         self.core.layers()
     }
 
-    /// Keeps only what the snapshots `keep` ([`Line::id`]) see: every other snapshot goes, and the live disk becomes what
-    /// the newest of them sees. Durable when this returns; cut off by a crash it is to be called again. `false`: there was
-    /// nothing to do. [`ErrorKind::NotFound`]: the disk has not all of them, and nothing is changed.
+    /// Keeps only what the snapshots `keep` ([`Line::id`]) see: every other snapshot goes, and the live disk becomes
+    /// what the newest of them sees. Durable when this returns; cut off by a crash it is to be called again. `false`:
+    /// there was nothing to do. [`ErrorKind::NotFound`]: the disk has not all of them, and nothing is changed.
     pub fn keep_only(&self, keep: &[u32]) -> Result<bool> {
         self.check_live()?;
         self.core.keep_only(keep)
@@ -461,8 +462,8 @@ impl Disk {
         self.core.sweep(page, include_base)
     }
 
-    /// Lets go of a base, or of the disk that this one is a clone of, where neither the disk nor a snapshot reads it any
-    /// more. Durable when this returns. `false`: something does.
+    /// Lets go of a base, or of the disk that this one is a clone of, where neither the disk nor a snapshot reads it
+    /// any more. Durable when this returns. `false`: something does.
     pub fn detach_base(&self) -> Result<bool> {
         self.check_live()?;
         self.core.detach_base()
@@ -473,8 +474,8 @@ impl Disk {
         self.core.sweep_remaining(include_base)
     }
 
-    /// [`ErrorKind::NoSpace`] while the file system is too full for what wants a new layer: to be asked before the switch
-    /// is turned.
+    /// [`ErrorKind::NoSpace`] while the file system is too full for what wants a new layer: to be asked before the
+    /// switch is turned.
     pub fn check_room(&self) -> Result<()> {
         self.core.check_room()
     }
@@ -485,8 +486,9 @@ impl Disk {
         self.core.set_encryption(on);
     }
 
-    /// Admits nothing any more, reads neither: from here on everything fails with [`ErrorKind::Revoked`]. Waits for what
-    /// is in flight. To be followed by [`Disk::flush_last`] within the time that is allowed, then [`Disk::drop_keys`].
+    /// Admits nothing any more, reads neither: from here on everything fails with [`ErrorKind::Revoked`]. Waits for
+    /// what is in flight. To be followed by [`Disk::flush_last`] within the time that is allowed, then
+    /// [`Disk::drop_keys`].
     pub fn bar(&self) {
         self.core.bar();
     }
@@ -535,8 +537,8 @@ impl Disk {
     }
 
     /// Flushes, then punches all that is dead and makes that durable. Under concurrent changes more may have died by
-    /// then: [`Disk::usage`] says. What no record names stays ([`Usage::unaccounted`]): it is what a crash left of writes
-    /// that never were durable, or data of which the records were lost, and nothing tells one from the other.
+    /// then: [`Disk::usage`] says. What no record names stays ([`Usage::unaccounted`]): it is what a crash left of
+    /// writes that never were durable, or data of which the records were lost, and nothing tells one from the other.
     pub fn scrub(&self) -> Result<()> {
         self.core.scrub(false)
     }

@@ -1,15 +1,15 @@
 //! The notes of recent changes as an opening finds them, and what of them is to be believed.
 //!
-//! A note says that a page was written to a layer, by a process that is dead and was never told whether the kernel could
-//! store it: a failed write-back is told once, to whoever syncs next, and leaves a page that shows the new content until
-//! the page cache drops it. So before an opening syncs anything it looks, through the page cache, at every page that was
-//! noted as held in the end, and stores a checksum of what lies there behind the notes. After the syncs, and with the
-//! cache dropped, a page is believed where its stored bytes still are what they were.
+//! A note says that a page was written to a layer, by a process that is dead and was never told whether the kernel
+//! could store it: a failed write-back is told once, to whoever syncs next, and leaves a page that shows the new
+//! content until the page cache drops it. So before an opening syncs anything it looks, through the page cache, at
+//! every page that was noted as held in the end, and stores a checksum of what lies there behind the notes. After the
+//! syncs, and with the cache dropped, a page is believed where its stored bytes still are what they were.
 //!
 //! An opening that finds such checksums keeps them: the one that made them may have dropped the cache, and have been
 //! killed then. They stay right until the disk is served, because nobody writes meanwhile, and each opening that serves
-//! has taken over what was noted. Like the notes they are never synced. Their room is allocated with the file; where the
-//! pages are more than there is room for, a checksum is one of several pages, which are then believed together.
+//! has taken over what was noted. Like the notes they are never synced. Their room is allocated with the file; where
+//! the pages are more than there is room for, a checksum is one of several pages, which are then believed together.
 //!
 //! | offset, from `Notes::checks_at` on | what |
 //! |---|---|
@@ -72,8 +72,8 @@ struct Checks {
     sums: Vec<u64>,
 }
 
-/// Looks at what was noted in the files of these epochs, before anything is synced. And whether the next opening will see
-/// that: with `only_look` the account may lie where nothing can be written.
+/// Looks at what was noted in the files of these epochs, before anything is synced. And whether the next opening will
+/// see that: with `only_look` the account may lie where nothing can be written.
 pub(crate) fn find(
     dir: &dyn Dir,
     layers_dir: &dyn Dir,
@@ -210,8 +210,8 @@ impl Noted {
         self.files.get(&layer).map(|file| &**file)
     }
 
-    /// Takes into `state` what is in none of the batches of which `durable` are durable. The layers were synced since. It
-    /// stays pending, so that nothing is punched on the strength of it. Pages that are not there are left out: their
+    /// Takes into `state` what is in none of the batches of which `durable` are durable. The layers were synced since.
+    /// It stays pending, so that nothing is punched on the strength of it. Pages that are not there are left out: their
     /// write-back failed, and the process died before it could say so.
     pub(crate) fn take(&self, dir: &dyn Dir, state: &mut State, uuid: Uuid, durable: u64) -> Result<()> {
         let name = recent::file_name(self.epoch);
@@ -278,7 +278,8 @@ fn pages_each(held: &BTreeMap<u32, Vec<Range<u64>>>, most: u64) -> u64 {
     (0..u64::BITS).map(|bit| 1 << bit).find(fits).unwrap_or(u64::MAX)
 }
 
-/// Calls `seen` for each checksum with its pages, as far as the file has them, and the checksum of what is stored there.
+/// Calls `seen` for each checksum with its pages, as far as the file has them, and the checksum of what is stored
+/// there.
 fn each_sum(
     file: Option<&dyn File>,
     runs: &[Range<u64>],
@@ -376,8 +377,8 @@ mod tests {
         (0..pages).filter(|page| is_kept(page)).collect()
     }
 
-    /// A disk of which so many pages were written and nothing was flushed by a process that is dead, after an opening that
-    /// looked at it and was killed.
+    /// A disk of which so many pages were written and nothing was flushed by a process that is dead, after an opening
+    /// that looked at it and was killed.
     fn looked_at(pages: u64) -> Place {
         let place = Place::new(1 << 20, 0, true);
         let disk = open(&place, Access::ReadWrite);

@@ -196,8 +196,8 @@ fn settle(
     keys: Option<&DiskKeys>,
     access: Access,
 ) -> Result<Vec<Noted>> {
-    // What a sync of the layers tells, and what the page cache still shows of them, is left to an opening that can look at
-    // what was noted, and keep what it saw.
+    // What a sync of the layers tells, and what the page cache still shows of them, is left to an opening that can look
+    // at what was noted, and keep what it saw.
     let (noted, layers_too) = match (keys, boot) {
         (None, _) => (Vec::new(), names.recent.is_empty()),
         (Some(keys), Some(boot)) => {
@@ -398,8 +398,8 @@ pub(crate) fn recover(
     Ok(Recovered { state, chain, next_epoch, replayed: found })
 }
 
-/// The files beside the layers of the table in which something is stored. An end of a process or of the power leaves none:
-/// a layer is empty before the table names it, and when it no longer does.
+/// The files beside the layers of the table in which something is stored. An end of a process or of the power leaves
+/// none: a layer is empty before the table names it, and when it no longer does.
 fn strays(layers_dir: &dyn Dir, settings: &DiskSettings) -> Result<Vec<Stray>> {
     let mut found = Vec::new();
     for name in unnamed(layers_dir, settings).map_err(|e| Error::io("the layers cannot be listed", e))? {
@@ -424,8 +424,8 @@ fn unnamed(layers_dir: &dyn Dir, settings: &DiskSettings) -> std::io::Result<Vec
     Ok(layers_dir.list()?.into_iter().filter(|name| !known.contains(name)).collect())
 }
 
-/// Removes what earlier ends left behind. Nothing names it, and nothing lies in it. One old checkpoint is the next reserve
-/// where there is none.
+/// Removes what earlier ends left behind. Nothing names it, and nothing lies in it. One old checkpoint is the next
+/// reserve where there is none.
 fn clean_up(
     dir: &dyn Dir,
     layers_dir: &dyn Dir,

@@ -81,7 +81,8 @@ fn boot_id() -> Option<[u8; 16]> {
     })
 }
 
-/// Reads what the disks of `account` need to know of the system outside it: to be called before the process is confined.
+/// Reads what the disks of `account` need to know of the system outside it: to be called before the process is
+/// confined.
 pub fn remember_system(account: &Path) {
     boot_id();
     superblock::remember(account);

@@ -121,7 +121,8 @@ impl PageSet {
         self.next_run(range).is_some()
     }
 
-    /// How much of `range` is in; nothing of an empty one. What a read asks each layer: the first page settles most of it.
+    /// How much of `range` is in; nothing of an empty one. What a read asks each layer: the first page settles most of
+    /// it.
     #[must_use]
     pub(crate) fn share(&self, range: Range<u64>) -> Share {
         let mut shares = pieces(range).map(|(index, base, piece)| match self.part(index) {

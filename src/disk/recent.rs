@@ -3,13 +3,12 @@
 //! A write to the page cache outlives a killed server, but what says where it lies would not: so every change of
 //! presence also leaves a record in `recent.E`, written and never synced. It counts only while the kernel that took it
 //! runs and the file system stays mounted: the header names the boot, the mounted file system and the file, and after a
-//! power cut, or where the device was reset, nothing of it is believed, because pages and records may then have reached the
-//! device in any order. It is not believed either once a sync has failed
-//! (see [`super::poison`]).
+//! power cut, or where the device was reset, nothing of it is believed, because pages and records may then have reached
+//! the device in any order. It is not believed either once a sync has failed (see [`super::poison`]).
 //!
 //! Two regions are used in turn, one for each batch that is gathering; a record's tag is the number of batches taken
-//! before it. Recovery takes those that no durable batch contains. They are written under the lock of the state, so that
-//! none comes late into a region that is used again.
+//! before it. Recovery takes those that no durable batch contains. They are written under the lock of the state, so
+//! that none comes late into a region that is used again.
 //!
 //! | offset | what |
 //! |---|---|
@@ -139,7 +138,8 @@ pub(crate) fn void(file: &dyn File) -> io::Result<()> {
     write_full(file, &[0; BLOCK], 0).or_else(|_| file.set_size(0))
 }
 
-/// Like [`void`]. One that says nothing, short or a hole, is left alone: to write there might take space that there is not.
+/// Like [`void`]. One that says nothing, short or a hole, is left alone: to write there might take space that there is
+/// not.
 pub(crate) fn void_if_any(file: &dyn File) -> io::Result<()> {
     let mut magic = [0; MAGIC.len()];
     match read_full(file, &mut magic, 0) {

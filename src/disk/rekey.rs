@@ -1,6 +1,6 @@
 //! Going over to another account key, while clients write: wrapped data keys and every MAC are made anew, in any order
-//! and after any crash, because until the old key is dropped both are known (see `crypto/keyring.rs`). Every layer is sealed:
-//! whoever unwrapped its data key with the old account key reads nothing of what is written from then on.
+//! and after any crash, because until the old key is dropped both are known (see `crypto/keyring.rs`). Every layer is
+//! sealed: whoever unwrapped its data key with the old account key reads nothing of what is written from then on.
 //!
 //! 1. this opening gets a log of its own, so that there is one to leave;
 //! 2. with nothing that makes layers going on: every data key is wrapped anew in its slot, the new keys are put in

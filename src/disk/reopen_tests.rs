@@ -1,5 +1,5 @@
-//! How long opening takes: after a kill, and of a large disk in the worst state. The figures are printed, and fail only far
-//! beyond their goal: `cargo test --lib disk::reopen_tests -- --ignored --nocapture --test-threads 1`.
+//! How long opening takes: after a kill, and of a large disk in the worst state. The figures are printed, and fail only
+//! far beyond their goal: `cargo test --lib disk::reopen_tests -- --ignored --nocapture --test-threads 1`.
 
 use std::time::{Duration, Instant};
 

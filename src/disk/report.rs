@@ -89,8 +89,8 @@ impl Gathered {
         }
     }
 
-    /// What the base says of `pages`: a little of it first and then twice as much each time, so that whoever wants few runs
-    /// of a fragmented one neither waits for all of them nor takes memory for them.
+    /// What the base says of `pages`: a little of it first and then twice as much each time, so that whoever wants few
+    /// runs of a fragmented one neither waits for all of them nor takes memory for them.
     fn push_base(&mut self, base: &dyn BaseImage, pages: Range<u64>, depth: u32) -> Result<()> {
         let (mut at, mut step) = (pages.start, FIRST_STEP);
         while at < pages.end && !self.is_full() {
@@ -163,8 +163,8 @@ impl Core {
         Ok(gathered.runs)
     }
 
-    /// Like [`Core::usage`], but what a clone reads from another disk is counted as it is stored there. The pages of the
-    /// keys, own ones first and from bottom to top, together are `encrypted`.
+    /// Like [`Core::usage`], but what a clone reads from another disk is counted as it is stored there. The pages of
+    /// the keys, own ones first and from bottom to top, together are `encrypted`.
     pub(crate) fn usage_through(&self) -> Result<(Usage, Vec<KeyUsage>)> {
         self.over_base(|base| self.usage_over(base))
     }
@@ -300,8 +300,8 @@ impl Core {
     }
 }
 
-/// The bytes by state, and per layer, bottom to top, the pages that it holds in the live view. Without snapshots no page is
-/// in two layers, so that counting suffices; else sets have to be made.
+/// The bytes by state, and per layer, bottom to top, the pages that it holds in the live view. Without snapshots no
+/// page is in two layers, so that counting suffices; else sets have to be made.
 fn counts(state: &State) -> (Usage, Vec<u64>) {
     let mut usage = Usage {
         pending_scrub: state.pending_scrub().map(|pages| pages * PAGE as u64),
@@ -334,8 +334,8 @@ fn uncovered(state: &State) -> PageSet {
     uncovered
 }
 
-/// Where no page is in two layers: pages below the border of the base that some layer answers for, and per layer the pages
-/// that it holds in the live view.
+/// Where no page is in two layers: pages below the border of the base that some layer answers for, and per layer the
+/// pages that it holds in the live view.
 fn counted(state: &State) -> (u64, Vec<u64>) {
     let base = 0..state.base_limit;
     let covered =

@@ -1,5 +1,5 @@
-//! Space held ready, so that a disk goes on where the file system is full: it opens, takes overwrites, trims and flushes,
-//! and closes, whoever takes each block that comes free.
+//! Space held ready, so that a disk goes on where the file system is full: it opens, takes overwrites, trims and
+//! flushes, and closes, whoever takes each block that comes free.
 //!
 //! Nothing of this needs a block that the disk does not have:
 //! - [`RESERVE`] becomes the next checkpoint, in place, and the checkpoint before becomes the reserve;
@@ -80,8 +80,8 @@ impl Core {
         let _ = self.dir.remove(RESERVE);
     }
 
-    /// The log that a clean close or an earlier opening kept, filled with zeros, and made as large as the first one of an
-    /// opening where there is space. `None`: there is none, or it is too small for what is pending.
+    /// The log that a clean close or an earlier opening kept, filled with zeros, and made as large as the first one of
+    /// an opening where there is space. `None`: there is none, or it is too small for what is pending.
     pub(crate) fn take_kept_log(&self) -> io::Result<Option<Arc<dyn File>>> {
         let file = match self.dir.open(log::NEXT, Open::ReadWrite) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -117,8 +117,8 @@ impl Core {
     }
 
     /// Before the first change of an opening, on a full file system: makes the log of an earlier opening the next one.
-    /// Does nothing where there is no old log: the disk was closed, and a failed read hid that from the opening. The caller
-    /// holds `growth` and `checkpointing`, and has not begun a log.
+    /// Does nothing where there is no old log: the disk was closed, and a failed read hid that from the opening. The
+    /// caller holds `growth` and `checkpointing`, and has not begun a log.
     pub(crate) fn take_over_old_log(&self) -> Result<()> {
         let names = self.dir.list().map_err(|error| self.retiring_failed(error))?;
         if newest_log(&names).is_none() {
@@ -137,8 +137,8 @@ impl Core {
         self.retire_logs(&mut self.committer.lock())
     }
 
-    /// Where the log of this opening is full and there is no space for a next one: ends it by a clean checkpoint. The next
-    /// change begins one anew, in the same place.
+    /// Where the log of this opening is full and there is no space for a next one: ends it by a clean checkpoint. The
+    /// next change begins one anew, in the same place.
     pub(crate) fn retire_full_log(&self) -> Result<()> {
         let _growth = self.growth.lock();
         let _one_at_a_time = self.checkpointing.lock();
@@ -164,9 +164,9 @@ impl Core {
         retired
     }
 
-    /// Puts a clean checkpoint in the place of all logs, and makes the newest of them the next one, filled with zeros where
-    /// it lies, so that nobody else gets its space meanwhile. The caller has the turn, everything is durable, and nothing
-    /// is changed until this returns.
+    /// Puts a clean checkpoint in the place of all logs, and makes the newest of them the next one, filled with zeros
+    /// where it lies, so that nobody else gets its space meanwhile. The caller has the turn, everything is durable, and
+    /// nothing is changed until this returns.
     fn retire_logs(&self, committer: &mut Committer) -> Result<()> {
         let (epoch, state) = (committer.next_epoch, self.state.write().checkpoint(true));
         let (chain, bytes) = self.put_checkpoint(&Due { epoch, state })?;
@@ -180,8 +180,8 @@ impl Core {
         Ok(())
     }
 
-    /// Gives the newest log, which nothing needs any more, the name of the next one, at most so many bytes long and filled
-    /// with zeros. `None`: there is none that is large enough.
+    /// Gives the newest log, which nothing needs any more, the name of the next one, at most so many bytes long and
+    /// filled with zeros. `None`: there is none that is large enough.
     pub(crate) fn recycle_newest_log(&self, most: u64) -> io::Result<Option<Arc<dyn File>>> {
         let Some(newest) = newest_log(&self.dir.list()?) else { return Ok(None) };
         self.dir.rename(&log::file_name(newest), log::NEXT)?;
@@ -198,8 +198,8 @@ impl Core {
         Ok(Some(file))
     }
 
-    /// What a clean close keeps for the next opening, once its checkpoint is in place and before it removes what that makes
-    /// superfluous. What cannot be kept is made anew.
+    /// What a clean close keeps for the next opening, once its checkpoint is in place and before it removes what that
+    /// makes superfluous. What cannot be kept is made anew.
     pub(crate) fn keep_for_next_opening(&self, next_log: Option<Arc<dyn File>>) {
         let least = self.options.least_log();
         if mutant!(LogNotKept) {

@@ -174,8 +174,8 @@ impl State {
         found
     }
 
-    /// The same for a read: all the runs of `pages`. Quick also in a high or mixed stack, where the pages were looked at
-    /// before.
+    /// The same for a read: all the runs of `pages`. Quick also in a high or mixed stack, where the pages were looked
+    /// at before.
     pub(crate) fn look_up(&self, view: View, pages: Range<u64>) -> Segments {
         let seen = self.seen(view);
         let mut found = Segments::new();
@@ -227,9 +227,9 @@ impl State {
         });
     }
 
-    /// The answer of the walk where it is one for all of `pages`; `None`: not so. A layer that holds a page does not have
-    /// it as zero: so the bitmaps, which for a fragmented disk are larger than a processor's caches, are asked no further
-    /// than it takes.
+    /// The answer of the walk where it is one for all of `pages`; `None`: not so. A layer that holds a page does not
+    /// have it as zero: so the bitmaps, which for a fragmented disk are larger than a processor's caches, are asked no
+    /// further than it takes.
     fn single(&self, view: View, seen: usize, pages: &Range<u64>) -> Option<Segment> {
         let segment = |source, depth| Some(Segment { pages: pages.clone(), source, depth });
         for (entry, depth) in self.entries[..seen].iter().rev().zip(1..) {
@@ -249,8 +249,8 @@ impl State {
         if below.next().is_none() { first } else { None }
     }
 
-    /// The answers of the walk for every page of `chunk`, by going over it with one layer after the other from the bottom:
-    /// so it costs a look into each layer, however mixed the chunk is.
+    /// The answers of the walk for every page of `chunk`, by going over it with one layer after the other from the
+    /// bottom: so it costs a look into each layer, however mixed the chunk is.
     fn paint(&self, seen: usize, chunk: Range<u64>) -> Vec<Holder> {
         let mut painted = vec![Holder::Nobody; CHUNK as usize];
         for entry in &self.entries[..seen] {

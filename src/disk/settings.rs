@@ -3,7 +3,8 @@
 //! Replaced atomically: written to a spare file, synced, exchanged with it, directory synced; so a replacement needs no
 //! space, and the one before is the spare of the next. The file is TOML with a
 //! last section `[seal]` that carries a CRC32C of all before it, and a MAC of the same bytes under the account key that
-//! it names. A field that is not known is refused, never dropped by the next replacement. Size and base limit are not here: they change in one batch with pages, so they live in the log.
+//! it names. A field that is not known is refused, never dropped by the next replacement. Size and base limit are not
+//! here: they change in one batch with pages, so they live in the log.
 
 use std::io;
 

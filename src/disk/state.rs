@@ -25,11 +25,11 @@ pub(crate) struct Entry {
     pub(crate) layer: Arc<Layer>,
     held: PageSet,
     zero: PageSet,
-    /// Bytes are left there, or may be, that nothing reads any more: a record says that the layer held them, or held them
-    /// as zero, and what took their place.
+    /// Bytes are left there, or may be, that nothing reads any more: a record says that the layer held them, or held
+    /// them as zero, and what took their place.
     pub(crate) dead: PageSet,
-    /// Bytes lie there that no record names. A crash leaves such, of writes that never became durable; so does a log that
-    /// lost its end, of pages that were. Nothing tells the two apart, so nothing punches them unasked.
+    /// Bytes lie there that no record names. A crash leaves such, of writes that never became durable; so does a log
+    /// that lost its end, of pages that were. Nothing tells the two apart, so nothing punches them unasked.
     pub(crate) unaccounted: PageSet,
     /// Every page that a record names, for as long as what is stored is still to be looked through.
     pub(crate) named: PageSet,
@@ -269,7 +269,8 @@ impl State {
                     return Err("impossible size");
                 }
                 Op::Resize { size, base_limit } => (self.size, self.base_limit) = (*size, *base_limit),
-                // It stays in the stack until upkeep removes it: what is left in its file is to be scrubbed like any other.
+                // It stays in the stack until upkeep removes it: what is left in its file is to be scrubbed like any
+                // other.
                 Op::LayerEmptied(layer) => {
                     if let Some(entry) = self.entry_mut(*layer) {
                         entry.empty();
@@ -281,7 +282,8 @@ impl State {
         Ok(())
     }
 
-    /// Moves every page that a higher layer covers, with no line between, to its layer's dead set. No view saw it there.
+    /// Moves every page that a higher layer covers, with no line between, to its layer's dead set. No view saw it
+    /// there.
     pub(crate) fn settle_dead(&mut self) {
         let mut borders: Vec<u32> = self.lines.iter().map(|line| line.sees).collect();
         borders.sort_unstable();
@@ -307,8 +309,9 @@ impl State {
         }
     }
 
-    /// A layer that holds nothing, durably so, with nothing left behind, and that is not `top`. As long as not everything
-    /// left behind is known, none: where its file then cannot be removed, nobody would count what lies there.
+    /// A layer that holds nothing, durably so, with nothing left behind, and that is not `top`. As long as not
+    /// everything left behind is known, none: where its file then cannot be removed, nobody would count what lies
+    /// there.
     pub(crate) fn removable(&self, top: Option<u32>) -> Option<u32> {
         if !self.dead_known {
             return None;

@@ -146,8 +146,8 @@ impl Core {
         Ok(Swept::Next { page: end, stored: stored * PAGE as u64 })
     }
 
-    /// Takes over a run of the base, and answers how many pages of it were stored. What is empty in an image stays empty,
-    /// whether the format says so or the content; what another disk holds is taken over as it is.
+    /// Takes over a run of the base, and answers how many pages of it were stored. What is empty in an image stays
+    /// empty, whether the format says so or the content; what another disk holds is taken over as it is.
     fn take_up_base(&self, top: &Layer, base: &dyn BaseImage, kind: BaseRun, run: Range<u64>) -> Result<u64> {
         let empty = |pages: Range<u64>| self.publish(&mut self.state.write(), top.id, pages, Mark::Zero);
         if kind == BaseRun::Zero {
@@ -183,7 +183,8 @@ impl Core {
             .inspect_err(|_| state.write_failed(top.id, pages))
     }
 
-    /// Lets go of a base, or a parent, that nothing reads any more, the live disk or a snapshot. `false`: something does.
+    /// Lets go of a base, or a parent, that nothing reads any more, the live disk or a snapshot. `false`: something
+    /// does.
     pub(crate) fn detach_base(&self) -> Result<bool> {
         self.check_writable()?;
         {

@@ -76,7 +76,8 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
 }
 
 /// Makes `content` the content of the spare file `name`, in place, so that it takes no more space than it has; without
-/// one, a new file. Synced under its name's directory only when the caller syncs that. After an error it holds anything.
+/// one, a new file. Synced under its name's directory only when the caller syncs that. After an error it holds
+/// anything.
 pub(crate) fn write_spare(dir: &dyn Dir, name: &str, content: &[u8]) -> io::Result<()> {
     let file = match dir.open(name, Open::ReadWrite) {
         Err(error) if error.kind() == ErrorKind::NotFound => return write_new(dir, name, content).map(drop),

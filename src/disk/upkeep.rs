@@ -90,8 +90,8 @@ impl Core {
         Ok(())
     }
 
-    /// Puts a checkpoint in its place, durably. Answers what a log after it chains to, and the bytes that should be held
-    /// ready for the next one.
+    /// Puts a checkpoint in its place, durably. Answers what a log after it chains to, and the bytes that should be
+    /// held ready for the next one.
     pub(crate) fn put_checkpoint(&self, due: &Due) -> Result<(log::Chain, u64)> {
         let failed = |error| Error::io("a checkpoint cannot be written", error).at_path(self.dir.path());
         let (content, chain) = due.state.encode(due.epoch, self.uuid, &self.keys()?);
@@ -161,8 +161,8 @@ impl Core {
         Ok(())
     }
 
-    /// After an unclean end: looks at stored pages that their layer does not hold for bytes left behind. Those that a record
-    /// accounts for are dead; the others stay until the owner gives them up.
+    /// After an unclean end: looks at stored pages that their layer does not hold for bytes left behind. Those that a
+    /// record accounts for are dead; the others stay until the owner gives them up.
     fn look_for_dead(&self, progress: &mut Progress) -> Result<bool> {
         if self.state.read().dead_known {
             return Ok(false);

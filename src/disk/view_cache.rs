@@ -8,8 +8,8 @@
 //! number of a line is never used again.
 //!
 //! It is small, so that it stays in a processor's caches where the sets of the layers do not: a chunk lists who answers
-//! for anything in it, and has a code of a few bits for each of its units, which are as large as its borders allow. Of a
-//! disk in blocks of 4 KiB that two layers hold in turn that is 1/16384 of what it covers.
+//! for anything in it, and has a code of a few bits for each of its units, which are as large as its borders allow. Of
+//! a disk in blocks of 4 KiB that two layers hold in turn that is 1/16384 of what it covers.
 //!
 //! It is bounded: where a shard has no more room, it begins anew. So that reads all over a disk of which not everything
 //! can be kept do not pay for that, not everything that is asked for is ([`ViewCache::is_worth_keeping`]).
@@ -28,7 +28,8 @@ pub(crate) const CHUNK: u64 = 8192;
 const SHARDS: usize = 16;
 /// Bytes that a kept chunk takes besides its words: its place in the map, the free ones around it, the allocation.
 const CHUNK_COST: usize = 72;
-/// Bytes kept of one disk at the most: with the sets of two layers, 32 MiB where 64 GiB are mixed page by page, that is 40.
+/// Bytes kept of one disk at the most: with the sets of two layers, 32 MiB where 64 GiB are mixed page by page, that is
+/// 40.
 const BOUND: usize = 8 << 20;
 /// Looking through this many layers takes as long as painting a chunk, about. What tests read is kept at once.
 const PAINTING: u64 = if cfg!(any(test, feature = "sim")) { 1 } else { 32 };
@@ -159,8 +160,8 @@ impl Chunk {
     }
 }
 
-/// The number of the chunk (29 bits of the largest disk), and the line whose view it is, counted from 1, 0 for the live one
-/// (33 bits). One word, because it is hashed for every read.
+/// The number of the chunk (29 bits of the largest disk), and the line whose view it is, counted from 1, 0 for the live
+/// one (33 bits). One word, because it is hashed for every read.
 type Key = u64;
 
 fn key(line: Option<u32>, chunk: u64) -> Key {
@@ -240,8 +241,8 @@ impl ViewCache {
         &self.shards[chunk as usize % SHARDS]
     }
 
-    /// Visits in order who answers for `piece`, which lies in one chunk, in the view of `line`. `false`: nothing is kept of
-    /// that. The caller holds the state's lock.
+    /// Visits in order who answers for `piece`, which lies in one chunk, in the view of `line`. `false`: nothing is
+    /// kept of that. The caller holds the state's lock.
     pub(crate) fn visit(
         &self,
         line: Option<u32>,
@@ -258,8 +259,8 @@ impl ViewCache {
         true
     }
 
-    /// Whether the chunk of a page that `visit` knew nothing of should be painted, or the stack of `seen` layers just be
-    /// walked: so often that the walks until then took about as long as that.
+    /// Whether the chunk of a page that `visit` knew nothing of should be painted, or the stack of `seen` layers just
+    /// be walked: so often that the walks until then took about as long as that.
     pub(crate) fn is_worth_keeping(&self, seen: usize) -> bool {
         // Multiples of the golden ratio: as even as can be, and in step with no pattern of reads.
         let chance = self.misses.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9E37_79B1);

@@ -1,11 +1,13 @@
 //! How much was encrypted under each data key.
 //!
-//! IEEE 1619-2018 allows 2^44 blocks of 16 bytes (256 TiB) in a key's scope. Counting every write, also those over the same
-//! page, is stricter than that. At half of it the owner is told to take a new key: in the log, when the disk is opened and
-//! whenever more is noted; in reports; by a metric. A key that was rotated away encrypts no more, and needs no telling.
+//! IEEE 1619-2018 allows 2^44 blocks of 16 bytes (256 TiB) in a key's scope. Counting every write, also those over the
+//! same page, is stricter than that. At half of it the owner is told to take a new key: in the log, when the disk is
+//! opened and whenever more is noted; in reports; by a metric. A key that was rotated away encrypts no more, and needs
+//! no telling.
 //!
-//! Counted in memory with every write and noted in disk.toml every 8 GiB, by upkeep, and when the disk is closed. A crash
-//! forgets what was not noted: a count of years does not depend on it, and steady-state writes cost no sync for it.
+//! Counted in memory with every write and noted in disk.toml every 8 GiB, by upkeep, and when the disk is closed. A
+//! crash forgets what was not noted: a count of years does not depend on it, and steady-state writes cost no sync for
+//! it.
 
 use super::Options;
 use super::core::Core;

@@ -96,8 +96,8 @@ pub trait Dir: Send + Sync + fmt::Debug {
     fn list(&self) -> io::Result<Vec<String>>;
     /// Makes names created, renamed and removed so far durable.
     fn sync(&self) -> io::Result<()>;
-    /// The same at once for every directory of its file system, which is answered. `None`: the file system does not promise
-    /// that, and nothing was done.
+    /// The same at once for every directory of its file system, which is answered. `None`: the file system does not
+    /// promise that, and nothing was done.
     fn sync_file_system(&self) -> io::Result<Option<FileSystemId>>;
     /// The file system that it lies in.
     fn file_system(&self) -> io::Result<FileSystemId>;

@@ -12,8 +12,8 @@ use rustix::io::{Errno, ReadWriteFlags};
 
 use super::{Dir, File, FileSystemId, Open, superblock};
 
-/// Those of which syncfs(2) makes all names durable: ext2 to ext4, XFS, Btrfs, F2FS, ZFS, tmpfs. Of others it may be a no-op,
-/// as where another machine or a process holds the files (NFS, 9p, FUSE).
+/// Those of which syncfs(2) makes all names durable: ext2 to ext4, XFS, Btrfs, F2FS, ZFS, tmpfs. Of others it may be a
+/// no-op, as where another machine or a process holds the files (NFS, 9p, FUSE).
 const SYNCED_AS_A_WHOLE: [u32; 6] = [0xEF53, 0x5846_5342, 0x9123_683E, 0xF2F5_2010, 0x2FC1_2FC1, 0x0102_1994];
 
 /// A directory, held by its descriptor.

@@ -1,10 +1,10 @@
 //! What tells a mounted file system from the same one as it was mounted before, under the same boot of the kernel.
 //!
-//! A device that is unplugged and comes back, or whose other end was restarted, is mounted anew with the same device number
-//! and the same inodes, and without what was in the page cache. The id of the mount does not tell that apart well: another
-//! mount namespace, which each start of a service or a container gets, has others, and before Linux 6.8 they are used
-//! again. But ext4, XFS and F2FS make a directory below `/sys/fs` for each file system that is mounted, and the kernel
-//! numbers what is there one after the other.
+//! A device that is unplugged and comes back, or whose other end was restarted, is mounted anew with the same device
+//! number and the same inodes, and without what was in the page cache. The id of the mount does not tell that apart
+//! well: another mount namespace, which each start of a service or a container gets, has others, and before Linux 6.8
+//! they are used again. But ext4, XFS and F2FS make a directory below `/sys/fs` for each file system that is mounted,
+//! and the kernel numbers what is there one after the other.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;

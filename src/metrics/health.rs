@@ -2,8 +2,8 @@
 
 use crate::account::watch::AccountVitals;
 
-/// Why the server is not fit to serve, a line each; empty: it is. `poisoned`: disks on which storing failed. What could not
-/// be looked at in time counts as healthy: a restart would meet the same storage.
+/// Why the server is not fit to serve, a line each; empty: it is. `poisoned`: disks on which storing failed. What could
+/// not be looked at in time counts as healthy: a restart would meet the same storage.
 pub(super) fn reasons<'a>(account: &AccountVitals, poisoned: impl Iterator<Item = &'a str>) -> Vec<String> {
     let mut reasons = Vec::new();
     if account.keys_held == Some(false) {

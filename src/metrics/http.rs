@@ -1,7 +1,7 @@
 //! The endpoint: `GET /metrics` and `GET /healthz` over HTTP/1, one request a connection.
 //!
-//! 1. Connections are bounded in number and time; the oldest makes room for a new one, so that clients which connect and
-//!    say nothing keep nobody out.
+//! 1. Connections are bounded in number and time; the oldest makes room for a new one, so that clients which connect
+//!    and say nothing keep nobody out.
 //! 2. A look at the disks is shared by all who ask within a while, and that while grows with what a look costs: however
 //!    many ask, looking takes a sixth of one thread's time at most.
 //! 3. A request has to name this machine as its host: a page in somebody's browser that has its own name resolve to a
@@ -231,7 +231,8 @@ impl Looks {
     }
 }
 
-/// Whether the host that a request asks for is a loopback address or `localhost`. One that names no host is no browser's.
+/// Whether the host that a request asks for is a loopback address or `localhost`. One that names no host is no
+/// browser's.
 fn names_this_machine<B>(request: &Request<B>) -> bool {
     let host = match (request.uri().authority(), request.headers().get(HOST)) {
         (Some(authority), _) => Some(authority.clone()),

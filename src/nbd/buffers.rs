@@ -7,8 +7,8 @@
 //! Buffers are anonymous mappings, so a page that was never used costs nothing and a buffer let go is really gone. They
 //! are kept for reuse while any is in use, and all let go when none is.
 //!
-//! What lies in them is guest data. Once the keys are taken back none of it is to stay: [`Buffers::forget`] overwrites those
-//! that nobody uses, those in use are overwritten when they come back, and connections, which see a new
+//! What lies in them is guest data. Once the keys are taken back none of it is to stay: [`Buffers::forget`] overwrites
+//! those that nobody uses, those in use are overwritten when they come back, and connections, which see a new
 //! [generation](Buffers::generation), give theirs back before they wait for their client again.
 
 use std::ops::{Deref, DerefMut};
@@ -27,8 +27,8 @@ const CLASSES: [usize; 5] = [4 << 10, 16 << 10, SMALL, LARGE, SENDING];
 pub(super) const SMALL: usize = RESERVED / 2;
 /// The receive buffer under load, and the longest piece of a request that is handled at once.
 pub(super) const LARGE: usize = 256 << 10;
-/// The send buffer under load: four pieces of reads with their headers. What is sent at once wakes the client once, and it
-/// is still small enough to stay in the second-level cache from the disk to the socket.
+/// The send buffer under load: four pieces of reads with their headers. What is sent at once wakes the client once, and
+/// it is still small enough to stay in the second-level cache from the disk to the socket.
 pub(super) const SENDING: usize = (512 << 10) + (4 << 10);
 /// Bytes of free buffers kept for reuse.
 const MAX_FREE: usize = 8 << 20;
@@ -78,8 +78,8 @@ impl Buffers {
         self.shared
     }
 
-    /// Overwrites what clients have left in buffers, and has connections do so with theirs. `from_now_on`: until the next
-    /// call no buffer is used again with what is in it.
+    /// Overwrites what clients have left in buffers, and has connections do so with theirs. `from_now_on`: until the
+    /// next call no buffer is used again with what is in it.
     pub(super) fn forget(&self, from_now_on: bool) {
         self.forgets.store(from_now_on, Ordering::SeqCst);
         self.generation.fetch_add(1, Ordering::SeqCst);

@@ -16,10 +16,12 @@ use x509_cert::ext::pkix::name::{DirectoryString, GeneralName};
 
 /// The longest time before its end at which a certificate is due to be replaced.
 const DUE: Duration = Duration::from_secs(30 * 24 * 3600);
-/// The part of its time that is left then, where that is shorter: certificates that live for a day are renewed by the hour.
+/// The part of its time that is left then, where that is shorter: certificates that live for a day are renewed by the
+/// hour.
 const DUE_PART: u64 = 4;
 
-/// Its subject's common names and its alternative names: DNS names (in lower case), addresses, e-mail addresses and URIs.
+/// Its subject's common names and its alternative names: DNS names (in lower case), addresses, e-mail addresses and
+/// URIs.
 pub(super) fn names(der: &[u8]) -> Vec<String> {
     let Ok(certificate) = Certificate::from_der(der) else { return Vec::new() };
     let subject = certificate.tbs_certificate().subject().iter();
@@ -32,8 +34,8 @@ pub(super) fn names(der: &[u8]) -> Vec<String> {
     names
 }
 
-/// The host for which a client that goes to `address` accepts the certificate: the address itself, `localhost` for a loopback
-/// one, or the first DNS name. `None`: the certificate names no host.
+/// The host for which a client that goes to `address` accepts the certificate: the address itself, `localhost` for a
+/// loopback one, or the first DNS name. `None`: the certificate names no host.
 pub(super) fn host_for(der: &[u8], address: IpAddr) -> Option<String> {
     let certificate = Certificate::from_der(der).ok()?;
     let (_, SubjectAltName(names)) = certificate.tbs_certificate().get_extension().ok()??;

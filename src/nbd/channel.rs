@@ -14,8 +14,8 @@ use rustls::ServerConnection;
 /// Bytes of ciphertext read at once.
 const CIPHERTEXT: usize = 64 << 10;
 /// Bytes that a unix socket takes before the client has to (the kernel counts its own overhead as much again, and gives
-/// less where `net.core.wmem_max` is less). With the usual 208 KiB a stream of long replies stops, and both sides sleep and
-/// wake, several times a MiB.
+/// less where `net.core.wmem_max` is less). With the usual 208 KiB a stream of long replies stops, and both sides sleep
+/// and wake, several times a MiB.
 const SOCKET_AHEAD: usize = 512 << 10;
 /// Bytes of plaintext that TLS takes ahead of the socket.
 const TLS_AHEAD: usize = 256 << 10;

@@ -1,8 +1,8 @@
 //! The time that a client may take for its handshake.
 //!
-//! Only waiting for the client counts: until it has sent what it is sending, or taken its answer. What the server does in
-//! between, as opening a disk, is not the client's. Each option that was answered gives a little of the time back, so that
-//! a client which lists thousands of exports over a slow network is served, and one that trickles bytes is not.
+//! Only waiting for the client counts: until it has sent what it is sending, or taken its answer. What the server does
+//! in between, as opening a disk, is not the client's. Each option that was answered gives a little of the time back,
+//! so that a client which lists thousands of exports over a slow network is served, and one that trickles bytes is not.
 
 use std::future::Future;
 use std::io;

@@ -16,8 +16,8 @@ pub struct Config {
     pub read_only: bool,
     /// Offers TLS.
     pub tls: Option<Tls>,
-    /// Answers TCP clients nothing before STARTTLS. Needs [`Config::tls`]; one that asks clients for certificates implies it.
-    /// Unix sockets are told of TLS and do not need it: the permissions of their file say who may connect.
+    /// Answers TCP clients nothing before STARTTLS. Needs [`Config::tls`]; one that asks clients for certificates
+    /// implies it. Unix sockets are told of TLS and do not need it: the permissions of their file say who may connect.
     pub tls_required: bool,
     /// Lets [`Server::listen_tcp`](super::Server::listen_tcp) accept plaintext clients from other machines.
     pub insecure_tcp: bool,
@@ -28,8 +28,8 @@ pub struct Config {
     pub max_connections: usize,
     /// Handshakes under way at once; the oldest makes room for a further one.
     pub max_handshakes: usize,
-    /// How long a client may take for the handshake, TLS included; what the server takes does not count, and each option
-    /// that was answered gives a hundredth back.
+    /// How long a client may take for the handshake, TLS included; what the server takes does not count, and each
+    /// option that was answered gives a hundredth back.
     pub handshake_timeout: Duration,
     /// Options in one handshake: some for each export, where a client lists them all.
     pub max_options: usize,
@@ -53,9 +53,9 @@ pub struct Config {
     pub idle_timeout: Option<Duration>,
     /// How long a client may stop in the middle of a request, or take no reply.
     pub stall_timeout: Duration,
-    /// How long, once the server stops, attached clients are answered "shutting down" before they are cut off. Zero: they
-    /// are cut off at once, after what they had sent is answered, and none is refused; a client that attaches again by
-    /// itself and repeats what was not answered notices no more than a wait.
+    /// How long, once the server stops, attached clients are answered "shutting down" before they are cut off. Zero:
+    /// they are cut off at once, after what they had sent is answered, and none is refused; a client that attaches
+    /// again by itself and repeats what was not answered notices no more than a wait.
     pub shutdown_grace: Duration,
 }
 

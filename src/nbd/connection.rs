@@ -6,8 +6,8 @@
 //!
 //! 1. Only this thread touches the socket, so a client that takes no replies holds up nobody but itself.
 //! 2. It sleeps only when it has nothing to parse, nothing to write and nothing finished to answer.
-//! 3. It never waits for memory: refused a buffer, it waits for a request of its own, or does the work itself in what is
-//!    reserved for it.
+//! 3. It never waits for memory: refused a buffer, it waits for a request of its own, or does the work itself in what
+//!    is reserved for it.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;

@@ -210,8 +210,8 @@ impl Contexts {
         Some(wanted)
     }
 
-    /// What SET_META_CONTEXT selects, and the names of that: exact names only. `snapshots` are those that the export can
-    /// be compared with. More than one of them is too many.
+    /// What SET_META_CONTEXT selects, and the names of that: exact names only. `snapshots` are those that the export
+    /// can be compared with. More than one of them is too many.
     pub(super) fn selected(queries: &[&str], snapshots: &[Line]) -> std::result::Result<Selected, Malformed> {
         let named = asked_for(queries, snapshots, |query, name| query == name)?;
         if named.iter().filter(|(context, _)| matches!(context, Context::Diff(_))).count() > 1 {
@@ -222,8 +222,8 @@ impl Contexts {
         Ok((set, named))
     }
 
-    /// What LIST_META_CONTEXT lists: no query asks for all, a bare namespace for all in it, and `sealdisk:diff:` for all
-    /// of that kind.
+    /// What LIST_META_CONTEXT lists: no query asks for all, a bare namespace for all in it, and `sealdisk:diff:` for
+    /// all of that kind.
     pub(super) fn listed(queries: &[&str], snapshots: &[Line]) -> std::result::Result<Vec<String>, Malformed> {
         let matches = |query: &str, name: &str| {
             let all = query == DIFF || query.split_once(':').is_some_and(|(_, leaf)| leaf.is_empty());

@@ -60,8 +60,8 @@ impl Door {
         Ok(Terms { most, context })
     }
 
-    /// Leaves nothing of what clients have read and written in the server's buffers, as soon as no request under way needs it;
-    /// `from_now_on`: nor of what they send until the next call.
+    /// Leaves nothing of what clients have read and written in the server's buffers, as soon as no request under way
+    /// needs it; `from_now_on`: nor of what they send until the next call.
     pub fn forget(&self, from_now_on: bool) {
         self.hub.stats.buffers.forget(from_now_on);
     }

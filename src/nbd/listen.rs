@@ -74,8 +74,8 @@ pub(crate) fn check_lengths(paths: &[(&str, &Path)]) -> Result<()> {
     Err(Error::new(ErrorKind::InvalidInput, what).hint(format!("choose {words}, for example under /run")))
 }
 
-/// Makes room for a socket at `path`: a stale socket file is removed; a live one is refused with [`ErrorKind::InUse`], any
-/// other file with [`ErrorKind::AlreadyExists`], too long a path with [`ErrorKind::InvalidInput`].
+/// Makes room for a socket at `path`: a stale socket file is removed; a live one is refused with [`ErrorKind::InUse`],
+/// any other file with [`ErrorKind::AlreadyExists`], too long a path with [`ErrorKind::InvalidInput`].
 pub(crate) fn make_room(path: &Path) -> Result<()> {
     check_lengths(&[("a shorter path", path)])?;
     if let Ok(there) = fs::symlink_metadata(path) {
@@ -112,8 +112,8 @@ pub(crate) fn unix(path: &Path, access: SocketAccess) -> Result<(UnixListener, S
     Ok((listener, file))
 }
 
-/// Gives the socket file its group and then its mode: it is never open to the members of another group. What is changed is
-/// the file that was bound, whatever lies at its path by now.
+/// Gives the socket file its group and then its mode: it is never open to the members of another group. What is changed
+/// is the file that was bound, whatever lies at its path by now.
 fn open_to(file: &SocketFile, access: SocketAccess) -> Result<()> {
     let failed = |what: &str, e: io::Error| Error::io(what, e).at_path(&file.path);
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -71,8 +71,8 @@ pub trait Exports: Send + Sync {
     /// meanwhile some may be left out.
     /// `client` hears only of what it may have.
     fn list(&self, client: &Identity, after: Option<&str>, most: usize) -> Vec<ExportInfo>;
-    /// The disk of an export. The empty name is the default export: the only one, if there is just one. What `client` may
-    /// not have is not there.
+    /// The disk of an export. The empty name is the default export: the only one, if there is just one. What `client`
+    /// may not have is not there.
     fn open(&self, client: &Identity, name: &str) -> Result<Export>;
 }
 

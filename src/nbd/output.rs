@@ -109,8 +109,8 @@ impl Output {
         true
     }
 
-    /// Bytes of the buffer: the longest reply there will be room for once all has been sent. It grows to [`SENDING`] when
-    /// `wanted` is more and the budget allows it, and is 0 only when the system has no memory.
+    /// Bytes of the buffer: the longest reply there will be room for once all has been sent. It grows to [`SENDING`]
+    /// when `wanted` is more and the budget allows it, and is 0 only when the system has no memory.
     pub(super) fn capacity_for(&mut self, wanted: usize) -> usize {
         if self.buffer.is_none() {
             self.buffer = self.share.reserved();

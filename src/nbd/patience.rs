@@ -1,13 +1,13 @@
 //! Whether to look out for the next request for a moment before sleeping.
 //!
-//! A client that waits for each answer before it asks again leaves its connection idle for some microseconds every time.
-//! To sleep and be woken takes longer than that, tens of microseconds where an idle processor is a virtual one, and costs
-//! the client the waking besides. So a connection whose requests come one by one, and soon, looks at its socket again and
-//! again for at most [`WATCH`] before it sleeps.
+//! A client that waits for each answer before it asks again leaves its connection idle for some microseconds every
+//! time. To sleep and be woken takes longer than that, tens of microseconds where an idle processor is a virtual one,
+//! and costs the client the waking besides. So a connection whose requests come one by one, and soon, looks at its
+//! socket again and again for at most [`WATCH`] before it sleeps.
 //!
-//! What bounds the waste: no more than half of the processors do so at once, and none where there is but one. A connection
-//! that has slept for long, whose client sends several requests at once, or that has looked out in vain, sleeps at once; the
-//! last after twice as many short sleeps as the time before.
+//! What bounds the waste: no more than half of the processors do so at once, and none where there is but one. A
+//! connection that has slept for long, whose client sends several requests at once, or that has looked out in vain,
+//! sleeps at once; the last after twice as many short sleeps as the time before.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

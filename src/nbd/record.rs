@@ -1,7 +1,7 @@
 //! What one connection notes of its answers: numbers for the metrics, and lines for the log.
 //!
-//! The clock is read when requests arrive and once before replies are sent, not for each request: all that were answered
-//! in between have waited until then.
+//! The clock is read when requests arrive and once before replies are sent, not for each request: all that were
+//! answered in between have waited until then.
 
 use std::fmt;
 use std::sync::Arc;

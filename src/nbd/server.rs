@@ -3,8 +3,8 @@
 //! 1. Handshakes run as tasks, bounded in number and time; the oldest makes room for a new one, so clients that connect
 //!    and say nothing keep nobody out.
 //! 2. A client that reaches transmission gets a thread of its own and counts among the connections.
-//! 3. At the end: no new clients; requests that still arrive are refused for a while; then no more are read, and what is
-//!    in flight is finished and answered; a client that does not take its answers is cut off.
+//! 3. At the end: no new clients; requests that still arrive are refused for a while; then no more are read, and what
+//!    is in flight is finished and answered; a client that does not take its answers is cut off.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -137,9 +137,9 @@ impl Server {
     }
 
     /// Serves until `stop` is ready, then: accepts no more, answers what still arrives with "shutting down" for
-    /// [`Config::shutdown_grace`], or with none carries out what has arrived, finishes what is in flight, and returns when
-    /// the last connection has ended. Flushing the disks is left to whoever owns them. Runs on a multi-threaded tokio
-    /// runtime with time and I/O.
+    /// [`Config::shutdown_grace`], or with none carries out what has arrived, finishes what is in flight, and returns
+    /// when the last connection has ended. Flushing the disks is left to whoever owns them. Runs on a multi-threaded
+    /// tokio runtime with time and I/O.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<()> {
         let Self { hub, listeners, files } = self;
         let mut accepting = JoinSet::new();
@@ -159,8 +159,8 @@ impl Server {
             }
         }
         stop.await;
-        // Handshakes see this before a new client could be accepted in their place. Without a grace nobody is refused, so
-        // that no client takes the end for an error of the disk: see `Config::shutdown_grace`.
+        // Handshakes see this before a new client could be accepted in their place. Without a grace nobody is refused,
+        // so that no client takes the end for an error of the disk: see `Config::shutdown_grace`.
         hub.shared.stopping.store(!hub.shared.config.shutdown_grace.is_zero(), Ordering::Relaxed);
         accepting.shutdown().await;
         drop(files);

@@ -81,8 +81,8 @@ impl Part {
 }
 
 impl Tls {
-    /// Reads the files. [`ErrorKind::InvalidInput`] for content that is no certificate or key, or does not fit together, and
-    /// for a key that others can read.
+    /// Reads the files. [`ErrorKind::InvalidInput`] for content that is no certificate or key, or does not fit
+    /// together, and for a key that others can read.
     pub fn load(files: TlsFiles) -> Result<Self> {
         let material = read(&files)?;
         Ok(Self { files: Arc::new(files), in_force: Arc::new(RwLock::new(material)) })

@@ -1,5 +1,5 @@
-//! Reads the files that decide whom a server lets in (certificates, keys, lists, rules), in bounded time and memory. What
-//! every user can change is refused, and a private key that every user can read.
+//! Reads the files that decide whom a server lets in (certificates, keys, lists, rules), in bounded time and memory.
+//! What every user can change is refused, and a private key that every user can read.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -58,8 +58,8 @@ pub(crate) fn read(path: &Path, kind: Kind) -> Result<Zeroizing<Vec<u8>>> {
     Ok(text)
 }
 
-/// Whether it is root's on a mount that is read-only, as container engines hand in secrets: nobody but who is given the mount
-/// sees it, and its mode is not theirs to set.
+/// Whether it is root's on a mount that is read-only, as container engines hand in secrets: nobody but who is given the
+/// mount sees it, and its mode is not theirs to set.
 fn is_mounted_secret(file: &File, owner: u32) -> bool {
     /// Of tmpfs and ramfs: statfs(2).
     const IN_MEMORY: [u64; 2] = [0x0102_1994, 0x8584_58f6];

@@ -1,7 +1,7 @@
 //! Threads that wait for the disk, so that connections never do.
 //!
-//! Each connection has a [`Lane`]: jobs go in, finished ones come out. Threads take one job from each lane in turn, so a
-//! connection with a thousand slow requests does not push another's single one to the end of the queue. Threads are
+//! Each connection has a [`Lane`]: jobs go in, finished ones come out. Threads take one job from each lane in turn, so
+//! a connection with a thousand slow requests does not push another's single one to the end of the queue. Threads are
 //! started as they are needed, up to a limit, and end when there has been nothing to do for a while.
 
 use std::collections::VecDeque;

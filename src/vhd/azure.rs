@@ -106,8 +106,8 @@ fn without_footer(file: &HostFile, fixes: &Fixes) -> Result<Problem> {
     Ok(Problem::new(Cause::Raw, what, fixes.convert("--from raw ")))
 }
 
-/// A valid footer of a fixed disk near the end of the data, and the bytes behind it. Only one that lies right behind its
-/// disk counts: a disk may hold disks.
+/// A valid footer of a fixed disk near the end of the data, and the bytes behind it. Only one that lies right behind
+/// its disk counts: a disk may hold disks.
 fn early_footer(file: &HostFile) -> Result<Option<(u64, u64)>> {
     let size = file.size();
     // Where a disk was made larger and the power went, the rest of the file is one hole.

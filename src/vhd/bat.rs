@@ -11,8 +11,8 @@ use super::source::Source;
 use super::{Fault, SECTOR, Warning};
 use crate::{Error, Result};
 
-/// The most entries in all tables of a chain, which bounds memory at 40 MiB. 2040 GiB in blocks of 512 KiB, the smallest
-/// that any implementation is known to make, need just fewer.
+/// The most entries in all tables of a chain, which bounds memory at 40 MiB. 2040 GiB in blocks of 512 KiB, the
+/// smallest that any implementation is known to make, need just fewer.
 pub const MAX_ENTRIES: u64 = 4 << 20;
 
 /// The most block-sized places of a file that are told apart to find blocks on each other when they do not lie in it in
@@ -101,8 +101,8 @@ impl Bat {
     }
 }
 
-/// Checks entries one by one. Positions are in sectors but where they are said to be in bytes: a block begins on a sector,
-/// so nothing is lost by rounding what it must not touch outwards.
+/// Checks entries one by one. Positions are in sectors but where they are said to be in bytes: a block begins on a
+/// sector, so nothing is lost by rounding what it must not touch outwards.
 struct Checker {
     /// Byte of the file at which the table begins.
     table: u64,

@@ -1,7 +1,7 @@
 //! Sector bitmaps: which sectors of a block its file holds. One bit a sector, the most significant bit first.
 //!
-//! Most blocks of most disks are held whole. So what is kept of each block is one byte that says so; only the bitmaps of
-//! mixed blocks are kept themselves, in a cache of bounded size.
+//! Most blocks of most disks are held whole. So what is kept of each block is one byte that says so; only the bitmaps
+//! of mixed blocks are kept themselves, in a cache of bounded size.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};

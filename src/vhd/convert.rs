@@ -109,9 +109,9 @@ pub struct Made {
     pub stored: u64,
 }
 
-/// Copies `source` into a file, and a sink over it, that is called `path` in messages: sparse, on stable storage, read back and compared
-/// when this returns. The disk has `size` bytes, as many as the source at least. `progress` hears the phase and the bytes
-/// done of all.
+/// Copies `source` into a file, and a sink over it, that is called `path` in messages: sparse, on stable storage, read
+/// back and compared when this returns. The disk has `size` bytes, as many as the source at least. `progress` hears the
+/// phase and the bytes done of all.
 pub fn write_out(
     source: &mut dyn Content,
     (file, sink): (&RealFile, Sink<'_>),
@@ -149,8 +149,8 @@ pub fn write_out(
     Ok(Made { unique_id: (target != Target::Raw).then_some(id), stored })
 }
 
-/// Calls `put` with every piece that is not all zeros: its offset, a multiple of `piece`, and its bytes, `piece` of them
-/// but for the last. `put` says how many it stored; the sum is the answer.
+/// Calls `put` with every piece that is not all zeros: its offset, a multiple of `piece`, and its bytes, `piece` of
+/// them but for the last. `put` says how many it stored; the sum is the answer.
 fn copy(
     source: &mut dyn Content,
     piece: u64,
@@ -184,8 +184,8 @@ fn copy(
     Ok(stored)
 }
 
-/// Puts what is not zero where it belongs in a flat file that has its length, and nothing anywhere else of the first `size`
-/// bytes; syncs it.
+/// Puts what is not zero where it belongs in a flat file that has its length, and nothing anywhere else of the first
+/// `size` bytes; syncs it.
 fn copy_flat(source: &mut dyn Content, sink: Sink<'_>, size: u64, progress: &mut dyn FnMut(u64)) -> Result<u64> {
     let mut clean = 0;
     let stored = copy(source, PIECE, progress, &mut |at, data| {

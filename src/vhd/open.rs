@@ -20,8 +20,8 @@ use crate::{Error, ErrorKind, Result};
 /// The most files in a chain.
 pub const MAX_DEPTH: usize = 128;
 
-/// The options by which a user says how an image is opened, as the running verb calls them: what hints name. `None`: the
-/// verb has no such option.
+/// The options by which a user says how an image is opened, as the running verb calls them: what hints name. `None`:
+/// the verb has no such option.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OptionNames {
     pub format: Option<&'static str>,
@@ -90,8 +90,8 @@ pub fn open_file(file: HostFile, options: &OpenOptions) -> Result<OpenChain> {
     Ok(builder.finish())
 }
 
-/// The folders that [`open_file`] may look for parents in: none where nothing in the file says that it has any. Looks at one
-/// field of a footer alone, and at no path in the file.
+/// The folders that [`open_file`] may look for parents in: none where nothing in the file says that it has any. Looks
+/// at one field of a footer alone, and at no path in the file.
 pub fn parent_folders(file: &HostFile, options: &OpenOptions) -> Result<Vec<PathBuf>> {
     let size = file.size();
     let mut has_parents = false;

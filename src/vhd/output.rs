@@ -1,8 +1,9 @@
 //! A new file that appears under its name only when it is whole.
 //!
 //! Until then it has no name at all, so that nothing half-made stays behind, not even after a kill or a power cut. File
-//! systems without unnamed files get a hidden name beside the target, removed on the way out of an error. A file that is
-//! to be gone on with later has a name of its own until it is whole, and keeps it: [`PART`] behind that of the target.
+//! systems without unnamed files get a hidden name beside the target, removed on the way out of an error. A file that
+//! is to be gone on with later has a name of its own until it is whole, and keeps it: [`PART`] behind that of the
+//! target.
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;

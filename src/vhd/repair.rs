@@ -1,5 +1,5 @@
-//! Repairing what is written twice or can be computed: the footer, its copy, and the checksums. Nothing else is changed,
-//! and nothing at all unless the disk is sound with what would be written.
+//! Repairing what is written twice or can be computed: the footer, its copy, and the checksums. Nothing else is
+//! changed, and nothing at all unless the disk is sound with what would be written.
 
 use std::fs;
 use std::ops::ControlFlow;

@@ -1,8 +1,8 @@
 //! Resizing a fixed disk in place.
 //!
 //! The new footer goes to the new end first, so that at every moment the last 512 bytes of the file are a footer: a
-//! write behind the end of a file makes it longer in the same step. Then what is no longer needed goes: the old footer's
-//! page when the disk grows, the bytes behind the new footer when it shrinks.
+//! write behind the end of a file makes it longer in the same step. Then what is no longer needed goes: the old
+//! footer's page when the disk grows, the bytes behind the new footer when it shrinks.
 
 use std::fs;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! A file that is written front to back, and in which an earlier attempt may have left something: what is there already is
-//! not written again, and what must not be there is taken away.
+//! A file that is written front to back, and in which an earlier attempt may have left something: what is there already
+//! is not written again, and what must not be there is taken away.
 
 use std::io;
 
@@ -25,7 +25,8 @@ impl<'a> Sink<'a> {
     /// A file in which anything may lie.
     pub fn over(file: &'a dyn File) -> Result<Self> {
         let before = file.size().map_err(|e| Error::io("cannot examine the file", e))?;
-        // What a failed sync left in the cache alone must not be taken for what is stored. A hint: all is compared in the end.
+        // What a failed sync left in the cache alone must not be taken for what is stored. A hint: all is compared in
+        // the end.
         let _ = file.drop_cache();
         Ok(Self { file, before })
     }

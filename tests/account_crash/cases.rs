@@ -146,8 +146,8 @@ fn replace_all(registry: &Registry) -> Done {
     ask(registry, KeyRequest::EndReencryption)
 }
 
-/// What was stored under data keys that the former account key unwraps is gone, or will be with the snapshots that see it;
-/// and what is written now comes under a key that it did not unwrap.
+/// What was stored under data keys that the former account key unwraps is gone, or will be with the snapshots that see
+/// it; and what is written now comes under a key that it did not unwrap.
 fn a_write_makes_a_layer(disk: &SimDisk) -> Result<(), String> {
     let said = |error: sealdisk::Error| error.to_string();
     let registry = rig::open(disk).map_err(said)?;

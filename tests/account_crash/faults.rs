@@ -129,8 +129,8 @@ fn ask_again(case: &Case, frame: &Frame, end: &SimDisk) -> Result<(), String> {
     frame.check(case, &look(end)?, true)
 }
 
-/// An account with clones of all kinds, of which one call fails when it is opened: what cannot be read then is not taken
-/// for gone, whatever is asked for next.
+/// An account with clones of all kinds, of which one call fails when it is opened: what cannot be read then is not
+/// taken for gone, whatever is asked for next.
 pub(crate) fn every_call_of_opening() -> Result<u64, String> {
     let before: fn(&Registry) -> Done = |r| {
         cases::clone(r, "a@s", "b")?;

@@ -1,6 +1,6 @@
-//! Whole verbs of the production account on a simulated disk: the power cut, the process killed and a call failing at each
-//! of their steps, and in the recovery that follows. Afterwards the account is as it was before the verb or as it is after
-//! it, with nothing half-made in it, and the verb can be asked for again.
+//! Whole verbs of the production account on a simulated disk: the power cut, the process killed and a call failing at
+//! each of their steps, and in the recovery that follows. Afterwards the account is as it was before the verb or as it
+//! is after it, with nothing half-made in it, and the verb can be asked for again.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

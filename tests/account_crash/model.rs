@@ -66,8 +66,8 @@ pub(crate) enum Op {
     Reencrypt {
         name: &'static str,
     },
-    /// Ends in order and begins again. Closing makes durable what is open: `all`, unless some disks of a killed process were
-    /// not opened since.
+    /// Ends in order and begins again. Closing makes durable what is open: `all`, unless some disks of a killed process
+    /// were not opened since.
     Reopen {
         all: bool,
     },
@@ -333,8 +333,8 @@ impl Model {
         }
     }
 
-    /// Whether this may be what is seen, and then the model of exactly that. `exact`: what was answered is there, flushed or
-    /// not. `torn`: a page that is not durable may be anything.
+    /// Whether this may be what is seen, and then the model of exactly that. `exact`: what was answered is there,
+    /// flushed or not. `torn`: a page that is not durable may be anything.
     pub(crate) fn settled(&self, seen: &Seen, exact: bool, torn: bool) -> Result<Self, String> {
         let mut settled = self.witnessed(seen);
         for disk in settled.disks.values_mut().filter(|disk| !disk.hidden) {

@@ -20,8 +20,8 @@ thread_local! {
     static FEW_DISKS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The same uuids again for the same seed, in no order. In even seeds the folders of disks are synced all at once, in odd
-/// ones each for itself.
+/// The same uuids again for the same seed, in no order. In even seeds the folders of disks are synced all at once, in
+/// odd ones each for itself.
 pub(crate) fn seed(seed: u64) {
     NEXT_UUID.set(seed << 32);
     FEW_DISKS.set(if seed.is_multiple_of(2) { 0 } else { usize::MAX });

@@ -105,8 +105,8 @@ fn stop_in_recovery(disk: &SimDisk, dice: &mut Dice) -> SimDisk {
     stopped.unwrap_or(tried)
 }
 
-/// Opens the account and asks for one thing after the other. Answers some of the ends on the way, the last of them at the
-/// end.
+/// Opens the account and asks for one thing after the other. Answers some of the ends on the way, the last of them at
+/// the end.
 fn live(start: &Start, dice: &mut Dice, done: &mut Vec<Op>) -> Result<Vec<End>, String> {
     let Start { disk, model, at_rest } = start;
     let at_rest = *at_rest;

@@ -1,5 +1,5 @@
-//! Nothing that comes from elsewhere acts on a terminal or forges a line: names of files, sources of keys, fields of TOML
-//! files, in text, in JSON and in the log.
+//! Nothing that comes from elsewhere acts on a terminal or forges a line: names of files, sources of keys, fields of
+//! TOML files, in text, in JSON and in the log.
 
 use std::fs;
 

@@ -11,7 +11,8 @@ use crate::support::{Account, MIB, Server, program, run, stdout_of};
 const NAME: &str = "disk";
 const JOBS: usize = 4;
 
-/// Pages of 512 bytes in requests of mixed sizes, several jobs, each with a connection and a part of the disk of its own.
+/// Pages of 512 bytes in requests of mixed sizes, several jobs, each with a connection and a part of the disk of its
+/// own.
 fn job(server: &Server, folder: &Path, part: u64, options: &[&str]) -> std::process::Command {
     let mut fio = program("timeout");
     fio.current_dir(folder)

@@ -6,8 +6,8 @@ use std::fs;
 use crate::house::{image, text};
 use crate::support::{Account, MIB, program, run};
 
-/// Stops `sealdisk ARGUMENTS` at its first read of a file after it has confined itself, and makes calls there. The answers
-/// of the kernel, as the C library gives them: -1 where it refused.
+/// Stops `sealdisk ARGUMENTS` at its first read of a file after it has confined itself, and makes calls there. The
+/// answers of the kernel, as the C library gives them: -1 where it refused.
 fn inside(account: &Account, arguments: &[&str], calls: &[(&str, String)]) -> Vec<(String, i64)> {
     let plain = account.command();
     // Two filters of system calls, each a call and a return from it.

@@ -1,5 +1,5 @@
-//! Servers that are broken or hostile, as the source of an import. After each: one line says which server it was and what
-//! it did, nothing half-made is seen by anybody, and an import from a good one works.
+//! Servers that are broken or hostile, as the source of an import. After each: one line says which server it was and
+//! what it did, nothing half-made is seen by anybody, and an import from a good one works.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

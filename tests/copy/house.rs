@@ -116,8 +116,8 @@ impl Running {
     }
 }
 
-/// A verb that was stopped in the middle of its work: where `there` is reached and the end is not. One that was too fast for
-/// us is undone and tried again.
+/// A verb that was stopped in the middle of its work: where `there` is reached and the end is not. One that was too
+/// fast for us is undone and tried again.
 pub(crate) fn midway(start: impl Fn() -> Running, there: impl Fn() -> bool, undo: impl Fn()) -> Running {
     for _ in 0..100 {
         let mut running = start();

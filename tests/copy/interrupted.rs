@@ -13,8 +13,9 @@ use crate::support::{Account, MIB, program, run, stdout_of};
 /// What takes long enough to be stopped within it.
 const SIZE: u64 = 24 * MIB;
 
-/// An NBD server that takes its time: a piece of the copy takes a twentieth of a second. One request of a connection at a
-/// time: with several, nbdkit may die of an assertion (`raw_send_socket`) when a client with requests in flight is gone.
+/// An NBD server that takes its time: a piece of the copy takes a twentieth of a second. One request of a connection at
+/// a time: with several, nbdkit may die of an assertion (`raw_send_socket`) when a client with requests in flight is
+/// gone.
 struct Slow {
     child: Child,
     socket: PathBuf,
@@ -73,7 +74,8 @@ fn an_import_that_is_stopped_goes_on_where_it_was() {
         let server = served.then(|| account.serve());
         let running = begun(&account, &uri);
         running.signal(signal);
-        // As timeout(1) does, which signals the process and its group; apart, so that the kernel does not make one of them.
+        // As timeout(1) does, which signals the process and its group; apart, so that the kernel does not make one of
+        // them.
         std::thread::sleep(std::time::Duration::from_millis(5));
         running.signal(signal);
         let document = failure_of(&running.end());

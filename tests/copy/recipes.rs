@@ -18,7 +18,8 @@ fn recipe(heading: &str) -> Vec<String> {
     blocks.iter().map(|block| block.split("```").next().expect("an end").to_owned()).collect()
 }
 
-/// A folder in which a recipe is followed: with an account in it where the program looks for one, and `sealdisk` in the path.
+/// A folder in which a recipe is followed: with an account in it where the program looks for one, and `sealdisk` in the
+/// path.
 struct Place {
     account: Account,
     other: Account,

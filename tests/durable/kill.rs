@@ -1,5 +1,5 @@
-//! SIGKILL and SIGTERM in the middle of everything, and what was answered is there: the last answered write of each page,
-//! flushed or not, because the machine runs on.
+//! SIGKILL and SIGTERM in the middle of everything, and what was answered is there: the last answered write of each
+//! page, flushed or not, because the machine runs on.
 
 use std::thread;
 use std::time::Duration;

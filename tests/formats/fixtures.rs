@@ -194,8 +194,8 @@ fn blank_keys(file: &mut [u8]) {
     file[4096..].chunks_mut(512).for_each(|copy| copy[24..100].fill(0));
 }
 
-/// The recorded data keys, by an implementation of XTS that is not ours: what `docs/format.md` says of a layer is enough
-/// to read it.
+/// The recorded data keys, by an implementation of XTS that is not ours: what `docs/format.md` says of a layer is
+/// enough to read it.
 #[test]
 fn layers_decrypt_with_the_recorded_keys_by_an_independent_implementation() {
     use aes::Aes256;

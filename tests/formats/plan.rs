@@ -83,8 +83,8 @@ impl Life {
     }
 }
 
-/// Leads the life of a golden disk in the empty directory `dir`, and gives what it should hold: now, and for the one that
-/// does not end well also where nothing is believed but what was flushed. `sample`: of the identity of the base.
+/// Leads the life of a golden disk in the empty directory `dir`, and gives what it should hold: now, and for the one
+/// that does not end well also where nothing is believed but what was flushed. `sample`: of the identity of the base.
 pub(crate) fn lead(disk: Uuid, dir: &MemoryDir, keys: &DiskKeys, sample: &str) -> Result<(Content, Content)> {
     let (_, name) = DISKS.into_iter().find(|(uuid, _)| *uuid == disk).expect("a golden disk");
     let mut spec = Spec::new(disk, name, PAGES * PAGE as u64);

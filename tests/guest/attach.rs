@@ -45,8 +45,8 @@ fn nbd_client_makes_it_a_disk_like_any_other() {
     let trimmed = account.usage(DATA);
     assert!(trimmed.encrypted + 15 * MIB < full.encrypted, "{full:?}, then {trimmed:?}");
 
-    // This client does not connect again by itself, so its requests fail when the server is gone. What was synced is there
-    // when it is attached anew.
+    // This client does not connect again by itself, so its requests fail when the server is gone. What was synced is
+    // there when it is attached anew.
     guest.run("mount /dev/nbd0 /mnt && cp /usr/share/common-licenses/GPL-3 /mnt/kept && sync");
     server.kill();
     let server = account.serve_with(&listen);

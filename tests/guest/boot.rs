@@ -1,5 +1,5 @@
-//! A guest boots from a disk over a fixed VHD, writes, is switched off, and finds its files in the next boot; encryption
-//! is switched off and on under it, and snapshots, clones and new keys come and go.
+//! A guest boots from a disk over a fixed VHD, writes, is switched off, and finds its files in the next boot;
+//! encryption is switched off and on under it, and snapshots, clones and new keys come and go.
 
 use std::path::PathBuf;
 

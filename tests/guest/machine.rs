@@ -46,8 +46,8 @@ impl Setup {
         Self { qemu, drives: 0 }
     }
 
-    /// An export as the next virtio disk: `/dev/vda`, `/dev/vdb`. The machine boots from the first. A lost connection is
-    /// made again for a minute, while the requests wait.
+    /// An export as the next virtio disk: `/dev/vda`, `/dev/vdb`. The machine boots from the first. A lost connection
+    /// is made again for a minute, while the requests wait.
     pub(crate) fn disk(mut self, server: &Server, export: &str) -> Self {
         let node = format!("nbd{}", self.drives);
         let blockdev = serde_json::json!({

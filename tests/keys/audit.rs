@@ -55,8 +55,8 @@ fn bytes_are_reported_by_layer_key_and_reason() {
     assert_eq!(locked["authenticated"], false);
 }
 
-/// Pages of the base image, and plaintext that was overwritten and still lies there: a server that is killed at once has
-/// not scrubbed it.
+/// Pages of the base image, and plaintext that was overwritten and still lies there: a server that is killed at once
+/// has not scrubbed it.
 #[test]
 fn plaintext_in_the_base_and_what_waits_to_be_scrubbed_have_their_own_lines() {
     let account = Account::new();

@@ -1,5 +1,5 @@
-//! Somebody has the key-encryption key and a copy of the account as it was: what they read of what is written from then on,
-//! and what is left to read for them once all is re-encrypted.
+//! Somebody has the key-encryption key and a copy of the account as it was: what they read of what is written from then
+//! on, and what is left to read for them once all is re-encrypted.
 
 use std::fs;
 use std::process::{Command, Stdio};

@@ -1,6 +1,6 @@
 //! One load of an ordinary client that checks all it wrote, through everything that happens to keys. Its requests pass
-//! through nbdkit's filter for retrying: while the keys are revoked requests fail, and that filter asks again on the same
-//! connection until they are restored, as a patient client does.
+//! through nbdkit's filter for retrying: while the keys are revoked requests fail, and that filter asks again on the
+//! same connection until they are restored, as a patient client does.
 
 use std::fs;
 use std::path::{Path, PathBuf};

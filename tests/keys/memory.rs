@@ -40,8 +40,8 @@ impl Needles {
         })
     }
 
-    /// Names of what lies in the readable memory of a process, each once for memory that is locked (`true`) and memory that
-    /// is not; only for root.
+    /// Names of what lies in the readable memory of a process, each once for memory that is locked (`true`) and memory
+    /// that is not; only for root.
     fn in_memory_of(&self, pid: u32) -> Vec<(String, bool)> {
         const STEP: usize = 1 << 16;
         let memory = File::open(format!("/proc/{pid}/mem")).expect("root may look");
@@ -153,8 +153,8 @@ fn no_key_in_a_core_image_nor_in_memory_after_a_revocation_nor_in_log_and_files(
     }
 }
 
-/// What clients have written and read, by long and short requests, of whole pages and parts of them, plain and encrypted; what
-/// a re-encryption has moved, and what an audit has looked at. A client that stayed goes on later.
+/// What clients have written and read, by long and short requests, of whole pages and parts of them, plain and
+/// encrypted; what a re-encryption has moved, and what an audit has looked at. A client that stayed goes on later.
 #[test]
 fn no_guest_data_in_memory_after_a_revocation() {
     if !rustix::process::geteuid().is_root() {

@@ -1,5 +1,5 @@
-//! A served account is put under another key, and a data key leaves it, only for a verb that has the key it is opened by; and
-//! that key never reaches the server.
+//! A served account is put under another key, and a data key leaves it, only for a verb that has the key it is opened
+//! by; and that key never reaches the server.
 
 use std::fs;
 use std::io::{Read, Write};

@@ -1,6 +1,6 @@
-//! The recipes of docs/security.md for where a key comes from, run as they stand there. `/etc` and the account are in the
-//! test's own folder, and what a test must not or cannot use (a cloud's KMS, Vault, the machine's credential key) is a
-//! program of the same name and the same arguments that keeps the key in a file.
+//! The recipes of docs/security.md for where a key comes from, run as they stand there. `/etc` and the account are in
+//! the test's own folder, and what a test must not or cannot use (a cloud's KMS, Vault, the machine's credential key)
+//! is a program of the same name and the same arguments that keeps the key in a file.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -143,8 +143,8 @@ fn a_kms_through_a_command() {
     assert!(!crate::support::run(&mut place.shell("sealdisk create disk2 --size 1M")).status.success());
 }
 
-/// The stand-in takes what the documented command line takes: flags before the path, `NAME=-` for standard input, a field
-/// without a line break after it, status 1 for its own errors and 2 for those of the server.
+/// The stand-in takes what the documented command line takes: flags before the path, `NAME=-` for standard input, a
+/// field without a line break after it, status 1 for its own errors and 2 for those of the server.
 #[test]
 fn vault_through_a_command() {
     let place = Place::new();

@@ -140,8 +140,8 @@ fn wait_for(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Whoever does it, a verb that waits or the server: switched off it pauses, and nothing more is encrypted or decrypted;
-/// switched on it goes on by itself, with what was written in plaintext meanwhile too.
+/// Whoever does it, a verb that waits or the server: switched off it pauses, and nothing more is encrypted or
+/// decrypted; switched on it goes on by itself, with what was written in plaintext meanwhile too.
 #[test]
 fn it_pauses_while_encryption_is_off_and_goes_on_when_it_is_on() {
     for detached in [false, true] {

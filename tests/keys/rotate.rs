@@ -98,8 +98,8 @@ fn from_one_kind_of_source_to_another() {
     assert!(refused.contains("gave no key"), "{refused}");
 }
 
-/// However far it came: the account opens, unasked, with the key that account.toml names, and the next rotation finishes
-/// what was begun.
+/// However far it came: the account opens, unasked, with the key that account.toml names, and the next rotation
+/// finishes what was begun.
 #[test]
 fn a_server_killed_in_a_rotation_leaves_an_account_that_opens() {
     let account = Account::new();

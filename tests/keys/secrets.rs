@@ -1,5 +1,5 @@
-//! The secrets of an account, taken from its files with its key-encryption key as docs/security.md says: by the libraries
-//! alone, without the code under test.
+//! The secrets of an account, taken from its files with its key-encryption key as docs/security.md says: by the
+//! libraries alone, without the code under test.
 
 use std::fs;
 

@@ -1,5 +1,5 @@
-//! Another key-encryption key, of every kind of source from every other, with and without a server; and the same key from
-//! another kind.
+//! Another key-encryption key, of every kind of source from every other, with and without a server; and the same key
+//! from another kind.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -128,7 +128,8 @@ fn from_every_kind_of_source_to_every_other() {
     }
 }
 
-/// The key stays, and is asked for elsewhere from then on. A passphrase has a salt of its own, so it is always another key.
+/// The key stays, and is asked for elsewhere from then on. A passphrase has a salt of its own, so it is always another
+/// key.
 #[test]
 fn the_same_key_from_another_kind_of_source() {
     for served in [false, true] {

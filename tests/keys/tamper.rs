@@ -81,8 +81,8 @@ fn settings_of_two_disks_exchanged_are_refused() {
     }
 }
 
-/// Of one disk, each under a good checksum: with only the names of the layers exchanged nothing would tell, but for that
-/// the layer is in what wraps the key.
+/// Of one disk, each under a good checksum: with only the names of the layers exchanged nothing would tell, but for
+/// that the layer is in what wraps the key.
 #[test]
 fn wrapped_keys_of_two_layers_exchanged_are_refused() {
     let account = Account::new();

@@ -1,5 +1,5 @@
-//! The log, and what is noted besides it, changed or exchanged after a kill: the log is refused in one line and nothing is
-//! changed; what was noted and is not as it was is not believed.
+//! The log, and what is noted besides it, changed or exchanged after a kill: the log is refused in one line and nothing
+//! is changed; what was noted and is not as it was is not believed.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,5 @@
-//! A data key that has encrypted half of what one should: the real count of a real disk, put near its limit in disk.toml
-//! under the MAC of the account, as 128 TiB of writes would have put it there.
+//! A data key that has encrypted half of what one should: the real count of a real disk, put near its limit in
+//! disk.toml under the MAC of the account, as 128 TiB of writes would have put it there.
 
 use std::fs;
 
@@ -14,8 +14,8 @@ const HALF: u64 = 1 << 38;
 
 const WARNING: &str = "much was encrypted under one data key: `sealdisk key rotate-data` takes a new one";
 
-/// Writes disk.toml anew with another count of pages for its only layer, sealed by the libraries alone as docs/format.md
-/// says.
+/// Writes disk.toml anew with another count of pages for its only layer, sealed by the libraries alone as
+/// docs/format.md says.
 fn put_count(account: &Account, pages: u64) {
     let keys = AccountKeys::read(account, &kek_file(account));
     let (uuid, _) = layers(account, "disk")[0];

@@ -126,8 +126,8 @@ fn cold_reads_of_every_size_and_form_are_right() {
     }
 }
 
-/// As many reads wait for the disk as there are threads for it, and as one connection may have in flight; the others wait
-/// for their turn, and all are answered.
+/// As many reads wait for the disk as there are threads for it, and as one connection may have in flight; the others
+/// wait for their turn, and all are answered.
 #[test]
 fn only_so_many_reads_wait_for_the_disk_at_once() {
     let base = Base::new(false, 0..0);

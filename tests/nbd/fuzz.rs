@@ -86,8 +86,8 @@ proptest! {
         nbd_client::run(&std::iter::once(settings).chain(said).collect::<Vec<_>>());
     }
 
-    /// A good server may answer in chunks of any size and order, holes among them: the client reads what it has. Without one
-    /// of them, or with one of them twice, it does not.
+    /// A good server may answer in chunks of any size and order, holes among them: the client reads what it has.
+    /// Without one of them, or with one of them twice, it does not.
     #[test]
     fn good_servers(
         content in prop::collection::vec(prop_oneof![Just(0u8), any::<u8>()], 4..20),

@@ -1,5 +1,5 @@
-//! Hostile clients against a server in a process of its own. After each: it lives, and a polite client is served. At the
-//! end: its memory and descriptors are back at what they were.
+//! Hostile clients against a server in a process of its own. After each: it lives, and a polite client is served. At
+//! the end: its memory and descriptors are back at what they were.
 
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -93,8 +93,8 @@ fn script(style: HeaderStyle) -> Vec<u8> {
 #[test]
 fn the_server_outlives_them_all() {
     let config = Config::default();
-    // One heap, not one for each of some threads, of which every one keeps what it once had: so that what is left over is
-    // seen and not what the C library keeps.
+    // One heap, not one for each of some threads, of which every one keeps what it once had: so that what is left over
+    // is seen and not what the C library keeps.
     let certificates = Certificates::make();
     let environment = [("MALLOC_ARENA_MAX", "1"), (CERTIFICATES, certificates.folder().to_str().unwrap())];
     let mut server = Serving::start_with(64 * MIB, &config, &environment);
@@ -108,7 +108,8 @@ fn the_server_outlives_them_all() {
     let connections = battery.connections;
     assert!(connections >= 40);
 
-    // The goal is what it was, but for what no two runs have the same; the figure is printed, and fails at five times that.
+    // The goal is what it was, but for what no two runs have the same; the figure is printed, and fails at five times
+    // that.
     settle(&server, resident, descriptors);
     let peak = server.peak();
     println!(

@@ -1,6 +1,7 @@
 //! The limits as a user sets them: options of `serve`, in the program itself, at each limit and over it.
 //!
-//! How many reads wait for the disk at once cannot be seen from outside: `cold` has `--max-in-flight` and `--disk-threads`.
+//! How many reads wait for the disk at once cannot be seen from outside: `cold` has `--max-in-flight` and
+//! `--disk-threads`.
 
 use std::time::{Duration, Instant};
 
@@ -139,7 +140,8 @@ fn how_long_a_client_may_take() {
     assert!(start.elapsed() >= limit, "from the last request on");
 }
 
-/// From SIGTERM on, whoever stays is answered that the server is shutting down, for as long as was said, and then let go.
+/// From SIGTERM on, whoever stays is answered that the server is shutting down, for as long as was said, and then let
+/// go.
 #[test]
 fn how_long_a_stopping_server_answers() {
     let account = account();

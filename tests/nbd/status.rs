@@ -92,8 +92,8 @@ fn long_disks_are_described_at_both_sides_of_32_bits() {
     assert_eq!(client.status(0, 8 * TIB, 0).unwrap()[0].1, [(8 * TIB, HOLE_ZERO)]);
 }
 
-/// Zeroing costs what is there, not how long the range is: the same pages are cleared by a request for them alone and by
-/// one for the whole disk. What is left for the length is a look at the top of the map, some 50 us a TiB.
+/// Zeroing costs what is there, not how long the range is: the same pages are cleared by a request for them alone and
+/// by one for the whole disk. What is left for the length is a look at the top of the map, some 50 us a TiB.
 #[test]
 fn zeroing_takes_no_time_for_its_length() {
     const SIZE: u64 = 8 << 40;

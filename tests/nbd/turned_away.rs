@@ -1,5 +1,5 @@
-//! Whoever is turned away before being attached leaves a line at the default level, with who it was and why, and counts in
-//! a metric: for the client itself is told little.
+//! Whoever is turned away before being attached leaves a line at the default level, with who it was and why, and counts
+//! in a metric: for the client itself is told little.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -196,8 +196,8 @@ fn keys_reach_a_confined_server_through_its_verbs() {
     stdout_of(program("qemu-io").args(["-f", "raw", "-c", "read -P 7 0 64k", &server.uri("disk")]));
 }
 
-/// A right to remove the socket would be one to remove all that lies below its folder. So the file stays, and makes room
-/// for the next server's.
+/// A right to remove the socket would be one to remove all that lies below its folder. So the file stays, and makes
+/// room for the next server's.
 #[test]
 fn sockets_elsewhere_stay_behind_and_are_replaced_and_nothing_beside_them_can_be_removed() {
     let account = Account::new();

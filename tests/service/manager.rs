@@ -74,7 +74,8 @@ fn the_service_manager_hears_of_start_and_end() {
     }
 }
 
-/// systemd's own program for it hands over a unix and a TCP socket; the server binds none itself but its control socket.
+/// systemd's own program for it hands over a unix and a TCP socket; the server binds none itself but its control
+/// socket.
 #[test]
 fn sockets_of_systemd_are_served() {
     let account = Account::new();

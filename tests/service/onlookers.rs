@@ -1,5 +1,5 @@
-//! Whoever looks on may be slow, stuck, full or gone: readers of the log and of standard output, the service manager. The
-//! disks stay served, and the server ends in order.
+//! Whoever looks on may be slow, stuck, full or gone: readers of the log and of standard output, the service manager.
+//! The disks stay served, and the server ends in order.
 
 use std::fs::{self, File};
 use std::io::{PipeReader, PipeWriter, Read, Write};

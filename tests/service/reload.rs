@@ -1,5 +1,5 @@
-//! SIGHUP: certificates are read again, whole or not at all, by a confined server whose clients stay; and what it means to a
-//! server whose terminal goes.
+//! SIGHUP: certificates are read again, whole or not at all, by a confined server whose clients stay; and what it means
+//! to a server whose terminal goes.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};

@@ -1,12 +1,13 @@
 //! The hot path by instructions: what neither noise nor other load on the machine changes.
 //!
-//! The program serves under callgrind, which counts the instructions that it executes outside the kernel; requests come as
-//! they do from a busy client, 32 at once. A start without requests is taken off. The budgets are of the profile that
-//! `./test` builds (optimised, with debug assertions), with the portable cipher, because valgrind knows no AVX-512; they
-//! leave a half, so that a path of twice the length goes over and a new compiler does not. How fast it all is by the clock,
-//! kernel included, `benches/` measures.
+//! The program serves under callgrind, which counts the instructions that it executes outside the kernel; requests come
+//! as they do from a busy client, 32 at once. A start without requests is taken off. The budgets are of the profile
+//! that `./test` builds (optimised, with debug assertions), with the portable cipher, because valgrind knows no
+//! AVX-512; they leave a half, so that a path of twice the length goes over and a new compiler does not. How fast it
+//! all is by the clock, kernel included, `benches/` measures.
 //!
-//! The AVX-512 cipher is held against the portable one, in turn and by the time of the processor, the best of many rounds.
+//! The AVX-512 cipher is held against the portable one, in turn and by the time of the processor, the best of many
+//! rounds.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -37,8 +37,8 @@ impl Certificates {
         ));
     }
 
-    /// The same by `openssl ca`, which takes any dates (`YYYYMMDDHHMMSSZ`) and remembers what it issued, so that it can be
-    /// [revoked](Certificates::revoke).
+    /// The same by `openssl ca`, which takes any dates (`YYYYMMDDHHMMSSZ`) and remembers what it issued, so that it can
+    /// be [revoked](Certificates::revoke).
     pub(crate) fn issue_dated(&self, name: &str, from: &str, until: &str) {
         self.openssl(&format!("req {KEY} -subj /CN={name} -addext {NAMES} -keyout {name}-key.pem -out {name}.csr"));
         self.ca(&format!("-in {name}.csr -out {name}-cert.pem -startdate {from} -enddate {until} -notext"));

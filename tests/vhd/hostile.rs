@@ -231,8 +231,8 @@ fn each_is_refused_for_what_is_wrong() {
 /// What a refusal costs at most: [`what_it_costs`] of any file.
 const GOAL: Duration = Duration::from_millis(50);
 
-/// The time to refuse the file at `path`, by the clock of the thread and the least of some, so that what else the machine
-/// does counts little.
+/// The time to refuse the file at `path`, by the clock of the thread and the least of some, so that what else the
+/// machine does counts little.
 fn what_it_costs(path: &Path) -> Duration {
     let run = |_| {
         let start = thread_time();

@@ -86,8 +86,8 @@ fn info_describes_each_type_and_names_each_failure() {
     assert!(text.status.success() && String::from_utf8_lossy(&text.stdout).contains("warning: TrailingGap"));
 }
 
-/// Whatever the verb, a failure is one document on standard output with exit status 1: what kind, a message, and the byte
-/// of the file that is wrong, or null.
+/// Whatever the verb, a failure is one document on standard output with exit status 1: what kind, a message, and the
+/// byte of the file that is wrong, or null.
 #[test]
 fn each_verb_fails_with_one_document() {
     let dir = tempfile::tempdir().unwrap();

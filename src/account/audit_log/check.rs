@@ -1,8 +1,9 @@
 //! Whether an audit log is whole: every line continues the one before it, and its MACs are those of the account.
 //!
 //! A MAC covers its line and, through the chain, all lines before it: also those under account keys that are gone, and
-//! those written while no key was at hand. So what is proven is everything up to the last line with a MAC under a key at
-//! hand. Lines behind it whoever can write the file may have written. Lines that were cut off at the end are not seen.
+//! those written while no key was at hand. So what is proven is everything up to the last line with a MAC under a key
+//! at hand. Lines behind it whoever can write the file may have written. Lines that were cut off at the end are not
+//! seen.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};

@@ -1,8 +1,8 @@
 //! A line of the audit log: one JSON object, `docs/security.md` says what is in it.
 //!
-//! The text up to `,"chain":` is what was done. `chain` is SHA-256 over `sealdisk/1 audit-log`, a zero byte, the chain of
-//! the line before it (32 zero bytes before the first) and that text. `mac` is HMAC-SHA256 over `chain` under the key
-//! `audit-log-mac` of the account key `key`; `null` where the account's keys were not at hand.
+//! The text up to `,"chain":` is what was done. `chain` is SHA-256 over `sealdisk/1 audit-log`, a zero byte, the chain
+//! of the line before it (32 zero bytes before the first) and that text. `mac` is HMAC-SHA256 over `chain` under the
+//! key `audit-log-mac` of the account key `key`; `null` where the account's keys were not at hand.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};

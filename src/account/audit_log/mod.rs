@@ -1,5 +1,5 @@
-//! The audit log: a file with one line for every act on an account, chained, so that a line which was changed, inserted or
-//! taken out of the middle is found by whoever has the account's key.
+//! The audit log: a file with one line for every act on an account, chained, so that a line which was changed, inserted
+//! or taken out of the middle is found by whoever has the account's key.
 //!
 //! | file | its noun |
 //! |---|---|
@@ -7,8 +7,10 @@
 //! | `check` | whether a log is whole |
 //! | this one | appending |
 //!
-//! 1. A line is appended under a lock of the file (flock), after the last whole line: several processes may share a log.
-//! 2. It is durable before the answer to the act. What a crash left of a line that was not whole is dropped by the next.
+//! 1. A line is appended under a lock of the file (flock), after the last whole line: several processes may share a
+//!    log.
+//! 2. It is durable before the answer to the act. What a crash left of a line that was not whole is dropped by the
+//!    next.
 //! 3. Space for some lines is reserved ahead, so that what makes room on a full file system can still be logged.
 //! 4. A line that cannot be written is kept and comes first as soon as it can; until then further acts are refused, but
 //!    for those that take keys away. No request of an NBD client waits for the log.

@@ -54,7 +54,8 @@ impl Client {
     }
 }
 
-/// What was written where a server listens may come from anybody who could write there: only the kernel knows who listens.
+/// What was written where a server listens may come from anybody who could write there: only the kernel knows who
+/// listens.
 fn dial(path: &Path, owner: u32) -> io::Result<UnixStream> {
     let stream = UnixStream::connect(path)?;
     let peer = Peer::of(&stream)?;

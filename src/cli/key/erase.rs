@@ -20,9 +20,10 @@ use crate::{Error, ErrorKind, Result, text};
 /// Destroy keys, so that what they encrypt cannot be read again, by anybody, with whatever key
 ///
 /// The wrapped keys are overwritten where they lie, synced, and read back. What is stored in plaintext, and the base
-/// image, are not touched: `sealdisk delete` removes a disk. Neither is what a clone reads from another disk, which that
-/// one's keys decrypt: the answer says what can still be read, and where. Nothing reaches copies: for old backups of the account,
-/// snapshots of the file system below it and worn cells of an SSD, destroy the key-encryption key as well.
+/// image, are not touched: `sealdisk delete` removes a disk. Neither is what a clone reads from another disk, which
+/// that one's keys decrypt: the answer says what can still be read, and where. Nothing reaches copies: for old backups
+/// of the account, snapshots of the file system below it and worn cells of an SSD, destroy the key-encryption key as
+/// well.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -21,8 +21,8 @@ use crate::{Error, ErrorKind, text};
 /// Write the data key of one layer to a file, for an auditor
 ///
 /// 64 bytes: an AES-256-XTS key, as dm-crypt's aes-xts-plain64 and others take it. Whoever has it reads all that the
-/// layer holds. The key-encryption key is asked for, also while the account is served. docs/security.md shows how to check
-/// a layer with it.
+/// layer holds. The key-encryption key is asked for, also while the account is served. docs/security.md shows how to
+/// check a layer with it.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -27,10 +27,10 @@ use crate::{Error, ErrorKind, Result};
 /// key wraps is wrapped anew, while serving too. The old key opens the account until that is durable, and never after.
 /// The key in use is asked for, also while the account is served.
 ///
-/// --account-key also replaces the key between yours and the data keys, and stores what is written from then on under fresh
-/// data keys: whoever has the old key and an old copy of the account reads nothing of it. --compromised re-encrypts what
-/// was stored before, too, while clients go on. It may be broken off at any time: asked again it goes on with what is left,
-/// under the key that was new then, unless another one is named.
+/// --account-key also replaces the key between yours and the data keys, and stores what is written from then on under
+/// fresh data keys: whoever has the old key and an old copy of the account reads nothing of it. --compromised
+/// re-encrypts what was stored before, too, while clients go on. It may be broken off at any time: asked again it goes
+/// on with what is left, under the key that was new then, unless another one is named.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -1,8 +1,9 @@
-//! The key commands that a user has approved, for each account: `ACCOUNT.commands.toml` beside the user's other settings.
+//! The key commands that a user has approved, for each account: `ACCOUNT.commands.toml` beside the user's other
+//! settings.
 //!
-//! account.toml is read before any key is at hand, so nothing proves who wrote it: a command that it records runs only if
-//! it stands here too. `init` and `key rotate-kek` write it; so does whoever wants a command run that another user of the
-//! account, or another machine, recorded. Root may approve for all users, in [`SYSTEM`].
+//! account.toml is read before any key is at hand, so nothing proves who wrote it: a command that it records runs only
+//! if it stands here too. `init` and `key rotate-kek` write it; so does whoever wants a command run that another user
+//! of the account, or another machine, recorded. Root may approve for all users, in [`SYSTEM`].
 //!
 //! ```toml
 //! [[command]]

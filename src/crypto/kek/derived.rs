@@ -1,10 +1,10 @@
-//! What of a KEK reaches the process that holds an account: keys derived from it for that account, never the KEK itself. So
-//! a server can wrap account keys, and tell its owner by a proof, but it cannot open any other account under the same KEK,
-//! nor this one under account keys to come.
+//! What of a KEK reaches the process that holds an account: keys derived from it for that account, never the KEK
+//! itself. So a server can wrap account keys, and tell its owner by a proof, but it cannot open any other account under
+//! the same KEK, nor this one under account keys to come.
 //!
-//! They travel to a server as a pipe, whose descriptor goes with the request: they are in no message, and in no buffer that
-//! is not secret memory. The pipe holds the check value (16 bytes), the proof key (32), and for each account key its id (16)
-//! and the key that wraps it (32).
+//! They travel to a server as a pipe, whose descriptor goes with the request: they are in no message, and in no buffer
+//! that is not secret memory. The pipe holds the check value (16 bytes), the proof key (32), and for each account key
+//! its id (16) and the key that wraps it (32).
 
 use std::fmt;
 use std::io::{self, Write};
@@ -75,7 +75,8 @@ impl DerivedKeys {
         self.proof.clone()
     }
 
-    /// What wraps the account key `id`. [`ErrorKind::InUse`] where that was not derived: the account has got another since.
+    /// What wraps the account key `id`. [`ErrorKind::InUse`] where that was not derived: the account has got another
+    /// since.
     pub(in crate::crypto) fn wrapping_key(&self, id: Uuid) -> Result<&SecretKey> {
         let found = self.wrapping.iter().find(|(known, _)| *known == id);
         found.map(|(_, key)| key).ok_or_else(|| {
@@ -123,8 +124,8 @@ impl fmt::Debug for DerivedKeys {
     }
 }
 
-/// Proves to the server of an account that a verb has its KEK; opens nothing. Cheap to clone; the last clone to go zeroizes
-/// it.
+/// Proves to the server of an account that a verb has its KEK; opens nothing. Cheap to clone; the last clone to go
+/// zeroizes it.
 #[derive(Clone)]
 pub struct ProofKey(Arc<SecretKey>);
 

@@ -1,12 +1,12 @@
 //! `--key-file`: a file of one key that only its owner can read, or whose mode a secret store imposes.
 //!
-//! The mode is looked at because of slips: a key copied under the usual umask is readable by every user of the machine. It
-//! is no slip where the user of this process could not have set it, and could not change it:
+//! The mode is looked at because of slips: a key copied under the usual umask is readable by every user of the machine.
+//! It is no slip where the user of this process could not have set it, and could not change it:
 //!
-//! - a file of root, readable by a group of ours and by no other user (0440, as Kubernetes mounts a secret for a pod with an
-//!   `fsGroup`): root has chosen the group for us;
-//! - a file of root that nobody else writes (0444), in memory, on a mount that is read-only (as Docker and Kubernetes mount
-//!   secrets): such a mount is made for secrets, and shows itself to those that are to have them.
+//! - a file of root, readable by a group of ours and by no other user (0440, as Kubernetes mounts a secret for a pod
+//!   with an `fsGroup`): root has chosen the group for us;
+//! - a file of root that nobody else writes (0444), in memory, on a mount that is read-only (as Docker and Kubernetes
+//!   mount secrets): such a mount is made for secrets, and shows itself to those that are to have them.
 
 use std::fs::File;
 use std::os::unix::fs::MetadataExt;
@@ -63,7 +63,8 @@ impl KekSource for KeyFile {
     }
 }
 
-/// Reads the regular file `path`, called `what` in errors, if `allowed`, asked on the open file, has nothing against it.
+/// Reads the regular file `path`, called `what` in errors, if `allowed`, asked on the open file, has nothing against
+/// it.
 pub(super) fn read(path: &Path, what: &str, allowed: fn(&File) -> Result<()>) -> Result<SecretBytes> {
     // Opening a device may already do something, and account.toml may name one: only what is a file is opened at all.
     if let Ok(stat) = rustix::fs::stat(path)
@@ -109,7 +110,8 @@ fn is_kept(file: &File) -> Result<()> {
     ))
 }
 
-/// Whether a file of root of this mode is readable by a group of this process and by no other user. Root reads by no group.
+/// Whether a file of root of this mode is readable by a group of this process and by no other user. Root reads by no
+/// group.
 fn is_given_to_our_group(mode: u32, group: u32) -> bool {
     let in_group = || {
         let others = rustix::process::getgroups().unwrap_or_default();

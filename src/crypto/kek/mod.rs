@@ -11,8 +11,8 @@
 //! | `approved.rs` | which of the commands that accounts record may run |
 //!
 //! A new key is taken only from a source that gives it again (`new.rs`). Asking a source and using the key are apart
-//! ([`KekSource::obtain`] gives the key and nothing else): a client asks with its user's rights, and hands the process that
-//! serves the account what it needs of the key, which is not the key itself (`derived.rs`).
+//! ([`KekSource::obtain`] gives the key and nothing else): a client asks with its user's rights, and hands the process
+//! that serves the account what it needs of the key, which is not the key itself (`derived.rs`).
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -130,11 +130,12 @@ impl SourceRecord {
         real(path).starts_with(real(data))
     }
 
-    /// The source that `account` recorded, if it may be asked: nothing proves yet who wrote the record. `option`: that of a
-    /// verb which names a command itself.
+    /// The source that `account` recorded, if it may be asked: nothing proves yet who wrote the record. `option`: that
+    /// of a verb which names a command itself.
     ///
     /// # Errors
-    /// [`ErrorKind::WrongKey`] for a command that the user has not [approved](approve), and as [`SourceRecord::source`].
+    /// [`ErrorKind::WrongKey`] for a command that the user has not [approved](approve), and as
+    /// [`SourceRecord::source`].
     pub fn approved_source(&self, account: Uuid, option: &str) -> Result<Box<dyn KekSource>> {
         let Self::Command { argv, .. } = self else { return self.source() };
         if let Some(command) = approved::find(account, argv)? {
@@ -148,8 +149,8 @@ impl SourceRecord {
         )))
     }
 
-    /// The source that is recorded, whoever recorded it. [`ErrorKind::WrongKey`] for a descriptor: only an option can name
-    /// it.
+    /// The source that is recorded, whoever recorded it. [`ErrorKind::WrongKey`] for a descriptor: only an option can
+    /// name it.
     pub(super) fn source(&self) -> Result<Box<dyn KekSource>> {
         Ok(match self {
             Self::File { path } if path.is_relative() => {

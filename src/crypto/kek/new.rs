@@ -3,8 +3,9 @@
 use super::{Kek, KekSource, SourceRecord};
 use crate::{Error, ErrorKind, Result};
 
-/// Asks a new source for its key, twice: the second time through what account.toml will record of it, as every later verb
-/// does. What was given then is the key. A descriptor cannot be asked again, and a passphrase is typed twice by itself.
+/// Asks a new source for its key, twice: the second time through what account.toml will record of it, as every later
+/// verb does. What was given then is the key. A descriptor cannot be asked again, and a passphrase is typed twice by
+/// itself.
 ///
 /// # Errors
 /// [`ErrorKind::WrongKey`] for a source that gives another key the second time, and for a key that is text.

@@ -14,7 +14,8 @@ use crate::crypto::secret::SecretBytes;
 use crate::signals::{self, HeldBack};
 use crate::{Error, ErrorKind, Result};
 
-/// What is typed in answer to `question`, without the end of the line. [`ErrorKind::WrongKey`] for more than `limit` bytes.
+/// What is typed in answer to `question`, without the end of the line. [`ErrorKind::WrongKey`] for more than `limit`
+/// bytes.
 pub(super) fn ask(question: &str, limit: usize) -> Result<SecretBytes> {
     let failed = |error: io::Error| {
         Error::io("no passphrase can be asked for", error).hint("without a terminal: --passphrase-fd N")

@@ -361,7 +361,8 @@ fn times_x_to<const N: i64>(value: __m512i) -> __m512i {
     let factor = _mm512_set_epi64(0, 8 << N, 0, 4 << N, 0, 2 << N, 0, 1 << N);
     let (low, high) =
         (_mm512_clmulepi64_epi128::<0x00>(value, factor), _mm512_clmulepi64_epi128::<0x01>(value, factor));
-    // What leaves the upper half comes back as x^128 = x^7 + x^2 + x + 1. Multiplications, as shifts share the AES port.
+    // What leaves the upper half comes back as x^128 = x^7 + x^2 + x + 1. Multiplications, as shifts share the AES
+    // port.
     let reduced = _mm512_clmulepi64_epi128::<0x01>(high, _mm512_set1_epi64(0x87));
     xor3(low, _mm512_bslli_epi128::<8>(high), reduced)
 }

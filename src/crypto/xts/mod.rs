@@ -78,8 +78,8 @@ pub fn backend_name() -> &'static str {
 /// Bytes of stack that a call into the cipher may use. What is compiled without all optimisations spills more.
 const SPILLED: usize = if cfg!(debug_assertions) { 64 << 10 } else { 3 << 10 };
 
-/// Overwrites the stack below the caller, where the cipher that it has just called may have spilled round keys: whether a
-/// compiler does is not for the source to say. Some nanoseconds.
+/// Overwrites the stack below the caller, where the cipher that it has just called may have spilled round keys: whether
+/// a compiler does is not for the source to say. Some nanoseconds.
 #[inline(never)]
 pub fn wipe_stack() {
     let mut spilled = [0u8; SPILLED];

@@ -14,8 +14,8 @@ use crate::PAGE;
 /// Pages a batch: 256 blocks, 4 KiB of tweaks on the stack.
 const BATCH: usize = 8;
 
-/// Round keys, to be kept in [`Locked`](crate::crypto::locked::Locked) memory. The `aes` crate zeroizes them; the derive
-/// fails to compile should its feature for that be off.
+/// Round keys, to be kept in [`Locked`](crate::crypto::locked::Locked) memory. The `aes` crate zeroizes them; the
+/// derive fails to compile should its feature for that be off.
 #[derive(ZeroizeOnDrop)]
 pub(super) struct Schedule {
     data: Aes256,

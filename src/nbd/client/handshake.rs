@@ -1,4 +1,5 @@
-//! The client's side of the handshake: fixed newstyle, structured replies and `base:allocation` where the server has them.
+//! The client's side of the handshake: fixed newstyle, structured replies and `base:allocation` where the server has
+//! them.
 //!
 //! Every step ends: an option has so many replies at the most, each of so many bytes, and only its end is progress.
 

@@ -1,10 +1,10 @@
 //! The bytes to a server and from it, and how long they are waited for.
 //!
 //! Another program's server may be broken or hostile. What is waited for it in all is paid from a budget that holds
-//! [`WaitBudget::idle`] at the most, and that only progress fills: a step of the handshake fills it up, a byte of the export
-//! that became known, by its content or by its status, adds the time of one byte at [`LEAST_RATE`]. So one that works as
-//! slowly as that is waited for as long as it takes, and neither silence nor any trickle of bytes holds anybody for more
-//! than the budget.
+//! [`WaitBudget::idle`] at the most, and that only progress fills: a step of the handshake fills it up, a byte of the
+//! export that became known, by its content or by its status, adds the time of one byte at [`LEAST_RATE`]. So one that
+//! works as slowly as that is waited for as long as it takes, and neither silence nor any trickle of bytes holds
+//! anybody for more than the budget.
 
 use std::fmt;
 use std::io::{self, Read, Write};
@@ -16,16 +16,16 @@ use std::time::{Duration, Instant};
 use super::super::uri::{Place, Uri};
 use crate::{Error, ErrorKind, Result};
 
-/// How often the wish to stop is looked at while nothing comes. Also what one wait counts at the most: a process that was
-/// stopped for an hour has not waited for it.
+/// How often the wish to stop is looked at while nothing comes. Also what one wait counts at the most: a process that
+/// was stopped for an hour has not waited for it.
 const TICK: Duration = Duration::from_millis(200);
 /// Bytes of an export in a second that are progress enough.
 pub const LEAST_RATE: u64 = 1024;
 /// Characters of a server's own words that are shown.
 const WORDS: usize = 200;
 
-/// What a connection runs over. A read or write that takes long may fail with [`io::ErrorKind::WouldBlock`] and is tried
-/// again.
+/// What a connection runs over. A read or write that takes long may fail with [`io::ErrorKind::WouldBlock`] and is
+/// tried again.
 pub(super) trait Stream: Read + Write + Send {}
 impl<T: Read + Write + Send> Stream for T {}
 
@@ -81,8 +81,8 @@ impl Line {
         let who = format!("the NBD server of {uri}");
         let place = uri.place.clone();
         let (sender, receiver) = mpsc::channel();
-        // In a thread of its own, which is left behind when it takes too long: looking up a name, or a listener whose queue
-        // is full, cannot be interrupted.
+        // In a thread of its own, which is left behind when it takes too long: looking up a name, or a listener whose
+        // queue is full, cannot be interrupted.
         let dial = move || drop(sender.send(dial(&place)));
         let thread = std::thread::Builder::new().name("nbd-connect".to_owned()).spawn(dial);
         thread.map_err(|e| Error::io("cannot start a thread", e))?;

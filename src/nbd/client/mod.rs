@@ -1,12 +1,13 @@
 //! A client of NBD servers, this one and others, as far as copying a disk needs one.
 //!
-//! Another server is spoken to in fixed newstyle, without TLS, with structured replies and `base:allocation` where it has
-//! them. A server of this program may hand over a connection that needs no handshake ([`super::Door`]). Reads and writes are
-//! pipelined.
+//! Another server is spoken to in fixed newstyle, without TLS, with structured replies and `base:allocation` where it
+//! has them. A server of this program may hand over a connection that needs no handshake ([`super::Door`]). Reads and
+//! writes are pipelined.
 //!
-//! Another server may be broken or hostile. Whatever it sends is checked before anything is allocated or believed for it,
-//! everything that it could send without end has a limit, and it is waited for only as long as it gets on ([`line`]). What
-//! breaks the protocol is an error, after which the connection is of no use. That it lies about its content nobody can see.
+//! Another server may be broken or hostile. Whatever it sends is checked before anything is allocated or believed for
+//! it, everything that it could send without end has a limit, and it is waited for only as long as it gets on
+//! ([`line`]). What breaks the protocol is an error, after which the connection is of no use. That it lies about its
+//! content nobody can see.
 
 use std::fmt;
 use std::io::{Read, Write};
@@ -75,8 +76,9 @@ impl Client {
         Self::attach(line, &uri.export)
     }
 
-    /// Attaches an export of the server at the other end of `stream`, of which nothing was read yet. A read or write that
-    /// takes long may fail with [`std::io::ErrorKind::WouldBlock`], and is tried again as long as the budget lasts.
+    /// Attaches an export of the server at the other end of `stream`, of which nothing was read yet. A read or write
+    /// that takes long may fail with [`std::io::ErrorKind::WouldBlock`], and is tried again as long as the budget
+    /// lasts.
     pub fn over(stream: impl Read + Write + Send + 'static, export: &str, budget: WaitBudget) -> Result<Self> {
         Self::attach(Line::new(Box::new(stream), "the NBD server".to_owned(), Some(budget)), export)
     }

@@ -18,8 +18,8 @@ pub(super) struct Status {
 }
 
 impl Status {
-    /// Reads the payload of a chunk of type `kind` that answers for `asked` bytes from `begin` on, of an export of `size`
-    /// bytes. An error says what breaks the protocol.
+    /// Reads the payload of a chunk of type `kind` that answers for `asked` bytes from `begin` on, of an export of
+    /// `size` bytes. An error says what breaks the protocol.
     pub(super) fn parse(
         kind: u16,
         payload: &[u8],
