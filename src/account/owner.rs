@@ -156,7 +156,7 @@ fn stay_undumpable() -> Result<()> {
 fn cannot_become(ids: &Ids, error: std::io::Error) -> Error {
     let uid = ids.uid.as_raw();
     Error::io(format!("root cannot become the owner of the account (uid {uid})"), error)
-        .hint(format!("be that user: in a container run with --user {uid}"))
+        .hint(format!("be that user: in a container start it with `-u {uid}`"))
 }
 
 fn check_writers(stat: &Stat) -> Result<()> {
