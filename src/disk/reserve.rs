@@ -58,7 +58,8 @@ fn fill_with_zeros(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Of the free space, the share that a log or notes may take that could be smaller: what is left is for what clients write.
+/// Of the free space, the share that a log or notes may take that could be smaller: what is left is for what clients
+/// write.
 const SHARE: u64 = 16;
 
 impl Core {

@@ -190,8 +190,8 @@ const WITHOUT_SPACE: [&str; 6] = [
     "scrub",
 ];
 
-/// The account was closed, and then the file system is full at every call: it opens, these verbs are done, it is closed and
-/// opens again.
+/// The account was closed, and then the file system is full at every call: it opens, these verbs are done, it is closed
+/// and opens again.
 pub(crate) fn full_at_every_call() -> Result<u64, String> {
     let mut tried = 0;
     for case in cases::all().iter().filter(|case| WITHOUT_SPACE.contains(&case.name)) {
