@@ -110,7 +110,7 @@ fn a_target_that_is_full_is_told_and_gone_on_with() {
     let there = small.0.join("account");
     let sealdisk = |arguments: &[&str]| run(account.command().args(["--account", text(&there)]).args(arguments));
     assert!(sealdisk(&["init", "--key-file", text(&key(&account))]).status.success());
-    fs::write(&filler, noise(9, 40 << 20)).unwrap();
+    fs::write(&filler, noise(9, 52 << 20)).unwrap();
     let full = sealdisk(&["import", text(&raw), "disk", "--json"]);
     let document = crate::house::failure_of(&full);
     assert_eq!(
