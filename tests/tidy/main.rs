@@ -10,6 +10,8 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+mod promises;
+
 /// Rooms from the top floor to the ground. A room imports from floors below its own, never from its own floor.
 const FLOORS: [&[&str]; 9] = [
     &["cli"],
