@@ -10,6 +10,7 @@ use super::failure::Failure;
 use super::key_life::Depth;
 use super::key_request::{KeyRequest, ProvenRequest};
 use super::life_request::LifeRequest;
+use super::lock::Hold;
 use super::registry::Registry;
 use super::request::Request;
 use crate::crypto::keyring::AuditKey;
@@ -134,13 +135,18 @@ impl Act {
     }
 }
 
-/// Does what is asked, as [`Request::perform`], and tells of it where it is an act.
+/// Does what is asked, as [`Request::perform`], and tells of it where it is an act. What changes the account is refused
+/// where it is held shared.
 pub fn perform(
     request: Request,
     registry: &Registry,
     files: Vec<std::os::fd::OwnedFd>,
     asker: Asker,
 ) -> Result<Value, Failure> {
+    if request.hold() == Hold::Exclusive && registry.is_shared() {
+        let error = Error::new(ErrorKind::InUse, "the account is only read by this process, and is not changed");
+        return Err(error.hint("change it where its file system is mounted for writing, with no server here").into());
+    }
     let Some(act) = Act::of(&request) else { return request.perform(registry, files) };
     let log = registry.audit_log();
     if let Some(log) = log
@@ -190,8 +196,16 @@ fn key(registry: &Registry) -> Option<AuditKey> {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
+    use crate::account::lock::AccountLock;
+    use crate::account::registry::{DISKS, Keys};
     use crate::account::report::Switch;
+    use crate::account::settings::Settings;
+    use crate::crypto::kek::{Kek, SourceRecord};
+    use crate::crypto::secret::SecretKey;
+    use crate::io::real::RealDir;
 
     #[test]
     fn what_only_looks_is_no_act_and_what_takes_keys_away_is_urgent() {
@@ -203,5 +217,27 @@ mod tests {
         assert!(Act::of(&KeyRequest::Revoke.into()).is_some_and(|act| act.urgent));
         let delete = Act::of(&Request::Delete { name }).expect("an act");
         assert_eq!((delete.verb, delete.on.as_str()), ("delete", "a"));
+    }
+
+    #[test]
+    fn who_holds_an_account_shared_changes_nothing_in_it() {
+        let folder = tempfile::tempdir().expect("dir");
+        std::fs::create_dir(folder.path().join(DISKS)).expect("a folder");
+        let dir = RealDir::open(folder.path()).expect("opened");
+        let kek = Kek::new(SecretKey::filled(1));
+        let (settings, ring) =
+            Settings::create(&dir, Uuid::new_v4(), &kek, SourceRecord::Fd, true).expect("an account");
+        let lock = AccountLock::try_take(&dir, Hold::Shared).expect("a lock").expect("free");
+        let registry = Registry::open(folder.path(), lock, settings, Keys::Unlocked(ring)).expect("opened");
+        let asked = |request: Request| perform(request, &registry, Vec::new(), Asker::this_process());
+        asked(Request::List).expect("it only reads");
+        let name = || "a".parse().expect("a name");
+        let create = Request::Create { name: name(), size: Some(1 << 20), base: None };
+        let off = Request::Encryption { set: Some(Switch::Off) };
+        for request in [create, off, Request::Delete { name: name() }, KeyRequest::Revoke.into()] {
+            let failure = asked(request).expect_err("a change");
+            assert!(failure.message.contains("only read by this process"), "{}", failure.message);
+        }
+        assert!(registry.encryption() && registry.names().is_empty() && !registry.revoked());
     }
 }

@@ -11,6 +11,9 @@
 //! can tell where it is on a file system without any space. Where the file has no block (an earlier version emptied it,
 //! or it was restored without content) and none can be had, the file is made longer by a hole: that, too, is no blank
 //! note, and verbs look for the control socket where it is by default.
+//!
+//! On a read-only mount nothing can change the account, and nothing can be noted: a server that lets no client write
+//! holds it shared there, and verbs that read do so beside it, in their own processes.
 
 use std::fmt;
 use std::fs;
@@ -105,7 +108,17 @@ impl AccountLock {
     /// Takes the lock of the account directory `dir` without waiting. `None`: somebody else holds it.
     pub fn try_take(dir: &RealDir, hold: Hold) -> Result<Option<Self>> {
         let path = dir.path().join(FILE);
-        let file = open(dir, hold).map_err(|e| Error::io("cannot open the lock of the account", e).at_path(&path))?;
+        let file = open(dir, hold).map_err(|error| {
+            let on_read_only = error.kind() == io::ErrorKind::ReadOnlyFilesystem;
+            let error = Error::io("cannot open the lock of the account", error).at_path(&path);
+            match hold {
+                Hold::Exclusive if on_read_only => error.hint(
+                    "on a read-only mount the account does not change: verbs that read work, and `serve --read-only`",
+                ),
+                Hold::Shared if on_read_only => error.hint("the file is missing there: an empty one would do"),
+                _ => error,
+            }
+        })?;
         let operation = match hold {
             Hold::Shared => FlockOperation::NonBlockingLockShared,
             Hold::Exclusive => FlockOperation::NonBlockingLockExclusive,
@@ -174,6 +187,13 @@ impl AccountLock {
         write_all(&*self.file, &note, 0)?;
         if self.file.size()? == note.len() as u64 { Ok(()) } else { self.file.set_size(note.len() as u64) }
     }
+}
+
+/// Whether the account in `dir` lies on a file system or mount that is read-only for this process. A lock file that is
+/// missing is made where it is not.
+#[must_use]
+pub fn is_on_read_only(dir: &RealDir) -> bool {
+    open(dir, Hold::Exclusive).is_err_and(|error| error.kind() == io::ErrorKind::ReadOnlyFilesystem)
 }
 
 fn is_full(error: &io::Error) -> bool {

@@ -197,8 +197,18 @@ impl Registry {
         self.shared.server.get().is_some()
     }
 
-    /// Tells other programs where this account's control socket is.
+    /// Whether nothing in the account can be changed through this registry.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.shared.lock.hold() == Hold::Shared
+    }
+
+    /// Tells other programs where this account's control socket is. One who holds the account shared cannot: verbs read
+    /// it by themselves.
     pub fn tell_control(&self, control: PathBuf) -> Result<()> {
+        if self.is_shared() {
+            return Ok(());
+        }
         self.shared.lock.tell(&Holder::this(Some(control)))
     }
 

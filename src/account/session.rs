@@ -139,10 +139,15 @@ impl Session {
 }
 
 /// Opens the account in `dir` for a server, which holds it until it ends, as its owner from now on.
-/// [`ErrorKind::InUse`] at once if there is a server already.
-pub fn open_to_serve(dir: &Path, unlock: &Unlock<'_>, ready: &Ready<'_>) -> Result<Registry> {
+/// [`ErrorKind::InUse`] at once if there is a server already. A server that is `read_only` holds an account on a
+/// read-only mount shared, and changes nothing.
+pub fn open_to_serve(dir: &Path, read_only: bool, unlock: &Unlock<'_>, ready: &Ready<'_>) -> Result<Registry> {
     let (account, owner) = find(dir)?;
-    match owner.act(|| reach(&account, &owner, Hold::Exclusive))? {
+    let reached = owner.act(|| {
+        let shared = read_only && lock::is_on_read_only(&account);
+        reach(&account, &owner, if shared { Hold::Shared } else { Hold::Exclusive })
+    })?;
+    match reached {
         Reached::Free(lock) => open(account, &owner, lock, unlock, Some(ready)),
         Reached::Served(_) => {
             let by = lock::holder(&account).map_or_else(String::new, |holder| format!(" by {holder}"));

@@ -42,6 +42,7 @@ use crate::{Error, ErrorKind, Result};
 Examples:
   sealdisk serve
   sealdisk serve disk1 --read-only --socket /run/user/1000/disk1.sock
+  sealdisk --account /mnt/backup/web serve --read-only --socket /tmp/web.sock --control /tmp/web.control
   sealdisk serve --socket /run/sealdisk/web.sock --socket-group libvirt-qemu
   sealdisk serve --listen 0.0.0.0:10809 --tls-cert cert.pem --tls-key key.pem --tls-client-ca ca.pem
   sealdisk serve --access /etc/sealdisk/access.toml
@@ -63,7 +64,7 @@ pub(super) struct Serve {
     /// Let the metrics be reachable from other machines: they name the disks and say how they are used
     #[arg(long)]
     insecure_metrics: bool,
-    /// Let no client write
+    /// Let no client write; an account on a read-only mount is served so, with --socket and --control elsewhere
     #[arg(long)]
     read_only: bool,
     /// Give clients only the disks that the rules in this file give them, read-only or not
@@ -176,6 +177,7 @@ pub(super) fn open(context: &Context, key: &KekOptions, plan: &Plan) -> Result<O
     let confined = Cell::default();
     let registry = session::open_to_serve(
         &context.account,
+        plan.read_only,
         &|settings, owner| unlock::unlock(key, KeyNeed::Required, settings, owner),
         &|images| {
             confined.set(plan.confine(&context.account, images)?);

@@ -31,7 +31,7 @@ use crate::nbd::listen::check_lengths;
 use crate::nbd::{Config, Server};
 use crate::signals::EndSignals;
 use crate::terminal::Terminal;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// Name of the NBD socket in an account directory.
 const SOCKET: &str = "nbd.sock";
@@ -136,6 +136,11 @@ impl Service {
         let control = plan.control.as_deref().map_or_else(|| Ok(account.join(lock::CONTROL)), absolute)?;
         let own = (handed.path.as_ref() != Some(&socket)).then_some(("`--socket PATH`", socket.as_path()));
         let paths: Vec<_> = own.into_iter().chain([("`--control PATH`", control.as_path())]).collect();
+        if registry.is_shared() && paths.iter().any(|(_, path)| path.parent() == Some(account.as_path())) {
+            return Err(Error::new(ErrorKind::Unsupported, "no socket can be made in an account on a read-only mount")
+                .at_path(&account)
+                .hint("name both sockets in a folder elsewhere: `--socket PATH` and `--control PATH`"));
+        }
         check_lengths(&paths)?;
         // From here on a signal ends the server in order; before, there is nothing to put in order.
         let signals = EndSignals::take(&[SIGTERM, SIGINT, SIGHUP])?;

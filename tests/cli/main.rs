@@ -16,6 +16,7 @@ mod life;
 mod listeners;
 mod model;
 mod quickstart;
+mod read_only_mount;
 mod refused;
 mod served;
 mod serving;

@@ -219,7 +219,7 @@ fn paths_of_sockets_that_are_too_long_are_told_together() {
 }
 
 /// Runs a script of the shell in a mount namespace of its own.
-fn in_namespace(script: &str) -> String {
+pub(crate) fn in_namespace(script: &str) -> String {
     let map = if rustix::process::geteuid().is_root() { &["--mount"][..] } else { &["--mount", "--map-root-user"] };
     let output = run(program("unshare").args(map).args(["sh", "-euc", script]));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -227,11 +227,11 @@ fn in_namespace(script: &str) -> String {
 }
 
 /// The program for a shell, with an account at `account` whose key is made in `home`.
-fn shell(account: &Path, home: &Path) -> String {
+pub(crate) fn shell(account: &Path, home: &Path) -> String {
     let program = env!("CARGO_BIN_EXE_sealdisk");
     let words = ["env", "XDG_CONFIG_HOME=\"$H\"", program, "--account", "\"$A\""].join(" ");
     format!(
-        "H='{}'; A='{}'; sealdisk() {{ {words} \"$@\"; }}; serving() {{ exec {words} serve; }};",
+        "H='{}'; A='{}'; sealdisk() {{ {words} \"$@\"; }}; serving() {{ exec {words} serve \"$@\"; }};",
         home.display(),
         account.display()
     )
