@@ -42,7 +42,7 @@ use crate::{Error, ErrorKind, Result};
 Examples:
   sealdisk serve
   sealdisk serve disk1 --read-only --socket /run/user/1000/disk1.sock
-  sealdisk --account /mnt/backup/web serve --read-only --socket /tmp/web.sock --control /tmp/web.control
+  sealdisk --account /mnt/backup/web serve --read-only --socket /run/old.sock --control /run/old.control
   sealdisk serve --socket /run/sealdisk/web.sock --socket-group libvirt-qemu
   sealdisk serve --listen 0.0.0.0:10809 --tls-cert cert.pem --tls-key key.pem --tls-client-ca ca.pem
   sealdisk serve --access /etc/sealdisk/access.toml
