@@ -13,6 +13,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// Bytes of the longest line.
 pub const LONGEST: usize = 64 << 10;
+/// How every line begins.
+pub const BEGIN: &[u8] = b"{\"n\":";
 /// Characters of each text in it.
 const LONGEST_TEXT: usize = 4096;
 const PURPOSE: &[u8] = b"sealdisk/1 audit-log\0";

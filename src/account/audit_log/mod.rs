@@ -160,7 +160,8 @@ fn open(path: &Path) -> Result<File> {
         let what = "the audit log is not a regular file: its chain could not be read back";
         return Err(Error::new(ErrorKind::InvalidInput, what).at_path(path).hint("name a file"));
     }
-    let end = file.metadata().map_err(cannot)?.len();
+    // Before the first act, and before anything is done to a file that is something else.
+    let end = Tail::read(&file).map_err(|error| cannot(error).hint("name a new file, or the log of this account"))?.len;
     // Whether there is space is looked at before each act.
     let _ = reserve(&file, end, RESERVE);
     Ok(file)
@@ -219,7 +220,11 @@ impl Tail {
         file.read_exact_at(&mut bytes, from)?;
         let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
         let end = if whole == 0 { 0 } else { from + whole as u64 };
-        if whole == 0 && from > 0 {
+        // What a crash leaves of a line is its beginning, or zeros behind whole lines. Anything else is not ours to cut off.
+        let torn = &bytes[whole..];
+        let begun = torn.starts_with(line::BEGIN) || line::BEGIN.starts_with(torn);
+        let zeros = whole > 0 && torn.iter().all(|&byte| byte == 0);
+        if whole == 0 && from > 0 || !(begun || zeros) {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "it does not end in lines of an audit log"));
         }
         let before = bytes[..whole.saturating_sub(1)].iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
@@ -323,9 +328,12 @@ mod tests {
     fn what_is_no_log_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("other");
-        std::fs::write(&path, "precious\n").unwrap();
-        AuditLog::at(&path).append(entry("a"), None).unwrap_err();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious\n");
+        for content in [&b"precious\n"[..], b"precious", &[0x89; 32], &[0; 512], b"one\ntwo\nthree"] {
+            std::fs::write(&path, content).unwrap();
+            AuditLog::at(&path).open().unwrap_err();
+            AuditLog::at(&path).append(entry("a"), None).unwrap_err();
+            assert_eq!(std::fs::read(&path).unwrap(), content);
+        }
         AuditLog::at(dir.path()).append(entry("a"), None).unwrap_err();
         let fifo = dir.path().join("fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).unwrap();
