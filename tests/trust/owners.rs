@@ -143,7 +143,7 @@ fn root_without_the_right_to_become_the_owner_is_told_what_to_do() {
         install -d -o 65534 -m 700 account; key kek; sd init --key-file kek
         refused "root cannot become the owner of the account (uid 65534)" \
             setpriv --bounding-set -setuid,-setgid "$B" --account "$A" create d --size 1M --key-file kek
-        grep -q "run with --user 65534" said
+        grep -qF 'start it with `-u 65534`' said
     "#,
     );
 }
