@@ -141,8 +141,11 @@ pub(super) fn wait(
         _ => "",
     };
     let text = match end.remaining_bytes {
-        0 if stored == 0 => format!("{name}: everything was under the current key already{let_go}"),
-        0 => format!("{name}: {} encrypted anew; everything is under the current key{let_go}", size::human(stored)),
+        0 if stored == 0 => format!("{name}: all that it holds itself was under the current key already{let_go}"),
+        0 => format!(
+            "{name}: {} encrypted anew; all that it holds itself is under the current key{let_go}",
+            size::human(stored)
+        ),
         left => format!("{name}: done, and {} were written in another way meanwhile{let_go}", size::human(left)),
     };
     let document = serde_json::json!({

@@ -227,7 +227,7 @@ fn ctrl_c_leaves_what_was_done_and_the_next_one_does_the_rest() {
         // A server may have ended a step after `done` was looked at.
         let exact = |total: f64| if served { total <= left + 0.01 && total > 0.0 } else { (total - left).abs() < 0.01 };
         assert!(totals.iter().all(|total| exact(*total)), "{left}: {totals:?}");
-        assert!(shown.contains("everything is under the current key"), "{shown}");
+        assert!(shown.contains("all that it holds itself is under the current key"), "{shown}");
         assert_eq!(account.usage("disk").plain, 0);
         let server = server.unwrap_or_else(|| account.serve());
         let mut client = Client::attach(&server, "disk").expect("attached");

@@ -131,7 +131,8 @@ impl Rotation<'_> {
             }
             let ended = reencrypt_all(context, session)?;
             document["kept"] = serde_json::json!(ended.kept);
-            "everything is under keys that are new".clone_into(&mut text);
+            let all = if ended.kept.is_empty() { "everything" } else { "everything but what follows" };
+            text = format!("{all} is under keys that are new");
             for Older { name, bytes } in &ended.kept {
                 let kept = size::human(*bytes);
                 let _ = write!(text, "\n{name}: {kept} stay as they were, for snapshots or clones that read them");
