@@ -220,7 +220,8 @@ impl Tail {
         file.read_exact_at(&mut bytes, from)?;
         let whole = bytes.iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
         let end = if whole == 0 { 0 } else { from + whole as u64 };
-        // What a crash leaves of a line is its beginning, or zeros behind whole lines. Anything else is not ours to cut off.
+        // What a crash leaves of a line is its beginning, or zeros behind whole lines. Anything else is not ours to cut
+        // off.
         let torn = &bytes[whole..];
         let begun = torn.starts_with(line::BEGIN) || line::BEGIN.starts_with(torn);
         let zeros = whole > 0 && torn.iter().all(|&byte| byte == 0);
