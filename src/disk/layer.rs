@@ -296,7 +296,7 @@ impl Layer {
                 break;
             }
             at = part.end;
-            let mut bytes = vec![0; (part.end - part.start) as usize * PAGE];
+            let mut bytes = Zeroizing::new(vec![0; (part.end - part.start) as usize * PAGE]);
             self.read_stored(part.start, &mut bytes)?;
             let stored = bytes.chunks(PAGE).zip(part).filter(|(page, _)| page.iter().any(|&byte| byte != 0));
             found += stored.filter(|(_, number)| counts(*number)).count() as u64;
