@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::acts::Act;
 use super::disk_ref::DiskRef;
 use super::failure::Failure;
 use super::health::{Fault, FaultReport};
@@ -106,24 +107,10 @@ impl Request {
     pub fn hold(&self) -> Hold {
         match self {
             Request::Life { what } => what.hold(),
-            Request::List
-            | Request::ListHidden
-            | Request::Status
-            | Request::Show { .. }
-            | Request::Map { .. }
-            | Request::Base { .. }
-            | Request::SnapshotList { .. }
-            | Request::Encryption { set: None } => Hold::Shared,
-            Request::Encryption { set: Some(_) }
-            | Request::Create { .. }
-            | Request::Scrub { .. }
-            | Request::Delete { .. }
-            | Request::Rename { .. }
-            | Request::Resize { .. }
-            | Request::Rebase { .. }
-            | Request::SnapshotCreate { .. }
-            | Request::SnapshotDelete { .. } => Hold::Exclusive,
             Request::Key { what } => what.hold(),
+            // All others read, or are acts that change the account.
+            other if Act::of(other).is_none() => Hold::Shared,
+            _ => Hold::Exclusive,
         }
     }
 
