@@ -65,7 +65,9 @@ impl Exports for Served {
             return Err(no_disk(&name));
         }
         // Before anything of the disk is looked at: that takes time, and would tell that it is there.
-        let Some(right) = self.admission.rules().right(client, &name) else { return Err(hidden(&name)) };
+        let Some(right) = self.admission.rules().right(client, &name) else {
+            return Err(if self.registry.has(&name) { hidden(&name) } else { no_disk(&name) });
+        };
         let disk = self.registry.disk(&name)?;
         // As it was made, whichever form the client used.
         let ExportInfo { name: made, description } = info(&disk.settings().name.parse()?);

@@ -307,6 +307,12 @@ impl Registry {
         self.shared.disks.read().values().map(|entry| (entry.name.clone(), entry.uuid)).collect()
     }
 
+    /// Whether there is a disk of this name. Nothing of it is opened.
+    #[must_use]
+    pub fn has(&self, name: &BlobName) -> bool {
+        self.shared.disks.read().contains_key(name)
+    }
+
     /// Whether a copy into the disk has not ended.
     #[must_use]
     pub fn is_unfinished(&self, name: &BlobName) -> bool {

@@ -98,6 +98,9 @@ fn a_disk_that_a_client_may_not_have_answers_as_one_that_is_not_there() {
     // The log says why, and of whom.
     let log = server.log_with("the access rules do not give it to this client");
     assert!(log.lines().any(|line| line.contains("access rules") && line.contains("peer=unix:uid=")), "{log}");
+    let of_missing = log.lines().filter(|line| line.contains("missing"));
+    assert!(!of_missing.clone().any(|line| line.contains("access rules")), "no rule is needed for no disk: {log}");
+    assert!(of_missing.count() > 0, "{log}");
 
     let mut mine = Client::attach(&server, "mine");
     mine.write(0, &[1; 512]);
