@@ -7,6 +7,8 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong, for programs. People read [`Error`]'s `Display`.
@@ -78,14 +80,15 @@ impl Error {
             (None, _) => ErrorKind::Io,
         };
         let mut error = Self::new(kind, what);
-        error.0.hint = own.and_then(Self::hint_text).map(str::to_owned);
-        if source.kind() == io::ErrorKind::FileTooLarge {
-            let hint =
-                "a disk is at most as large as the largest file of its file system: 16 TiB on ext4, 8 EiB on XFS";
-            error.0.hint = Some(hint.to_owned());
-        }
+        error.0.hint = own.and_then(Self::hint_text).or_else(|| system_hint(&source)).map(str::to_owned);
         error.0.source = Some(Box::new(source));
         error
+    }
+
+    /// What is stored has a version of its format that this program does not know: [`ErrorKind::Unsupported`].
+    pub(crate) fn unknown_version(what: impl Into<String>) -> Self {
+        Self::new(ErrorKind::Unsupported, what)
+            .hint("open it with the version of sealdisk that wrote it, or a later one")
     }
 
     #[must_use]
@@ -143,10 +146,10 @@ impl Error {
         source.is_some_and(|source| source.kind() == io::ErrorKind::TimedOut)
     }
 
-    /// What to do about it, when there is something.
+    /// What to do about it, when there is something: the hint that was given, or the one of every error of this kind.
     #[must_use]
     pub fn hint_text(&self) -> Option<&str> {
-        self.0.hint.as_deref()
+        self.0.hint.as_deref().or_else(|| self.0.kind.hint())
     }
 
     /// What went wrong, without path, offset and cause.
@@ -193,6 +196,30 @@ impl ErrorKind {
             kind => format!("{kind:?}"),
         }
     }
+
+    /// What to do about every error of this kind that gives no hint of its own.
+    fn hint(self) -> Option<&'static str> {
+        match self {
+            ErrorKind::NoSpace => Some(
+                "make room in the file system that is written to; `sealdisk status` shows what a scrub of an account \
+                 would give back",
+            ),
+            ErrorKind::Corrupt => Some(
+                "it was damaged, or changed by something other than sealdisk: look for the cause, then restore it from \
+                 a backup",
+            ),
+            _ => None,
+        }
+    }
+}
+
+/// What to do about an error of the system, where its kind alone does not say.
+fn system_hint(source: &io::Error) -> Option<&'static str> {
+    if source.kind() == io::ErrorKind::FileTooLarge {
+        return Some("a disk is at most as large as the largest file of its file system: 16 TiB on ext4, 8 EiB on XFS");
+    }
+    (source.raw_os_error() == Some(Errno::LOOP.raw_os_error()))
+        .then_some("it is a symbolic link, which is not followed here: name what the link leads to")
 }
 
 #[cfg(test)]
@@ -214,5 +241,17 @@ mod tests {
         let error = Error::io("names cannot be made durable", io::Error::other(inner)).at_path("/a");
         assert_eq!((error.kind(), error.hint_text()), (ErrorKind::Poisoned, Some("restart")));
         assert_eq!(error.to_string(), "/a: names cannot be made durable: storing failed");
+    }
+
+    #[test]
+    fn a_kind_has_a_hint_for_errors_that_give_none() {
+        let full = |error: io::Error| Error::io("a disk cannot be made here", error);
+        for number in [Errno::NOSPC, Errno::DQUOT] {
+            assert!(full(number.into()).hint_text().is_some_and(|hint| hint.contains("make room")), "{number}");
+        }
+        assert_eq!(full(Errno::NOSPC.into()).hint("a larger disk").hint_text(), Some("a larger disk"));
+        assert!(full(Errno::LOOP.into()).hint_text().is_some_and(|hint| hint.contains("symbolic link")));
+        assert!(Error::new(ErrorKind::Corrupt, "has a damaged [seal]").hint_text().is_some());
+        assert_eq!(Error::new(ErrorKind::OutOfRange, "past the end").hint_text(), None);
     }
 }

@@ -66,7 +66,7 @@ struct RuleText {
     certificate: Option<String>,
     uid: Option<u32>,
     anybody: Option<bool>,
-    disks: Vec<String>,
+    disks: Vec<Spanned<String>>,
     access: Right,
 }
 
@@ -82,8 +82,8 @@ impl Access {
             return Err(wrong(text, 0..0, "there is no rule, so nobody could attach anything"));
         }
         let rule = |rule: Spanned<RuleText>| {
-            let span = rule.span();
-            Rule::parse(rule.into_inner()).map_err(|what| wrong(text, span, &what))
+            let whole = rule.span();
+            Rule::parse(rule.into_inner()).map_err(|(span, what)| wrong(text, span.unwrap_or(whole), &what))
         };
         Ok(Self { rules: file.rule.into_iter().map(rule).collect::<Result<_>>()?, nobody })
     }
@@ -112,19 +112,24 @@ impl Access {
 }
 
 impl Rule {
-    /// What is wrong with it is `Err`.
-    fn parse(text: RuleText) -> std::result::Result<Self, String> {
+    /// What is wrong with it is `Err`, with its place in the file where that is less than the rule.
+    fn parse(text: RuleText) -> std::result::Result<Self, (Option<Range<usize>>, String)> {
         let RuleText { certificate, uid, anybody, disks, access } = text;
         let who = match (certificate, uid, anybody) {
             (Some(name), None, None) if !name.is_empty() => Who::Certificate(Glob::new(&name)),
             (None, Some(uid), None) => Who::Uid(uid),
             (None, None, Some(true)) => Who::Anybody,
-            _ => return Err("a rule is of one of: certificate = \"NAME\", uid = NUMBER, anybody = true".to_owned()),
+            _ => {
+                let what = "a rule is of one of: certificate = \"NAME\", uid = NUMBER, anybody = true";
+                return Err((None, what.to_owned()));
+            }
         };
         if disks.is_empty() {
-            return Err("a rule names disks: disks = [\"*\"] is all of them".to_owned());
+            return Err((None, "a rule names disks: disks = [\"*\"] is all of them".to_owned()));
         }
-        let disks = disks.iter().map(|pattern| Disks::parse(pattern)).collect::<std::result::Result<_, _>>()?;
+        let parse =
+            |pattern: &Spanned<String>| Disks::parse(pattern.get_ref()).map_err(|what| (Some(pattern.span()), what));
+        let disks = disks.iter().map(parse).collect::<std::result::Result<_, _>>()?;
         Ok(Self { who, disks, right: access })
     }
 }
@@ -262,8 +267,8 @@ access = "ro"
             (rule.replace("uid = 1", "anybody = false"), "one of: certificate"),
             (rule.replace("uid = 1", "certificate = \"\""), "one of: certificate"),
             (format!("\n{}", rule.replace("[\"*\"]", "[]")), "line 2, column 1: a rule names disks"),
-            (rule.replace("\"*\"", "\"a@b\""), "snapshots go with their disk"),
-            (rule.replace("\"*\"", "\"web/\""), "the name of no disk"),
+            (rule.replace("\"*\"", "\"a@b\""), "line 3, column 10: \"a@b\": snapshots go with their disk"),
+            (rule.replace("\"*\"", "\"*\",\n  \"web/\""), "line 4, column 3: \"web/\" is the name of no disk"),
             (rule.replace("\"*\"", "\"*\"\u{0}"), "line 3"),
             ("[[rule]".to_owned(), "line 1"),
         ] {

@@ -26,7 +26,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use crate::io::real::{RealDir, RealFile};
+use crate::io::real::{RealDir, RealFile, not_regular};
 use crate::io::whole::write_all;
 use crate::io::{Dir, File, mutant};
 use crate::{Error, ErrorKind, Result};
@@ -214,7 +214,7 @@ fn open(dir: &RealDir, hold: Hold) -> io::Result<RealFile> {
     };
     let file = fs::File::from(fd);
     if !file.metadata()?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+        return Err(not_regular());
     }
     Ok(RealFile::new(file))
 }

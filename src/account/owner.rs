@@ -170,7 +170,8 @@ fn check_writers(stat: &Stat) -> Result<()> {
 
 fn check_entry(stat: &Stat, owner: u32) -> Result<()> {
     if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
-        return Err(Error::new(ErrorKind::InvalidInput, "is a symbolic link, which no part of an account is"));
+        return Err(Error::new(ErrorKind::InvalidInput, "is a symbolic link, which no part of an account is")
+            .hint("put what the link leads to in its place; the account directory itself may be named by a link"));
     }
     if stat.st_uid != owner {
         let what = format!("belongs to uid {}, the account to uid {owner}", stat.st_uid);

@@ -175,8 +175,8 @@ impl Settings {
         let (text, seal) = content.rsplit_once(SEAL).ok_or_else(|| corrupt("has no [seal]: it is cut off".into()))?;
         let version = text.parse::<toml::Table>().ok().and_then(|table| table.get("version")?.as_integer());
         if let Some(version) = version.filter(|&version| version != i64::from(VERSION)) {
-            let what = format!("has version {version}, this program knows {VERSION}");
-            return Err(Error::new(ErrorKind::Unsupported, what));
+            let what = format!("has format version {version}, this program knows {VERSION}");
+            return Err(Error::unknown_version(what));
         }
         let body: Body =
             toml::from_str(text).map_err(|error| corrupt(format!("is no account.toml: {}", error.message())))?;

@@ -194,7 +194,7 @@ fn no_file(metadata: &fs::Metadata) -> Error {
     if kind.is_dir() {
         return invalid("a folder, not a regular file").hint("name the image in it");
     }
-    invalid("not a regular file")
+    invalid("not a regular file").hint("name the file that holds the image")
 }
 
 impl Source for HostFile {

@@ -14,7 +14,8 @@ impl RawImage {
     pub(super) fn new(file: std::sync::Arc<HostFile>) -> Result<Self> {
         let size = file.size();
         if size == 0 {
-            return Err(Error::new(ErrorKind::InvalidInput, "an empty file is no image").at_path(file.path()));
+            let error = Error::new(ErrorKind::InvalidInput, "an empty file is no image").at_path(file.path());
+            return Err(error.hint("see how it was made; `sealdisk create NAME --size 10G` makes an empty disk"));
         }
         if !size.is_multiple_of(512) {
             let what = format!("a raw image of {size} bytes is no whole number of 512-byte pages");

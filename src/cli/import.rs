@@ -133,7 +133,10 @@ impl Import {
             let size = client.size();
             if size == 0 || !size.is_multiple_of(crate::PAGE as u64) {
                 let what = format!("the export of {uri} has {size} bytes: no whole number of 512-byte pages");
-                return Err(Error::new(ErrorKind::InvalidInput, what).into());
+                let error = Error::new(ErrorKind::InvalidInput, what);
+                return Err(error
+                    .hint("have its server serve a copy that was rounded up: `truncate -s %512 FILE`")
+                    .into());
             }
             let mut pieces = Seekable(Stoppable::new(client, stop.clone()));
             let label = format!("{uri}: {size} bytes");

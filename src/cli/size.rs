@@ -21,7 +21,10 @@ pub fn parse(text: &str) -> Result<u64> {
             .hint("a size is a whole number of bytes, or one with K, M, G or T: 10G, 512M, 1073741824"));
     }
     let bytes = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
-    bytes.ok_or_else(|| Error::new(ErrorKind::InvalidInput, format!("\"{}\" is too large a size", shown())))
+    bytes.ok_or_else(|| {
+        let what = format!("\"{}\" is too large a size", shown());
+        Error::new(ErrorKind::InvalidInput, what).hint("the largest disk has 1024T")
+    })
 }
 
 /// `bytes` for people: at most four digits and a unit.

@@ -46,7 +46,7 @@ impl<F: AsFd> Stream<F> {
         stream.read()?;
         let invalid = |what: &str| Error::new(ErrorKind::InvalidInput, what);
         if stream.ahead == 0 {
-            return Err(invalid("the stream is empty"));
+            return Err(invalid("the stream is empty").hint("see whether the program before the pipe failed"));
         }
         if stream.options.format != Some(Format::Raw) {
             stream.check_head()?;

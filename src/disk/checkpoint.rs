@@ -144,9 +144,7 @@ impl Checkpoint {
         match words[..] {
             [VERSION, _, _, 0] => {}
             [_, _, _, _] => {
-                return Err(
-                    Error::new(ErrorKind::Unsupported, "checkpoint has an unknown version or feature").at_path(path)
-                );
+                return Err(Error::unknown_version("checkpoint has an unknown version or feature").at_path(path));
             }
             _ => return Err(short()),
         }

@@ -109,7 +109,7 @@ impl KeySlots {
             return Err(corrupt("has a damaged header"));
         }
         if header[8..12] != VERSION.to_le_bytes() {
-            return Err(Error::new(ErrorKind::Unsupported, "has an unknown format version").at_path(&path));
+            return Err(Error::unknown_version("has an unknown format version").at_path(&path));
         }
         if &header[16..32] != uuid.as_bytes() {
             return Err(corrupt("belongs to another disk"));

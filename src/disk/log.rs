@@ -429,7 +429,7 @@ pub(crate) fn replay(content: &[u8], epoch: u64, uuid: Uuid, keys: Option<&DiskK
         };
     };
     if header[8..12] != VERSION.to_le_bytes() || header[20..24] != [0; 4] {
-        return Err(Error::new(ErrorKind::Unsupported, "log has an unknown version or feature").at_path(path));
+        return Err(Error::unknown_version("log has an unknown version or feature").at_path(path));
     }
     if &header[24..40] != uuid.as_bytes() || header[40..48] != epoch.to_le_bytes() {
         return Err(corrupt("log belongs to another disk or place", 24));

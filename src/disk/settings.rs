@@ -162,9 +162,7 @@ impl DiskSettings {
             }
         }
         let unsupported = |version: i64| {
-            Error::new(ErrorKind::Unsupported, format!("format version {version}"))
-                .at_path(&path)
-                .hint("open it with the version of sealdisk that wrote it")
+            Error::unknown_version(format!("has format version {version}, this program knows {VERSION}")).at_path(&path)
         };
         let settings: Self = toml::from_str(body).map_err(|error| {
             // Another version may have other fields.

@@ -11,6 +11,7 @@ use rustix::fs::{Advice, AtFlags, FallocateFlags, FileType, Mode, OFlags, Rename
 use rustix::io::{Errno, ReadWriteFlags};
 
 use super::{Dir, File, FileSystemId, Open, superblock};
+use crate::{Error, ErrorKind};
 
 /// Those of which syncfs(2) makes all names durable: ext2 to ext4, XFS, Btrfs, F2FS, ZFS, tmpfs. Of others it may be a
 /// no-op, as where another machine or a process holds the files (NFS, 9p, FUSE).
@@ -38,6 +39,12 @@ impl AsFd for RealDir {
     }
 }
 
+/// For what lies in an account where a file should be.
+pub(crate) fn not_regular() -> io::Error {
+    let error = Error::new(ErrorKind::Io, "not a regular file");
+    io::Error::new(io::ErrorKind::InvalidInput, error.hint("put the file back, if need be from a backup"))
+}
+
 impl Dir for RealDir {
     fn open(&self, name: &str, how: Open) -> io::Result<Arc<dyn File>> {
         let flags = match how {
@@ -49,7 +56,7 @@ impl Dir for RealDir {
         if !matches!(how, Open::New) {
             let stat = rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW)?;
             if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+                return Err(not_regular());
             }
         }
         // NONBLOCK: opening a FIFO put in our place must not hang; it has no effect on regular files.
@@ -57,7 +64,7 @@ impl Dir for RealDir {
         let fd = rustix::fs::openat(&self.fd, name, flags, Mode::RUSR | Mode::WUSR)?;
         let file = fs::File::from(fd);
         if !file.metadata()?.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+            return Err(not_regular());
         }
         Ok(Arc::new(RealFile(file)))
     }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::client::Client;
 use crate::model::files_below;
 use crate::shapes::answer;
-use crate::support::{Account, MIB, program, run};
+use crate::support::{Account, MIB, program, run, stderr_of_failure};
 
 /// The verb fails with this kind and one line that says this, and leaves every file of the account as it was.
 fn refused(account: &Account, arguments: &[&str], kind: &str, says: &str) {
@@ -296,4 +296,55 @@ fn a_disk_on_a_full_file_system() {
     assert!(told.contains("read 8388608/8388608") && told.contains("read 4194304/4194304"), "{told}");
     assert!(!told.contains("verification failed"), "{told}");
     assert!(told.contains("\"pending_scrub_bytes\": 0"), "{told}");
+}
+
+/// What the verb says when it fails on an account whose file `name` was changed by `damage`, which is put back then.
+fn refused_with(account: &Account, name: &str, damage: impl FnOnce(&Path)) -> String {
+    let (path, aside) = (account.dir().join(name), account.scratch("aside"));
+    fs::copy(&path, &aside).expect("a copy");
+    damage(&path);
+    let said = stderr_of_failure(account.command().arg("list"));
+    let _ = fs::remove_file(&path).or_else(|_| fs::remove_dir(&path));
+    fs::rename(&aside, &path).expect("put back");
+    said
+}
+
+#[test]
+fn what_is_refused_says_what_to_do() {
+    let account = Account::new();
+    account.create("disk", MIB);
+    let empty = image(&account, "empty.img", &[]);
+    let huge = ["create", "huge", "--size", "4611686018427387904"];
+    for (verb, says) in [
+        (&["import", &empty, "copy"][..], "an empty file is no image"),
+        (&["import", "/dev/null", "copy"], "not a regular file"),
+        (&["create", "over", "--base", "/dev/null"], "not a regular file"),
+        (&["import", "-", "copy"], "the stream is empty"),
+        (&huge, "too many for a disk"),
+        (&["create", "huge", "--size", "99999999T"], "too large"),
+    ] {
+        let said = stderr_of_failure(account.command().args(verb).stdin(std::process::Stdio::null()));
+        assert!(said.contains(says) && said.contains("\nhint: "), "{verb:?}: {said}");
+    }
+    let settings = |from: &'static str, to: &'static str| {
+        move |path: &Path| {
+            let text = fs::read_to_string(path).expect("the settings");
+            fs::write(path, text.replacen(from, to, 1)).expect("changed");
+        }
+    };
+    let link = |path: &Path| {
+        fs::remove_file(path).and_then(|()| std::os::unix::fs::symlink("elsewhere", path)).expect("a link");
+    };
+    let folder = |path: &Path| fs::remove_file(path).and_then(|()| fs::create_dir(path)).expect("a folder");
+    let said = [
+        ("has format version 7, this", refused_with(&account, "account.toml", settings("version = 0", "version = 7"))),
+        ("has a damaged [seal]", refused_with(&account, "account.toml", settings("mac = \"", "mac = \"xx"))),
+        ("has no [seal]", refused_with(&account, "account.toml", settings("[seal]", "[deal]"))),
+        ("is a symbolic link", refused_with(&account, "account.toml", link)),
+        ("not a regular file", refused_with(&account, "lock", folder)),
+    ];
+    for (says, said) in said {
+        assert!(said.contains(says) && said.contains("\nhint: "), "{says}: {said}");
+    }
+    assert_eq!(account.json(&["list"])[0]["name"], "disk");
 }

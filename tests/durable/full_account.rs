@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::client::Client;
-use crate::support::{Account, MIB, program, stdout_of};
+use crate::support::{Account, MIB, program, run, stdout_of};
 
 /// A file system of 40 MiB, mounted in a temporary directory until it goes out of scope.
 struct Mounted {
@@ -110,6 +110,14 @@ fn goes_on(mounted: &Mounted) {
     let server = account.serve();
     account.sealdisk(&["list"]);
     assert!(server.terminate().success());
+
+    // What needs room says what to do about it.
+    mounted.fill();
+    let verbs =
+        [&["create", "third", "--size", "1M"][..], &["snapshot", "create", "disk", "s"], &["encryption", "off"]];
+    let refused = verbs.map(|verb| run(account.command().args(verb))).into_iter().filter(|done| !done.status.success());
+    let said: Vec<_> = refused.map(|refused| String::from_utf8(refused.stderr).expect("UTF-8")).collect();
+    assert!(!said.is_empty() && said.iter().all(|said| said.contains("\nhint: make room")), "{said:?}");
 
     // The remedies, at rest.
     empty_the_lock(&account.dir());

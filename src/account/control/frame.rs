@@ -87,7 +87,8 @@ pub fn receive(stream: &UnixStream, limit: usize, patience: Option<Duration>) ->
     }
     let header = Header::read_from_bytes(&header).map_err(|_| broken("a header of the wrong size"))?;
     if header.magic != MAGIC {
-        return Err(broken("the other side is no sealdisk"));
+        return Err(broken("the other side is no sealdisk")
+            .hint("another program listens on this socket: end it, then start the server of the account again"));
     }
     if header.version.get() != VERSION {
         let version = header.version.get();
@@ -111,7 +112,8 @@ pub fn receive(stream: &UnixStream, limit: usize, patience: Option<Duration>) ->
 }
 
 fn broken(what: &str) -> Error {
-    Error::new(ErrorKind::Io, format!("the control connection failed: {what}"))
+    let error = Error::new(ErrorKind::Io, format!("the control connection failed: {what}"));
+    error.hint("see the log of the server that has the account, then try again")
 }
 
 struct Receiver<'a> {
