@@ -19,6 +19,7 @@ use crate::{Error, ErrorKind};
 /// Who asks for an act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Asker {
+    /// The real user id: root's also where root acts with the rights of the owner of the account.
     pub uid: u32,
     /// `None`: the kernel does not tell.
     pub pid: Option<u32>,

@@ -147,3 +147,28 @@ fn root_without_the_right_to_become_the_owner_is_told_what_to_do() {
     "#,
     );
 }
+
+/// Root becomes the owner to reach the account; the lines name root all the same, and the owner where the owner asks.
+#[test]
+fn the_audit_log_names_the_user_who_asked_and_not_the_owner() {
+    as_root(
+        r#"
+        install -d -o 65534 -g 65534 -m 700 account logs; key kek; key theirs; cp kek theirs; chown 65534 theirs
+        export SEALDISK_AUDIT_LOG=$T/logs/audit.log
+        sd init --key-file kek
+        asked() { tail -n 1 logs/audit.log >last; grep -q "\"on\":\"$2\"" last && grep -q "\"uid\":$1," last || { cat last; exit 1; }; }
+        sd create rest --size 1M --key-file kek; asked 0 rest
+        other "$B" --account "$A" create own --size 1M --key-file theirs; asked 65534 own
+        serving other "$B" --account "$A" serve --key-file theirs
+        sd create served --size 1M; asked 0 served
+        other "$B" --account "$A" create own2 --size 1M; asked 65534 own2
+        grep 'on="served"' log | grep -q 'uid=0 '
+        grep 'on="own2"' log | grep -q 'uid=65534 '
+        stop
+        serving sd serve --key-file kek
+        sd delete served --yes; asked 0 served
+        stop
+        "$B" --account "$A" audit --log logs/audit.log --key-file kek
+    "#,
+    );
+}

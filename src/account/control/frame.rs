@@ -47,6 +47,9 @@ struct Header {
 pub struct Frame {
     pub body: Vec<u8>,
     pub files: Vec<OwnedFd>,
+    /// The real user id of the process that sent it, from the kernel (SCM_CREDENTIALS). `None`: the socket does not ask
+    /// for it.
+    pub sender: Option<u32>,
 }
 
 /// Sends one message.
@@ -78,7 +81,8 @@ pub fn send(mut stream: &UnixStream, body: &[u8], files: &[BorrowedFd<'_>]) -> R
 /// Receives one message with a body of at most `limit` bytes within `patience` (`None`: for as long as it takes).
 /// `Ok(None)`: the other side closed the connection before a message began.
 pub fn receive(stream: &UnixStream, limit: usize, patience: Option<Duration>) -> Result<Option<Frame>> {
-    let mut receiver = Receiver { stream, deadline: patience.map(|p| Instant::now() + p), files: Vec::new() };
+    let deadline = patience.map(|p| Instant::now() + p);
+    let mut receiver = Receiver { stream, deadline, files: Vec::new(), sender: None };
     let mut header = [0; HEADER];
     match receiver.fill(&mut header)? {
         0 => return Ok(None),
@@ -108,7 +112,7 @@ pub fn receive(stream: &UnixStream, limit: usize, patience: Option<Duration>) ->
             broken("open files were lost on the way").hint("the limit of open files (ulimit -n) may have been reached")
         );
     }
-    Ok(Some(Frame { body, files: receiver.files }))
+    Ok(Some(Frame { body, files: receiver.files, sender: receiver.sender }))
 }
 
 fn broken(what: &str) -> Error {
@@ -120,6 +124,7 @@ struct Receiver<'a> {
     stream: &'a UnixStream,
     deadline: Option<Instant>,
     files: Vec<OwnedFd>,
+    sender: Option<u32>,
 }
 
 impl Receiver<'_> {
@@ -145,15 +150,23 @@ impl Receiver<'_> {
             return Err(broken("the other side is silent"));
         }
         self.stream.set_read_timeout(left).map_err(failed)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FILES), ScmCredentials(1))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let received = rustix::io::retry_on_intr(|| {
             rustix::net::recvmsg(self.stream, &mut [IoSliceMut::new(buf)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)
         });
         let received = received.map_err(|e| failed(e.into()))?;
         for message in ancillary.drain() {
-            if let RecvAncillaryMessage::ScmRights(files) = message {
-                self.files.extend(files);
+            match message {
+                RecvAncillaryMessage::ScmRights(files) => self.files.extend(files),
+                RecvAncillaryMessage::ScmCredentials(sender) => {
+                    let uid = sender.uid.as_raw();
+                    if self.sender.is_some_and(|before| before != uid) {
+                        return Err(broken("two users sent one message"));
+                    }
+                    self.sender = Some(uid);
+                }
+                _ => {}
             }
         }
         if self.files.len() > MAX_FILES || received.flags.contains(ReturnFlags::CTRUNC) {

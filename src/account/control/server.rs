@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags};
+use rustix::net::sockopt;
 use serde_json::Value;
 
 use super::{REQUEST_BYTES, Reply, frame};
@@ -43,6 +44,9 @@ impl ControlServer {
         let (listener, file) = listen::unix(path, SocketAccess::default())?;
         let failed = |error: io::Error| Error::io("cannot start the control socket", error).at_path(path);
         listener.set_nonblocking(true).map_err(failed)?;
+        // What it accepts inherits this: every message then tells its sender's real user id, which is root's also where
+        // root has become the owner of the account.
+        sockopt::set_socket_passcred(&listener, true).map_err(|error| failed(error.into()))?;
         let (stop, stopped) = UnixStream::pair().map_err(failed)?;
         let thread = std::thread::Builder::new()
             .name("control".into())
@@ -182,7 +186,10 @@ fn converse(stream: &UnixStream, registry: &Registry) -> Result<()> {
             }
         };
         let done = match serde_json::from_slice::<Request>(&frame.body) {
-            Ok(request) => acts::perform(request, registry, frame.files, asker),
+            Ok(request) => {
+                let asker = Asker { uid: frame.sender.unwrap_or(asker.uid), ..asker };
+                acts::perform(request, registry, frame.files, asker)
+            }
             Err(error) => {
                 let what = format!("the server does not understand the request: {error}");
                 Err(Error::new(ErrorKind::InvalidInput, what).into())
