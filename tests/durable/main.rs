@@ -7,6 +7,7 @@ mod full;
 mod full_account;
 mod kill;
 mod torn;
+mod unaccounted;
 
 #[path = "../support/mod.rs"]
 mod support;
