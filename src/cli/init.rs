@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::context::{Context, Outcome};
 use super::key_place::KeyPlace;
+use super::{ACCOUNT_VARIABLE, DEFAULT_ACCOUNT, quickstart};
 use crate::Result;
 use crate::account::make::Place;
 use crate::account::report::Switch;
@@ -62,14 +63,23 @@ impl Init {
     pub(super) fn run(self, context: &Context) -> Outcome {
         let made = make(context, &self.key, self.encryption.into())?;
         let text = format!(
-            "made an account in {}\nencryption  {}\nkey         {}\n\n{}\n\nnext: sealdisk create disk1 --size 10G",
+            "made an account in {}\nencryption  {}\nkey         {}\n\n{}\n\nnext: {} create disk1 --size 10G",
             text::path(&made.account),
             made.encryption.name(),
             text::line(&made.key_source),
             made.key_place,
+            command(&made.account),
         );
         context.show(&made, text)
     }
+}
+
+/// How a shell in this folder calls the program for this account.
+fn command(account: &Path) -> String {
+    if *account == *Path::new(DEFAULT_ACCOUNT) || std::env::var_os(ACCOUNT_VARIABLE).is_some_and(|set| account == set) {
+        return "sealdisk".to_owned();
+    }
+    format!("sealdisk --account {}", quickstart::quoted(&text::path(account)))
 }
 
 /// Makes the account of `context`; nothing is left of it when this fails.

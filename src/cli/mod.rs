@@ -73,6 +73,10 @@ pub use context::{Context, Outcome};
 /// The heading of the options that every verb has, apart from its own.
 const EVERYWHERE: &str = "Options of every verb";
 
+/// The account directory, where neither option nor variable names another.
+const DEFAULT_ACCOUNT: &str = "./sealdisk-account";
+const ACCOUNT_VARIABLE: &str = "SEALDISK_ACCOUNT";
+
 /// Encrypted page-blob disks over NBD.
 ///
 /// An account is a directory with an encryption setting, wrapped keys and disks. `sealdisk quickstart` shows it at
@@ -91,8 +95,8 @@ pub struct Cli {
     #[arg(
         long,
         global = true,
-        env = "SEALDISK_ACCOUNT",
-        default_value = "./sealdisk-account",
+        env = ACCOUNT_VARIABLE,
+        default_value = DEFAULT_ACCOUNT,
         value_name = "DIR",
         overrides_with = "account",
         help_heading = EVERYWHERE

@@ -195,7 +195,7 @@ fn program() -> String {
 }
 
 /// `text` as one word of a shell's command line.
-fn quoted(text: &str) -> String {
+pub(super) fn quoted(text: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-._/:@%+".contains(c);
     if !text.is_empty() && text.chars().all(plain) {
         text.to_owned()
