@@ -82,7 +82,12 @@ impl Act {
             Request::Delete { name } => Self::new("delete", name),
             Request::Rename { name, to } => Self::new("rename", name).with(format!("to {to}")),
             Request::Resize { name, size, .. } => Self::new("resize", name).with(format!("{size} bytes")),
-            Request::Rebase { name, base } => Self::new("rebase", name).with(format!("over {}", base.path.display())),
+            Request::Rebase { name, base, verified: true } => {
+                Self::new("verify --base", name).with(format!("records the digests of {}", base.path.display()))
+            }
+            Request::Rebase { name, base, .. } => {
+                Self::new("rebase", name).with(format!("over {}", base.path.display()))
+            }
             Request::SnapshotCreate { name, snapshot } => Self::new("snapshot create", format!("{name}@{snapshot}")),
             Request::SnapshotDelete { name, snapshot } => Self::new("snapshot delete", format!("{name}@{snapshot}")),
             Request::Key { what } => return Self::of_keys(what),

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
+
 use super::disk_ref::DiskRef;
 use super::entry::{Entry, State};
 use super::name::BlobName;
@@ -47,14 +49,15 @@ impl Registry {
         self.shared.open_disk(&entry, image)
     }
 
-    /// Removes a disk for good; one that clones read from only from sight, until the last of them is gone. Refused
-    /// while a client has it, or a snapshot of it, attached.
-    pub fn delete(&self, name: &BlobName) -> Result<()> {
+    /// Removes a disk for good; one that clones read from only from sight, until the last of them is gone: its UUID is
+    /// `Some` then. Refused while a client has it, or a snapshot of it, attached.
+    pub fn delete(&self, name: &BlobName) -> Result<Option<Uuid>> {
         let _changing = self.shared.change_disks()?;
         let entry = self.shared.entry(name)?;
         check_free(&mut entry.attached.lock(), &entry, |_| true)?;
         if self.shared.may_be_read_from(&entry) {
-            return self.hide(&entry);
+            self.hide(&entry)?;
+            return Ok(Some(entry.uuid));
         }
         let parent = entry.parent.lock().clone();
         let was = take_alone(&entry)?;
@@ -68,7 +71,7 @@ impl Registry {
         if let Some(parent) = parent {
             self.shared.let_parent_go(&parent);
         }
-        Ok(())
+        Ok(None)
     }
 }
 
@@ -117,12 +120,17 @@ impl Registry {
         Ok(self.shared.disk_settings(&entry)?.1.base)
     }
 
-    /// Takes `base` for the base image of a disk: the same content, at another place or with more known about it.
-    pub fn rebase(&self, name: &BlobName, HandedImage { image, record, kept }: HandedImage) -> Result<()> {
+    /// Takes `base` for the base image of a disk: the same content, at another place or with more known about it; with
+    /// `in_place` at the same place.
+    pub fn rebase(&self, name: &BlobName, base: HandedImage, in_place: bool) -> Result<()> {
+        let HandedImage { image, record, kept } = base;
         let Some(recorded) = self.base(&name.into())? else {
             return Err(Error::new(ErrorKind::InvalidInput, format!("the disk \"{name}\" lies over no image")));
         };
         recorded.check_same(&record)?;
+        if in_place && !recorded.paths().eq(record.paths()) {
+            return Err(Error::new(ErrorKind::InvalidInput, "is not where the base image is").at_path(&record.path));
+        }
         // A disk that could not be opened without its base can be now.
         let disk = self.open_over(name, Some(image))?;
         *self.shared.entry(name)?.handed.lock() = kept;
@@ -173,7 +181,6 @@ mod tests {
     use crate::crypto::kek::{Kek, SourceRecord};
     use crate::crypto::secret::SecretKey;
     use crate::io::real::RealDir;
-    use uuid::Uuid;
 
     #[test]
     fn a_disk_is_at_least_its_base_and_whole_pages() {

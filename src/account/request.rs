@@ -19,8 +19,8 @@ use super::lock::Hold;
 use super::name::BlobName;
 use super::registry::Registry;
 use super::report::{
-    BaseReport, Bytes, DiskReport, DiskState, DiskStatus, HiddenStatus, LayerReport, Listed, MapPart, MapRun,
-    ServerReport, State, Status, Switch, Total, key_id,
+    BaseReport, Bytes, CloneReport, DiskReport, DiskState, DiskStatus, HiddenStatus, LayerReport, Listed, MapPart,
+    MapRun, ServerReport, State, Status, Switch, Total, key_id,
 };
 use super::view_name::SnapshotName;
 use crate::base::{BaseRecord, HandedImage};
@@ -61,14 +61,20 @@ pub enum Request {
         #[serde(default)]
         unaccounted: bool,
     },
-    /// `null`
+    /// [`Deleted`]
     Delete { name: BlobName },
     /// [`DiskReport`] under the new name
     Rename { name: BlobName, to: BlobName },
     /// [`DiskReport`]; `shrink`: it may become smaller
     Resize { name: BlobName, size: u64, shrink: bool },
     /// [`DiskReport`]; the image, whose files travel with the message, must have the content that is recorded
-    Rebase { name: BlobName, base: BaseRecord },
+    Rebase {
+        name: BlobName,
+        base: BaseRecord,
+        /// Nothing but the digests in it is new: `verify --base` records them.
+        #[serde(default)]
+        verified: bool,
+    },
     /// `Option<BaseRecord>`: what is recorded of the base
     Base { name: DiskRef },
     /// `Vec<SnapshotReport>`, oldest first
@@ -91,6 +97,16 @@ pub struct Scrubbed {
     /// Stored, and in no record of the disk: all there is where `pending_scrub_bytes` is known.
     #[serde(default)]
     pub unaccounted_bytes: u64,
+}
+
+/// The answer to [`Request::Delete`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deleted {
+    pub deleted: String,
+    /// The disk is kept, hidden: clones read from it.
+    pub hidden: Option<Uuid>,
+    /// Those clones.
+    pub clones: Vec<CloneReport>,
 }
 
 /// What a request needs of the account's keys.
@@ -152,8 +168,9 @@ impl Request {
                 json(serde_json::to_value(scrub(registry, &name, wait, unaccounted)?))
             }
             Request::Delete { name } => {
-                registry.delete(&name)?;
-                Ok(Value::Null)
+                let hidden = registry.delete(&name)?;
+                let clones = hidden.map(|uuid| registry.clone_reports(uuid)).unwrap_or_default();
+                json(serde_json::to_value(Deleted { deleted: name.to_string(), hidden, clones }))
             }
             Request::Rename { name, to } => {
                 registry.rename(&name, &to)?;
@@ -163,8 +180,8 @@ impl Request {
                 registry.resize(&name, size, shrink)?;
                 json(serde_json::to_value(show(registry, &name.into())?))
             }
-            Request::Rebase { name, base } => {
-                registry.rebase(&name, HandedImage::take(base, files)?)?;
+            Request::Rebase { name, base, verified } => {
+                registry.rebase(&name, HandedImage::take(base, files)?, verified)?;
                 json(serde_json::to_value(show(registry, &name.into())?))
             }
             Request::Base { name } => json(serde_json::to_value(registry.base(&name)?)),

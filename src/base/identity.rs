@@ -6,7 +6,7 @@
 //! file's times differ) but not refused; who wants certainty records the full digest too ([`super::verify`]).
 
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -73,6 +73,11 @@ pub(super) struct ImageFile {
 }
 
 impl BaseRecord {
+    /// The path of every file: the image, its parent, and so on.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|file| &*file.path)
+    }
+
     /// Whether `other` records the same content, wherever it lies; else [`ErrorKind::BaseChanged`] with what differs.
     pub fn check_same(&self, other: &BaseRecord) -> Result<()> {
         let fail = |what: String| Error::new(ErrorKind::BaseChanged, what).at_path(&other.path);

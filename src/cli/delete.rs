@@ -1,16 +1,21 @@
 //! `delete`: a disk, for good.
 
+use std::fmt::Write as _;
 use std::io::{self, BufRead, IsTerminal, Write};
 
 use clap::Args;
 
+use super::audit;
 use super::context::{Context, Outcome};
+use crate::account::disk_ref::DiskRef;
 use crate::account::name::BlobName;
-use crate::account::request::Request;
+use crate::account::request::{Deleted, Request};
 use crate::crypto::kek::KekOptions;
 use crate::{Error, ErrorKind, Result, text};
 
 /// Delete a disk and all that was written to it; its base image stays
+///
+/// What clones read from it is kept, hidden, until the last of them is deleted or detached.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -30,9 +35,17 @@ impl Delete {
         if !self.yes {
             confirm(&format!("delete {} and all that was written to it?", self.name))?;
         }
-        let shown = self.name.to_string();
-        let () = context.ask(&self.key, Request::Delete { name: self.name }, &[])?;
-        context.show(&serde_json::json!({ "deleted": shown }), format_args!("deleted {shown}"))
+        let done: Deleted = context.ask(&self.key, Request::Delete { name: self.name }, &[])?;
+        let mut text = format!("deleted {}", done.deleted);
+        if let Some(uuid) = done.hidden {
+            let (disk, clones) = (DiskRef::Uuid(uuid), audit::names(&done.clones));
+            let _ = write!(
+                text,
+                "\nWhat clones read of it is kept, hidden, until the last of them is gone: {clones}\n\
+                 `sealdisk list --hidden` shows it; its name is now {disk}"
+            );
+        }
+        context.show(&done, text)
     }
 }
 

@@ -49,7 +49,7 @@ impl Rebase {
         let found = reading::apart(&needs, relocate)?;
         let files: Vec<_> = found.files.iter().map(|file| file.path.clone()).collect();
         let text = format!("{} lies over {}{}", self.name, text::path(&found.path), reading::text(&files));
-        let report = record(context, &self.key, self.name, found)?;
+        let report = record(context, &self.key, self.name, found, false)?;
         context.show(&report, text)
     }
 }
@@ -60,15 +60,17 @@ pub(super) fn recorded(context: &Context, key: &KekOptions, name: &BlobName) -> 
     Ok(record.ok_or_else(over_none)?)
 }
 
+/// Has `base` recorded; `verified`: as [`Request::Rebase`] says.
 pub(super) fn record(
     context: &Context,
     key: &KekOptions,
     name: BlobName,
     base: BaseRecord,
+    verified: bool,
 ) -> Result<DiskReport, Failure> {
     let files = base::open_files(&base)?;
     let files: Vec<_> = files.iter().map(AsFd::as_fd).collect();
-    context.ask(key, Request::Rebase { name, base }, &files)
+    context.ask(key, Request::Rebase { name, base, verified }, &files)
 }
 
 pub(super) fn with_bar<T>(work: impl FnOnce(&mut verify::Progress<'_>) -> crate::Result<T>) -> crate::Result<T> {

@@ -122,7 +122,7 @@ impl Verify {
         let read = || rebase::with_bar(|progress| verify::verify(record, progress));
         let found = owner.act(|| reading::apart(&needs, read))?;
         if let (true, DiskRef::Name(name)) = (first, &self.name) {
-            rebase::record(context, &self.key, name.clone(), found.clone())?;
+            rebase::record(context, &self.key, name.clone(), found.clone(), true)?;
         }
         Ok(Base::new(&found, first, true))
     }

@@ -244,7 +244,7 @@ fn disks() -> Vec<Case> {
             "disks",
             "rebase b",
             over_image,
-            |r| Ok(r.rebase(&blob("b"), image("other")?)?),
+            |r| Ok(r.rebase(&blob("b"), image("other")?, false)?),
             |r| write(r, "b", 0..1, 7),
         ),
     ]

@@ -104,6 +104,32 @@ fn a_disk_is_renamed_under_its_clients() {
     assert_eq!(names(&account.json(&["list"])), ["old", "other"]);
 }
 
+/// In a shell in the same folder, wherever the account lies.
+#[test]
+fn the_next_command_that_init_names_works_as_it_stands() {
+    let account = Account::new();
+    let programs = std::path::Path::new(env!("CARGO_BIN_EXE_sealdisk")).parent().expect("a folder");
+    let path = format!("{}:/usr/bin:/bin", programs.display());
+    for (options, variable, named) in [
+        ("--account \"it's here\"", None, true),
+        ("", None, false),
+        ("", Some("elsewhere"), false),
+        ("--account other", Some("elsewhere"), true),
+    ] {
+        let sh = |line: &str| {
+            let mut shell = program("sh");
+            shell.args(["-c", line]).env("PATH", &path).envs(variable.map(|dir| ("SEALDISK_ACCOUNT", dir)));
+            shell.env("HOME", account.scratch("")).env_remove("XDG_CONFIG_HOME").current_dir(account.scratch(""));
+            stdout_of(&mut shell)
+        };
+        let said = sh(&format!("sealdisk {options} init"));
+        let next = said.rsplit_once("\nnext: ").expect("a next command").1.trim_end();
+        assert_eq!(next.contains("--account"), named, "{next}");
+        sh(next);
+        assert!(sh(&format!("sealdisk {options} list")).contains("disk1"), "{next}");
+    }
+}
+
 #[test]
 fn a_base_that_moved_is_found_again_and_no_other_is_taken() {
     let account = Account::new();
@@ -114,7 +140,15 @@ fn a_base_that_moved_is_found_again_and_no_other_is_taken() {
     fs::write(&other, vec![8; MIB as usize]).expect("an image");
     account.create_over("disk", &base);
     let digest = crate::support::sha256(&base);
-    assert_eq!(account.json(&["verify", "disk", "--base"])["base"]["files"][0]["sha256"], digest);
+    // What is logged is the verb that was asked for, and only where it records something.
+    let server = account.serve();
+    for _ in 0..2 {
+        assert_eq!(account.json(&["verify", "disk", "--base"])["base"]["files"][0]["sha256"], digest);
+    }
+    assert!(server.terminate().success());
+    let log = fs::read_to_string(account.scratch("serve.log")).expect("a log");
+    let acts: Vec<_> = log.lines().filter(|line| line.contains(" act ")).collect();
+    assert!(matches!(acts[..], [act] if act.contains("verb=\"verify --base\"") && act.contains("base.img")), "{log}");
     assert_eq!(account.json(&["verify", "disk", "--base"])["base"]["files"][0]["sha256"], digest);
     fs::rename(&base, &moved).expect("moved");
     assert_eq!(kind(&account, &["show", "disk"]).as_deref(), Some("NotFound"));

@@ -62,8 +62,13 @@ fn a_clone_reads_through_and_outlives_its_source() {
 
     assert_eq!(refused(&account, &["snapshot", "delete", "golden", "v1"]), "InUse");
     account.sealdisk(&["rename", "golden", "gilded"]);
-    account.sealdisk(&["delete", "gilded", "--yes"]);
-    account.sealdisk(&["delete", "web", "--yes"]);
+    let document = account.json(&["delete", "gilded", "--yes"]);
+    assert_eq!((&document["deleted"], &document["hidden"]), (&"gilded".into(), &golden), "{document}");
+    assert_eq!(document["clones"][0]["name"], "web", "{document}");
+    let named = format!("@{}", golden.as_str().expect("a uuid"));
+    assert_eq!(account.json(&["show", &named])["hidden"], true);
+    let said = account.sealdisk(&["delete", "web", "--yes"]);
+    assert!(said.contains("until the last of them is gone: web2\n") && said.contains("its name is now @"), "{said}");
     assert_eq!(refused(&account, &["show", "gilded"]), "NotFound");
     holds(&server, "web2", &["read -P 1 0 512k", "read -P 3 512k 1M", "read -P 2 1536k 512k"]);
     assert!(server.terminate().success());
@@ -75,7 +80,7 @@ fn a_clone_reads_through_and_outlives_its_source() {
     account.sealdisk(&["key", "rotate-kek", "--account-key", "--key-file", key.to_str().expect("UTF-8")]);
     let server = account.serve();
     holds(&server, "web2", &["read -P 1 0 512k", "read -P 3 512k 1M", "read -P 2 1536k 512k"]);
-    account.sealdisk(&["delete", "web2", "--yes"]);
+    assert_eq!(account.sealdisk(&["delete", "web2", "--yes"]), "deleted web2\n");
     let left = std::fs::read_dir(account.dir().join("disks")).expect("the folder").count();
     assert_eq!(left, 0, "with the last clone its sources go");
 }
