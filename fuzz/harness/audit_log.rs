@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 
 use sealdisk::account::audit_log::AuditLog;
 use sealdisk::account::audit_log::check::{LogChecked, check};
-use sealdisk::account::audit_log::line::{Entry, Line};
+use sealdisk::account::audit_log::line::{Entry, Line, Outcome};
 
 use super::edit::edit;
 use super::golden::golden;
@@ -25,7 +25,9 @@ pub(crate) fn log() -> &'static [u8] {
             let account = golden().ring.current().account();
             let (on, detail) = ("vhds/a \"quoted\"".to_owned(), String::new());
             let error = (n == 1).then(|| "no".to_owned());
-            let entry = Entry { time: 7, account, verb: verb.to_owned(), on, detail, uid: 0, pid: Some(1), error };
+            let outcome = [Outcome::Begun, Outcome::Failed, Outcome::Done][n];
+            let verb = verb.to_owned();
+            let entry = Entry { time: 7, account, verb, on, detail, uid: 0, pid: Some(1), outcome, error };
             let key = golden().ring.audit_keys().expect("keys").into_iter().next().filter(|_| n != 1);
             log.append(entry, key).expect("a line");
         }

@@ -1,20 +1,26 @@
 //! Acts: requests that change an account, or take something out of it. Each leaves one line in the log of the server,
-//! and in the audit log where there is one: the verb, the disk, who asked, and how it ended.
+//! and in the audit log where there is one: the verb, the disk, who asked, and how it ended. One whose work goes on
+//! after the request leaves two, when it begins and when it ends ([`super::under_way`]).
 
 use std::time::SystemTime;
 
 use serde_json::Value;
 
-use super::audit_log::line::Entry;
+use super::audit_log::AuditLog;
+use super::audit_log::line::{Entry, Outcome};
 use super::failure::Failure;
 use super::key_life::Depth;
 use super::key_request::{KeyRequest, ProvenRequest};
 use super::life_request::LifeRequest;
 use super::lock::Hold;
-use super::registry::Registry;
+use super::registry::{Registry, Shared};
 use super::request::Request;
+use super::under_way::{End, Ticket};
 use crate::crypto::keyring::AuditKey;
 use crate::{Error, ErrorKind};
+
+/// The act of an export or a copy that reads a disk.
+const READ_OUT: &str = "read out";
 
 /// Who asks for an act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,12 +43,12 @@ impl Asker {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Act {
     /// As the command line calls it.
-    verb: &'static str,
+    pub(super) verb: &'static str,
     /// The disk or snapshot; empty: the account.
-    on: String,
-    detail: String,
+    pub(super) on: String,
+    pub(super) detail: String,
     /// It takes keys away, and is not refused for want of an audit log.
-    urgent: bool,
+    pub(super) urgent: bool,
 }
 
 impl Act {
@@ -58,8 +64,36 @@ impl Act {
         Self { urgent: true, ..self }
     }
 
-    /// `None`: the request changes nothing and takes nothing out, or is a piece of an act that was told at its
-    /// beginning.
+    /// The same act, with what its answer says it did not reach.
+    fn but_for(&self, answer: &Value) -> Self {
+        let left = answer["left"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let names: Vec<_> = left.iter().filter_map(|left| left["name"].as_str()).collect();
+        if names.is_empty() {
+            return self.clone();
+        }
+        let but = format!("but not for {}", names.join(", "));
+        let parts = [self.detail.as_str(), &but].into_iter().filter(|part| !part.is_empty());
+        self.clone().with(parts.collect::<Vec<_>>().join(", "))
+    }
+
+    /// How an act goes on that was stopped.
+    pub(super) fn goes_on(&self) -> String {
+        let on = &self.on;
+        match self.verb {
+            "reencrypt" => format!("`sealdisk reencrypt {on}` goes on with what is left"),
+            "key rotate-kek" => "`sealdisk key rotate-kek --compromised` goes on with what is left".to_owned(),
+            "import" => format!("the same copy goes on, `sealdisk delete {on}` drops it"),
+            "scrub" => "the next server goes on with it".to_owned(),
+            _ => "it may not be whole".to_owned(),
+        }
+    }
+
+    /// Whether a connection does its work, and it is done when that ends.
+    pub(super) fn ends_with_its_connection(&self) -> bool {
+        self.verb == READ_OUT
+    }
+
+    /// `None`: the request changes nothing and takes nothing out.
     pub(super) fn of(request: &Request) -> Option<Self> {
         Some(match request {
             Request::List
@@ -117,8 +151,7 @@ impl Act {
             KeyRequest::Erase { name } => {
                 Self::new("key erase", name.as_ref().map(ToString::to_string).unwrap_or_default()).urgent()
             }
-            KeyRequest::Reencrypt { name, page: 0, .. } => Self::new("reencrypt", name),
-            KeyRequest::Reencrypt { .. } => return None,
+            KeyRequest::Reencrypt { name, .. } => Self::new("reencrypt", name),
             KeyRequest::ReencryptDetached { name, .. } => Self::new("reencrypt", name).with("by the server"),
         })
     }
@@ -134,10 +167,42 @@ impl Act {
                 Self::new("snapshot rollback", format!("{name}@{snapshot}")).with(drops)
             }
             LifeRequest::Clone { source, name } => Self::new("clone", name).with(format!("of {source}")),
-            LifeRequest::Read { view } => Self::new("read out", view),
-            LifeRequest::Copy { name, source, .. } => Self::new("import", name).with(format!("begins, from {source}")),
+            LifeRequest::Read { view } => Self::new(READ_OUT, view),
+            LifeRequest::Copy { name, source, .. } => Self::new("import", name).with(format!("from {source}")),
             LifeRequest::FinishCopy { name, .. } => Self::new("import", name).with("is whole"),
         })
+    }
+}
+
+/// How a request belongs to its act.
+enum Course {
+    /// The act is done when the request is.
+    Whole,
+    /// The act has a line of its own when it begins, and goes on after the request.
+    Begins,
+    /// A piece of the act with this number, whose answer says whether it is the last.
+    Piece(u64),
+    /// The end of the act with this number.
+    Ends(u64),
+}
+
+impl Course {
+    fn of(request: &Request, act: &Act, registry: &Registry, asker: Asker) -> Self {
+        let begun = || registry.shared.under_way.find(act, asker);
+        match request {
+            Request::Key { what: KeyRequest::Reencrypt { .. } } => begun().map_or(Self::Begins, Self::Piece),
+            Request::Key { what: KeyRequest::EndReencryption } => begun().map_or(Self::Whole, Self::Ends),
+            Request::Life { what: LifeRequest::FinishCopy { .. } } => begun().map_or(Self::Whole, Self::Ends),
+            Request::Key { what: KeyRequest::ReencryptDetached { .. } }
+            | Request::Life { what: LifeRequest::Read { .. } | LifeRequest::Copy { .. } } => Self::Begins,
+            Request::Key { what: KeyRequest::Proven(proven) } => match &proven.what {
+                ProvenRequest::RotateKek { depth: Depth::Compromised { .. }, .. } => Self::Begins,
+                _ => Self::Whole,
+            },
+            // A verb's own process has no background in which it could go on.
+            Request::Scrub { wait: false, unaccounted: false, .. } if registry.is_served() => Self::Begins,
+            _ => Self::Whole,
+        }
     }
 }
 
@@ -153,51 +218,113 @@ pub fn perform(
         let error = Error::new(ErrorKind::InUse, "the account is only read by this process, and is not changed");
         return Err(error.hint("change it where its file system is mounted for writing, with no server here").into());
     }
-    let Some(act) = Act::of(&request) else { return request.perform(registry, files) };
-    let log = registry.audit_log();
-    if let Some(log) = log
-        && let Err(error) = log.ready()
-    {
-        tracing::error!(%error, verb = act.verb, "the audit log cannot be written");
-        if !act.urgent {
-            return Err(error.into());
+    let Some(act) = Act::of(&request) else { return request.perform(registry, files, None) };
+    let shared = &registry.shared;
+    match Course::of(&request, &act, registry, asker) {
+        Course::Piece(id) => {
+            let done = request.perform(registry, files, None);
+            piece_done(registry, id, &done);
+            done
+        }
+        Course::Begins => {
+            check_log(registry, &act)?;
+            let detail = if act.detail.is_empty() { "begins".to_owned() } else { format!("begins, {}", act.detail) };
+            tell(shared, &Act { detail, ..act.clone() }, asker, Outcome::Begun, None, None)?;
+            let pieces = matches!(request, Request::Key { what: KeyRequest::Reencrypt { .. } });
+            let id = shared.under_way.begin(act, asker);
+            let done = request.perform(registry, files, Some(Ticket::new(shared, id)));
+            shared.act_started(id, done.as_ref().err().map(|failure| &*failure.message));
+            if pieces {
+                piece_done(registry, id, &done);
+            }
+            done
+        }
+        course @ (Course::Whole | Course::Ends(_)) => {
+            check_log(registry, &act)?;
+            if let Course::Ends(begun) = course {
+                shared.under_way.forget(begun);
+            }
+            let deleted = if let Request::Delete { name } = &request { Some(name.to_string()) } else { None };
+            // Afterwards it may be gone, or not be the one that proves this line.
+            let before = key(shared);
+            let done = request.perform(registry, files, None);
+            if let (Ok(_), Some(disk)) = (&done, deleted) {
+                shared.end_acts_on(&disk);
+            }
+            let error = done.as_ref().err().map(|failure| failure.message.clone());
+            let outcome = if error.is_none() { Outcome::Done } else { Outcome::Failed };
+            let act = done.as_ref().map_or(act.clone(), |answer| act.but_for(answer));
+            let told = tell(shared, &act, asker, outcome, error, before);
+            done.and_then(|answer| told.map(|()| answer))
         }
     }
-    // Afterwards it may be gone, or not be the one that proves this line.
-    let before = key(registry);
-    let done = request.perform(registry, files);
-    let error = done.as_ref().err().map(|failure| failure.message.clone());
-    let Asker { uid, pid } = asker;
-    let some = |text: &'_ str| if text.is_empty() { None } else { Some(text.to_owned()) };
-    let (verb, on, detail) = (act.verb, some(&act.on), some(&act.detail));
-    match &error {
-        None => tracing::info!(verb, on, detail, uid, pid, outcome = "done", "act"),
-        Some(error) => tracing::warn!(verb, on, detail, uid, pid, outcome = "failed", %error, "act"),
-    }
-    let Some(log) = log else { return done };
-    let entry = Entry {
-        time: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs(),
-        account: registry.id(),
-        verb: act.verb.to_owned(),
-        on: act.on,
-        detail: act.detail,
-        uid,
-        pid,
-        error,
-    };
-    if let Err(error) = log.append(entry, key(registry).or(before)) {
-        tracing::error!(%error, verb = act.verb, "an act has no line in the audit log yet");
-        // A server keeps the line; a verb ends with it.
-        if done.is_ok() && !registry.is_served() {
-            let what = format!("`{}` is done, but has no line in the audit log: {error}", act.verb);
-            return Err(Error::new(ErrorKind::Io, what).into());
-        }
-    }
-    done
 }
 
-fn key(registry: &Registry) -> Option<AuditKey> {
-    registry.audit_keys().ok()?.into_iter().next()
+/// A piece of a re-encryption is done: the last one ends the act, and so does one that fails, but for want of
+/// encryption, which is waited for.
+fn piece_done(registry: &Registry, id: u64, done: &Result<Value, Failure>) {
+    match done {
+        Ok(answer) if answer["next"].is_null() => registry.shared.end_act(id, End::Done),
+        Err(failure) if failure.kind != ErrorKind::InUse.name() => {
+            registry.shared.end_act(id, End::Failed(failure.message.clone()));
+        }
+        _ => {}
+    }
+}
+
+/// Without its log no act begins, but one that takes keys away.
+fn check_log(registry: &Registry, act: &Act) -> Result<(), Failure> {
+    let Some(Err(error)) = registry.audit_log().map(AuditLog::ready) else { return Ok(()) };
+    tracing::error!(%error, verb = act.verb, "the audit log cannot be written");
+    if act.urgent { Ok(()) } else { Err(error.into()) }
+}
+
+/// Tells of an act in the log of the server and in the audit log. `before`: the key that proves the line where the
+/// account has none any more. A line that cannot be written is an error to a verb, which ends with it; a server keeps
+/// it.
+pub(super) fn tell(
+    shared: &Shared,
+    act: &Act,
+    asker: Asker,
+    outcome: Outcome,
+    error: Option<String>,
+    before: Option<AuditKey>,
+) -> Result<(), Failure> {
+    let Asker { uid, pid } = asker;
+    let some = |text: &'_ str| if text.is_empty() { None } else { Some(text.to_owned()) };
+    let (verb, on, detail, word) = (act.verb, some(&act.on), some(&act.detail), outcome.name());
+    match &error {
+        None => tracing::info!(verb, on, detail, uid, pid, outcome = word, "act"),
+        Some(error) => tracing::warn!(verb, on, detail, uid, pid, outcome = word, %error, "act"),
+    }
+    let Some(log) = shared.audit_log.get() else { return Ok(()) };
+    let failed = error.is_some();
+    let entry = Entry {
+        time: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs(),
+        account: shared.settings.read().account(),
+        verb: act.verb.to_owned(),
+        on: act.on.clone(),
+        detail: act.detail.clone(),
+        uid,
+        pid,
+        outcome,
+        error,
+    };
+    let Err(error) = log.append(entry, key(shared).or(before)) else { return Ok(()) };
+    tracing::error!(%error, verb = act.verb, "an act has no line in the audit log yet");
+    if failed || shared.server.get().is_some() {
+        return Ok(());
+    }
+    if outcome == Outcome::Begun {
+        // Nothing is done yet.
+        return Err(error.into());
+    }
+    let what = format!("`{}` is {word}, but has no line in the audit log: {error}", act.verb);
+    Err(Error::new(ErrorKind::Io, what).into())
+}
+
+fn key(shared: &Shared) -> Option<AuditKey> {
+    shared.require_keys().ok()?.audit_keys().ok()?.into_iter().next()
 }
 
 #[cfg(test)]

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use super::entry::Entry;
 use super::name::BlobName;
 use super::registry::Registry;
+use super::under_way::Ticket;
 use super::view_name::ViewName;
 use crate::disk::{Disk, Spec, Unfinished, check_size};
 use crate::io::mutant;
@@ -103,8 +104,9 @@ impl Registry {
         self.door.get().cloned().unwrap_or_else(Door::alone)
     }
 
-    /// Lets the other end of `socket` read what `view` names, as it is now.
-    pub fn read_over(&self, view: &ViewName, socket: OwnedFd) -> Result<Reading> {
+    /// Lets the other end of `socket` read what `view` names, as it is now. The act that `begun` stands for ends with
+    /// that connection.
+    pub fn read_over(&self, view: &ViewName, socket: OwnedFd, begun: Option<Ticket>) -> Result<Reading> {
         let disk = self.disk(&view.disk)?;
         let settings = disk.settings();
         let temporary = view.snapshot.is_none() && self.door.get().is_some() && !disk.read_only();
@@ -129,6 +131,7 @@ impl Registry {
         let size = seen.size();
         let description = format!("{view}, read by a copy");
         let export = Export { name: settings.name.clone(), description, disk: seen, read_only: true };
+        let kept = Box::new((kept, begun.map(Ticket::ends_when_dropped)));
         let Terms { most, context } = self.door().admit(socket, export, kept)?;
         let (name, stable) = (settings.name, line.is_some());
         Ok(Reading { name, size_bytes: size, source, stable, temporary_snapshot: temporary, most, context })

@@ -23,6 +23,7 @@ use super::reencrypt::Reencrypted;
 use super::reencrypt::Sweep;
 use super::registry::Registry;
 use super::request::KeyNeed;
+use super::under_way::Ticket;
 use crate::crypto::kek::{DerivedKeys, Nonce, ProofKey, SourceRecord};
 use crate::{Error, ErrorKind, Result};
 
@@ -128,7 +129,12 @@ impl KeyRequest {
         }
     }
 
-    pub(super) fn perform(self, registry: &Registry, files: Vec<OwnedFd>) -> std::result::Result<Value, Failure> {
+    pub(super) fn perform(
+        self,
+        registry: &Registry,
+        files: Vec<OwnedFd>,
+        begun: Option<Ticket>,
+    ) -> std::result::Result<Value, Failure> {
         match self {
             Self::CheckLog => {
                 let file = std::fs::File::from(only(files)?);
@@ -150,7 +156,7 @@ impl KeyRequest {
             Self::Erase { name: None } => json(registry.erase_all_keys()?),
             Self::Reencrypt { name, page, sweep } => json(registry.reencrypt(&name, page, sweep)?),
             Self::ReencryptDetached { name, sweep } => {
-                registry.reencrypt_detached(&name, sweep)?;
+                registry.reencrypt_detached(&name, sweep, begun)?;
                 Ok(Value::Null)
             }
             Self::EndReencryption => json(registry.end_reencryption()?),

@@ -21,6 +21,7 @@ use super::report::DiskReport;
 use super::request::{KeyNeed, show};
 #[cfg(doc)]
 use super::snapshots::RollbackReport;
+use super::under_way::Ticket;
 use super::view_name::{SnapshotName, ViewName};
 use crate::{Error, ErrorKind};
 
@@ -66,7 +67,12 @@ impl LifeRequest {
         KeyNeed::Required
     }
 
-    pub(super) fn perform(self, registry: &Registry, files: Vec<OwnedFd>) -> Result<Value, Failure> {
+    pub(super) fn perform(
+        self,
+        registry: &Registry,
+        files: Vec<OwnedFd>,
+        begun: Option<Ticket>,
+    ) -> Result<Value, Failure> {
         let done = match self {
             Self::RollbackPreview { name, snapshot } => {
                 serde_json::to_value(registry.rollback_report(&name, &snapshot)?)
@@ -83,7 +89,7 @@ impl LifeRequest {
                 registry.clone_disk(&source, &name)?;
                 serde_json::to_value(show(registry, &name.into())?)
             }
-            Self::Read { view } => serde_json::to_value(registry.read_over(&view, socket(files)?)?),
+            Self::Read { view } => serde_json::to_value(registry.read_over(&view, socket(files)?, begun)?),
             Self::Copy { name, size, source } => {
                 serde_json::to_value(registry.copy_over(&name, size, &source, socket(files)?)?)
             }

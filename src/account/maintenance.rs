@@ -16,6 +16,8 @@ use crate::{Error, Result};
 
 /// Finds the open disk of a uuid; `None` when it has been closed meanwhile.
 pub(super) type Find = dyn Fn(Uuid) -> Option<Arc<Disk>> + Send;
+/// Hears that a disk has nothing to do for now, or why its work failed.
+pub(super) type Rests = dyn Fn(&Disk, &Result<()>) + Send;
 
 #[derive(Default)]
 struct Queue {
@@ -78,12 +80,12 @@ pub(super) struct Maintenance {
 }
 
 impl Maintenance {
-    pub(super) fn start(find: Box<Find>) -> Result<Self> {
+    pub(super) fn start(find: Box<Find>, rests: Box<Rests>) -> Result<Self> {
         let queue = Arc::new(Queue::default());
         let of_thread = Arc::clone(&queue);
         let thread = std::thread::Builder::new()
             .name("maintenance".into())
-            .spawn(move || run(&of_thread, &*find))
+            .spawn(move || run(&of_thread, &*find, &*rests))
             .map_err(|error| Error::io("cannot start a thread", error))?;
         Ok(Self { queue, thread: Some(thread) })
     }
@@ -117,15 +119,21 @@ impl fmt::Debug for Maintenance {
     }
 }
 
-fn run(queue: &Queue, find: &Find) {
+fn run(queue: &Queue, find: &Find, rests: &Rests) {
     while let Some(uuid) = queue.pop() {
         let Some(disk) = find(uuid) else { continue };
-        match disk.maintain() {
-            Ok(true) => queue.push(uuid),
-            Ok(false) => {}
+        let rested = match disk.maintain() {
+            Ok(true) => {
+                queue.push(uuid);
+                continue;
+            }
+            done => done.map(drop),
+        };
+        if let Err(error) = &rested {
             // The disk asks again when it has something to do; a failed fsync has poisoned it, which clients see.
-            Err(error) => tracing::error!(disk = %uuid, %error, "background work failed"),
+            tracing::error!(disk = %uuid, %error, "background work failed");
         }
+        rests(&disk, &rested);
     }
 }
 
@@ -138,12 +146,12 @@ mod tests {
     fn each_disk_waits_once_and_stop_ends_it() {
         let (asked, looked_up) = mpsc::channel();
         let (go, gate) = mpsc::channel::<()>();
-        let mut maintenance = Maintenance::start(Box::new(move |uuid| {
+        let find = Box::new(move |uuid| {
             asked.send(uuid).expect("test listens");
             gate.recv().ok();
             None
-        }))
-        .expect("thread");
+        });
+        let mut maintenance = Maintenance::start(find, Box::new(|_, _| {})).expect("thread");
         let (a, b) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let (wake_a, wake_b) = (maintenance.wake().for_disk(a), maintenance.wake().for_disk(b));
         wake_a();

@@ -49,5 +49,6 @@ pub mod session;
 pub mod settings;
 mod snapshot_image;
 pub mod snapshots;
+mod under_way;
 pub mod view_name;
 pub mod watch;

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::disk_ref::DiskRef;
 use super::registry::{Registry, Shared};
+use super::under_way::{End, Ticket};
 use crate::disk::{Disk, Swept};
 use crate::io::mutant;
 use crate::{Error, ErrorKind, Result};
@@ -127,21 +128,31 @@ impl Registry {
         sweep.advance(&self.shared, &*self.disk_of(disk)?, page)
     }
 
-    /// Sweeps a disk on a thread, which ends with the sweep or with the disk.
-    pub fn reencrypt_detached(&self, name: &DiskRef, sweep: Sweep) -> Result<()> {
+    /// Sweeps a disk on a thread, which ends with the sweep, with the disk, or when the account is closed. It tells the
+    /// end of the act that `begun` stands for.
+    pub fn reencrypt_detached(&self, name: &DiskRef, sweep: Sweep, begun: Option<Ticket>) -> Result<()> {
         self.check_not_hidden(name)?;
         let disk = self.disk_of(name)?;
         // What would fail at once is told at once.
         let first = sweep.advance(&self.shared, &disk, 0)?;
         let (name, disk, shared) = (name.clone(), Arc::downgrade(&disk), Arc::downgrade(&self.shared));
-        let work = move || match run(&shared, &disk, sweep, first.next) {
-            Ok(()) => tracing::info!(disk = %name, "re-encrypted"),
-            Err(error) => tracing::warn!(disk = %name, %error, "re-encryption ended early"),
+        let work = move || {
+            let end = run(&shared, &disk, sweep, first.next);
+            match &end {
+                // Told by the account as it is closed, or as the disk is deleted.
+                Ok(Ran::Stopped) => return,
+                Ok(Ran::ToTheEnd) => tracing::info!(disk = %name, "re-encrypted"),
+                Err(error) => tracing::warn!(disk = %name, %error, "re-encryption ended early"),
+            }
+            if let Some(begun) = begun {
+                begun.end(End::of(&end));
+            }
         };
-        std::thread::Builder::new()
+        let thread = std::thread::Builder::new()
             .name("reencrypt".into())
             .spawn(work)
             .map_err(|error| Error::io("no thread for re-encryption", error))?;
+        self.shared.under_way.keep(thread);
         Ok(())
     }
 }
@@ -162,27 +173,40 @@ impl Registry {
     }
 }
 
+/// How a sweep of a thread came to its end.
+enum Ran {
+    ToTheEnd,
+    /// The account is being closed, or the disk is gone.
+    Stopped,
+}
+
 /// Holds the disk only while it works on it, so that it can be deleted meanwhile.
-fn run(shared: &Weak<Shared>, disk: &Weak<Disk>, sweep: Sweep, mut next: Option<u64>) -> Result<()> {
+fn run(shared: &Weak<Shared>, disk: &Weak<Disk>, sweep: Sweep, mut next: Option<u64>) -> Result<Ran> {
     while let Some(page) = next {
         let started = Instant::now();
-        let (Some(shared), Some(held)) = (shared.upgrade(), disk.upgrade()) else { return Ok(()) };
+        let (Some(shared), Some(held)) = (shared.upgrade(), disk.upgrade()) else { return Ok(Ran::Stopped) };
         let done = match sweep.advance(&shared, &held, page) {
             Ok(piece) => {
                 next = piece.next;
                 piece.stored_bytes
             }
             Err(error) if matches!(error.kind(), ErrorKind::InUse | ErrorKind::Revoked) => {
+                let under_way = Arc::clone(&shared.under_way);
                 drop((shared, held));
-                std::thread::sleep(PAUSE);
+                if under_way.pause(PAUSE) {
+                    return Ok(Ran::Stopped);
+                }
                 continue;
             }
             Err(error) => return Err(error),
         };
+        let under_way = Arc::clone(&shared.under_way);
         drop((shared, held));
-        std::thread::sleep(sweep.pace(done).saturating_sub(started.elapsed()));
+        if next.is_some() && under_way.pause(sweep.pace(done).saturating_sub(started.elapsed())) {
+            return Ok(Ran::Stopped);
+        }
     }
-    Ok(())
+    Ok(Ran::ToTheEnd)
 }
 
 #[cfg(test)]

@@ -34,6 +34,7 @@ use super::maintenance::{Maintenance, Wake};
 use super::name::BlobName;
 use super::report::ServerLimits;
 use super::settings::Settings;
+use super::under_way::UnderWay;
 use crate::base::BaseImage;
 use crate::crypto::kek::{DerivedKeys, Kek};
 use crate::crypto::keyring::{AuditKey, KeyRing};
@@ -82,7 +83,6 @@ pub struct Registry {
     pub(super) shared: Arc<Shared>,
     maintenance: Mutex<Option<Maintenance>>,
     inspection: Mutex<Option<Inspection>>,
-    audit_log: OnceLock<AuditLog>,
     /// To the server of this account, if it is served.
     pub(super) door: OnceLock<Door>,
     /// Whom that server lets in.
@@ -109,6 +109,8 @@ pub(super) struct Shared {
     pub(super) idle_disks: AtomicUsize,
     pub(super) challenges: Challenges,
     pub(super) server: OnceLock<ServerLimits>,
+    pub(super) audit_log: OnceLock<AuditLog>,
+    pub(super) under_way: Arc<UnderWay>,
     /// Of the thread that does the background work, where there is one.
     pub(super) wake: OnceLock<Wake>,
 }
@@ -148,11 +150,15 @@ impl Registry {
             idle_disks: AtomicUsize::new(IDLE_FOR_VERBS),
             challenges: Challenges::default(),
             server: OnceLock::new(),
+            audit_log: OnceLock::new(),
+            under_way: Arc::default(),
             wake: OnceLock::new(),
         });
         let maintenance = background.then(|| {
             let of_thread = Arc::downgrade(&shared);
-            Maintenance::start(Box::new(move |uuid| Weak::upgrade(&of_thread)?.find_open(uuid)))
+            let under_way = Arc::clone(&shared.under_way);
+            let find = move |uuid| Weak::upgrade(&of_thread)?.find_open(uuid);
+            Maintenance::start(Box::new(find), Box::new(move |disk, rested| under_way.scrub_rests(disk, rested)))
         });
         let maintenance = maintenance.transpose()?;
         if let Some(maintenance) = &maintenance {
@@ -162,7 +168,6 @@ impl Registry {
             shared,
             maintenance: Mutex::new(maintenance),
             inspection: Mutex::default(),
-            audit_log: OnceLock::new(),
             door: OnceLock::new(),
             admission: OnceLock::new(),
         };
@@ -174,17 +179,17 @@ impl Registry {
 
     /// Acts leave a line in `log` from now on.
     pub fn set_audit_log(&self, log: AuditLog) {
-        let _ = self.audit_log.set(log);
+        let _ = self.shared.audit_log.set(log);
     }
 
     pub(super) fn audit_log(&self) -> Option<&AuditLog> {
-        self.audit_log.get()
+        self.shared.audit_log.get()
     }
 
     /// Lines that wait for the audit log, where there is one.
     #[must_use]
     pub fn audit_lines_kept(&self) -> usize {
-        self.audit_log.get().map_or(0, AuditLog::kept)
+        self.shared.audit_log.get().map_or(0, AuditLog::kept)
     }
 
     /// The keys of audit logs, the current one first.
@@ -397,6 +402,7 @@ impl Registry {
     /// Ends background work and closes every disk with a clean mark. All disks are tried; the first error is returned.
     pub fn close(&self) -> Result<()> {
         drop(self.inspection.lock().take());
+        self.shared.under_way.stop_threads();
         if let Some(mut maintenance) = self.maintenance.lock().take() {
             maintenance.stop();
         }
@@ -419,6 +425,7 @@ impl Registry {
             }
             *state = State::Closed;
         }
+        self.shared.end_all_acts();
         if outcome.is_ok() && !self.shared.folder.is_in_doubt() {
             self.shared.lock.end_in_order();
         }

@@ -22,6 +22,7 @@ use super::report::{
     BaseReport, Bytes, CloneReport, DiskReport, DiskState, DiskStatus, HiddenStatus, LayerReport, Listed, MapPart,
     MapRun, ServerReport, State, Status, Switch, Total, key_id,
 };
+use super::under_way::Ticket;
 use super::view_name::SnapshotName;
 use crate::base::{BaseRecord, HandedImage};
 use crate::disk::Kind;
@@ -142,8 +143,13 @@ impl Request {
         }
     }
 
-    /// Does what is asked. `files` came with the request.
-    pub fn perform(self, registry: &Registry, files: Vec<OwnedFd>) -> std::result::Result<Value, Failure> {
+    /// Does what is asked. `files` came with the request; what goes on after it ends the act that `begun` stands for.
+    pub fn perform(
+        self,
+        registry: &Registry,
+        files: Vec<OwnedFd>,
+        begun: Option<Ticket>,
+    ) -> std::result::Result<Value, Failure> {
         let json = |value: serde_json::Result<Value>| value.map_err(|e| Error::io("JSON failed", e.into()).into());
         match self {
             Request::List => json(serde_json::to_value(list(registry))),
@@ -165,7 +171,7 @@ impl Request {
                 json(serde_json::to_value(show(registry, &name.into())?))
             }
             Request::Scrub { name, wait, unaccounted } => {
-                json(serde_json::to_value(scrub(registry, &name, wait, unaccounted)?))
+                json(serde_json::to_value(scrub(registry, &name, wait, unaccounted, begun)?))
             }
             Request::Delete { name } => {
                 let hidden = registry.delete(&name)?;
@@ -193,8 +199,8 @@ impl Request {
                 registry.delete_snapshot(&name, &snapshot)?;
                 Ok(Value::Null)
             }
-            Request::Key { what } => what.perform(registry, files),
-            Request::Life { what } => what.perform(registry, files),
+            Request::Key { what } => what.perform(registry, files, begun),
+            Request::Life { what } => what.perform(registry, files, begun),
         }
     }
 }
@@ -347,7 +353,13 @@ fn map(registry: &Registry, name: &DiskRef, snapshot: Option<&SnapshotName>, sta
     Ok(MapPart { runs, next, locked: registry.locked() })
 }
 
-fn scrub(registry: &Registry, name: &DiskRef, wait: bool, unaccounted: bool) -> Result<Scrubbed> {
+fn scrub(
+    registry: &Registry,
+    name: &DiskRef,
+    wait: bool,
+    unaccounted: bool,
+    begun: Option<Ticket>,
+) -> Result<Scrubbed> {
     let disk = registry.disk_of(name)?;
     if disk.settings().hidden {
         // What nothing reads is to scrub too, where it could not be dropped before.
@@ -355,10 +367,13 @@ fn scrub(registry: &Registry, name: &DiskRef, wait: bool, unaccounted: bool) -> 
     }
     if unaccounted {
         disk.scrub_unaccounted()?;
-    } else if wait {
+    } else if wait || !registry.is_served() {
         disk.scrub()?;
     } else {
-        registry.nudge(disk.settings().uuid);
+        if let Some(begun) = begun {
+            registry.shared.under_way.scrub_begins(disk.uuid(), begun);
+        }
+        registry.nudge(disk.uuid());
     }
     let (name, usage) = (disk.settings().name, disk.usage()?);
     Ok(Scrubbed { name, pending_scrub_bytes: usage.pending_scrub, unaccounted_bytes: usage.unaccounted })

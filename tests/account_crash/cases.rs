@@ -74,7 +74,7 @@ pub(crate) fn blob(name: &str) -> BlobName {
 }
 
 pub(crate) fn ask(registry: &Registry, request: impl Into<Request>) -> Done {
-    request.into().perform(registry, Vec::new()).map(drop)
+    request.into().perform(registry, Vec::new(), None).map(drop)
 }
 
 pub(crate) fn write(registry: &Registry, name: &str, pages: Range<u64>, filled: u8) -> Done {

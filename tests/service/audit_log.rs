@@ -5,7 +5,8 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use sealdisk::nbd::wire::transmission::HeaderStyle;
 use serde_json::Value;
@@ -44,6 +45,24 @@ impl Logged {
             format!("{} {} {}", field("verb"), field("on"), field("outcome"))
         };
         text.lines().map(line).collect()
+    }
+
+    /// Waits until the lines behind the first `from` have `expected`, and answers them.
+    fn wait_for(&self, from: usize, expected: &str) -> Vec<String> {
+        let until = Instant::now() + Duration::from_secs(30);
+        loop {
+            let new = self.acts().split_off(from);
+            if new.iter().any(|act| act == expected) {
+                return new;
+            }
+            assert!(Instant::now() < until, "no line `{expected}`: {new:?}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The last line of the log.
+    fn last(&self) -> Value {
+        serde_json::from_str(fs::read_to_string(&self.log).unwrap().lines().last().unwrap()).unwrap()
     }
 
     fn check(&self) -> Value {
@@ -90,8 +109,7 @@ fn every_act_leaves_a_line_here_and_there() {
         let before = logged.acts().len();
         let output = run(logged.account.command().args(*words));
         assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
-        let (new, expected) = (&logged.acts()[before..], format!("{verb} {on} done"));
-        assert!(new.contains(&expected), "{words:?}: {new:?}");
+        logged.wait_for(before, &format!("{verb} {on} done"));
         let log = server.log_with(&format!("verb=\"{verb}\""));
         let line = log.lines().rfind(|line| line.contains(&format!("verb=\"{verb}\""))).unwrap();
         assert!(line.contains("uid=") && line.contains("outcome=\"done\"") && line.contains(on), "{line}");
@@ -101,7 +119,7 @@ fn every_act_leaves_a_line_here_and_there() {
     run(logged.account.command().args(["create", "a", "--size", "1M"]));
     logged.account.sealdisk(&["status"]);
     assert_eq!(logged.acts()[before..], ["create a failed"]);
-    let last: Value = serde_json::from_str(fs::read_to_string(&logged.log).unwrap().lines().last().unwrap()).unwrap();
+    let last = logged.last();
     assert_eq!(last["uid"], rustix::process::geteuid().as_raw());
     assert!(last["error"].as_str().unwrap().contains("already"), "{last}");
 
@@ -113,6 +131,78 @@ fn every_act_leaves_a_line_here_and_there() {
     let found = logged.check();
     assert_eq!((&found["lines"], &found["unproven"]), (&(lines + 1).into(), &0.into()));
     assert_eq!((&found["last"]["verb"], &found["last"]["on"]), (&"create".into(), &"f".into()));
+}
+
+/// A line never says done before the work is: a re-encryption by the server, by a verb and by a rotation, stopped with
+/// the server, gone on with after its restart, and one that fails.
+#[test]
+fn an_act_whose_work_goes_on_has_a_line_when_it_begins_and_one_when_it_ends() {
+    let logged = Logged::new();
+    let image = logged.account.scratch("image");
+    fs::write(&image, vec![7; 8 * MIB as usize]).unwrap();
+    logged.verb(&["import", image.to_str().unwrap(), "a"]);
+    assert_eq!(logged.acts(), ["import a begun", "import a done"]);
+    logged.verb(&["key", "rotate-data", "a"]);
+    let serve = || logged.account.serve_with(&["--audit-log", logged.log.to_str().unwrap()]);
+    let sealdisk = |words: &[&str]| logged.account.sealdisk(words);
+
+    let server = serve();
+    let before = logged.acts().len();
+    sealdisk(&["reencrypt", "a", "--rate", "1M", "--detach"]);
+    assert_eq!(logged.acts()[before..], ["reencrypt a begun"]);
+    assert!(logged.last()["detail"].as_str().unwrap().starts_with("begins"));
+    assert!(server.terminate().success());
+    assert_eq!(logged.acts()[before..], ["reencrypt a begun", "reencrypt a stopped"]);
+    let stopped = logged.last();
+    assert!(stopped["detail"].as_str().unwrap().contains("`sealdisk reencrypt a` goes on"), "{stopped}");
+
+    let server = serve();
+    let before = logged.acts().len();
+    sealdisk(&["reencrypt", "a", "--detach"]);
+    assert_eq!(logged.wait_for(before, "reencrypt a done"), ["reencrypt a begun", "reencrypt a done"]);
+
+    // A verb drives it, and the server stops.
+    sealdisk(&["key", "rotate-data", "a"]);
+    let before = logged.acts().len();
+    let mut verb = logged.account.command();
+    verb.args(["reencrypt", "a", "--rate", "1M"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut verb = verb.spawn().unwrap();
+    logged.wait_for(before, "reencrypt a begun");
+    assert!(server.terminate().success());
+    assert_eq!(logged.acts()[before..], ["reencrypt a begun", "reencrypt a stopped"]);
+    assert!(!verb.wait().unwrap().success());
+
+    // At rest, and served.
+    let before = logged.acts().len();
+    logged.verb(&["reencrypt", "a"]);
+    assert_eq!(logged.acts()[before..], ["reencrypt a begun", "reencrypt a done"]);
+    let rotated = ["key rotate-kek  begun", "reencrypt a begun", "reencrypt a done", "key rotate-kek  done"];
+    let before = logged.acts().len();
+    logged.verb(&["key", "rotate-kek", "--compromised"]);
+    assert_eq!(logged.acts()[before..], rotated);
+    let server = serve();
+    let before = logged.acts().len();
+    sealdisk(&["key", "rotate-kek", "--compromised"]);
+    assert_eq!(logged.acts()[before..], rotated);
+
+    // What is refused has begun and failed; what is read out ends with its reader.
+    sealdisk(&["encryption", "off"]);
+    let before = logged.acts().len();
+    stderr_of_failure(logged.account.command().args(["reencrypt", "a"]));
+    assert_eq!(logged.acts()[before..], ["reencrypt a begun", "reencrypt a failed"]);
+    assert!(logged.last()["error"].as_str().unwrap().contains("encryption is off"));
+    let (before, out) = (logged.acts().len(), logged.account.scratch("out"));
+    sealdisk(&["export", "a", out.to_str().unwrap()]);
+    assert_eq!(logged.wait_for(before, "read out a done"), ["read out a begun", "read out a done"]);
+    let before = logged.acts().len();
+    sealdisk(&["scrub", "a"]);
+    assert_eq!(logged.wait_for(before, "scrub a done"), ["scrub a begun", "scrub a done"]);
+    assert!(server.terminate().success());
+    let before = logged.acts().len();
+    fs::remove_file(&out).unwrap();
+    logged.verb(&["export", "a", out.to_str().unwrap()]);
+    assert_eq!(logged.acts()[before..], ["read out a begun", "read out a done"]);
+    assert_eq!(logged.check()["unproven"], 0);
 }
 
 #[test]

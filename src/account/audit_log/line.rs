@@ -37,7 +37,8 @@ pub struct Entry {
     pub uid: u32,
     /// `None`: a process that this one cannot see.
     pub pid: Option<u32>,
-    /// Why it failed; `None`: it is done.
+    pub outcome: Outcome,
+    /// Why it failed.
     pub error: Option<String>,
 }
 
@@ -80,11 +81,28 @@ struct Fields {
     mac: Option<Hex>,
 }
 
+/// What became of an act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Outcome {
+pub enum Outcome {
+    /// It goes on after this line; another line tells its end.
+    Begun,
     Done,
     Failed,
+    /// It ended before it was done.
+    Stopped,
+}
+
+impl Outcome {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Begun => "begun",
+            Self::Done => "done",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,7 +122,7 @@ impl Line {
             detail: short(&entry.detail),
             uid: entry.uid,
             pid: entry.pid,
-            outcome: if entry.error.is_none() { Outcome::Done } else { Outcome::Failed },
+            outcome: entry.outcome,
             error: entry.error.as_deref().map(short),
             key: key.map(AuditKey::account_key),
             chain: Chain::default(),
@@ -147,8 +165,8 @@ impl Line {
 
     #[must_use]
     pub fn entry(&self) -> Entry {
-        let Fields { time, account, verb, on, detail, uid, pid, error, .. } = self.fields.clone();
-        Entry { time, account, verb, on, detail, uid, pid, error }
+        let Fields { time, account, verb, on, detail, uid, pid, outcome, error, .. } = self.fields.clone();
+        Entry { time, account, verb, on, detail, uid, pid, outcome, error }
     }
 
     /// The account key that its MAC is made under.
@@ -204,6 +222,7 @@ mod tests {
             detail: "line\nbreak".into(),
             uid: 1000,
             pid: None,
+            outcome: Outcome::Failed,
             error: Some("no".into()),
         }
     }
@@ -212,11 +231,14 @@ mod tests {
     fn a_line_is_read_as_it_was_written() {
         let key = AccountKey::generate(Uuid::from_u128(1)).unwrap().audit_key().unwrap();
         let follows = Link { n: 6, chain: [7; 32] };
-        for key in [Some(&key), None] {
-            let line = Line::new(&entry(), key, follows).unwrap();
+        let outcomes = [Outcome::Begun, Outcome::Done, Outcome::Failed, Outcome::Stopped];
+        for (outcome, key) in outcomes.into_iter().zip([Some(&key), None, Some(&key), None]) {
+            let entry = Entry { outcome, ..entry() };
+            let line = Line::new(&entry, key, follows).unwrap();
+            assert!(line.text().contains(&format!("\"outcome\":\"{}\"", outcome.name())));
             assert!(!line.text().contains('\n'));
             let again = Line::parse(line.text()).unwrap();
-            assert_eq!((&again, again.entry(), again.link().n), (&line, entry(), 7));
+            assert_eq!((&again, again.entry(), again.link().n), (&line, entry, 7));
             assert!(again.continues(&[7; 32]) && !again.continues(&[8; 32]));
             assert_eq!(key.is_some_and(|key| again.is_made_with(key)), key.is_some());
         }

@@ -277,6 +277,7 @@ mod tests {
             detail: String::new(),
             uid: 0,
             pid: Some(9),
+            outcome: line::Outcome::Done,
             error: None,
         }
     }

@@ -163,7 +163,12 @@ fn reencrypt_all(context: &Context, session: &Session) -> std::result::Result<Re
         }
     }
     match failed {
-        Some(failure) => Err(failure),
+        Some(failure) => {
+            // Refused, for what is left: the log of acts says that it ended so.
+            let _: std::result::Result<ReencryptionEnded, Failure> =
+                session.call(KeyRequest::EndReencryption.into(), &[]);
+            Err(failure)
+        }
         None => session.call(KeyRequest::EndReencryption.into(), &[]),
     }
 }
