@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::PAGE;
 use crate::account::failure::Failure;
 use crate::account::health::FaultReport;
-use crate::base::Format;
+use crate::base::{BaseRecord, FileIdentity, Format};
 use crate::disk::{self, KeyUsage, PageState, Run, Usage};
 use crate::nbd::{Attached, Command, Counts};
+use crate::{PAGE, text};
 
 /// The encryption setting of an account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -363,6 +363,37 @@ pub struct BaseReport {
     pub path: PathBuf,
     pub format: Format,
     pub size_bytes: u64,
+    /// The image, its parent, and so on.
+    pub files: Vec<BaseFileReport>,
+}
+
+/// A file of a base image, with what is recorded of its whole content.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseFileReport {
+    pub path: PathBuf,
+    pub sha256: Option<String>,
+    /// `ALGORITHM:HEXADECIMAL`
+    pub fs_verity: Option<String>,
+}
+
+impl BaseReport {
+    /// What to tell of the files under fs-verity, a line each.
+    #[must_use]
+    pub fn verity_lines(&self) -> Vec<String> {
+        let digest = |file: &BaseFileReport| Some((file.path.clone(), file.fs_verity.clone()?));
+        let alone = self.files.len() == 1;
+        let line =
+            |(path, digest): (PathBuf, String)| if alone { digest } else { format!("{digest} {}", text::path(&path)) };
+        self.files.iter().filter_map(digest).map(line).collect()
+    }
+}
+
+impl From<BaseRecord> for BaseReport {
+    fn from(base: BaseRecord) -> Self {
+        let file = |FileIdentity { path, sha256, fs_verity, .. }| BaseFileReport { path, sha256, fs_verity };
+        let files = base.files.into_iter().map(file).collect();
+        Self { path: base.path, format: base.format, size_bytes: base.size, files }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -19,8 +19,8 @@ use super::lock::Hold;
 use super::name::BlobName;
 use super::registry::Registry;
 use super::report::{
-    BaseReport, Bytes, CloneReport, DiskReport, DiskState, DiskStatus, HiddenStatus, LayerReport, Listed, MapPart,
-    MapRun, ServerReport, State, Status, Switch, Total, key_id,
+    Bytes, CloneReport, DiskReport, DiskState, DiskStatus, HiddenStatus, LayerReport, Listed, MapPart, MapRun,
+    ServerReport, State, Status, Switch, Total, key_id,
 };
 use super::under_way::Ticket;
 use super::view_name::SnapshotName;
@@ -330,7 +330,7 @@ pub(super) fn show(registry: &Registry, name: &DiskRef) -> Result<DiskReport> {
         clones: registry.clone_reports(settings.uuid),
         inherited: registry.inherited_reports(&disk)?,
         layers: layers.collect(),
-        base: settings.base.map(|base| BaseReport { path: base.path, format: base.format, size_bytes: base.size }),
+        base: settings.base.map(Into::into),
         locked: registry.locked(),
     })
 }

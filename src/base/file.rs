@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Advice, FileType, Mode, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
+use crate::io::verity;
 use crate::vhd::source::Source;
 use crate::{Error, ErrorKind, Result};
 
@@ -129,6 +130,12 @@ impl HostFile {
             ctime.1,
             m.len()
         ))
+    }
+
+    /// Its fs-verity digest, such as `sha256:...`; `None`: an ordinary file, which may be changed.
+    pub(crate) fn fs_verity(&self) -> Result<Option<String>> {
+        let digest = verity::digest(&self.file);
+        digest.map_err(|e| Error::io("cannot ask for the fs-verity digest", e).at_path(&self.path))
     }
 
     /// Whether no name leads to the file any more: it goes when it is closed.

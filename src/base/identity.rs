@@ -4,6 +4,8 @@
 //! digest over all that describes it and a sample of its content, spread over the file at places that only the length
 //! decides. Files up to [`WHOLE`] bytes are digested whole. A change that keeps length, id and sample is told (the
 //! file's times differ) but not refused; who wants certainty records the full digest too ([`super::verify`]).
+//!
+//! A file under fs-verity is certain from the beginning: its digest is recorded, and compared whenever it is opened.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -60,6 +62,9 @@ pub struct FileIdentity {
     /// SHA-256 of the whole file, in hexadecimal, once it was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
+    /// The fs-verity digest that the file had when it was recorded, `ALGORITHM:HEXADECIMAL`; then no other is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fs_verity: Option<String>,
 }
 
 /// One file of an open image.
@@ -107,8 +112,8 @@ impl FileIdentity {
         }
         // Before the content: a change while it is read shows as a stamp that differs.
         let stamp = file.stamp()?;
-        let sample = sample(image)?;
-        Ok(Self { path, size: file.size(), unique_id: image.unique_id, sample, stamp, sha256: None })
+        let (sample, fs_verity) = (sample(image)?, file.fs_verity()?);
+        Ok(Self { path, size: file.size(), unique_id: image.unique_id, sample, stamp, sha256: None, fs_verity })
     }
 
     pub(super) fn changed(&self, what: String) -> Error {
@@ -128,6 +133,10 @@ impl FileIdentity {
     pub(super) fn check(&self, image: &ImageFile) -> Result<String> {
         self.check_size(&image.file)?;
         let stamp = image.file.stamp()?;
+        if let Some(recorded) = &self.fs_verity {
+            // Names the whole content, and the kernel lets nothing change it: neither times nor samples say more.
+            return self.check_verity(recorded, image.file.fs_verity()?.as_deref()).map(|()| stamp);
+        }
         if stamp == self.stamp {
             return Ok(stamp);
         }
@@ -142,6 +151,28 @@ impl FileIdentity {
         Ok(stamp)
     }
 
+    fn check_verity(&self, recorded: &str, found: Option<&str>) -> Result<()> {
+        match found {
+            Some(found) if found == recorded => Ok(()),
+            Some(found) => Err(self.changed(format!("its fs-verity digest is {found}, recorded is {recorded}"))),
+            None => {
+                let error = self.changed(format!("it is not under fs-verity any more, recorded is {recorded}"));
+                Err(error.hint("`fsverity enable FILE` on the same content; `sealdisk rebase` takes it without"))
+            }
+        }
+    }
+
+    /// Whether the whole content is known, not only samples of it.
+    #[must_use]
+    pub fn is_certain(&self) -> bool {
+        self.sha256.is_some() || self.fs_verity.is_some()
+    }
+
+    /// Whether one fs-verity digest of both names their content.
+    pub(super) fn is_same_by_verity(&self, other: &FileIdentity) -> bool {
+        self.fs_verity.is_some() && self.fs_verity == other.fs_verity
+    }
+
     fn check_same(&self, other: &FileIdentity) -> Result<()> {
         let fail = |what: String| Error::new(ErrorKind::BaseChanged, what).at_path(&other.path);
         if self.size != other.size {
@@ -150,9 +181,17 @@ impl FileIdentity {
         if self.unique_id != other.unique_id {
             return Err(fail("is another file: its unique id is not the recorded one".to_owned()));
         }
+        if self.is_same_by_verity(other) {
+            return Ok(());
+        }
         let whole = self.sha256.as_ref().zip(other.sha256.as_ref()).is_some_and(|(ours, theirs)| ours != theirs);
         if whole || self.sample != other.sample {
             return Err(fail("is another file: its content is not the recorded one".to_owned()));
+        }
+        // Where a digest of ours is recorded, the file is read whole for it. Else two digests are two contents, or one
+        // under trees of different parameters, which is not told apart.
+        if let (Some(ours), Some(theirs), None) = (&self.fs_verity, &other.fs_verity, &self.sha256) {
+            return Err(fail(format!("is another file: its fs-verity digest is {theirs}, recorded is {ours}")));
         }
         Ok(())
     }

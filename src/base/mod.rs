@@ -216,7 +216,7 @@ pub fn reopen_files(record: &BaseRecord, files: Vec<OwnedFd>) -> Result<Arc<dyn 
     let mut watched = Vec::with_capacity(files.len());
     for (file, identity) in files.into_iter().zip(&record.files) {
         let stamp = identity.check(&file)?;
-        if stamp != identity.stamp {
+        if stamp != identity.stamp && identity.fs_verity.is_none() {
             let path = identity.path.display();
             tracing::warn!(%path, "the base image was touched; its length and all of its sampled content are as recorded");
         }

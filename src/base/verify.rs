@@ -1,4 +1,6 @@
 //! Certainty about a base image: the digest of every byte of every file, recorded once and compared from then on.
+//!
+//! Of a file under fs-verity that is the kernel's digest, and nothing is read for it.
 
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
@@ -20,8 +22,9 @@ const PIECE: usize = 1 << 20;
 /// Hears of bytes read and of how many there are; answers whether to go on.
 pub type Progress<'a> = dyn FnMut(u64, u64) -> ControlFlow<()> + 'a;
 
-/// Reads every file of a base image whole. [`ErrorKind::BaseChanged`] if one is not as recorded; else the record with
-/// the digests in it. Stopped by `progress`: [`ErrorKind::Cancelled`].
+/// Reads every file of a base image whole, but for those under fs-verity. [`ErrorKind::BaseChanged`] if one is not as
+/// recorded; else the record with the digests in it. A SHA-256 that is recorded is compared in any case but where an
+/// fs-verity digest is recorded too. Stopped by `progress`: [`ErrorKind::Cancelled`].
 pub fn verify(record: &BaseRecord, progress: &mut Progress<'_>) -> Result<BaseRecord> {
     verify_files(record, open_files(record)?, progress)
 }
@@ -35,6 +38,17 @@ pub fn verify_files(record: &BaseRecord, files: Vec<OwnedFd>, progress: &mut Pro
     let mut verified = record.clone();
     for (identity, file) in verified.files.iter_mut().zip(files) {
         let file = HostFile::from_fd(file, &identity.path)?;
+        if !identity.is_certain() {
+            identity.fs_verity = file.fs_verity()?;
+        }
+        if identity.fs_verity.is_some() {
+            // The quick check has compared what was recorded.
+            done += identity.size;
+            if progress(done, total).is_break() {
+                return Err(stopped(&file));
+            }
+            continue;
+        }
         let digest = digest(&file, &mut |bytes| {
             done += bytes;
             progress(done, total)
@@ -55,9 +69,19 @@ pub fn relocate(
     let options = OpenOptions { format: Some(record.format), recover: record.recover, ..options.clone() };
     let (_, mut found) = open(path, &options)?;
     record.check_same(&found)?;
-    if record.files.iter().any(|file| file.sha256.is_some()) {
-        found = verify(&found, progress)?;
-        record.check_same(&found)?;
+    if !record.files.iter().any(|file| file.sha256.is_some()) {
+        return Ok(found);
+    }
+    // What an fs-verity digest does not tell of a file whose SHA-256 is recorded is read.
+    let mut asked = found.clone();
+    for (ours, asked) in record.files.iter().zip(&mut asked.files) {
+        if ours.sha256.is_some() && !ours.is_same_by_verity(asked) {
+            (asked.sha256, asked.fs_verity) = (ours.sha256.clone(), None);
+        }
+    }
+    let read = verify(&asked, progress)?;
+    for (found, read) in found.files.iter_mut().zip(read.files) {
+        found.sha256 = read.sha256;
     }
     Ok(found)
 }
@@ -74,10 +98,14 @@ fn digest(file: &HostFile, progress: &mut dyn FnMut(u64) -> ControlFlow<()>) -> 
         hash.update(part);
         at += len;
         if progress(len).is_break() {
-            return Err(Error::new(ErrorKind::Cancelled, "stopped").at_path(file.path()));
+            return Err(stopped(file));
         }
     }
     Ok(hex::encode(hash.finalize()))
+}
+
+fn stopped(file: &HostFile) -> Error {
+    Error::new(ErrorKind::Cancelled, "stopped").at_path(file.path())
 }
 
 impl FileIdentity {
@@ -98,6 +126,7 @@ impl FileIdentity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::io::verity::pretended;
     use std::fs;
     use std::os::unix::fs::FileExt;
 
@@ -132,6 +161,72 @@ mod tests {
         assert!(error.to_string().contains("SHA-256"), "{error}");
         let stopped = verify(&verified, &mut |_, _| ControlFlow::Break(())).unwrap_err();
         assert_eq!(stopped.kind(), ErrorKind::Cancelled);
+    }
+
+    /// As if the kernel had fs-verity: the file is given a digest, and another.
+    #[test]
+    fn a_file_under_fs_verity_is_known_by_its_digest_and_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("base.img");
+        let file = fs::File::create(&path).unwrap();
+        file.set_len(SIZE).unwrap();
+        pretended::set(&path, Some("sha256:aa"));
+        let (_, record) = open(&path, &OpenOptions::default()).unwrap();
+        assert_eq!(record.files[0].fs_verity.as_deref(), Some("sha256:aa"));
+        assert_eq!(toml::from_str::<BaseRecord>(&toml::to_string(&record).unwrap()).unwrap(), record);
+        let mut calls = Vec::new();
+        let verified = verify(&record, &mut |done, total| {
+            calls.push((done, total));
+            ControlFlow::Continue(())
+        });
+        assert_eq!((verified.unwrap(), calls), (record.clone(), vec![(SIZE, SIZE)]));
+        // Times that were put back hide nothing, and others are no change.
+        file.set_modified(std::time::UNIX_EPOCH).unwrap();
+        super::super::reopen(&record).unwrap();
+        for (now, what) in
+            [(Some("sha256:bb"), "sha256:bb, recorded is sha256:aa"), (None, "not under fs-verity any more")]
+        {
+            pretended::set(&path, now);
+            let stamp = HostFile::open(&path).unwrap().stamp().unwrap();
+            let mut as_recorded = record.clone();
+            as_recorded.files[0].stamp = stamp;
+            for error in [super::super::reopen(&as_recorded).unwrap_err(), verify(&record, &mut go_on).unwrap_err()] {
+                assert_eq!(error.kind(), ErrorKind::BaseChanged);
+                assert!(error.to_string().contains(what) && error.hint_text().is_some(), "{error}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_digest_that_was_recorded_is_compared_though_fs_verity_came_later() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        fs::File::create(path("a")).unwrap().set_len(SIZE).unwrap();
+        let (_, record) = open(&path("a"), &OpenOptions::default()).unwrap();
+        let read = verify(&record, &mut go_on).unwrap();
+        pretended::set(&path("a"), Some("sha256:aa"));
+        // Nothing was recorded: the digest of the kernel is. A SHA-256 was: it is what is compared.
+        let first = verify(&record, &mut go_on).unwrap();
+        assert_eq!((first.files[0].fs_verity.as_deref(), &first.files[0].sha256), (Some("sha256:aa"), &None));
+        assert_eq!(verify(&read, &mut go_on).unwrap(), read);
+
+        // A copy that differs where no sample looks.
+        fs::copy(path("a"), path("b")).unwrap();
+        fs::OpenOptions::new().write(true).open(path("b")).unwrap().write_all_at(b"x", HIDDEN).unwrap();
+        pretended::set(&path("b"), Some("sha256:bb"));
+        for known in [&read, &first] {
+            let error = relocate(known, &path("b"), &OpenOptions::default(), &mut go_on).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::BaseChanged, "{error}");
+        }
+        // One that does not, under fs-verity too, and on a file system that has none.
+        fs::copy(path("a"), path("c")).unwrap();
+        for digest in [Some("sha256:aa"), None] {
+            pretended::set(&path("c"), digest);
+            let moved = relocate(&first, &path("c"), &OpenOptions::default(), &mut go_on).unwrap();
+            assert_eq!(moved.files[0].fs_verity.as_deref(), digest);
+            let moved = relocate(&read, &path("c"), &OpenOptions::default(), &mut go_on).unwrap();
+            assert_eq!((&moved.files[0].sha256, moved.files[0].fs_verity.as_deref()), (&read.files[0].sha256, digest));
+        }
     }
 
     #[test]

@@ -80,7 +80,7 @@ impl Watched {
                 return Err(error);
             }
             // Deleting a file touches it, too; that is told by who asks for it.
-            if !watched.file.file.is_deleted()? {
+            if watched.identity.fs_verity.is_none() && !watched.file.file.is_deleted()? {
                 tracing::warn!(path = %watched.file.file.path().display(), "the base image was touched while in use; \
                     its length and all of its sampled content are as recorded");
             }

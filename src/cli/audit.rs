@@ -17,7 +17,7 @@ use crate::account::audit::AuditPiece;
 use crate::account::disk_ref::DiskRef;
 use crate::account::failure::Failure;
 use crate::account::key_request::KeyRequest;
-use crate::account::report::{CloneReport, DiskReport, InheritedReport, LayerReport, State, Status};
+use crate::account::report::{BaseReport, CloneReport, DiskReport, InheritedReport, LayerReport, State, Status};
 use crate::account::request::Request;
 use crate::account::session::Session;
 use crate::crypto::kek::KekOptions;
@@ -61,6 +61,8 @@ struct Report {
     key_source: String,
     /// Whether the metadata that this relies on was authenticated.
     authenticated: bool,
+    /// What lies under the disk, which is in the open.
+    base: Option<BaseReport>,
     layers: Vec<Layer>,
     /// In a clone: what it, or a snapshot of it, reads from other disks.
     inherited: Vec<InheritedReport>,
@@ -219,6 +221,7 @@ impl Report {
             kek_version: status.kek_version,
             key_source: status.key_source,
             authenticated: disk.locked.is_none(),
+            base: disk.base,
             layers,
             plaintext,
         }
@@ -258,6 +261,10 @@ impl fmt::Display for Text<'_> {
             let (encrypted, plain) = (from.encrypted_bytes.unwrap_or(0), from.plain_bytes.unwrap_or(0));
             let disk = if from.hidden { DiskRef::Uuid(from.uuid).to_string() } else { from.name.clone() };
             writeln!(f, "reads from {disk}\n  {} encrypted, {} plain", size::human(encrypted), size::human(plain))?;
+        }
+        if let Some(base) = &report.base {
+            writeln!(f, "lies over {}", text::path(&base.path))?;
+            base.verity_lines().iter().try_for_each(|line| writeln!(f, "  fs-verity {line}"))?;
         }
         let heading = ["LAYER", "STATE", "PAGES", "HELD", "LIVE", "UNSCRUBBED", "MISSING", "NOT CIPHERTEXT", "KEY"];
         let mut table = Table::new(&heading, &[true, false, true, true, true, true, true, true, false]);

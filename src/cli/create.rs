@@ -54,7 +54,8 @@ pub(super) struct Create {
     /// Read a VHD by the copy of its footer where the footer itself is damaged
     #[arg(long, requires = "base")]
     base_recover: bool,
-    /// Read the image whole and record its SHA-256, as `verify --base` does later
+    /// Read the image whole and record its SHA-256, as `verify --base` does later; a file under fs-verity has a digest
+    /// already, which is recorded in any case
     #[arg(long, requires = "base")]
     verify: bool,
     #[command(flatten)]

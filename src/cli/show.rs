@@ -59,6 +59,7 @@ impl fmt::Display for Text<'_> {
         )?;
         if let Some(base) = &disk.base {
             writeln!(f, "base image  {} ({})", text::path(&base.path), size::human(base.size_bytes))?;
+            base.verity_lines().iter().try_for_each(|line| writeln!(f, "fs-verity   {line}"))?;
         }
         if let Some(source) = &disk.clone_of {
             writeln!(f, "clone of    {source}")?;

@@ -21,7 +21,8 @@ use crate::{Error, ErrorKind, text};
 /// Check a disk: its settings, log and checkpoint, its layers against what they should hold, and its base
 ///
 /// Every checksum and MAC is checked, every layer is read. Of the base, samples are compared; with --base every byte:
-/// the first time its digest (SHA-256) is recorded, afterwards it is compared. Changes nothing else.
+/// the first time its digest (SHA-256) is recorded, afterwards it is compared. A file under fs-verity is not read: its
+/// digest is what is recorded and compared. Changes nothing else.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -68,6 +69,7 @@ struct BaseFile {
     path: std::path::PathBuf,
     size_bytes: u64,
     sha256: Option<String>,
+    fs_verity: Option<String>,
 }
 
 impl Verify {
@@ -110,7 +112,7 @@ impl Verify {
     }
 
     fn read_base(&self, context: &Context, record: &BaseRecord) -> Result<Base, Failure> {
-        let first = record.files.iter().any(|file| file.sha256.is_none());
+        let first = record.files.iter().any(|file| !file.is_certain());
         if first && matches!(self.name, DiskRef::Uuid(_)) {
             let what = "no digest of the base is recorded yet, and none is for a disk that is named by its UUID";
             return Err(Error::new(ErrorKind::InvalidInput, what).hint("name the disk, or leave --base out").into());
@@ -134,6 +136,7 @@ impl Base {
             path: file.path.clone(),
             size_bytes: file.size,
             sha256: file.sha256.clone(),
+            fs_verity: file.fs_verity.clone(),
         });
         Self { files: files.collect(), first, whole }
     }
@@ -151,6 +154,10 @@ impl fmt::Display for Text<'_> {
             for file in &base.files {
                 write!(f, "\nbase    {}: ", text::path(&file.path))?;
                 match (&file.sha256, base.whole) {
+                    _ if let Some(digest) = &file.fs_verity => {
+                        let when = if base.first { "recorded now" } else { "as recorded" };
+                        write!(f, "fs-verity {digest}, {when}")?;
+                    }
                     (Some(digest), true) if base.first => write!(f, "SHA-256 {digest}, recorded now")?,
                     (Some(digest), true) => write!(f, "SHA-256 {digest}, as recorded")?,
                     _ => f.write_str("as recorded, by samples (--base reads all of it)")?,

@@ -13,7 +13,7 @@
 //!   any. A server makes do with `sendto` without an address, and writing.
 //!
 //! So that nothing reaches another process: of the commands of `fcntl` those are left out that choose who gets which
-//! signal (F_SETOWN, F_SETSIG, O_ASYNC, leases, F_NOTIFY), and of `ioctl` all but four; sockets are streams only; and
+//! signal (F_SETOWN, F_SETSIG, O_ASYNC, leases, F_NOTIFY), and of `ioctl` all but five; sockets are streams only; and
 //! MSG_FASTOPEN, which connects a TCP socket without `connect`, is refused wherever a message can be sent.
 
 use std::collections::BTreeMap;
@@ -26,6 +26,7 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, SeccompRule, apply_f
 
 use super::Network;
 use super::arguments::{Argument, NEVER_OF_A_THREAD, all_of, one_of};
+use crate::io::verity;
 use crate::{Error, Result};
 
 /// System calls by number; of one with rules, the calls that fit any of them.
@@ -181,8 +182,10 @@ fn allowed(whose: Whose) -> seccompiler::Result<Calls> {
     let commands = [libc::F_DUPFD, libc::F_DUPFD_CLOEXEC, libc::F_GETFD, libc::F_SETFD, libc::F_GETFL];
     let set_flags = all_of([Argument::is(1, libc::F_SETFL), Argument::masked(2, libc::O_ASYNC, 0)])?;
     calls.insert(libc::SYS_fcntl, [one_of(1, commands)?, set_flags].concat());
-    let ioctls = [libc::FIONBIO, libc::FIONREAD, libc::TCGETS, libc::TIOCGWINSZ];
-    calls.insert(libc::SYS_ioctl, one_of(1, ioctls.map(|request| request as libc::c_int))?);
+    let ioctls = [libc::FIONBIO, libc::FIONREAD, libc::TCGETS, libc::TIOCGWINSZ].map(|request| request as libc::c_int);
+    // The last: what a file under fs-verity is measured by.
+    let [a, b, c, d] = ioctls;
+    calls.insert(libc::SYS_ioctl, one_of(1, [a, b, c, d, verity::MEASURE as libc::c_int])?);
 
     // Sockets: streams, to whom they are connected already.
     let flags_of_type = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;

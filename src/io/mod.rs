@@ -15,6 +15,7 @@ pub mod real;
 pub mod sim;
 pub(crate) mod superblock;
 pub mod sync;
+pub(crate) mod verity;
 pub mod whole;
 
 /// Whether a fault is planted here for the crash tests (see [`sim::Mutant`]); `false` in a product build.

@@ -23,3 +23,4 @@ mod serving;
 mod shapes;
 mod switch;
 mod terminal;
+mod verity;

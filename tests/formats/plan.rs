@@ -44,6 +44,7 @@ fn base_record(sample: &str) -> BaseRecord {
         sample: sample.to_owned(),
         stamp: "not seen since".to_owned(),
         sha256: None,
+        fs_verity: None,
     };
     BaseRecord { path: file.path.clone(), format: Format::Raw, size, recover: false, files: vec![file] }
 }

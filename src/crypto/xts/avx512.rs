@@ -1,7 +1,7 @@
 //! The cipher on AVX-512 with VAES and VPCLMULQDQ: four blocks a register, eight registers a page.
 //!
-//! The only file of the crate with `unsafe`. What it rests on: a [`Schedule`] exists only on a machine that has every
-//! feature of [`supported`], and the public functions derive their pointers and lengths from slices.
+//! One of the two files of the crate with `unsafe`. What it rests on: a [`Schedule`] exists only on a machine that has
+//! every feature of [`supported`], and the public functions derive their pointers and lengths from slices.
 //!
 //! How it gets near the bound that the AES rounds set (14 a register, 112 a page, and 14 for four tweaks):
 //! - four page numbers are encrypted in one register, a group of four pages ahead of their use;
