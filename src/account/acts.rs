@@ -2,8 +2,6 @@
 //! and in the audit log where there is one: the verb, the disk, who asked, and how it ended. One whose work goes on
 //! after the request leaves two, when it begins and when it ends ([`super::under_way`]).
 
-use std::time::SystemTime;
-
 use serde_json::Value;
 
 use super::audit_log::AuditLog;
@@ -14,9 +12,11 @@ use super::key_request::{KeyRequest, ProvenRequest};
 use super::life_request::LifeRequest;
 use super::lock::Hold;
 use super::registry::{Registry, Shared};
+use super::report::Switch;
 use super::request::Request;
+use super::settings::{Settings, now};
 use super::under_way::{End, Ticket};
-use crate::crypto::keyring::AuditKey;
+use crate::crypto::keyring::{AuditKey, KeyRing};
 use crate::{Error, ErrorKind};
 
 /// The act of an export or a copy that reads a disk.
@@ -300,7 +300,7 @@ pub(super) fn tell(
     let Some(log) = shared.audit_log.get() else { return Ok(()) };
     let failed = error.is_some();
     let entry = Entry {
-        time: SystemTime::UNIX_EPOCH.elapsed().unwrap_or_default().as_secs(),
+        time: now(),
         account: shared.settings.read().account(),
         verb: act.verb.to_owned(),
         on: act.on.clone(),
@@ -319,8 +319,29 @@ pub(super) fn tell(
         // Nothing is done yet.
         return Err(error.into());
     }
-    let what = format!("`{}` is {word}, but has no line in the audit log: {error}", act.verb);
-    Err(Error::new(ErrorKind::Io, what).into())
+    Err(no_line(act.verb, outcome, &error).into())
+}
+
+/// Tells in an audit log that an account was made.
+pub fn tell_made(settings: &Settings, ring: &KeyRing, log: &AuditLog, asker: Asker) -> Result<(), Error> {
+    let entry = Entry {
+        time: now(),
+        account: settings.account(),
+        verb: "init".to_owned(),
+        on: String::new(),
+        detail: format!("encryption {}", Switch::from(settings.encryption()).name()),
+        uid: asker.uid,
+        pid: asker.pid,
+        outcome: Outcome::Done,
+        error: None,
+    };
+    let told = log.append(entry, ring.audit_keys()?.into_iter().next());
+    told.map_err(|error| no_line("init", Outcome::Done, &error))
+}
+
+fn no_line(verb: &str, outcome: Outcome, error: &Error) -> Error {
+    let what = format!("`{verb}` is {}, but has no line in the audit log: {error}", outcome.name());
+    Error::new(ErrorKind::Io, what)
 }
 
 fn key(shared: &Shared) -> Option<AuditKey> {
@@ -334,8 +355,6 @@ mod tests {
     use super::*;
     use crate::account::lock::AccountLock;
     use crate::account::registry::{DISKS, Keys};
-    use crate::account::report::Switch;
-    use crate::account::settings::Settings;
     use crate::crypto::kek::{Kek, SourceRecord};
     use crate::crypto::secret::SecretKey;
     use crate::io::real::RealDir;

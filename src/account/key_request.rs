@@ -138,10 +138,7 @@ impl KeyRequest {
         match self {
             Self::CheckLog => {
                 let file = std::fs::File::from(only(files)?);
-                let metadata = file.metadata().map_err(|e| Error::io("cannot read the audit log", e))?;
-                if !metadata.is_file() {
-                    return Err(Error::new(ErrorKind::InvalidInput, "an audit log is a regular file").into());
-                }
+                audit_log::check::check_regular(&file)?;
                 json(audit_log::check::check(file, registry.id(), &registry.audit_keys()?)?)
             }
             Self::Challenge => json(hex::encode(registry.challenge()?)),

@@ -85,12 +85,11 @@ impl Session {
         matches!(self.way, Way::There(_))
     }
 
-    /// The same, with a line in the audit log `log` for what is done in this process. A server has its own. The file is
-    /// the owner's where the owner may make it, else opened as the user who names it.
+    /// The same, with a line in the audit log `log` for what is done in this process. A server has its own.
     pub fn logged(self, log: Option<&Path>) -> Result<Self> {
         if let (Way::Here(registry), Some(path)) = (&self.way, log) {
             let log = AuditLog::at(path);
-            match self.owner.act(|| log.open()).or_else(|_| log.open()) {
+            match log.open_as(&self.owner) {
                 // What only looks needs none; an act will say so.
                 Err(_) if registry.shared.lock.hold() == Hold::Shared => {}
                 opened => opened?,

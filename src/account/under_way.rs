@@ -206,11 +206,14 @@ impl Shared {
         self.end_acts(|begun| begun.act.on == disk, |_| End::Stopped("the disk was deleted".to_owned()));
     }
 
-    /// Ends what is still under way, as the account is closed.
+    /// Ends what is still under way, as the account is closed, and the audit log.
     pub(super) fn end_all_acts(&self) {
         self.under_way.wait_for_ends();
         let who = if self.server.get().is_some() { "the server ends" } else { "the verb ends" };
         self.end_acts(|_| true, |act| End::Stopped(format!("{who}: {}", act.goes_on())));
+        if let Some(log) = self.audit_log.get() {
+            log.end();
+        }
     }
 
     fn end_acts(&self, of: impl Fn(&Begun) -> bool, end: impl Fn(&Act) -> End) {

@@ -109,7 +109,7 @@ impl Audit {
     pub(super) fn run(self, context: &Context) -> Outcome {
         match (&self.name, &self.log) {
             (Some(name), _) => self.disk(context, name),
-            (None, Some(log)) => audit_log::check(context, &self.key, log),
+            (None, Some(log)) => audit_log::run(context, &self.key, log),
             (None, None) => Err(Error::new(ErrorKind::InvalidInput, "name a disk, or a log with --log").into()),
         }
     }

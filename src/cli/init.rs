@@ -11,6 +11,8 @@ use super::context::{Context, Outcome};
 use super::key_place::KeyPlace;
 use super::{ACCOUNT_VARIABLE, DEFAULT_ACCOUNT, quickstart};
 use crate::Result;
+use crate::account::acts::{self, Asker};
+use crate::account::audit_log::AuditLog;
 use crate::account::make::Place;
 use crate::account::report::Switch;
 use crate::account::settings::Settings;
@@ -85,9 +87,14 @@ fn command(account: &Path) -> String {
 /// Makes the account of `context`; nothing is left of it when this fails.
 pub(super) fn make(context: &Context, key: &KekOptions, encryption: Switch) -> Result<Made> {
     let place = Place::prepare(&context.account)?;
+    let log = context.audit_log.as_deref().map(AuditLog::at);
+    if let Some(log) = &log {
+        log.open_as(place.owner())?;
+        log.ready()?;
+    }
     let uuid = Uuid::new_v4();
     let new = NewKey::get(key, uuid, &context.account)?;
-    let (settings, _keys) =
+    let (settings, ring) =
         place.owner().act(|| Settings::create(place.dir(), uuid, &new.kek, new.record.clone(), encryption.is_on()))?;
     place.keep()?;
     context.approve(uuid, &new.record);
@@ -95,6 +102,7 @@ pub(super) fn make(context: &Context, key: &KekOptions, encryption: Switch) -> R
         context.note("warning: the key lies beside the data: whoever copies the account has both");
     }
     new.keep();
+    log.map_or(Ok(()), |log| acts::tell_made(&settings, &ring, &log, Asker::this_process()))?;
     let key_source = settings.kek_source().to_string();
     let key_place = KeyPlace::of(settings.kek_source(), &context.account);
     Ok(Made { account: context.account.clone(), uuid, encryption, key_source, key_place })

@@ -12,7 +12,7 @@ use sealdisk::nbd::wire::transmission::HeaderStyle;
 use serde_json::Value;
 
 use crate::raw::Client;
-use crate::support::{Account, MIB, run, stderr_of_failure, stdout_of};
+use crate::support::{Account, MIB, program, run, stderr_of_failure, stdout_of};
 
 struct Logged {
     account: Account,
@@ -295,4 +295,103 @@ fn a_server_does_not_start_without_the_log_it_is_told_to_keep() {
     assert!(refused.contains("cannot open the audit log"), "{refused}");
     let refused = stderr_of_failure(account.command().args(["serve", "--audit-log", "/dev/null"]));
     assert!(refused.contains("not a regular file"), "{refused}");
+}
+
+/// An account has its line from the beginning, and none is made where that cannot be written.
+#[test]
+fn a_new_account_has_a_line_or_is_not_made() {
+    let logged = Logged::new();
+    let other = logged.account.scratch("other");
+    let init = |log: &Path| {
+        let mut command = logged.account.command();
+        command.env("SEALDISK_AUDIT_LOG", log).arg("--account").arg(&other).arg("init");
+        command
+    };
+    let refused = stderr_of_failure(&mut init(Path::new("/none/audit.log")));
+    assert!(refused.contains("cannot open the audit log") && !other.exists(), "{refused}");
+    stdout_of(&mut init(&logged.log));
+    assert_eq!(logged.acts(), ["init  done"]);
+    let last = logged.last();
+    assert_eq!((&last["detail"], &last["uid"]), (&"encryption on".into(), &rustix::process::geteuid().as_raw().into()));
+    stdout_of(logged.account.command().arg("--account").arg(&other).args(["audit", "--log"]).arg(&logged.log));
+}
+
+#[test]
+fn what_is_no_file_is_refused_as_a_log_at_once() {
+    let account = Account::new();
+    let fifo = account.scratch("fifo");
+    stdout_of(program("mkfifo").arg(&fifo));
+    for path in [&*fifo, Path::new("/dev/zero"), &account.dir()] {
+        let mut command = account.command_under(&["timeout", "20"]);
+        let refused = stderr_of_failure(command.args(["audit", "--log"]).arg(path));
+        assert!(refused.contains("not a regular file") && refused.contains("hint:"), "{refused}");
+        assert!(refused.contains(path.to_str().unwrap()), "{refused}");
+    }
+}
+
+/// The keys are taken back from the account, not from the owner of the key-encryption key.
+#[test]
+fn the_log_of_an_account_whose_keys_are_revoked_is_checked_with_the_key() {
+    let logged = Logged::new();
+    logged.verb(&["create", "a", "--size", "1M"]);
+    let server = logged.account.serve_with(&["--audit-log", logged.log.to_str().unwrap()]);
+    logged.account.sealdisk(&["key", "revoke"]);
+    let served = logged.check();
+    assert_eq!(
+        (&served["lines"], &served["unproven"], &served["last"]["verb"]),
+        (&2.into(), &0.into(), &"key revoke".into())
+    );
+    assert!(server.terminate().success());
+    assert_eq!(logged.check(), served);
+    let text = fs::read_to_string(&logged.log).unwrap();
+    fs::write(&logged.log, text.replace("\"on\":\"a\"", "\"on\":\"b\"")).unwrap();
+    assert!(logged.bad().contains("line 1 is not as it was written"));
+    // With another key there is nothing to check it by.
+    let other = logged.account.scratch("other.key");
+    fs::write(&other, [7; 32]).unwrap();
+    fs::set_permissions(&other, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let key = ["audit", "--log", logged.log.to_str().unwrap(), "--key-file", other.to_str().unwrap()];
+    let refused = stderr_of_failure(logged.account.command().args(key));
+    assert!(refused.contains("not the one of this account"), "{refused}");
+}
+
+/// A line in a file that is not looked for is none: acts are refused until the file is back, or a restart begins a new
+/// one. Keys can be taken away all the same.
+#[test]
+fn a_log_that_is_moved_or_removed_under_a_server_is_noticed() {
+    let logged = Logged::new();
+    let create = |name: &str| run(logged.account.command().args(["create", name, "--size", "1M"]));
+    let refused = |name: &str| {
+        let output = create(name);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success() && said.contains("moved or removed") && said.contains("hint:"), "{said}");
+    };
+    let serve = || logged.account.serve_with(&["--audit-log", logged.log.to_str().unwrap()]);
+    let server = serve();
+    assert!(create("a").status.success());
+    let aside = logged.account.scratch("audit.log.1");
+    fs::rename(&logged.log, &aside).unwrap();
+    refused("b");
+    fs::write(&logged.log, "").unwrap();
+    refused("b");
+    fs::rename(&aside, &logged.log).unwrap();
+    assert!(create("b").status.success());
+    // What takes keys away is done; its line comes to the file that was moved, at the latest as the server ends.
+    fs::rename(&logged.log, &aside).unwrap();
+    logged.account.sealdisk(&["key", "revoke"]);
+    assert!(server.terminate().success());
+    assert!(!logged.log.exists());
+    fs::rename(&aside, &logged.log).unwrap();
+    assert_eq!(logged.acts(), ["create a done", "create b done", "key revoke  done"]);
+    assert_eq!(logged.check()["unproven"], 0);
+    logged.verb(&["key", "restore"]);
+    // One that is removed is lost; a new one begins with the next server.
+    let server = serve();
+    fs::remove_file(&logged.log).unwrap();
+    refused("c");
+    assert!(server.terminate().success());
+    let server = serve();
+    assert!(create("c").status.success());
+    assert_eq!(logged.acts(), ["create c done"]);
+    drop(server);
 }

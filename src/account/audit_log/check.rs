@@ -7,14 +7,15 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
+use std::path::Path;
 
-use rustix::fs::FlockOperation;
+use rustix::fs::{FlockOperation, Mode, OFlags};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::line::{Entry, LONGEST, Line, Link};
 use crate::crypto::keyring::AuditKey;
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +50,27 @@ pub struct BadLine {
     /// Of the file, the first is 1.
     pub line: u64,
     pub why: String,
+}
+
+/// Opens the log at `path` to check it: a regular file, or [`ErrorKind::InvalidInput`].
+pub fn open(path: &Path) -> Result<File> {
+    // A FIFO must not hang; a regular file takes no notice.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = rustix::fs::open(path, flags, Mode::empty())
+        .map_err(|error| Error::io("cannot open the audit log", error.into()).at_path(path))?;
+    let file = File::from(file);
+    check_regular(&file)
+        .map_err(|error| error.at_path(path).hint("name the file that --audit-log names to the server"))?;
+    Ok(file)
+}
+
+/// [`ErrorKind::InvalidInput`] where `file` is a folder, a pipe or a device.
+pub fn check_regular(file: &File) -> Result<()> {
+    let metadata = file.metadata().map_err(|error| Error::io("cannot read the audit log", error))?;
+    match metadata.is_file() {
+        true => Ok(()),
+        false => Err(Error::new(ErrorKind::InvalidInput, "the audit log is not a regular file")),
+    }
 }
 
 /// Checks the log in `file`, a regular file, as it is now.

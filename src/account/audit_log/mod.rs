@@ -12,7 +12,9 @@
 //! 2. It is durable before the answer to the act. What a crash left of a line that was not whole is dropped by the
 //!    next.
 //! 3. Space for some lines is reserved ahead, so that what makes room on a full file system can still be logged.
-//! 4. A line that cannot be written is kept and comes first as soon as it can; until then further acts are refused, but
+//! 4. No line goes to a file that the path no longer names: the log was moved or removed, and what is looked for is not
+//!    found there. Only what is still kept at the end goes to a file that was moved.
+//! 5. A line that cannot be written is kept and comes first as soon as it can; until then further acts are refused, but
 //!    for those that take keys away. No request of an NBD client waits for the log.
 
 use std::collections::VecDeque;
@@ -24,11 +26,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::fs::{FallocateFlags, FlockOperation};
+use rustix::io::Errno;
 
 pub mod check;
 pub mod line;
 
 use self::line::{Entry, Line, Link};
+use super::owner::Owner;
 use crate::crypto::keyring::AuditKey;
 use crate::{Error, ErrorKind, Result};
 
@@ -70,11 +74,17 @@ impl AuditLog {
         self.state.lock().file(&self.path).map(drop)
     }
 
+    /// The same with the rights of `owner`, whose file a new one is; else as the user who names it.
+    pub fn open_as(&self, owner: &Owner) -> Result<()> {
+        owner.act(|| self.open()).or_else(|_| self.open())
+    }
+
     /// Whether a line can be written: lines that were kept are, and there is space for another.
     pub fn ready(&self) -> Result<()> {
         let mut state = self.state.lock();
-        state.write_kept(&self.path)?;
+        state.write_kept(&self.path, check_place)?;
         let file = state.file(&self.path)?;
+        check_place(file, &self.path)?;
         let end = file.metadata().map_err(|e| self.failed(e))?.len();
         reserve(file, end, LEAST).map_err(|e| self.failed(e))
     }
@@ -87,7 +97,16 @@ impl AuditLog {
             return Err(Error::new(ErrorKind::NoSpace, what).at_path(&self.path));
         }
         state.kept.push_back((entry, key));
-        state.write_kept(&self.path)
+        state.write_kept(&self.path, check_place)
+    }
+
+    /// The last chance of the lines that are kept: they are written to a file that was moved, too, or lost.
+    pub fn end(&self) {
+        let mut state = self.state.lock();
+        if let Err(error) = state.write_kept(&self.path, check_linked) {
+            tracing::error!(%error, lines = state.kept.len(), "lines of the audit log are lost");
+            state.kept.clear();
+        }
     }
 
     /// Lines that could not be written yet.
@@ -115,11 +134,13 @@ impl State {
         self.file.as_ref().ok_or_else(|| failed(path, io::ErrorKind::NotFound.into()))
     }
 
-    fn write_kept(&mut self, path: &Path) -> Result<()> {
+    /// Writes the lines that are kept, where `check` has nothing against the file.
+    fn write_kept(&mut self, path: &Path, check: fn(&File, &Path) -> Result<()>) -> Result<()> {
         while !self.kept.is_empty() {
             let last = self.last;
             self.file(path)?;
             let Some(file) = &self.file else { break };
+            check(file, path)?;
             let lock = Lock::take(file).map_err(|e| failed(path, e))?;
             let tail = Tail::read(file).map_err(|e| failed(path, e))?;
             if tail.link.n < last {
@@ -142,11 +163,33 @@ impl State {
 
 impl Drop for AuditLog {
     fn drop(&mut self) {
-        let state = self.state.get_mut();
-        if let Err(error) = state.write_kept(&self.path) {
-            tracing::error!(%error, lines = state.kept.len(), "lines of the audit log are lost");
-        }
+        self.end();
     }
+}
+
+/// Refuses a file that `path` no longer names.
+fn check_place(file: &File, path: &Path) -> Result<()> {
+    let open = rustix::fs::fstat(file).map_err(|error| failed(path, error.into()))?;
+    let is_there = match rustix::fs::lstat(path) {
+        Ok(now) => (now.st_dev, now.st_ino) == (open.st_dev, open.st_ino),
+        Err(Errno::NOENT | Errno::NOTDIR) => false,
+        // A folder that this user may not look into: only the number of links tells.
+        Err(_) => open.st_nlink > 0,
+    };
+    if is_there { Ok(()) } else { Err(moved(path)) }
+}
+
+/// Refuses a file that no path names any more.
+fn check_linked(file: &File, path: &Path) -> Result<()> {
+    let open = rustix::fs::fstat(file).map_err(|error| failed(path, error.into()))?;
+    if open.st_nlink > 0 { Ok(()) } else { Err(moved(path)) }
+}
+
+fn moved(path: &Path) -> Error {
+    let what = "the audit log was moved or removed while it is open, and without it nothing is changed";
+    Error::new(ErrorKind::NotFound, what).at_path(path).hint(
+        "put it back, or restart the server, which begins a new one; `key revoke` and `key erase` work without it",
+    )
 }
 
 /// A regular file of this user, appended to.
@@ -170,7 +213,7 @@ fn open(path: &Path) -> Result<File> {
 /// Sees to `bytes` of space behind `end`. A file system that reserves none is taken as it is.
 fn reserve(file: &File, end: u64, bytes: u64) -> io::Result<()> {
     match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, end, bytes) {
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::NOSYS) => Ok(()),
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         done => Ok(done?),
     }
 }
@@ -186,11 +229,11 @@ impl<'a> Lock<'a> {
         loop {
             match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Self { file }),
-                Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(STEP),
-                Err(rustix::io::Errno::WOULDBLOCK) => {
+                Err(Errno::WOULDBLOCK) if Instant::now() < until => std::thread::sleep(STEP),
+                Err(Errno::WOULDBLOCK) => {
                     return Err(io::Error::new(io::ErrorKind::TimedOut, "another process holds its lock"));
                 }
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
             }
         }
