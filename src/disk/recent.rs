@@ -207,3 +207,24 @@ pub(crate) fn read(file: &dyn File, boot: &[u8; 16], epoch: u64, keys: &DiskKeys
     let records = records.collect();
     Ok(Some(Notes { header: header_bytes, places, checks_at: checks_at(places), records }))
 }
+
+#[cfg(test)]
+#[cfg(not(feature = "sim"))]
+mod tests {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+
+    use super::*;
+    use crate::io::real::RealFile;
+
+    /// After a failed sync the write that voids the notes may fail too; a killed process would be believed then.
+    #[test]
+    fn notes_that_cannot_be_overwritten_are_emptied() {
+        let memory = memfd_create("notes", MemfdFlags::ALLOW_SEALING | MemfdFlags::CLOEXEC).unwrap();
+        let file = RealFile::new(std::fs::File::from(memory.try_clone().unwrap()));
+        write_full(&file, &[7; 2 * BLOCK], 0).unwrap();
+        fcntl_add_seals(&memory, SealFlags::WRITE).unwrap();
+        assert!(write_full(&file, &[0; BLOCK], 0).is_err());
+        void(&file).unwrap();
+        assert_eq!(file.size().unwrap(), 0);
+    }
+}
