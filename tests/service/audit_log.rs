@@ -320,6 +320,8 @@ fn a_new_account_has_a_line_or_is_not_made() {
 fn what_is_no_file_is_refused_as_a_log_at_once() {
     let account = Account::new();
     let fifo = account.scratch("fifo");
+    let missing = stderr_of_failure(account.command().args(["audit", "--log", "/none/audit.log"]));
+    assert!(missing.contains("/none/audit.log: cannot open") && missing.contains("hint:"), "{missing}");
     stdout_of(program("mkfifo").arg(&fifo));
     for path in [&*fifo, Path::new("/dev/zero"), &account.dir()] {
         let mut command = account.command_under(&["timeout", "20"]);

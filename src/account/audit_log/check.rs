@@ -17,6 +17,8 @@ use super::line::{Entry, LONGEST, Line, Link};
 use crate::crypto::keyring::AuditKey;
 use crate::{Error, ErrorKind, Result};
 
+const NAMED: &str = "name the file that --audit-log names to the server, as a user who may read it";
+
 /// What was found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogChecked {
@@ -57,10 +59,9 @@ pub fn open(path: &Path) -> Result<File> {
     // A FIFO must not hang; a regular file takes no notice.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK | OFlags::NOCTTY;
     let file = rustix::fs::open(path, flags, Mode::empty())
-        .map_err(|error| Error::io("cannot open the audit log", error.into()).at_path(path))?;
+        .map_err(|error| Error::io("cannot open the audit log", error.into()).at_path(path).hint(NAMED))?;
     let file = File::from(file);
-    check_regular(&file)
-        .map_err(|error| error.at_path(path).hint("name the file that --audit-log names to the server"))?;
+    check_regular(&file).map_err(|error| error.at_path(path).hint(NAMED))?;
     Ok(file)
 }
 
