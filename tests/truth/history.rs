@@ -233,10 +233,7 @@ impl History {
         self.tell(words.join(" "));
         let done = run_program(self.account.command().args(words)).status.success();
         let number = |snapshot: &str| snapshot[1..].parse::<u32>().expect("a number");
-        let pinned = self.model.disks.values().any(|clone| {
-            let parent = clone.parent.as_ref().filter(|(of, _)| of == name);
-            parent.is_some_and(|(_, at)| number(at) > number(&snapshot))
-        });
+        let pinned = self.model.parents().into_iter().any(|(of, at)| of == name && number(at) > number(&snapshot));
         assert_eq!(done, !pinned, "a rollback of {name} to {snapshot}");
         if done {
             let disk = self.model.disks.get_mut(name).expect("a disk");
@@ -267,7 +264,7 @@ impl History {
         let names = self.model.disks.keys().cloned().collect::<Vec<_>>();
         let Some(name) = names.into_iter().choose(&mut self.random) else { return };
         self.verb(&["delete", &name, "--yes"]);
-        self.model.disks.remove(&name);
+        self.model.delete(&name);
     }
 
     /// Pauses while encryption is off, so it is asked for while it is on alone.
@@ -298,7 +295,7 @@ impl History {
 
     /// Of a disk that no clone reads from.
     fn erase(&mut self, name: &str) {
-        if self.model.disks.values().any(|disk| disk.parent.as_ref().is_some_and(|(of, _)| of == name)) {
+        if self.model.parents().into_iter().any(|(of, _)| of == name) {
             return;
         }
         self.verb(&["key", "erase", name, "--yes-erase", name]);

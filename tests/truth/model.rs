@@ -40,6 +40,8 @@ pub(crate) struct Disk {
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     pub(crate) disks: BTreeMap<String, Disk>,
+    /// The disk and snapshot that a deleted clone was of. It is kept, with its parent, while other clones read from it.
+    pub(crate) deleted: BTreeMap<String, (String, String)>,
     pub(crate) encryption: bool,
     pub(crate) last: Content,
 }
@@ -66,9 +68,24 @@ impl Model {
         if self.encryption { Form::Encrypted } else { Form::Plain }
     }
 
+    pub(crate) fn delete(&mut self, name: &str) {
+        let disk = self.disks.remove(name).expect("a disk");
+        self.deleted.extend(disk.parent.map(|parent| (name.to_owned(), parent)));
+    }
+
+    /// The disks and snapshots that clones read from, those also that only a deleted clone reads from.
+    pub(crate) fn parents(&self) -> Vec<&(String, String)> {
+        let mut found: Vec<_> = self.disks.values().filter_map(|disk| disk.parent.as_ref()).collect();
+        let mut next = 0;
+        while let Some((of, _)) = found.get(next) {
+            found.extend(self.deleted.get(of));
+            next += 1;
+        }
+        found
+    }
+
     /// Whether a clone reads from a snapshot.
     pub(crate) fn is_pinned(&self, disk: &str, snapshot: &str) -> bool {
-        let parents = self.disks.values().filter_map(|disk| disk.parent.as_ref());
-        parents.into_iter().any(|(of, at)| of == disk && at == snapshot)
+        self.parents().into_iter().any(|(of, at)| of == disk && at == snapshot)
     }
 }
