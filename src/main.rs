@@ -4,6 +4,14 @@ use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if cfg!(feature = "sim") {
+        let _ = writeln!(
+            std::io::stderr(),
+            "error: this program was built for the crash tests (feature sim): it encrypts nothing, and its keys are no \
+             secret\nhint: build it again without that feature"
+        );
+        return ExitCode::FAILURE;
+    }
     // Before any key is read: nobody may look into this process, and its cipher must be the one of the standard.
     if let Err(error) = sealdisk::crypto::harden::process().and_then(|()| sealdisk::crypto::xts::self_test()) {
         // Standard error may be closed.

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::registry::Registry;
 use crate::crypto::kek::Nonce;
+use crate::io::system;
 use crate::{Error, ErrorKind, Result};
 
 /// Challenges that may wait for their proof: the oldest goes for the next.
@@ -21,8 +22,7 @@ impl Registry {
     /// A number that is good for one [proof](Registry::check_proof).
     pub fn challenge(&self) -> Result<Nonce> {
         let mut nonce = Nonce::default();
-        getrandom::fill(&mut nonce)
-            .map_err(|error| Error::new(ErrorKind::Io, format!("no random numbers: {error}")))?;
+        system::fill(&mut nonce)?;
         let mut waiting = self.shared.challenges.0.lock();
         waiting.truncate(WAITING - 1);
         waiting.push_front(nonce);

@@ -14,7 +14,7 @@ use super::registry::{Registry, Shared};
 use super::report::{CloneReport, InheritedReport};
 use super::view_name::ViewName;
 use crate::disk::{Disk, Inherited, Parent, Spec};
-use crate::io::mutant;
+use crate::io::{mutant, system};
 use crate::{Error, ErrorKind, Result};
 
 /// Clones of clones of clones, the last of this generation: a read may have to go all the way down.
@@ -88,7 +88,7 @@ impl Registry {
         let entry = self.shared.entry(&source.disk)?;
         let disk = self.disk(&source.disk)?;
         self.check_generations(&entry)?;
-        let uuid = (self.shared.setup.new_uuid)();
+        let uuid = system::uuid()?;
         let (line, owned) = match &source.snapshot {
             Some(_) => (self.line_of(&disk, source)?, false),
             // Should the clone come to nothing after this, the snapshot goes when the disk is opened next.

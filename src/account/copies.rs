@@ -14,7 +14,6 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::entry::Entry;
 use super::name::BlobName;
@@ -22,7 +21,7 @@ use super::registry::Registry;
 use super::under_way::Ticket;
 use super::view_name::ViewName;
 use crate::disk::{Disk, Spec, Unfinished, check_size};
-use crate::io::mutant;
+use crate::io::{mutant, system};
 use crate::nbd::{Attached, Counts, Door, Export, Terms};
 use crate::{Error, ErrorKind, Result};
 
@@ -155,7 +154,7 @@ impl Registry {
             self.check_free(name)?;
             check_size(size)?;
             let unfinished = Unfinished { source: source.to_owned(), done: 0 };
-            let uuid = (self.shared.setup.new_uuid)();
+            let uuid = system::uuid()?;
             let spec = Spec { unfinished: Some(unfinished), ..Spec::new(uuid, name.to_string(), size) };
             self.publish(name, &spec, None)?;
         }
@@ -241,7 +240,7 @@ struct Drawn {
 
 impl Drawn {
     fn draw(disk: Arc<Disk>) -> Result<Self> {
-        let name = format!("{READING}{}", Uuid::new_v4().simple());
+        let name = format!("{READING}{}", system::uuid()?.simple());
         disk.snapshot(&name)?;
         Ok(Self { disk, name })
     }

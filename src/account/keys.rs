@@ -12,10 +12,10 @@
 
 use uuid::Uuid;
 
-use super::settings::{FILE, LIMIT, Settings, WrappedKey, now};
+use super::settings::{FILE, LIMIT, Settings, WrappedKey};
 use crate::crypto::kek::{DerivedKeys, SourceRecord};
 use crate::crypto::keyring::{AccountKey, KeyRing, WrappedAccountKey};
-use crate::io::{Dir, whole};
+use crate::io::{Dir, system, whole};
 use crate::{Error, ErrorKind, Result};
 
 impl Settings {
@@ -148,7 +148,7 @@ impl Settings {
     fn put_keys(&mut self, ring: &KeyRing, kek: &DerivedKeys, source: SourceRecord) -> Result<()> {
         let created = |key: &AccountKey| {
             let known = self.body.account_key.iter().find(|known| known.id == key.id());
-            known.map_or_else(now, |known| known.created)
+            known.map_or_else(system::seconds, |known| known.created)
         };
         let wrap = |key: &AccountKey| Ok(WrappedKey { id: key.id(), created: created(key), wrapped: key.wrap(kek)? });
         let mut keys = std::iter::once(ring.current()).chain(ring.retiring()).map(wrap).collect::<Result<Vec<_>>>()?;

@@ -14,6 +14,7 @@ use super::registry::Registry;
 use super::snapshots::check_free;
 use crate::base::{BaseImage, BaseRecord, HandedImage};
 use crate::disk::{Disk, Spec, check_size};
+use crate::io::system;
 use crate::{Error, ErrorKind, Result};
 
 /// How long `delete` waits for verbs that are looking at the disk.
@@ -25,7 +26,7 @@ impl Registry {
         let size = disk_size(size, base.as_ref().map(|base| base.record.size))?;
         let _changing = self.shared.change_disks()?;
         self.check_free(name)?;
-        let spec = Spec::new((self.shared.setup.new_uuid)(), name.to_string(), size);
+        let spec = Spec::new(system::uuid()?, name.to_string(), size);
         let Some(HandedImage { image, record, kept }) = base else { return self.publish(name, &spec, None) };
         let made = self.publish(name, &Spec { base: Some(record), ..spec }, Some(image));
         if let Ok(entry) = self.shared.entry(name) {

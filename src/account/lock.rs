@@ -128,15 +128,15 @@ impl AccountLock {
             Err(Errno::WOULDBLOCK) => return Ok(None),
             Err(error) => return Err(Error::io("cannot lock the account", error.into()).at_path(&path)),
         }
-        Self::over(Arc::new(file), path, hold).map(Some)
+        Self::over(Arc::new(file), path, hold, &Holder::this(None)).map(Some)
     }
 
-    /// The lock whose note lies in `file`, for one who has made sure that it is free.
-    pub fn over(file: Arc<dyn File>, path: PathBuf, hold: Hold) -> Result<Self> {
+    /// The lock whose note lies in `file`, for the process `holder`, which has made sure that it is free.
+    pub fn over(file: Arc<dyn File>, path: PathBuf, hold: Hold, holder: &Holder) -> Result<Self> {
         let note = read_note(&*file).map_err(|e| Error::io("cannot read the lock file", e).at_path(&path))?;
         let lock = Self { file, path, hold, abandoned: !is_blank(&note) };
         if hold == Hold::Exclusive {
-            lock.tell(&Holder::this(None))?;
+            lock.tell(holder)?;
         }
         Ok(lock)
     }

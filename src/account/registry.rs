@@ -63,8 +63,6 @@ pub enum Keys {
 pub struct Setup {
     /// Of every disk.
     pub options: Options,
-    /// Names a new disk.
-    pub new_uuid: fn() -> Uuid,
     /// After a kill the folders of no more disks than these are synced one by one, and those of more in one sync of the
     /// file system, which waits for what others wrote there, too.
     pub few_disks: usize,
@@ -74,7 +72,7 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { options: Options::default(), new_uuid: Uuid::new_v4, few_disks: 32, background: true }
+        Self { options: Options::default(), few_disks: 32, background: true }
     }
 }
 

@@ -36,14 +36,13 @@
 //! 4. No account key at all: erased, for good. Such a file carries no MAC, as there is no key left to make it.
 
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::crypto::kek::{DerivedKeys, Kek, KeyCheck, SourceRecord};
 use crate::crypto::keyring::{AccountKey, KeyRing, WrappedAccountKey};
-use crate::io::{Dir, whole};
+use crate::io::{Dir, system, whole};
 use crate::{Error, ErrorKind, Result};
 
 /// Name of the file in the account directory.
@@ -122,7 +121,7 @@ impl Settings {
         }
         let key = AccountKey::generate(account)?;
         let kek = kek.derive_for(account, [key.id()])?;
-        let created = now();
+        let created = system::seconds();
         let body = Body {
             version: VERSION,
             account,
@@ -159,7 +158,7 @@ impl Settings {
         let body = Body {
             version: VERSION,
             account: Uuid::nil(),
-            created: now(),
+            created: system::seconds(),
             encryption: Switch::On,
             revoked: true,
             account_key: Vec::new(),
@@ -365,15 +364,10 @@ pub fn is_damage(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Unsupported)
 }
 
-/// Seconds since the epoch.
 /// What a verb that needs keys of an account gets once there are none.
 pub(super) fn erased() -> Error {
     Error::new(ErrorKind::Revoked, "the keys of this account are erased: no key opens it again")
         .hint("`sealdisk delete` removes what is left, `sealdisk init` makes a new account elsewhere")
-}
-
-pub(super) fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

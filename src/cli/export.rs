@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use serde_json::json;
-use uuid::Uuid;
 
 use super::context::{Context, Outcome};
 use super::{copying, progress, reading, size};
@@ -17,11 +16,12 @@ use crate::base::Format;
 use crate::confine::Needs;
 use crate::copy::{Stop, Stoppable, out};
 use crate::crypto::kek::KekOptions;
+use crate::io::system;
 use crate::nbd::client::Client;
 use crate::vhd::convert::{self, Phase, Target, azure_size};
 use crate::vhd::output::Output;
 use crate::vhd::sink::Sink;
-use crate::vhd::{DEFAULT_BLOCK, Footer, now};
+use crate::vhd::{DEFAULT_BLOCK, Footer};
 use crate::{Error, ErrorKind, Result, text};
 
 /// Copy a disk, or one of its snapshots, to a file, in plaintext
@@ -125,7 +125,7 @@ impl Export {
     fn to_stream(&self, content: &mut Stoppable<Client>, size: u64) -> Outcome {
         let footer = match self.to {
             To::Raw => Vec::new(),
-            _ => Footer::fixed(size, Uuid::new_v4(), now()).to_bytes().to_vec(),
+            _ => Footer::fixed(size, system::uuid()?, system::seconds()).to_bytes().to_vec(),
         };
         let bar = progress::bytes(size, "copy");
         let written = out::write_all(content, size, &footer, &mut io::stdout().lock(), &mut |at| bar.set_position(at));

@@ -17,6 +17,7 @@ use crate::account::make::Place;
 use crate::account::report::Switch;
 use crate::account::settings::Settings;
 use crate::crypto::kek::{self, Kek, KekOptions, KekSource, SourceRecord};
+use crate::io::system;
 use crate::text;
 
 /// Make an account: a directory for disks and their wrapped keys
@@ -92,7 +93,7 @@ pub(super) fn make(context: &Context, key: &KekOptions, encryption: Switch) -> R
         log.open_as(place.owner())?;
         log.ready()?;
     }
-    let uuid = Uuid::new_v4();
+    let uuid = system::uuid()?;
     let new = NewKey::get(key, uuid, &context.account)?;
     let (settings, ring) =
         place.owner().act(|| Settings::create(place.dir(), uuid, &new.kek, new.record.clone(), encryption.is_on()))?;

@@ -28,6 +28,7 @@ use crate::crypto::kek::{DerivedKeys, ProofKey};
 use crate::crypto::secret::{SecretBytes, SecretKey};
 use crate::crypto::wrap;
 use crate::crypto::xts::{self, XtsKey};
+use crate::io::system;
 use crate::{Error, ErrorKind, Result};
 
 /// An account key as stored: AES-KW of 32 bytes.
@@ -56,7 +57,7 @@ impl AccountKey {
 
     /// A fresh key for `account`.
     pub fn generate(account: Uuid) -> Result<Self> {
-        Self::generate_as(account, Uuid::new_v4())
+        Self::generate_as(account, system::uuid()?)
     }
 
     /// A fresh key for `account`, whose id is `id`.
@@ -233,9 +234,6 @@ struct DiskKeysInner {
     disk: Uuid,
     current: DiskKey,
     retiring: Option<DiskKey>,
-    /// Data keys made so far where they are fixed by a seed, so that a simulated run can be repeated.
-    #[cfg(feature = "sim")]
-    seeded: Option<std::sync::atomic::AtomicU64>,
 }
 
 /// One account key, for one disk.
@@ -261,8 +259,6 @@ impl DiskKeysInner {
             disk,
             current: DiskKey::new(&ring.current, disk)?,
             retiring: ring.retiring.as_ref().map(|key| DiskKey::new(key, disk)).transpose()?,
-            #[cfg(feature = "sim")]
-            seeded: None,
         })
     }
 
@@ -275,23 +271,7 @@ impl DiskKeysInner {
 impl DiskKeys {
     /// Keys of no account, random: for temporary disks and tests. What they encrypt is lost with the last clone.
     pub fn ephemeral() -> Result<Self> {
-        KeyRing::new(AccountKey::generate(Uuid::new_v4())?, None).disk_keys(Uuid::new_v4())
-    }
-
-    /// Keys fixed by `seed`; so are the data keys made with them, in order.
-    #[cfg(feature = "sim")]
-    #[must_use]
-    pub fn for_simulation(seed: u64) -> Self {
-        let id = Uuid::from_u64_pair(0x5345_414c, seed);
-        let key = SecretKey::fill_with(|bytes| {
-            bytes[..8].copy_from_slice(&seed.to_le_bytes());
-            Ok(())
-        })
-        .expect("memory for a simulated key");
-        let ring = KeyRing::new(AccountKey::new(id, id, key), None);
-        let mut keys = DiskKeysInner::new(&ring, id).expect("memory for a simulated key");
-        keys.seeded = Some(0.into());
-        Self(Arc::new(keys))
+        KeyRing::new(AccountKey::generate(system::uuid()?)?, None).disk_keys(system::uuid()?)
     }
 
     /// Id of the account key under which this disk's new data keys are wrapped and its MACs are made.
@@ -314,8 +294,6 @@ impl DiskKeys {
     /// A fresh data key for layer `layer`, expanded, and its wrapped form, bound to account, disk, layer and purpose.
     pub fn generate(&self, layer: u32) -> Result<(XtsKey, WrappedDek)> {
         let key = SecretBytes::random(DEK_LEN)?;
-        #[cfg(feature = "sim")]
-        let key = self.seeded_or(layer, key);
         Ok((expand(&key)?, self.wrap(layer, &key)?))
     }
 
@@ -356,16 +334,6 @@ impl DiskKeys {
         let mut wrapped = [0; 72];
         wrap::wrap(&self.0.current.wrapping_key(self.0.disk, layer)?, key.expose(), &mut wrapped);
         Ok(wrapped)
-    }
-
-    #[cfg(feature = "sim")]
-    fn seeded_or(&self, layer: u32, mut key: SecretBytes) -> SecretBytes {
-        if let Some(made) = &self.0.seeded {
-            let made = made.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_le_bytes();
-            let account_key = &self.0.current.account_key.0.key;
-            wrap::derive(account_key, "simulated-data-key", &[&layer.to_le_bytes(), &made], key.expose_mut());
-        }
-        key
     }
 }
 
@@ -535,17 +503,5 @@ mod tests {
         for spelling in ["171", "ab, ab", "abab", "ABAB", "0xab"] {
             assert!(!shown.contains(spelling), "{shown}");
         }
-    }
-
-    #[cfg(feature = "sim")]
-    #[test]
-    fn simulated_keys_are_fixed_by_their_seed() {
-        let data_key = |seed, layer| {
-            let keys = DiskKeys::for_simulation(seed);
-            keys.seeded_or(layer, SecretBytes::random(DEK_LEN).unwrap()).expose().to_vec()
-        };
-        assert_eq!(data_key(1, 2), data_key(1, 2));
-        assert_ne!(data_key(1, 2), data_key(1, 3));
-        assert_ne!(data_key(1, 2), data_key(2, 2));
     }
 }

@@ -15,6 +15,7 @@ use zeroize::Zeroize;
 
 #[cfg(not(feature = "sim"))]
 use super::memlock;
+use crate::io::system;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes that are never printed, compared in constant time and zeroized on drop.
@@ -52,8 +53,7 @@ impl SecretBytes {
     /// `len` bytes from the system's random number generator.
     pub fn random(len: usize) -> Result<Self> {
         let mut secret = Self::zeroed(len)?;
-        getrandom::fill(secret.expose_mut())
-            .map_err(|error| Error::new(ErrorKind::Io, format!("no random numbers: {error}")))?;
+        system::fill(secret.expose_mut())?;
         Ok(secret)
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::{commit, log, wear};
-use crate::io::superblock;
+use crate::io::{superblock, system};
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of the first log of an opening, at the most: a disk that is hardly written takes no more.
@@ -56,7 +56,7 @@ impl Default for Options {
             recent_bytes: 4 << 20,
             key_blocks: wear::LIMIT,
             boot: boot_id(),
-            clock: || std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(0, |since| since.as_secs()),
+            clock: system::seconds,
             ticks,
             wake: Arc::new(|| {}),
         }

@@ -1,4 +1,4 @@
-//! The file seam under the core, and [`sync`] beside it.
+//! The file seam under the core, and beside it [`sync`] and [`system`].
 //!
 //! Everything the core keeps lies in one [`Dir`] and is reached through [`File`]. The product uses [`real`]; the crash
 //! tests put a simulated disk behind the same two traits. Nothing here retries or hides a short transfer: the callers
@@ -15,6 +15,7 @@ pub mod real;
 pub mod sim;
 pub(crate) mod superblock;
 pub mod sync;
+pub mod system;
 pub(crate) mod verity;
 pub mod whole;
 

@@ -11,9 +11,10 @@ use super::convert::azure_size;
 use super::footer::{FOOTER, Footer};
 use super::meta::{Metadata, Trailing, read_footer};
 use super::source::Source;
-use super::{DiskType, Fault, Warning, open};
+use super::{DiskType, Fault, Warning};
 use crate::base::file::HostFile;
 use crate::base::foreign::{Foreign, HEAD};
+use crate::io::system;
 use crate::{ErrorKind, Result};
 
 /// Bytes before the end of a file's data in which a footer that is not last is looked for.
@@ -70,7 +71,7 @@ pub fn diagnose(path: &Path) -> Result<Vec<Problem>> {
             format!("the footer is damaged: {}", error.what()),
             fixes.repair(),
         )]),
-        Trailing::Valid { footer, .. } => match Metadata::read(&file, false, open::now()) {
+        Trailing::Valid { footer, .. } => match Metadata::read(&file, false, system::seconds()) {
             Ok(meta) => Ok(with_footer(&meta, &fixes)),
             Err(error) if error.kind() == ErrorKind::Vhd(Fault::Truncated) => {
                 let what = format!("the footer says {} bytes, but the file holds fewer", footer.size());

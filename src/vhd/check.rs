@@ -11,6 +11,7 @@ use super::open::{self, OpenOptions};
 use super::source::Source;
 use super::{DiskType, MAX_ENTRIES, Warning};
 use crate::base::file::HostFile;
+use crate::io::system;
 use crate::{Error, ErrorKind, Result};
 
 /// Faults of the table after which no more are listed.
@@ -32,7 +33,7 @@ pub struct Report {
 pub fn check(path: &Path, options: &OpenOptions, progress: &mut dyn FnMut(u64, u64)) -> Result<Report> {
     let file = Arc::new(HostFile::open(path)?);
     let at_path = |error: Error| if error.path().is_some() { error } else { error.at_path(path) };
-    let meta = Metadata::read(&*file, options.recover, open::now());
+    let meta = Metadata::read(&*file, options.recover, system::seconds());
     let meta = meta.map_err(|error| at_path(options.names.recovering(error)))?;
     let mut faults = Vec::new();
     let mut report = |error: Error| {

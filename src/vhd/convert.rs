@@ -13,8 +13,8 @@ use super::{DEFAULT_BLOCK, Fault, open};
 use crate::base::ahead::read_ahead;
 use crate::base::file::HostFile;
 use crate::base::{self, Content, Format, Plain};
-use crate::io::File;
 use crate::io::real::RealFile;
+use crate::io::{File, system};
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes read at a time; a whole number of default blocks.
@@ -120,7 +120,7 @@ pub fn write_out(
     size: u64,
     progress: &mut dyn FnMut(Phase, u64, u64),
 ) -> Result<Made> {
-    let (id, now) = (Uuid::new_v4(), open::now());
+    let (id, now) = (system::uuid()?, system::seconds());
     let at_path = |error: Error| if error.path().is_some() { error } else { error.at_path(path) };
     let total = source.size();
     let mut on_copy = |done| progress(Phase::Copy, done, total);

@@ -10,6 +10,7 @@ use super::sink::Sink;
 use super::write::{self, Parent, SparseWriter};
 use super::{Bat, DiskType, Fault, Image, MAX_ENTRIES};
 use crate::base::file::HostFile;
+use crate::io::system;
 use crate::{Error, ErrorKind, Result};
 
 /// What to make.
@@ -51,7 +52,7 @@ pub fn create(path: &Path, new: &New) -> Result<Created> {
 /// The same in a file that is open: nothing but parents is opened.
 pub fn create_into(output: Output, path: &Path, new: &New) -> Result<Created> {
     let at_path = |error: Error| if error.path().is_some() { error } else { error.at_path(path) };
-    let (id, now) = (Uuid::new_v4(), open::now());
+    let (id, now) = (system::uuid()?, system::seconds());
     let mut parent_elsewhere = false;
     let (kind, size) = match new {
         New::Fixed { size } => {

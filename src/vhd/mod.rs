@@ -37,7 +37,7 @@ pub use header::{DEFAULT_BLOCK, HEADER, Header};
 pub use image::Image;
 pub use meta::{Metadata, Notice};
 pub use open::{
-    MAX_DEPTH, OpenChain, OpenOptions, OptionNames, now, open, open_file, open_files, open_single, open_sources,
+    MAX_DEPTH, OpenChain, OpenOptions, OptionNames, open, open_file, open_files, open_single, open_sources,
     parent_folders,
 };
 

@@ -15,6 +15,7 @@ use super::parent::Search;
 use super::source::Source;
 use super::{DiskType, FOOTER, Fault, Warning};
 use crate::base::file::HostFile;
+use crate::io::system;
 use crate::{Error, ErrorKind, Result};
 
 /// The most files in a chain.
@@ -145,7 +146,7 @@ pub fn open_sources(sources: Vec<Arc<dyn Source>>, recover: bool) -> Result<Chai
     let mut budget = MAX_ENTRIES;
     let mut images: Vec<Image> = Vec::new();
     for source in sources {
-        let meta = Metadata::read(&*source, recover, now())?;
+        let meta = Metadata::read(&*source, recover, system::seconds())?;
         if let Some(child) = images.last() {
             check_id(child, &meta)?;
         }
@@ -155,12 +156,6 @@ pub fn open_sources(sources: Vec<Arc<dyn Source>>, recover: bool) -> Result<Chai
         Some(last) if last.kind() != DiskType::Differencing => Ok(Chain::new(images)),
         _ => Err(Fault::ParentNotFound.error("the chain ends in a differencing disk")),
     }
-}
-
-/// Seconds since the Unix epoch.
-#[must_use]
-pub fn now() -> u64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
 }
 
 fn check_id(child: &Image, parent: &Metadata) -> Result<()> {
@@ -190,7 +185,7 @@ impl Builder {
         Self {
             recover,
             names: OptionNames::default(),
-            now: now(),
+            now: system::seconds(),
             budget: MAX_ENTRIES,
             images: Vec::new(),
             files: Vec::new(),

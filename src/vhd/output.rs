@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, CWD, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
-use crate::io::File as _;
 use crate::io::real::RealFile;
+use crate::io::{File as _, system};
 use crate::{Error, ErrorKind, Result};
 
 /// The content of a disk is its owner's alone, from the first byte on and whatever the user's mask allows.
@@ -43,7 +43,7 @@ impl Output {
         let (fd, hidden) = match rustix::fs::openat(&folder, ".", flags | OFlags::TMPFILE, MODE) {
             Ok(fd) => (fd, None),
             Err(Errno::OPNOTSUPP | Errno::ISDIR | Errno::NOENT) => {
-                let hidden = folder_path.join(format!(".{}.part", uuid::Uuid::new_v4()));
+                let hidden = folder_path.join(format!(".{}.part", system::uuid()?));
                 let fd = rustix::fs::open(&hidden, flags | OFlags::CREATE | OFlags::EXCL, MODE);
                 (fd.map_err(|errno| fail("cannot create the file", errno))?, Some(hidden))
             }

@@ -11,10 +11,10 @@ use super::header::Header;
 use super::image::Image;
 use super::meta::{Metadata, Trailing, read_footer, read_header_bytes};
 use super::source::Source;
-use super::{Fault, Footer, MAX_ENTRIES, SECTOR, open, write};
+use super::{Fault, Footer, MAX_ENTRIES, SECTOR, write};
 use crate::base::file::HostFile;
-use crate::io::File;
 use crate::io::real::RealFile;
+use crate::io::{File, system};
 use crate::{Error, ErrorKind, Result};
 
 /// One thing to write.
@@ -93,7 +93,7 @@ fn plan(source: &Arc<HostFile>) -> Result<Vec<Repair>> {
     }
     // Whatever else is wrong must not be covered up: the disk must be sound as it would then be.
     let mended = Mended { source: source.clone(), repairs: repairs.clone() };
-    let meta = Metadata::read(&mended, false, open::now())?;
+    let meta = Metadata::read(&mended, false, system::seconds())?;
     Image::new(Arc::new(mended), meta, &mut MAX_ENTRIES.clone(), &mut ControlFlow::Break)?;
     Ok(repairs)
 }

@@ -9,10 +9,10 @@ use std::path::Path;
 
 use super::meta::Metadata;
 use super::write::{check_size, sync, write_all};
-use super::{DiskType, FOOTER, Footer, open};
+use super::{DiskType, FOOTER, Footer};
 use crate::base::file::HostFile;
-use crate::io::File;
 use crate::io::real::RealFile;
+use crate::io::{File, system};
 use crate::{Error, ErrorKind, Result};
 
 /// Gives the fixed disk at `path` `size` bytes; answers how many it had. `shrink`: fewer are allowed, what lies behind
@@ -20,7 +20,7 @@ use crate::{Error, ErrorKind, Result};
 pub fn resize(path: &Path, size: u64, shrink: bool) -> Result<u64> {
     let at_path = |error: Error| if error.path().is_some() { error } else { error.at_path(path) };
     check_size(size).map_err(at_path)?;
-    let meta = Metadata::read(&HostFile::open(path)?, false, open::now()).map_err(at_path)?;
+    let meta = Metadata::read(&HostFile::open(path)?, false, system::seconds()).map_err(at_path)?;
     let old = meta.footer().size();
     allowed(&meta, size, shrink).map_err(at_path)?;
     if size == old {

@@ -17,6 +17,7 @@ use sealdisk::account::request::Request;
 use sealdisk::base::{self, HandedImage, OpenOptions};
 use sealdisk::disk::{Durability, Kind};
 use sealdisk::io::sim::{Dice, RawFile, SimDisk, Tear};
+use sealdisk::io::system;
 use uuid::Uuid;
 
 use sealdisk::{PAGE, Result as SealdiskResult};
@@ -132,7 +133,7 @@ pub(crate) fn sweep(registry: &Registry, name: &str, include_base: bool) -> Done
 
 /// Goes over to KEK 2, by a change of this depth.
 fn rotate_kek(registry: &Registry, depth: fn(Uuid) -> Depth) -> Done {
-    let id = rig::new_uuid();
+    let id = system::uuid()?;
     let kek = registry.derive(&rig::kek(2), Some(id))?;
     Ok(registry.rotate_kek(&kek, rig::source(2), depth(id)).map(drop)?)
 }

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use sealdisk::io::sim::{Dice, SimDisk, direct};
+use sealdisk::io::sim::{Dice, SimDisk};
 
 use crate::cases::{self, Case, Done};
 use crate::rig;
@@ -42,7 +42,6 @@ pub(crate) fn told(what: &str, done: Done) -> Result<(), String> {
 
 /// The account that the verb finds, at rest.
 pub(crate) fn prepared(case: &Case, seed: u64) -> Result<SimDisk, String> {
-    rig::seed(seed);
     let disk = rig::make(seed);
     let registry = rig::open(&disk).map_err(|error| error.to_string())?;
     told("preparing", cases::prepare(&registry))?;
@@ -94,9 +93,14 @@ impl Frame {
     }
 }
 
+/// Does the verb where nothing fails, with what comes before it and a look at what it leaves.
+pub(crate) fn undisturbed(case: &Case, seed: u64) -> Result<(), String> {
+    rig::alone(seed, || Frame::of(case, &prepared(case, seed)?, &mut Dice::new(seed)).map(drop))
+}
+
 /// Answers how many ends were looked at.
 pub(crate) fn run(case: &Case, seed: u64, depth: Depth) -> Result<u64, String> {
-    direct(|| {
+    rig::alone(seed, || {
         let mut dice = Dice::new(seed);
         let prepared = prepared(case, seed)?;
         let frame = Frame::of(case, &prepared, &mut dice)?;

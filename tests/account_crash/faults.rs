@@ -2,7 +2,7 @@
 
 use sealdisk::account::failure::Failure;
 use sealdisk::account::registry::Registry;
-use sealdisk::io::sim::{Call, Dice, Fault, Faults, SimDisk, direct};
+use sealdisk::io::sim::{Call, Dice, Fault, Faults, SimDisk};
 
 use crate::cases::{self, Case, Done};
 use crate::ends::{Frame, prepared, told};
@@ -11,7 +11,7 @@ use crate::seen::{Seen, look};
 
 /// Answers how many calls failed.
 pub(crate) fn every_call(case: &Case) -> Result<u64, String> {
-    direct(|| {
+    rig::alone(5, || {
         let mut failed = 0;
         for fault in [Fault::Eio, Fault::Enospc] {
             let mut dice = Dice::new(5);
@@ -141,7 +141,7 @@ pub(crate) fn every_call_of_opening() -> Result<u64, String> {
     let case = Case { before, ..cases::all().swap_remove(0) };
     let asked: [fn(&Registry) -> Done; 3] =
         [|_| Ok(()), |r| cases::delete(r, "a"), |r| cases::drop_snapshot(r, "a", "s")];
-    direct(|| {
+    rig::alone(6, || {
         let mut failed = 0;
         for (fault, ask) in [Fault::Eio, Fault::Enospc].into_iter().flat_map(|fault| asked.map(|ask| (fault, ask))) {
             let prepared = prepared(&case, 6)?;
@@ -195,7 +195,7 @@ const WITHOUT_SPACE: [&str; 6] = [
 pub(crate) fn full_at_every_call() -> Result<u64, String> {
     let mut tried = 0;
     for case in cases::all().iter().filter(|case| WITHOUT_SPACE.contains(&case.name)) {
-        direct(|| full(case)).map_err(|what| format!("{}: {what}", case.name))?;
+        rig::alone(7, || full(case)).map_err(|what| format!("{}: {what}", case.name))?;
         tried += 1;
     }
     Ok(tried)

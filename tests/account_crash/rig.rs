@@ -4,33 +4,26 @@ use std::cell::Cell;
 use std::io;
 use std::sync::Arc;
 
-use sealdisk::account::lock::{self, AccountLock, Hold};
+use sealdisk::account::lock::{self, AccountLock, Hold, Holder};
 use sealdisk::account::registry::{DISKS, Keys, Registry, Setup};
 use sealdisk::account::settings::Settings;
 use sealdisk::crypto::kek::{Kek, SourceRecord};
 use sealdisk::crypto::secret::SecretKey;
 use sealdisk::disk::Options;
-use sealdisk::io::sim::{Dice, SimDisk, Tear};
+use sealdisk::io::sim::{Dice, SimDisk, Tear, direct, seeded};
 use sealdisk::io::{Dir, Open};
 use sealdisk::{Error, ErrorKind, Result};
 use uuid::Uuid;
 
 thread_local! {
-    static NEXT_UUID: Cell<u64> = const { Cell::new(0) };
     static FEW_DISKS: Cell<usize> = const { Cell::new(0) };
 }
 
-/// The same uuids again for the same seed, in no order. In even seeds the folders of disks are synced all at once, in
-/// odd ones each for itself.
-pub(crate) fn seed(seed: u64) {
-    NEXT_UUID.set(seed << 32);
+/// Runs `work` on disks of its own, with all chance fixed by `seed`. In even seeds the folders of disks are synced all
+/// at once, in odd ones each for itself.
+pub(crate) fn alone<T>(seed: u64, work: impl FnOnce() -> T) -> T {
     FEW_DISKS.set(if seed.is_multiple_of(2) { 0 } else { usize::MAX });
-}
-
-pub(crate) fn new_uuid() -> Uuid {
-    NEXT_UUID.set(NEXT_UUID.get() + 1);
-    let mut dice = Dice::new(NEXT_UUID.get());
-    Uuid::from_u64_pair(dice.roll(), dice.roll())
+    direct(|| seeded(seed, work))
 }
 
 /// KEK 1 and KEK 2.
@@ -64,7 +57,8 @@ fn lock(root: &dyn Dir) -> Result<AccountLock> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => root.open(lock::FILE, Open::New),
         opened => opened,
     };
-    AccountLock::over(file.map_err(failed)?, path.clone(), Hold::Exclusive)
+    let holder = Holder { pid: 1, control: None, host: Some("sim".into()), pid_namespace: None };
+    AccountLock::over(file.map_err(failed)?, path.clone(), Hold::Exclusive, &holder)
 }
 
 /// Opens the account as a verb does.
@@ -83,11 +77,10 @@ pub(crate) fn open(disk: &SimDisk) -> Result<Registry> {
         log_bytes: 36 << 10,
         pending_extents: 12,
         recent_bytes: 32 << 10,
-        clock: || 1_700_000_000,
         boot: Some(disk.boot()),
         ..Options::default()
     };
-    let setup = Setup { options, new_uuid, few_disks: FEW_DISKS.get(), background: false };
+    let setup = Setup { options, few_disks: FEW_DISKS.get(), background: false };
     Registry::over(root, lock, settings, keys, setup)
 }
 

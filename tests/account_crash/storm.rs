@@ -10,7 +10,7 @@ use sealdisk::account::registry::Registry;
 use sealdisk::account::report::Switch;
 use sealdisk::account::request::Request;
 use sealdisk::disk::Durability;
-use sealdisk::io::sim::{Dice, Fault, Faults, SimDisk, direct};
+use sealdisk::io::sim::{Dice, Fault, Faults, SimDisk};
 
 use crate::cases::{self, Done, blob};
 use crate::model::{Model, Op};
@@ -44,9 +44,8 @@ struct Start {
 
 /// One seed; answers how many ends were looked at.
 pub(crate) fn run(seed: u64) -> Result<u64, String> {
-    direct(|| {
+    rig::alone(seed, || {
         let mut dice = Dice::new(seed);
-        rig::seed(seed);
         let mut start = Start { disk: rig::make(seed), model: Model::new(), at_rest: true };
         let mut looked_at = 0;
         for life in 0..LIVES {

@@ -7,7 +7,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use sealdisk::io::sim::{Mutant, plant};
+use sealdisk::io::sim::{Mutant, plant, seeded};
 use shuttle::{Config, FailurePersistence, MaxSteps, Runner};
 
 use crate::check::IMAGES;
@@ -129,9 +129,8 @@ pub(crate) fn one(seed: u64, execution: impl Execution) -> Result<(), String> {
     let result = Arc::new(Mutex::new(Ok(())));
     let slot = Arc::clone(&result);
     let runner = Runner::new(Seeded::new(std::iter::once(seed)), config);
-    let ran = catch_unwind(AssertUnwindSafe(|| {
-        runner.run(move || *slot.lock().expect("no panic while it is held") = execution(scheduler::seed()))
-    }));
+    let run = move || *slot.lock().expect("no panic while it is held") = execution(scheduler::seed());
+    let ran = catch_unwind(AssertUnwindSafe(|| seeded(seed, || runner.run(run))));
     if let Err(panic) = ran {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));

@@ -7,7 +7,7 @@ use sealdisk::base::{BaseImage, BaseRecord, BaseRun};
 use sealdisk::crypto::keyring::DiskKeys;
 use sealdisk::disk::{Access, Disk, Options, Spec};
 use sealdisk::io::Dir;
-use sealdisk::io::sim::{Dice, SimDisk, direct};
+use sealdisk::io::sim::{Dice, SimDisk, direct, seeded};
 use sealdisk::{PAGE, Result};
 use uuid::Uuid;
 
@@ -108,14 +108,21 @@ impl Rig {
             log_bytes: 36 << 10,
             least_log_bytes: 36 << 10,
             pending_extents: 12,
-            clock: || 1_700_000_000,
             wake: Arc::new(move || wake.store(true, Ordering::Relaxed)),
             recent_bytes: 32 << 10,
             boot: None,
             ..Options::default()
         };
         let base = base_pages.map(|pages| Arc::new(SimBase { pages }));
-        Self { pages, most_pages: pages + 6, keys: DiskKeys::for_simulation(seed), base, options, boots: false, woken }
+        Self {
+            pages,
+            most_pages: pages + 6,
+            keys: seeded(seed, || DiskKeys::ephemeral().unwrap()),
+            base,
+            options,
+            boots: false,
+            woken,
+        }
     }
 
     /// The same, with or without a name for each boot.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use sealdisk::disk::{Disk, Durability};
-use sealdisk::io::sim::{Call, Dice, Digest, Fault, Faults, SimDisk, direct};
+use sealdisk::io::sim::{Call, Dice, Fault, Faults, SimDisk, direct};
 use sealdisk::io::sync::RwLock;
 use sealdisk::{Error, ErrorKind};
 
@@ -33,14 +33,18 @@ pub(crate) enum Mood {
 const MOODS: [Mood; 8] =
     [Mood::All, Mood::All, Mood::All, Mood::All, Mood::Syncs, Mood::Switches, Mood::Punches, Mood::Lines];
 
-/// What a run shows besides whether it went well.
-#[derive(Debug)]
-pub(crate) struct Watch {
+/// How a seed is run.
+#[derive(Debug, Clone, Copy)]
+struct Plan {
+    /// `None`: one by chance in each generation.
+    mood: Option<Mood>,
+    /// Crash images are looked at on the way.
+    images: bool,
     /// One client and no upkeep beside it, so that no wait and no lock decides what comes next.
     one_task: bool,
-    /// Of the calls of all generations so far.
-    digest: Mutex<Digest>,
 }
+
+const STORM: Plan = Plan { mood: None, images: true, one_task: false };
 
 /// What the clients, the observer and the referee of one generation share.
 pub(super) struct Ring {
@@ -145,32 +149,29 @@ impl Ring {
 pub(crate) fn run(seed: u64) -> Result<(), String> {
     let mut dice = Dice::new(seed);
     let rig = Rig::random(&mut dice);
-    run_on(&rig, None, None, dice)
+    run_on(&rig, STORM, dice)
 }
 
-/// The digest of all calls of one seed; no crash image is looked at on the way.
-pub(crate) fn digest(seed: u64, one_task: bool) -> Result<Digest, String> {
+/// Runs one seed for the digest of its calls; no crash image is looked at on the way.
+pub(crate) fn run_for_digest(seed: u64, one_task: bool) -> Result<(), String> {
     let mut dice = Dice::new(seed);
     let rig = Rig::random(&mut dice);
-    let watch = Watch { one_task, digest: Mutex::new(Digest::EMPTY) };
-    run_on(&rig, None, Some(&watch), dice)?;
-    let digest = *lock(&watch.digest);
-    Ok(digest)
+    run_on(&rig, Plan { images: false, one_task, ..STORM }, dice)
 }
 
 /// Runs one seed with several clients in one mood on a disk of few pages: for races that chance seldom meets elsewhere.
 pub(crate) fn run_crowded(seed: u64, mood: Mood) -> Result<(), String> {
     let mut dice = Dice::new(seed);
     let rig = Rig::small(&mut dice);
-    run_on(&rig, Some(mood), None, dice)
+    run_on(&rig, Plan { mood: Some(mood), ..STORM }, dice)
 }
 
-fn run_on(rig: &Rig, mood: Option<Mood>, watch: Option<&Watch>, mut dice: Dice) -> Result<(), String> {
+fn run_on(rig: &Rig, plan: Plan, mut dice: Dice) -> Result<(), String> {
     let (mut world, oracle) = rig.fresh(dice.roll(), dice.coin());
     let mut oracle = Arc::new(oracle);
     for generation in 0..1 + dice.index(3) {
         let told = |what| format!("generation {generation}: {what}");
-        (world, oracle) = one_generation(rig, world, oracle, mood, watch, &mut dice).map_err(told)?;
+        (world, oracle) = one_generation(rig, world, oracle, plan, &mut dice).map_err(told)?;
     }
     check::recover(rig, &world, &oracle, &mut dice).map(drop)
 }
@@ -180,12 +181,11 @@ fn one_generation(
     rig: &Rig,
     world: SimDisk,
     oracle: Arc<Oracle>,
-    mood: Option<Mood>,
-    watch: Option<&Watch>,
+    plan: Plan,
     dice: &mut Dice,
 ) -> Result<(SimDisk, Arc<Oracle>), String> {
-    let crowded = mood.is_some();
-    let mood = mood.unwrap_or_else(|| MOODS[dice.index(MOODS.len())]);
+    let crowded = plan.mood.is_some();
+    let mood = plan.mood.unwrap_or_else(|| MOODS[dice.index(MOODS.len())]);
     let faulty = mood == Mood::Syncs || (!crowded && dice.one_in(3));
     if faulty {
         world.set_capacity(dice.one_in(4).then(|| 40 + dice.below(30)));
@@ -199,7 +199,7 @@ fn one_generation(
         oracle,
         mood,
         faulty,
-        rate: [100, 500, 1000][dice.index(3)] * u32::from(watch.is_none()),
+        rate: [100, 500, 1000][dice.index(3)] * u32::from(plan.images),
         crash_at: dice.below(600),
         calls: AtomicU64::new(0),
         dice: Mutex::new(dice.fork()),
@@ -210,11 +210,8 @@ fn one_generation(
         toggling: AtomicBool::new(false),
         lining: AtomicBool::new(false),
         sized: RwLock::new(()),
-        one_task: watch.is_some_and(|watch| watch.one_task),
+        one_task: plan.one_task,
     });
-    if let Some(watch) = watch {
-        world.start_digest(*lock(&watch.digest));
-    }
     if check::is_traced() {
         world.start_trace();
     }
@@ -231,9 +228,6 @@ fn one_generation(
         Err(error) => ring.refused("opening", &error),
     }
     world.set_observer(None);
-    if let (Some(watch), Some(digest)) = (watch, world.digest()) {
-        *lock(&watch.digest) = digest;
-    }
     ring.note_harm();
     if let Some(what) = lock(&ring.failure).take() {
         return Err(format!("{what}\nTHE RUN\n{}", world.trace()));

@@ -4,7 +4,6 @@ use std::fmt::{self, Display, Write as _};
 use std::os::fd::AsFd;
 
 use clap::Args;
-use uuid::Uuid;
 
 use crate::account::failure::Failure;
 use crate::account::key_life::{Depth, KekRotated, Older, ReencryptionEnded};
@@ -19,6 +18,7 @@ use crate::cli::context::{Context, Outcome};
 use crate::cli::key_place::KeyPlace;
 use crate::cli::{reencrypt, size, unlock};
 use crate::crypto::kek::{self, Kek, KekOptions, KekSource, OldKekOptions, SourceRecord};
+use crate::io::system;
 use crate::{Error, ErrorKind, Result};
 
 /// Put the account under another key-encryption key, of the same kind or another
@@ -70,14 +70,14 @@ impl RotateKek {
             true => (old.clone(), settings.kek_source().clone()),
             false => new_kek(context, &self.new, &settings)?,
         };
+        let depth = match (self.compromised, self.account_key) {
+            (true, _) => Depth::Compromised { id: system::uuid()? },
+            (false, true) => Depth::AccountKey { id: system::uuid()? },
+            (false, false) => Depth::Kek,
+        };
         let unlock = |settings: &Settings, _: &Owner| Ok(Keys::Unlocked(settings.unlock(&old)?));
         let session =
             Session::open(&context.account, Hold::Exclusive, &unlock)?.logged(context.audit_log.as_deref())?;
-        let depth = match (self.compromised, self.account_key) {
-            (true, _) => Depth::Compromised { id: Uuid::new_v4() },
-            (false, true) => Depth::AccountKey { id: Uuid::new_v4() },
-            (false, false) => Depth::Kek,
-        };
         let named = self.new.is_given();
         let done = Rotation { context, session: &session, old, new, source, named, depth }.run();
         let closed = session.close();

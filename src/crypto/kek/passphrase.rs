@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Kek, KekSource, SourceRecord, fd, terminal};
 use crate::crypto::secret::{SecretBytes, SecretKey};
+use crate::io::system;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of a passphrase at most.
@@ -36,7 +37,7 @@ impl Stretch {
     /// A fresh salt and the second recommended option of RFC 9106, section 4: 64 MiB, 3 passes, 4 lanes.
     pub fn recommended() -> Result<Self> {
         let mut salt = [0; 16];
-        getrandom::fill(&mut salt).map_err(|error| Error::new(ErrorKind::Io, format!("no random numbers: {error}")))?;
+        system::fill(&mut salt)?;
         Ok(Self { salt, memory_kib: 64 * 1024, passes: 3, lanes: 4 })
     }
 

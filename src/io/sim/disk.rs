@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::content::SECTOR;
 use super::dice::Dice;
-use super::digest::Digest;
 use super::dir::SimDir;
 use super::fault::{Call, Fault, Faults, Fired};
 use super::point;
@@ -147,17 +146,6 @@ impl SimDisk {
     #[must_use]
     pub fn trace(&self) -> String {
         self.world().trace.clone().unwrap_or_default()
-    }
-
-    /// Goes on with `digest` from the next call on.
-    pub fn start_digest(&self, digest: Digest) {
-        self.world().digest = Some(digest);
-    }
-
-    /// See [`SimDisk::start_digest`].
-    #[must_use]
-    pub fn digest(&self) -> Option<Digest> {
-        self.world().digest
     }
 
     /// What someone finds who reads the raw device or the page cache.

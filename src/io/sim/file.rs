@@ -10,6 +10,7 @@ use rustix::io::Errno;
 
 use super::content::SECTOR;
 use super::dice::Dice;
+use super::digest;
 use super::disk::SimDisk;
 use super::fault::{Call, Fault, eio, enospc, plain};
 use super::world::World;
@@ -90,9 +91,7 @@ impl File for SimFile {
 
     fn write_at(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
         let (mut world, fault) = self.begin_change(Call::Write, offset, buf.len() as u64)?;
-        if let Some(digest) = &mut world.digest {
-            digest.add_bytes(buf);
-        }
+        digest::note(|digest| digest.add(&format!("{:08x}", crc32c::crc32c(buf))));
         let mut len = buf.len();
         match fault {
             Some(Fault::Short) => len = first_part(len, &mut world.dice).max(len.min(WHOLE)),

@@ -17,7 +17,8 @@
 //! - the end (`world.rs`): [`SimDisk::power_cut`] makes one possible disk after a power cut, [`SimDisk::kill`] the one
 //!   after the death of the process, where the page cache survives and is still volatile.
 //!
-//! Deterministic: every random choice comes from one seed, every call is a scheduling point of `shuttle`, and an
+//! Deterministic: every random choice comes from one seed, so do the keys and ids of the account, where a test runs it
+//! in [`seeded`] (`seeded.rs`), every call is a scheduling point of `shuttle`, and an
 //! observer runs at every call, which is where the harness cuts the power.
 
 use std::cell::Cell;
@@ -31,13 +32,16 @@ mod fault;
 mod file;
 mod mutant;
 mod names;
+mod seeded;
 mod world;
 
 pub use dice::Dice;
-pub use digest::Digest;
+pub use digest::{Digest, digested};
 pub use disk::SimDisk;
 pub use fault::{Call, Fault, Faults, Fired};
 pub use mutant::{Mutant, mutant, plant};
+pub(super) use seeded::fill;
+pub use seeded::{seconds, seeded};
 pub use world::{RawFile, Tear};
 
 thread_local! {

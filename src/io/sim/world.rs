@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::content::{BLOCK, Content, Keep, SECTOR};
 use super::dice::Dice;
-use super::digest::Digest;
+use super::digest;
 use super::fault::{Call, Fault, Faults, Fired};
 use super::names::Names;
 
@@ -68,8 +68,6 @@ pub(super) struct World {
     pub(super) off: bool,
     /// The calls made, for people, where asked for.
     pub(super) trace: Option<String>,
-    /// Of all calls since it was asked for.
-    pub(super) digest: Option<Digest>,
 }
 
 impl World {
@@ -86,7 +84,6 @@ impl World {
             mounts: 0,
             off: false,
             trace: None,
-            digest: None,
         }
     }
 
@@ -152,9 +149,7 @@ impl World {
         }
         let fault = self.faults.draw(self.calls, call, &mut self.dice);
         self.fired.extend(fault.map(|fault| Fired { at: self.calls, call, fault, on: what() }));
-        if let Some(digest) = &mut self.digest {
-            digest.add(&format!("{call:?} {} {fault:?}", what()));
-        }
+        digest::note(|digest| digest.add(&format!("{call:?} {} {fault:?}", what())));
         if let Some(trace) = &mut self.trace {
             let fault = fault.map(|fault| format!(" !{fault:?}")).unwrap_or_default();
             let _ = writeln!(trace, "{:6} {call:?} {}{fault}", self.calls, what());
@@ -261,7 +256,6 @@ impl World {
             mounts: self.mounts,
             off: false,
             trace: None,
-            digest: None,
         };
         world.forget_unreachable();
         world
