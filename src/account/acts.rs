@@ -14,9 +14,10 @@ use super::lock::Hold;
 use super::registry::{Registry, Shared};
 use super::report::Switch;
 use super::request::Request;
-use super::settings::{Settings, now};
+use super::settings::Settings;
 use super::under_way::{End, Ticket};
 use crate::crypto::keyring::{AuditKey, KeyRing};
+use crate::io::system;
 use crate::{Error, ErrorKind};
 
 /// The act of an export or a copy that reads a disk.
@@ -300,7 +301,7 @@ pub(super) fn tell(
     let Some(log) = shared.audit_log.get() else { return Ok(()) };
     let failed = error.is_some();
     let entry = Entry {
-        time: now(),
+        time: system::seconds(),
         account: shared.settings.read().account(),
         verb: act.verb.to_owned(),
         on: act.on.clone(),
@@ -325,7 +326,7 @@ pub(super) fn tell(
 /// Tells in an audit log that an account was made.
 pub fn tell_made(settings: &Settings, ring: &KeyRing, log: &AuditLog, asker: Asker) -> Result<(), Error> {
     let entry = Entry {
-        time: now(),
+        time: system::seconds(),
         account: settings.account(),
         verb: "init".to_owned(),
         on: String::new(),

@@ -71,11 +71,17 @@ fn floor(room: &str) -> Option<usize> {
     FLOORS.iter().position(|rooms| rooms.contains(&room))
 }
 
+/// The text without its unit tests.
+fn product(text: &str) -> &str {
+    ["#[cfg(test)]\nmod ", "#[cfg(test)]\n#[cfg(", "#[cfg(all(test, "]
+        .iter()
+        .fold(text, |text, tests| text.split(tests).next().unwrap_or_default())
+}
+
 /// The names after each `crate::` of the product code, the members of a group one by one.
 fn imports(text: &str) -> BTreeSet<String> {
-    let product = text.split("#[cfg(test)]\nmod ").next().unwrap_or_default();
     let code: String =
-        product.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
+        product(text).lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n");
     let mut found = BTreeSet::new();
     for (at, _) in code.match_indices("crate::") {
         let rest = &code[at + "crate::".len()..];
@@ -159,6 +165,37 @@ fn no_comment_is_wider_than_the_code_and_no_file_longer_than_one_job() {
     }
     hold_against("wide", wide);
     hold_against("long", long);
+}
+
+/// Else a simulated run would not repeat itself, or a key in the product would come from elsewhere than the kernel.
+#[test]
+fn random_numbers_come_through_one_door() {
+    const DOOR: &str = "src/io/system.rs";
+    let draws = |source: &Source| {
+        let code = product(&source.text);
+        let ways = ["getrandom::", "Uuid::new_v4", "rand::", "OsRng"];
+        ways.iter().any(|way| code.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(way)))
+    };
+    let found: Vec<_> = sources("src")
+        .into_iter()
+        .filter(|source| !source.path.ends_with("tests.rs") && draws(source))
+        .map(|source| source.path)
+        .collect();
+    assert_eq!(found, [DOOR]);
+}
+
+/// The seeded source of random numbers, and the cipher that hides nothing, are in no build that does not ask for them.
+#[test]
+fn the_simulator_is_in_no_build_of_the_product() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |path: &str| fs::read_to_string(root.join(path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+    assert!(read("src/io/mod.rs").contains("#[cfg(feature = \"sim\")]\npub mod sim;"));
+    let manifest = read("Cargo.toml");
+    let (_, features) = manifest.split_once("\n[features]\n").expect("features");
+    let (features, _) = features.split_once("\n[").expect("an end of the features");
+    // No feature brings it along, and none is on by default.
+    let lines: Vec<_> = features.lines().filter(|line| !line.starts_with('#') && !line.is_empty()).collect();
+    assert_eq!(lines, ["sim = [\"dep:shuttle\"]", "bench = []"]);
 }
 
 #[test]
