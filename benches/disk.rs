@@ -128,7 +128,7 @@ fn snapshots(c: &mut Criterion) {
         let (_place, disk) = filled(SIZE, true);
         let mut rng = ChaCha8Rng::seed_from_u64(4);
         for number in 0..snapshots {
-            disk.snapshot(&format!("s{number}")).unwrap();
+            disk.create_snapshot(&format!("s{number}")).unwrap();
             for _ in 0..writes {
                 disk.write(block(&mut rng, SIZE), &[7; BLOCK], Durability::Volatile).unwrap();
             }
@@ -216,7 +216,7 @@ fn whole_disk(c: &mut Criterion) {
     group.bench_function("snapshot, durable, and its deletion", |b| {
         b.iter(|| {
             number += 1;
-            disk.snapshot(&format!("s{number}")).unwrap();
+            disk.create_snapshot(&format!("s{number}")).unwrap();
             disk.delete_snapshot(&format!("s{number}")).unwrap();
         });
     });

@@ -26,7 +26,7 @@ fn read_all(image: &dyn BaseImage, buf: &mut [u8]) {
 }
 
 /// Has the file in the page cache as a plain reader brings it there.
-fn settle(path: &Path) {
+fn refill_page_cache(path: &Path) {
     let mut file = fs::File::open(path).expect("the file");
     file.sync_all().expect("a sync");
     rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed).expect("advice");
@@ -45,7 +45,7 @@ fn sequential(c: &mut Criterion) {
         let path = dir.path().join(format!("{name}.vhd"));
         let options = ConvertOptions { input: OpenOptions::default(), target, azure: false };
         convert(&raw, &path, &options, &mut |_, _, _| {}).expect("a copy");
-        settle(&path);
+        refill_page_cache(&path);
         let (image, _) = base::open(&path, &OpenOptions::default()).expect("an image");
         for piece in [64 << 10, 1 << 20] {
             let mut buf = vec![0; piece];

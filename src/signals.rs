@@ -87,7 +87,7 @@ static BY_DEFAULT: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 /// While this lives, the signals that would end or stop this process are only noted.
 #[derive(Debug)]
 pub struct HeldBack {
-    bell: UnixStream,
+    wakeup: UnixStream,
     last: Arc<AtomicUsize>,
     actions: Vec<SigId>,
 }
@@ -99,10 +99,10 @@ impl HeldBack {
     }
 
     fn try_take() -> io::Result<Self> {
-        let (bell, ring) = UnixStream::pair()?;
-        bell.set_nonblocking(true)?;
+        let (wakeup, ring) = UnixStream::pair()?;
+        wakeup.set_nonblocking(true)?;
         ring.set_nonblocking(true)?;
-        let mut held = Self { bell, last: Arc::default(), actions: Vec::new() };
+        let mut held = Self { wakeup, last: Arc::default(), actions: Vec::new() };
         let first = BY_DEFAULT.get().is_none();
         let by_default = Arc::clone(BY_DEFAULT.get_or_init(Arc::default));
         by_default.store(false, Ordering::SeqCst);
@@ -119,13 +119,13 @@ impl HeldBack {
 
     /// Readable when one has come.
     #[must_use]
-    pub fn bell(&self) -> &UnixStream {
-        &self.bell
+    pub fn wakeup(&self) -> &UnixStream {
+        &self.wakeup
     }
 
     /// The last one that has come, once.
     pub fn came(&mut self) -> Option<i32> {
-        while io::Read::read(&mut self.bell, &mut [0; 16]).is_ok_and(|read| read > 0) {}
+        while io::Read::read(&mut self.wakeup, &mut [0; 16]).is_ok_and(|read| read > 0) {}
         match self.last.swap(0, Ordering::SeqCst) {
             0 => None,
             signal => i32::try_from(signal).ok(),

@@ -12,7 +12,7 @@ use sealdisk::crypto::kek::{Kek, SourceRecord};
 use sealdisk::crypto::keyring::{AccountKey, DiskKeys, KeyRing};
 use sealdisk::crypto::secret::SecretKey;
 use sealdisk::disk::{Access, Disk, Durability, Options, Spec};
-use sealdisk::io::sim::{Dice, Fault, Faults, SimDisk, Tear, direct};
+use sealdisk::io::sim::{Fault, Faults, SimDisk, SimRng, Tear, direct};
 use sealdisk::io::{Dir, Open};
 use sealdisk::{ErrorKind, Result};
 use uuid::Uuid;
@@ -55,7 +55,7 @@ struct Seen {
 }
 
 fn look(dir: &dyn Dir) -> Seen {
-    Settings::settle(dir).expect("what a crash leaves can be settled");
+    Settings::make_durable(dir).expect("what a crash leaves can be settled");
     let settings = Settings::load(dir).expect("what a crash leaves can be loaded");
     let keys = |kek: &Kek| {
         let ring = settings.unlock(kek).map_err(|error| error.kind())?;
@@ -66,17 +66,17 @@ fn look(dir: &dyn Dir) -> Seen {
 }
 
 /// Crashes during `look` as well: what is settled stays settled.
-fn look_and_crash_again(disk: &SimDisk, dice: &mut Dice) -> Seen {
+fn look_and_crash_again(disk: &SimDisk, rng: &mut SimRng) -> Seen {
     let seen = look(&*disk.root());
-    let again = disk.power_cut(dice, Tear::Sector);
+    let again = disk.power_cut(rng, Tear::Sector);
     assert_eq!(look(&*again.root()), seen, "a second crash shows something else");
     seen
 }
 
-fn images_of(disk: &SimDisk, dice: &mut Dice) -> Vec<SimDisk> {
+fn images_of(disk: &SimDisk, rng: &mut SimRng) -> Vec<SimDisk> {
     let mut images: Vec<SimDisk> =
-        (0..IMAGES).map(|n| disk.power_cut(dice, if n % 2 == 0 { Tear::Sector } else { Tear::Block })).collect();
-    images.push(disk.kill(dice));
+        (0..IMAGES).map(|n| disk.power_cut(rng, if n % 2 == 0 { Tear::Sector } else { Tear::Block })).collect();
+    images.push(disk.kill(rng));
     images
 }
 
@@ -89,24 +89,24 @@ fn check(change: Change, before: &Seen, after: &Seen) {
             let (mut settings, ring) = Settings::create(&*disk.root(), Uuid::nil(), &kek(1), source(1), true).unwrap();
             assert_eq!(&look(&*disk.root()), before);
 
-            let dice = Arc::new(Mutex::new(Dice::new(seed)));
+            let rng = Arc::new(Mutex::new(SimRng::new(seed)));
             let images = Arc::new(Mutex::new(Vec::new()));
-            let (roll, collect) = (Arc::clone(&dice), Arc::clone(&images));
+            let (roll, collect) = (Arc::clone(&rng), Arc::clone(&images));
             disk.set_observer(Some(Arc::new(move |disk: &SimDisk| {
                 collect.lock().unwrap().extend(images_of(disk, &mut roll.lock().unwrap()));
             })));
             change(&*disk.root(), &mut settings, &ring).unwrap();
             disk.set_observer(None);
 
-            let mut dice = dice.lock().unwrap();
+            let mut rng = rng.lock().unwrap();
             let on_the_way = std::mem::take(&mut *images.lock().unwrap());
             assert!(on_the_way.len() > 20, "the change made calls");
             for image in on_the_way {
-                let seen = look_and_crash_again(&image, &mut dice);
+                let seen = look_and_crash_again(&image, &mut rng);
                 assert!(seen == *before || seen == *after, "{seen:?}");
             }
-            for image in images_of(&disk, &mut dice) {
-                assert_eq!(&look_and_crash_again(&image, &mut dice), after, "acknowledged and lost");
+            for image in images_of(&disk, &mut rng) {
+                assert_eq!(&look_and_crash_again(&image, &mut rng), after, "acknowledged and lost");
             }
             assert_eq!(&look(&*disk.root()), after);
         });
@@ -126,9 +126,9 @@ fn check_faults(change: Change, before: &Seen, after: &Seen) {
                 let outcome = change(&*root, &mut settings, &ring);
                 let fired = !disk.fired().is_empty();
                 disk.set_faults(Faults::default());
-                let mut dice = Dice::new(at);
-                for image in images_of(&disk, &mut dice) {
-                    let seen = look_and_crash_again(&image, &mut dice);
+                let mut rng = SimRng::new(at);
+                for image in images_of(&disk, &mut rng) {
+                    let seen = look_and_crash_again(&image, &mut rng);
                     assert!(if outcome.is_ok() { seen == *after } else { seen == *before || seen == *after });
                 }
                 if outcome.is_err() {
@@ -194,9 +194,9 @@ fn making_an_account() {
         direct(|| {
             let disk = SimDisk::new(seed);
             let images = Arc::new(Mutex::new(Vec::new()));
-            let (dice, collect) = (Mutex::new(Dice::new(seed)), Arc::clone(&images));
+            let (rng, collect) = (Mutex::new(SimRng::new(seed)), Arc::clone(&images));
             disk.set_observer(Some(Arc::new(move |disk: &SimDisk| {
-                collect.lock().unwrap().extend(images_of(disk, &mut dice.lock().unwrap()));
+                collect.lock().unwrap().extend(images_of(disk, &mut rng.lock().unwrap()));
             })));
             Settings::create(&*disk.root(), Uuid::nil(), &kek(1), source(1), true).unwrap();
             disk.set_observer(None);
@@ -206,7 +206,7 @@ fn making_an_account() {
                     Ok(_) => assert_eq!(look(&*image.root()), FRESH),
                 }
             }
-            for image in images_of(&disk, &mut Dice::new(seed)) {
+            for image in images_of(&disk, &mut SimRng::new(seed)) {
                 assert_eq!(look(&*image.root()), FRESH);
             }
         });
@@ -230,14 +230,14 @@ fn erasing() {
             assert!(holds_key(&disk), "the search finds what is there");
 
             let images = Arc::new(Mutex::new(Vec::new()));
-            let (dice, collect) = (Mutex::new(Dice::new(seed)), Arc::clone(&images));
+            let (rng, collect) = (Mutex::new(SimRng::new(seed)), Arc::clone(&images));
             disk.set_observer(Some(Arc::new(move |disk: &SimDisk| {
-                collect.lock().unwrap().extend(images_of(disk, &mut dice.lock().unwrap()));
+                collect.lock().unwrap().extend(images_of(disk, &mut rng.lock().unwrap()));
             })));
             settings.erase_account_keys(&*root).unwrap();
             disk.set_observer(None);
             assert!(!holds_key(&disk));
-            for image in images_of(&disk, &mut Dice::new(seed)) {
+            for image in images_of(&disk, &mut SimRng::new(seed)) {
                 assert!(!holds_key(&image));
                 assert!(Settings::load(&*image.root()).unwrap().erased());
             }
@@ -277,9 +277,9 @@ fn moving_a_disk_to_another_account_key() {
             live.flush().unwrap();
 
             let images = Arc::new(Mutex::new(Vec::new()));
-            let (dice, collect) = (Mutex::new(Dice::new(seed)), Arc::clone(&images));
+            let (rng, collect) = (Mutex::new(SimRng::new(seed)), Arc::clone(&images));
             disk.set_observer(Some(Arc::new(move |disk: &SimDisk| {
-                collect.lock().unwrap().extend(images_of(disk, &mut dice.lock().unwrap()));
+                collect.lock().unwrap().extend(images_of(disk, &mut rng.lock().unwrap()));
             })));
             live.rekey(both.clone()).unwrap();
             disk.set_observer(None);
@@ -298,7 +298,7 @@ fn moving_a_disk_to_another_account_key() {
                 drop(opened);
                 assert!(holds(&open(&image, &keys(&new, None)).expect("opens with the new key"), 3));
             }
-            for image in images_of(&disk, &mut Dice::new(seed)) {
+            for image in images_of(&disk, &mut SimRng::new(seed)) {
                 assert!(holds(&open(&image, &keys(&new, None)).expect("opens with the new key"), 4));
                 let error = open(&image, &keys(&old, None)).expect_err("the old key opens nothing");
                 assert_eq!(error.kind(), ErrorKind::Corrupt);

@@ -9,8 +9,8 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use sealdisk::io::sim::{Dice, Fault, Faults, SimDisk, Tear, direct};
-use sealdisk::io::{File, Open, whole};
+use sealdisk::io::sim::{Fault, Faults, SimDisk, SimRng, Tear, direct};
+use sealdisk::io::{File, Open, replace};
 use sealdisk::vhd::azure::{Cause, diagnose};
 use sealdisk::vhd::repair::{apply, repair};
 use sealdisk::vhd::resize::move_footer;
@@ -36,13 +36,13 @@ type Change<'a> = &'a dyn Fn(&dyn File) -> Result<()>;
 fn with_file(seed: u64, content: &[u8]) -> (SimDisk, Arc<dyn File>) {
     let disk = SimDisk::new(seed);
     let file = disk.root().open(FILE, Open::New).unwrap();
-    whole::write_all(&*file, content, 0).unwrap();
+    replace::write_all(&*file, content, 0).unwrap();
     file.sync_data().and_then(|()| disk.root().sync()).unwrap();
     (disk, file)
 }
 
 fn content(disk: &SimDisk) -> Vec<u8> {
-    whole::read(&*disk.root(), FILE, 64 << 20).unwrap()
+    replace::read(&*disk.root(), FILE, 64 << 20).unwrap()
 }
 
 /// What power cuts at each call of `change` leave of a file that was `before`, each once, and what they leave after it.
@@ -52,13 +52,13 @@ fn cuts(before: &[u8], change: Change<'_>) -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
         direct(|| {
             let (disk, file) = with_file(seed, before);
             let images: Arc<Mutex<Vec<SimDisk>>> = Arc::default();
-            let dice = Mutex::new(Dice::new(seed));
+            let rng = Mutex::new(SimRng::new(seed));
             let cut = {
                 let images = Arc::clone(&images);
                 move |disk: &SimDisk| {
                     for n in 0..IMAGES {
                         let tear = if n % 2 == 0 { Tear::Sector } else { Tear::Block };
-                        images.lock().unwrap().push(disk.power_cut(&mut dice.lock().unwrap(), tear));
+                        images.lock().unwrap().push(disk.power_cut(&mut rng.lock().unwrap(), tear));
                     }
                 }
             };
@@ -87,7 +87,7 @@ fn failures(before: &[u8], change: Change<'_>, made: &dyn Fn(&[u8]) -> bool) {
                 let (disk, file) = with_file(at, before);
                 disk.set_faults(Faults { once: Some((disk.calls() + at, fault)), ..Faults::default() });
                 let outcome = change(&*file);
-                let image = disk.power_cut(&mut Dice::new(at), Tear::Sector);
+                let image = disk.power_cut(&mut SimRng::new(at), Tear::Sector);
                 assert!(outcome.is_err() || made(&content(&image)), "{fault:?} at call {at} was passed over");
                 !disk.fired().is_empty()
             });

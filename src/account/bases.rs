@@ -41,9 +41,9 @@ impl Registry {
 }
 
 impl Entry {
-    /// Opens the base of a closed disk, from the files that were handed over where a verb has done so.
+    /// Opens the base of a closed disk, from the files that were passed over where a verb has done so.
     pub(super) fn reopen_base(&self, record: &BaseRecord) -> Result<Arc<dyn BaseImage>> {
-        let handed = self.handed.lock();
-        if handed.is_empty() { base::reopen(record) } else { base::reopen_files(record, base::share(&handed)?) }
+        let passed_fds = self.passed_fds.lock();
+        if passed_fds.is_empty() { base::reopen(record) } else { base::reopen_files(record, base::share(&passed_fds)?) }
     }
 }

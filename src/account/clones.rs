@@ -8,7 +8,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::disk_ref::DiskRef;
-use super::entry::{Entry, State};
+use super::entry::{Entry, EntryState};
 use super::name::BlobName;
 use super::registry::{Registry, Shared};
 use super::report::{CloneReport, InheritedReport};
@@ -42,14 +42,14 @@ impl Shared {
             let detached = || self.all_entries().iter().any(|entry| entry.uuid == clone);
             folder.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) || detached()
         };
-        for line in disk.snapshots() {
-            let pinned = clones.iter().any(|(_, parent)| parent.line == line.id);
+        for snapshot in disk.snapshots() {
+            let pinned = clones.iter().any(|(_, parent)| parent.snapshot == snapshot.id);
             if !pinned
-                && clone_in_name(&line.name).is_some_and(is_gone)
+                && clone_in_name(&snapshot.name).is_some_and(is_gone)
                 && !mutant!(OrphanStays)
-                && let Err(error) = disk.delete_snapshot(&line.name)
+                && let Err(error) = disk.delete_snapshot(&snapshot.name)
             {
-                tracing::warn!(snapshot = %line.name, %error, "the snapshot of a clone that is not there stays behind");
+                tracing::warn!(snapshot = %snapshot.name, %error, "the snapshot of a clone that is not there stays behind");
             }
         }
     }
@@ -89,13 +89,13 @@ impl Registry {
         let disk = self.disk(&source.disk)?;
         self.check_generations(&entry)?;
         let uuid = system::uuid()?;
-        let (line, owned) = match &source.snapshot {
-            Some(_) => (self.line_of(&disk, source)?, false),
+        let (snapshot, owned) = match &source.snapshot {
+            Some(_) => (self.snapshot_of(&disk, source)?, false),
             // Should the clone come to nothing after this, the snapshot goes when the disk is opened next.
-            None => (disk.snapshot(&drawn_for(uuid))?.id, true),
+            None => (disk.create_snapshot(&drawn_for(uuid))?.id, true),
         };
-        let size = disk.at_line(line)?.size();
-        let parent = Parent { disk: entry.uuid, line, size, owned };
+        let size = disk.at_snapshot_id(snapshot)?.size();
+        let parent = Parent { disk: entry.uuid, snapshot, size, owned };
         let spec = Spec { parent: Some(parent), ..Spec::new(uuid, name.to_string(), size) };
         self.publish(name, &spec, None).inspect_err(|_| {
             let comes_not = !self.shared.folder.is_in_doubt() && self.check_free(name).is_ok();
@@ -108,10 +108,10 @@ impl Registry {
         })
     }
 
-    fn line_of(&self, disk: &Disk, view: &ViewName) -> Result<u32> {
+    fn snapshot_of(&self, disk: &Disk, view: &ViewName) -> Result<u32> {
         let name = view.snapshot.as_ref().map_or("", |name| name.as_str());
-        let line = disk.snapshots().into_iter().find(|line| line.name == name);
-        line.map(|line| line.id).ok_or_else(|| {
+        let snapshot = disk.snapshots().into_iter().find(|snapshot| snapshot.name == name);
+        snapshot.map(|snapshot| snapshot.id).ok_or_else(|| {
             Error::new(ErrorKind::NotFound, format!("there is no snapshot \"{name}\""))
                 .hint("`sealdisk snapshot list` shows them")
         })
@@ -122,27 +122,27 @@ impl Registry {
         let parent = disk.settings().parent?;
         let entry = self.shared.all_entries().into_iter().find(|entry| entry.uuid == parent.disk)?;
         let deleted = if self.shared.is_hidden(parent.disk) { " (deleted)" } else { "" };
-        let line = match &*entry.state.lock() {
-            State::Open(disk) => disk.snapshots().into_iter().find(|line| line.id == parent.line),
+        let snapshot = match &*entry.state.lock() {
+            EntryState::Open(disk) => disk.snapshots().into_iter().find(|snapshot| snapshot.id == parent.snapshot),
             _ => None,
         };
-        Some(format!("{}@{}{deleted}", entry.name, line?.name))
+        Some(format!("{}@{}{deleted}", entry.name, snapshot?.name))
     }
 
     /// The clones of a disk, hidden ones too, and what they read of it.
     pub(super) fn clone_reports(&self, uuid: Uuid) -> Vec<CloneReport> {
         let entries = self.shared.all_entries();
-        let lines = entries.iter().find(|entry| entry.uuid == uuid).map(|entry| match &*entry.state.lock() {
-            State::Open(disk) => disk.snapshots(),
-            State::Closed | State::Gone => Vec::new(),
+        let snapshots = entries.iter().find(|entry| entry.uuid == uuid).map(|entry| match &*entry.state.lock() {
+            EntryState::Open(disk) => disk.snapshots(),
+            EntryState::Closed | EntryState::Gone => Vec::new(),
         });
         let report = |entry: &Arc<Entry>| {
             let parent = entry.parent.lock().clone().filter(|parent| parent.disk == uuid)?;
-            let line = lines.iter().flatten().find(|line| line.id == parent.line);
+            let snapshot = snapshots.iter().flatten().find(|snapshot| snapshot.id == parent.snapshot);
             Some(CloneReport {
                 name: entry.name.to_string(),
                 uuid: entry.uuid,
-                snapshot: line.map(|line| line.name.clone()),
+                snapshot: snapshot.map(|snapshot| snapshot.name.clone()),
                 hidden: self.shared.is_hidden(entry.uuid),
             })
         };

@@ -1,5 +1,6 @@
 //! Copies into disks and out of them. The copying itself is done by the verb, in its own process and with its user's
-//! rights; the disk is reached over a connection that the registry opens for it ([`crate::nbd::Door`]), served or not.
+//! rights; the disk is reached over a connection that the registry opens for it ([`crate::nbd::LocalAttach`]), served
+//! or not.
 //!
 //! - A disk that is being copied into is marked in its settings, from the moment it exists: it is not served, and no
 //!   other verb but `delete` takes it. The mark goes when the copy is whole and durable. It says what is copied and how
@@ -22,13 +23,13 @@ use super::under_way::Ticket;
 use super::view_name::ViewName;
 use crate::disk::{Disk, Spec, Unfinished, check_size};
 use crate::io::{mutant, system};
-use crate::nbd::{Attached, Counts, Door, Export, Terms};
+use crate::nbd::{AttachTerms, Attached, Counts, Export, LocalAttach};
 use crate::{Error, ErrorKind, Result};
 
 /// How the name of a snapshot begins that is drawn for a reader.
 const READING: &str = "reading/";
 /// How long a copy waits for the connection of the one before it to end.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A disk that can be read over the connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,15 +73,15 @@ pub struct Begun {
 
 impl Reading {
     #[must_use]
-    pub fn terms(&self) -> Terms {
-        Terms { most: self.most, context: self.context }
+    pub fn terms(&self) -> AttachTerms {
+        AttachTerms { most: self.most, context: self.context }
     }
 }
 
 impl Copying {
     #[must_use]
-    pub fn terms(&self) -> Terms {
-        Terms { most: self.most, context: self.context }
+    pub fn terms(&self) -> AttachTerms {
+        AttachTerms { most: self.most, context: self.context }
     }
 }
 
@@ -88,19 +89,19 @@ impl Copying {
 pub(super) type Copier = Weak<()>;
 
 impl Registry {
-    /// From now on this account is served, and `door` leads to its server.
-    pub fn open_door(&self, door: Door) {
+    /// From now on this account is served, and `local_attach` leads to its server.
+    pub fn open_local_attach(&self, local_attach: LocalAttach) {
         // Set once: a registry has one server.
-        let _ = self.door.set(door);
+        let _ = self.local_attach.set(local_attach);
     }
 
     /// The clients of the server of this account, the first to attach first.
     pub(super) fn clients(&self) -> Vec<(Attached, Counts)> {
-        self.door.get().map(Door::clients).unwrap_or_default()
+        self.local_attach.get().map(LocalAttach::clients).unwrap_or_default()
     }
 
-    fn door(&self) -> Door {
-        self.door.get().cloned().unwrap_or_else(Door::alone)
+    fn local_attach(&self) -> LocalAttach {
+        self.local_attach.get().cloned().unwrap_or_else(LocalAttach::alone)
     }
 
     /// Lets the other end of `socket` read what `view` names, as it is now. The act that `begun` stands for ends with
@@ -108,31 +109,31 @@ impl Registry {
     pub fn read_over(&self, view: &ViewName, socket: OwnedFd, begun: Option<Ticket>) -> Result<Reading> {
         let disk = self.disk(&view.disk)?;
         let settings = disk.settings();
-        let temporary = view.snapshot.is_none() && self.door.get().is_some() && !disk.read_only();
+        let temporary = view.snapshot.is_none() && self.local_attach.get().is_some() && !disk.read_only();
         let (seen, kept): (_, Box<dyn Send>) = match &view.snapshot {
             Some(snapshot) => (self.attach_snapshot(&view.disk, snapshot.as_str())?, Box::new(())),
             None if temporary => {
                 let drawn = Drawn::draw(Arc::clone(&disk))?;
-                let line = disk.snapshots().into_iter().find(|line| line.name == drawn.name);
-                let line = line.ok_or_else(|| Error::new(ErrorKind::NotFound, "the snapshot for reading is gone"))?;
-                (Arc::new(disk.at_line(line.id)?), Box::new(drawn))
+                let snapshot = disk.snapshots().into_iter().find(|snapshot| snapshot.name == drawn.name);
+                let snapshot =
+                    snapshot.ok_or_else(|| Error::new(ErrorKind::NotFound, "the snapshot for reading is gone"))?;
+                (Arc::new(disk.at_snapshot_id(snapshot.id)?), Box::new(drawn))
             }
             None => (Arc::clone(&disk), Box::new(())),
         };
-        let line = view
-            .snapshot
-            .as_ref()
-            .and_then(|name| disk.snapshots().into_iter().find(|line| line.name == name.as_str()).map(|line| line.id));
-        let source = match line {
-            Some(line) => format!("disk {} snapshot {line}", settings.uuid),
+        let snapshot = view.snapshot.as_ref().and_then(|name| {
+            disk.snapshots().into_iter().find(|snapshot| snapshot.name == name.as_str()).map(|snapshot| snapshot.id)
+        });
+        let source = match snapshot {
+            Some(snapshot) => format!("disk {} snapshot {snapshot}", settings.uuid),
             None => format!("disk {}", settings.uuid),
         };
         let size = seen.size();
         let description = format!("{view}, read by a copy");
         let export = Export { name: settings.name.clone(), description, disk: seen, read_only: true };
         let kept = Box::new((kept, begun.map(Ticket::ends_when_dropped)));
-        let Terms { most, context } = self.door().admit(socket, export, kept)?;
-        let (name, stable) = (settings.name, line.is_some());
+        let AttachTerms { most, context } = self.local_attach().admit(socket, export, kept)?;
+        let (name, stable) = (settings.name, snapshot.is_some());
         Ok(Reading { name, size_bytes: size, source, stable, temporary_snapshot: temporary, most, context })
     }
 
@@ -142,7 +143,7 @@ impl Registry {
         let Begun { disk, done_bytes, resumed, turn } = self.begin_copy(name, size, source)?;
         let size_bytes = disk.size();
         let export = Export { name: name.to_string(), description: "a copy".to_owned(), disk, read_only: false };
-        let Terms { most, context } = self.door().admit(socket, export, Box::new(turn))?;
+        let AttachTerms { most, context } = self.local_attach().admit(socket, export, Box::new(turn))?;
         Ok(Copying { size_bytes, done_bytes, resumed, most, context })
     }
 
@@ -216,7 +217,7 @@ fn not_unfinished(name: &BlobName) -> Error {
 
 /// Makes the caller the only one that copies into a disk.
 fn take_turn(entry: &Entry) -> Result<Arc<()>> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let mut copier = entry.copier.lock();
         if copier.strong_count() == 0 {
@@ -241,7 +242,7 @@ struct Drawn {
 impl Drawn {
     fn draw(disk: Arc<Disk>) -> Result<Self> {
         let name = format!("{READING}{}", system::uuid()?.simple());
-        disk.snapshot(&name)?;
+        disk.create_snapshot(&name)?;
         Ok(Self { disk, name })
     }
 }
@@ -256,9 +257,9 @@ impl Drop for Drawn {
 
 /// Deletes the snapshots of readers that a crash left.
 pub(super) fn clear_readings(disk: &Disk) {
-    for line in disk.snapshots().into_iter().filter(|line| line.name.starts_with(READING)) {
-        if let Err(error) = disk.delete_snapshot(&line.name) {
-            tracing::warn!(snapshot = %line.name, %error, "a snapshot for reading stays behind");
+    for snapshot in disk.snapshots().into_iter().filter(|snapshot| snapshot.name.starts_with(READING)) {
+        if let Err(error) = disk.delete_snapshot(&snapshot.name) {
+            tracing::warn!(snapshot = %snapshot.name, %error, "a snapshot for reading stays behind");
         }
     }
 }

@@ -59,12 +59,13 @@ impl Registry {
     ) -> Result<DiffPart> {
         let disk = self.disk(name)?;
         let from = find(&disk, from)?.id;
-        let to = to.map(|to| find(&disk, to)).transpose()?.map(|line| line.id);
+        let to = to.map(|to| find(&disk, to)).transpose()?.map(|snapshot| snapshot.id);
         // Not all of them at once: there may be as many as pages.
         let mut changes = disk.changed_from(start, RUNS + 1, from, to)?;
         let next = changes.get(RUNS).map(|change| change.start);
         changes.truncate(RUNS);
-        let size = |line: Option<u32>| line.map_or_else(|| Ok(disk.size()), |id| Ok(disk.at_line(id)?.size()));
+        let size =
+            |snapshot: Option<u32>| snapshot.map_or_else(|| Ok(disk.size()), |id| Ok(disk.at_snapshot_id(id)?.size()));
         let runs = changes.iter().map(DiffRun::from).collect();
         Ok(DiffPart { from_bytes: size(Some(from))?, to_bytes: size(to)?, runs, next })
     }

@@ -19,7 +19,7 @@ use super::snapshot_image::SnapshotImage;
 use super::snapshots::Attached;
 use crate::base::{self, BaseImage};
 use crate::crypto::keyring::DiskKeys;
-use crate::disk::{Access, Disk, DiskSettings, Parent, Vitals};
+use crate::disk::{Access, Disk, DiskSettings, DiskStats, Parent};
 use crate::io::Dir;
 use crate::{Error, ErrorKind, Result};
 
@@ -31,18 +31,18 @@ pub(super) struct Entry {
     pub(super) parent: Mutex<Option<Parent>>,
     /// A copy into it has not ended: it is not served.
     pub(super) unfinished: AtomicBool,
-    pub(super) state: Mutex<State>,
+    pub(super) state: Mutex<EntryState>,
     pub(super) attached: Mutex<Vec<Attached>>,
     /// When it was last asked for, in [`Shared::uses`].
     pub(super) used: AtomicU64,
-    /// The files of its base, where a verb handed over what this process cannot open itself.
-    pub(super) handed: Mutex<Vec<OwnedFd>>,
+    /// The files of its base, where a verb passed over what this process cannot open itself.
+    pub(super) passed_fds: Mutex<Vec<OwnedFd>>,
     pub(super) copier: Mutex<Copier>,
     pub(super) health: Health,
 }
 
 impl Entry {
-    pub(super) fn new(uuid: Uuid, name: BlobName, state: State) -> Self {
+    pub(super) fn new(uuid: Uuid, name: BlobName, state: EntryState) -> Self {
         Self {
             uuid,
             name,
@@ -51,7 +51,7 @@ impl Entry {
             state: Mutex::new(state),
             attached: Mutex::default(),
             used: AtomicU64::new(0),
-            handed: Mutex::default(),
+            passed_fds: Mutex::default(),
             copier: Mutex::default(),
             health: Health::default(),
         }
@@ -60,7 +60,7 @@ impl Entry {
     /// Closes the disk if it is open and nobody uses it.
     fn close_idle(&self) {
         let Some(mut state) = self.state.try_lock() else { return };
-        let State::Open(disk) = &*state else { return };
+        let EntryState::Open(disk) = &*state else { return };
         if !state.is_idle() {
             return;
         }
@@ -70,7 +70,7 @@ impl Entry {
             return;
         }
         if let Err(error) = disk.close() {
-            if disk.try_vitals().is_none_or(|vitals| vitals.poisoned) {
+            if disk.try_stats().is_none_or(|disk_stats| disk_stats.poisoned) {
                 // It stays, so that nobody is told that what was lost is stored.
                 tracing::error!(disk = %self.name, %error, "an idle disk cannot be closed");
                 return;
@@ -78,28 +78,30 @@ impl Entry {
             // What was written is stored; the next to open it goes through the log.
             tracing::warn!(disk = %self.name, %error, "an idle disk was closed without a clean mark");
         }
-        *state = State::Closed;
+        *state = EntryState::Closed;
         self.health.closed();
     }
 }
 
-pub(super) enum State {
+pub(super) enum EntryState {
     Closed,
     Open(Arc<Disk>),
     /// Deleted: whoever still holds the entry must not open it again.
     Gone,
 }
 
-impl State {
+impl EntryState {
     /// Whether it is open, with nobody using it and nothing left to do: no client, no snapshot or clone that is read,
     /// no re-encryption, nothing to scrub. A disk on which storing failed is not: what it knows must not be forgotten.
     fn is_idle(&self) -> bool {
         let Self::Open(disk) = self else { return false };
         let unused = Arc::strong_count(disk) == 1 && Arc::weak_count(disk) == 0 && disk.is_alone();
-        let settled = |vitals: Vitals| {
-            !vitals.poisoned && !vitals.revoked && (disk.read_only() || vitals.usage.pending_scrub == Some(0))
+        let settled = |disk_stats: DiskStats| {
+            !disk_stats.poisoned
+                && !disk_stats.revoked
+                && (disk.read_only() || disk_stats.usage.pending_scrub == Some(0))
         };
-        unused && disk.try_vitals().is_some_and(settled)
+        unused && disk.try_stats().is_some_and(settled)
     }
 }
 
@@ -127,12 +129,12 @@ impl Shared {
 
     pub(super) fn open_disk(&self, entry: &Entry, base: Option<Arc<dyn BaseImage>>) -> Result<Arc<Disk>> {
         entry.used.store(self.uses.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
-        let was_open = matches!(&*entry.state.lock(), State::Open(_));
+        let was_open = matches!(&*entry.state.lock(), EntryState::Open(_));
         let disk = match self.open_under(&self.settings.read(), entry, base) {
             Ok(disk) => disk,
             Err(error) => {
                 // One that is gone is no disk any more.
-                if !matches!(&*entry.state.lock(), State::Gone) {
+                if !matches!(&*entry.state.lock(), EntryState::Gone) {
                     entry.health.cannot_open(&entry.name, &error);
                 }
                 return Err(error);
@@ -158,9 +160,9 @@ impl Shared {
     fn open_under(&self, account: &Settings, entry: &Entry, base: Option<Arc<dyn BaseImage>>) -> Result<Arc<Disk>> {
         let mut state = entry.state.lock();
         match &*state {
-            State::Open(disk) => return Ok(Arc::clone(disk)),
-            State::Gone => return Err(no_disk(&entry.name)),
-            State::Closed => {}
+            EntryState::Open(disk) => return Ok(Arc::clone(disk)),
+            EntryState::Gone => return Err(no_disk(&entry.name)),
+            EntryState::Closed => {}
         }
         if account.revoked() && self.lock.hold() == Hold::Exclusive {
             // Opened without keys it would stay so when they come back.
@@ -194,7 +196,7 @@ impl Shared {
             self.drop_orphans(&disk);
             copies::clear_readings(&disk);
         }
-        *state = State::Open(Arc::clone(&disk));
+        *state = EntryState::Open(Arc::clone(&disk));
         drop(state);
         if access == Access::ReadWrite {
             // Whatever an earlier run left to do: it could not ask for it itself.
@@ -219,8 +221,8 @@ impl Shared {
     pub(super) fn base_is_there(&self, entry: &Entry) -> Result<()> {
         let (_, settings, _) = self.disk_settings(entry)?;
         let Some(record) = &settings.base else { return Ok(()) };
-        let handed = entry.handed.lock();
-        if handed.is_empty() { base::look_at_files(record) } else { Ok(()) }
+        let passed_fds = entry.passed_fds.lock();
+        if passed_fds.is_empty() { base::look_at_files(record) } else { Ok(()) }
     }
 
     fn open_parent(&self, account: &Settings, parent: &Parent) -> Result<Arc<dyn BaseImage>> {
@@ -228,6 +230,6 @@ impl Shared {
             Error::new(ErrorKind::Corrupt, format!("the disk {} that it is a clone of is not there", parent.disk))
         })?;
         let disk = self.open_under(account, &entry, None)?;
-        Ok(Arc::new(SnapshotImage::new(disk.at_line(parent.line)?)))
+        Ok(Arc::new(SnapshotImage::new(disk.at_snapshot_id(parent.snapshot)?)))
     }
 }

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
 
-use super::entry::{Entry, State};
+use super::entry::{Entry, EntryState};
 use super::failure::Failure;
 use super::lock::{AccountLock, Hold};
 use super::name::BlobName;
@@ -80,7 +80,7 @@ impl Folder {
     pub(super) fn index(&self, lock: &AccountLock, few: usize) -> Result<Index> {
         let exclusive = lock.hold() == Hold::Exclusive;
         let all_found = self.dir.list().map_err(self.failed("cannot read the folder of the disks"))?;
-        let unsettled = if exclusive { self.settle(lock, all_found.len() > few)? } else { Unsettled::Nothing };
+        let unsettled = if exclusive { self.make_durable(lock, all_found.len() > few)? } else { Unsettled::Nothing };
         let mut index = Index::default();
         for found in all_found {
             if found.starts_with(NEW) || found.starts_with(GONE) {
@@ -112,7 +112,7 @@ impl Folder {
     }
 
     /// Makes the names of the disks durable, and what lies in the folders of `many` after a kill.
-    fn settle(&self, lock: &AccountLock, many: bool) -> Result<Unsettled> {
+    fn make_durable(&self, lock: &AccountLock, many: bool) -> Result<Unsettled> {
         let failed = self.failed("the names of the disks cannot be made durable");
         let unsettled = if !lock.was_abandoned() || mutant!(DiskNamesNotSettled) {
             Unsettled::Nothing
@@ -148,7 +148,7 @@ impl Folder {
         let entry = Entry {
             parent: settings.parent.into(),
             unfinished: AtomicBool::new(settings.unfinished.is_some()),
-            ..Entry::new(uuid, settings.name.parse()?, State::Closed)
+            ..Entry::new(uuid, settings.name.parse()?, EntryState::Closed)
         };
         Ok((entry, settings.hidden))
     }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::entry::{Entry, State};
+use super::entry::{Entry, EntryState};
 use super::life::take_alone;
 use super::registry::{Keys, Registry, Shared};
 use super::snapshots::{check_free, with_alone};
@@ -23,7 +23,7 @@ use crate::io::mutant;
 use crate::{Error, ErrorKind, Result};
 
 /// Ids of snapshots that clones read from, by disk.
-type LinesRead = BTreeMap<Uuid, BTreeSet<u32>>;
+type SnapshotsRead = BTreeMap<Uuid, BTreeSet<u32>>;
 
 impl Registry {
     /// Deletes a disk that clones read from, from sight. [`ErrorKind::InUse`] while it is attached.
@@ -57,14 +57,14 @@ impl Registry {
     pub(super) fn trim(&self, uuid: Uuid) -> Result<()> {
         let _changing = self.shared.change_disks()?;
         let entry = self.shared.hidden_entries().into_iter().find(|entry| entry.uuid == uuid);
-        entry.map_or(Ok(()), |entry| self.shared.trim(&entry, &self.shared.lines_read()?))
+        entry.map_or(Ok(()), |entry| self.shared.trim(&entry, &self.shared.snapshots_read()?))
     }
 
     /// Punches what is dead in hidden disks that are open, for who has no time to do it in the background.
     pub(super) fn scrub_hidden(&self) {
         for entry in self.shared.hidden_entries() {
             let state = entry.state.lock();
-            let State::Open(disk) = &*state else { continue };
+            let EntryState::Open(disk) = &*state else { continue };
             if !disk.read_only()
                 && disk.usage().is_ok_and(|usage| usage.pending_scrub != Some(0))
                 && let Err(error) = disk.scrub()
@@ -91,11 +91,11 @@ impl Shared {
 
     /// The snapshots that clones read from, by id, each once, of every disk. Settings are read anew, and checked:
     /// nothing is dropped on the word of a file that somebody else may have written.
-    fn lines_read(&self) -> Result<LinesRead> {
+    fn snapshots_read(&self) -> Result<SnapshotsRead> {
         if self.has_unknown {
             return Err(Error::new(ErrorKind::InUse, "a disk that cannot be read may be a clone of any other"));
         }
-        let mut lines = LinesRead::new();
+        let mut snapshots = SnapshotsRead::new();
         for entry in self.all_entries() {
             let parent = if mutant!(ParentGoneBeforeDetached) {
                 entry.parent.lock().clone()
@@ -107,14 +107,14 @@ impl Shared {
                 settings.parent
             };
             if let Some(parent) = parent {
-                lines.entry(parent.disk).or_default().insert(parent.line);
+                snapshots.entry(parent.disk).or_default().insert(parent.snapshot);
             }
         }
-        Ok(lines)
+        Ok(snapshots)
     }
 
     /// Drops of a hidden disk what no clone reads. `Ok`: it has only that, and what waits to be punched.
-    fn trim(&self, entry: &Entry, read: &LinesRead) -> Result<()> {
+    fn trim(&self, entry: &Entry, read: &SnapshotsRead) -> Result<()> {
         // One that no clone reads from goes as a whole.
         let Some(keep) = read.get(&entry.uuid) else { return Ok(()) };
         let keep: Vec<u32> = keep.iter().copied().collect();
@@ -124,7 +124,7 @@ impl Shared {
         };
         // What lies under it may be gone, and is not needed for this.
         let state = entry.state.lock();
-        if !matches!(&*state, State::Closed) {
+        if !matches!(&*state, EntryState::Closed) {
             return Err(failed);
         }
         let disk = self.open_bare(entry, &self.require_keys()?)?;
@@ -135,7 +135,7 @@ impl Shared {
 
     /// Tries it with each of `hidden`.
     fn trim_or_warn(&self, hidden: &[Arc<Entry>]) {
-        let read = self.lines_read();
+        let read = self.snapshots_read();
         for entry in hidden {
             let trimmed = read.as_ref().map_err(ToString::to_string);
             if let Err(error) = trimmed.and_then(|read| self.trim(entry, read).map_err(|error| error.to_string())) {
@@ -156,15 +156,15 @@ impl Shared {
     pub(super) fn let_parent_go(&self, parent: &Parent) {
         let entry = self.all_entries().into_iter().find(|entry| entry.uuid == parent.disk);
         let Some(entry) = entry else { return };
-        let pinned = self.clones_of(parent.disk).iter().any(|(_, other)| other.line == parent.line);
+        let pinned = self.clones_of(parent.disk).iter().any(|(_, other)| other.snapshot == parent.snapshot);
         if self.is_hidden(entry.uuid) {
             if self.may_be_read_from(&entry) {
                 self.trim_or_warn(std::slice::from_ref(&entry));
             }
         } else if parent.owned && !pinned {
             let dropped = self.open_disk(&entry, None).and_then(|disk| {
-                let line = disk.snapshots().into_iter().find(|line| line.id == parent.line);
-                line.map_or(Ok(()), |line| disk.delete_snapshot(&line.name))
+                let snapshot = disk.snapshots().into_iter().find(|snapshot| snapshot.id == parent.snapshot);
+                snapshot.map_or(Ok(()), |snapshot| disk.delete_snapshot(&snapshot.name))
             });
             if let Err(error) = dropped {
                 tracing::warn!(disk = %entry.name, %error, "the snapshot of a clone that is gone stays behind");
@@ -189,7 +189,7 @@ impl Shared {
 
     fn remove_hidden(&self, entry: &Arc<Entry>) -> Result<()> {
         let unlocked = matches!(&*self.keys.read(), Keys::Unlocked(_));
-        if unlocked && !mutant!(SourceNotKept) && self.lines_read()?.contains_key(&entry.uuid) {
+        if unlocked && !mutant!(SourceNotKept) && self.snapshots_read()?.contains_key(&entry.uuid) {
             return Err(Error::new(ErrorKind::Corrupt, "a disk that does not say so is a clone of it"));
         }
         let was = take_alone(entry)?;
@@ -216,7 +216,7 @@ mod tests {
     use crate::account::name::BlobName;
     use crate::account::registry::DISKS;
     use crate::account::settings::Settings;
-    use crate::base::{self, HandedImage};
+    use crate::base::{self, PassedImage};
     use crate::crypto::kek::{Kek, SourceRecord};
     use crate::crypto::secret::SecretKey;
     use crate::disk::Durability;
@@ -262,12 +262,12 @@ mod tests {
             Settings::create(&dir, Uuid::new_v4(), &kek, SourceRecord::Fd, false).expect("an account");
             let registry = open(&folder);
             let (image_file, record) = base::open(&image, &base::OpenOptions::default()).expect("an image");
-            let handed = HandedImage { image: image_file, record, kept: Vec::new() };
+            let handed = PassedImage { image: image_file, record, passed_fds: Vec::new() };
             let disk = registry.create(&name("source"), None, Some(handed)).expect("made");
             disk.write(0, &[1; 4096], Durability::Fua).expect("written");
             drop(registry.clone_disk(&"source".parse().expect("a disk"), &name("clone")).expect("made"));
             disk.write(8192, &[2; 4096], Durability::Fua).expect("written");
-            disk.snapshot("afterwards").expect("drawn");
+            disk.create_snapshot("afterwards").expect("drawn");
             disk.change_settings(|settings| settings.hidden = true).expect("hidden");
             let source = disk.uuid();
             let path = folder.join(DISKS).join(source.to_string());

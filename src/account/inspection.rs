@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
-use super::entry::{Entry, State};
+use super::entry::{Entry, EntryState};
 use super::registry::Shared;
 use crate::{Error, Result};
 
@@ -52,7 +52,7 @@ impl Stop {
 
 /// How closely a disk is looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Look {
+enum Depth {
     /// As if it were opened, if it is closed.
     Whole,
     /// At the files of its base.
@@ -86,18 +86,18 @@ impl Drop for Inspection {
 
 fn run(shared: &Weak<Shared>, stop: &Stop) {
     for round in 0_u32.. {
-        let look = match round {
-            0 => Look::Whole,
-            _ if round.is_multiple_of(CLOSED) => Look::Base,
-            _ => Look::OpenBase,
+        let depth = match round {
+            0 => Depth::Whole,
+            _ if round.is_multiple_of(CLOSED) => Depth::Base,
+            _ => Depth::OpenBase,
         };
         let Some(entries) = shared.upgrade().map(|shared| shared.all_entries()) else { return };
         for entry in entries {
             let Some(shared) = shared.upgrade() else { return };
             let began = Instant::now();
-            shared.inspect(&entry, look);
+            shared.inspect(&entry, depth);
             drop(shared);
-            if look == Look::Whole && !stop.rest(began.elapsed() * REST) {
+            if depth == Depth::Whole && !stop.rest(began.elapsed() * REST) {
                 return;
             }
         }
@@ -108,25 +108,25 @@ fn run(shared: &Weak<Shared>, stop: &Stop) {
 }
 
 impl Shared {
-    fn inspect(&self, entry: &Entry, look: Look) {
+    fn inspect(&self, entry: &Entry, depth: Depth) {
         if self.require_keys().is_err() {
             return;
         }
         let account = self.settings.read();
         let state = entry.state.lock();
         match &*state {
-            State::Gone => {}
+            EntryState::Gone => {}
             // Under the lock: with a handle of its own this would be one who has it attached.
-            State::Open(disk) => entry.health.base(&entry.name, disk.check_base()),
-            State::Closed if look == Look::OpenBase => {}
-            State::Closed => {
-                let found = match look {
-                    Look::Whole => self.would_open(&account, entry),
-                    Look::Base | Look::OpenBase => self.base_is_there(entry),
+            EntryState::Open(disk) => entry.health.base(&entry.name, disk.check_base()),
+            EntryState::Closed if depth == Depth::OpenBase => {}
+            EntryState::Closed => {
+                let found = match depth {
+                    Depth::Whole => self.would_open(&account, entry),
+                    Depth::Base | Depth::OpenBase => self.base_is_there(entry),
                 };
                 drop((state, account));
                 match found {
-                    Ok(()) if look == Look::Whole => entry.health.opens(&entry.name),
+                    Ok(()) if depth == Depth::Whole => entry.health.opens(&entry.name),
                     // What else is wrong with it does not show in its base.
                     Ok(()) => {}
                     Err(error) => entry.health.found_unable(&entry.name, &error),

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::disk_ref::DiskRef;
-use super::entry::{Entry, State};
+use super::entry::{Entry, EntryState};
 use super::failure::Failure;
 use super::name::BlobName;
 use super::registry::{Keys, Registry};
@@ -254,7 +254,7 @@ impl Registry {
         let keys = ring.disk_keys(entry.uuid)?;
         let state = entry.state.lock();
         match &*state {
-            State::Open(disk) => {
+            EntryState::Open(disk) => {
                 let disk = Arc::clone(disk);
                 drop(state);
                 // Counted before: what is written afterwards is under a fresh key.
@@ -262,7 +262,7 @@ impl Registry {
                 disk.rekey(keys)?;
                 Ok(bytes)
             }
-            State::Closed => {
+            EntryState::Closed => {
                 // Without its base, which need not be there for this.
                 let disk = self.shared.open_bare(entry, ring)?;
                 let bytes = older(&disk);
@@ -270,7 +270,7 @@ impl Registry {
                 disk.close()?;
                 Ok(bytes)
             }
-            State::Gone => Ok(0),
+            EntryState::Gone => Ok(0),
         }
     }
 
@@ -311,8 +311,8 @@ impl Registry {
     /// Of what clients have read and written nothing stays in the buffers of a server; `from_now_on`: nor of what they
     /// send.
     fn forget_guest_data(&self, from_now_on: bool) {
-        if let Some(door) = self.door.get() {
-            door.forget(from_now_on);
+        if let Some(local_attach) = self.local_attach.get() {
+            local_attach.forget(from_now_on);
         }
     }
 
@@ -330,7 +330,7 @@ impl Registry {
         self.forget_guest_data(false);
         let mut left = Vec::new();
         for (entry, disk) in self.open_disks() {
-            if let Err(error) = ring.disk_keys(entry.uuid).and_then(|keys| disk.readmit(keys)) {
+            if let Err(error) = ring.disk_keys(entry.uuid).and_then(|keys| disk.resume(keys)) {
                 tracing::error!(disk = %entry.name, %error, "its keys cannot be restored");
                 left.push(Left { name: entry.name.to_string(), error: error.into() });
             }
@@ -357,11 +357,11 @@ impl Registry {
         }
         let erased = self.what_stays_readable(&entry);
         let mut state = entry.state.lock();
-        if let State::Open(disk) = &*state {
+        if let EntryState::Open(disk) = &*state {
             let_go(vec![(Arc::clone(&entry), Arc::clone(disk))], false);
             self.forget_guest_data(self.revoked());
         }
-        *state = State::Closed;
+        *state = EntryState::Closed;
         disk::erase_keys(&*self.shared.dir_of(&entry)?)?;
         Ok(erased)
     }
@@ -402,7 +402,7 @@ impl Registry {
             }
         };
         for entry in self.entries() {
-            *entry.state.lock() = State::Closed;
+            *entry.state.lock() = EntryState::Closed;
             erase(self.shared.dir_of(&entry));
         }
         // What cannot be read as a disk may still have keys.
@@ -429,7 +429,7 @@ impl Registry {
     fn open_disks(&self) -> Vec<(Arc<Entry>, Arc<Disk>)> {
         let open = |entry: Arc<Entry>| {
             let disk = match &*entry.state.lock() {
-                State::Open(disk) => Some(Arc::clone(disk)),
+                EntryState::Open(disk) => Some(Arc::clone(disk)),
                 _ => None,
             };
             disk.map(|disk| (entry, disk))
@@ -450,8 +450,8 @@ fn let_go(disks: Vec<(Arc<Entry>, Arc<Disk>)>, flush: bool) -> KeysRevoked {
     for (index, (_, disk)) in disks.iter().enumerate() {
         let (disk, tell) = (Arc::clone(disk), tell.clone());
         on_a_thread(move || {
-            disk.bar();
-            let in_time = !flush || disk.flush_last().is_ok();
+            disk.suspend();
+            let in_time = !flush || disk.final_flush().is_ok();
             let _ = tell.send((index, Step::Flushed { in_time }));
             drop_keys(&disk, index, &tell);
         });
@@ -490,7 +490,7 @@ fn on_a_thread(work: impl FnOnce() + Send + 'static) {
 }
 
 fn drop_keys(disk: &Disk, index: usize, tell: &Sender<(usize, Step)>) {
-    disk.drop_keys();
+    disk.forget_keys();
     // Nobody listens any more when it took too long.
     let _ = tell.send((index, Step::LetGo));
 }

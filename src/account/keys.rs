@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::settings::{FILE, LIMIT, Settings, WrappedKey};
 use crate::crypto::kek::{DerivedKeys, SourceRecord};
 use crate::crypto::keyring::{AccountKey, KeyRing, WrappedAccountKey};
-use crate::io::{Dir, system, whole};
+use crate::io::{Dir, replace, system};
 use crate::{Error, ErrorKind, Result};
 
 impl Settings {
@@ -125,9 +125,9 @@ impl Settings {
     /// Where the file is as this program writes it, only the keys are overwritten, so that a crash leaves an account.
     /// Of one that is damaged nobody knows where in it a key may lie: all of it goes.
     pub fn erase_account_keys(&mut self, dir: &dyn Dir) -> Result<()> {
-        match whole::read(dir, FILE, LIMIT).ok().and_then(|content| Self::without_keys(dir, content)) {
-            Some(text) => whole::overwrite(dir, FILE, text.as_bytes())?,
-            None => whole::erase(dir, FILE)?,
+        match replace::read(dir, FILE, LIMIT).ok().and_then(|content| Self::without_keys(dir, content)) {
+            Some(text) => replace::overwrite(dir, FILE, text.as_bytes())?,
+            None => replace::erase(dir, FILE)?,
         }
         self.body.account_key.clear();
         self.write(dir, None)

@@ -8,29 +8,29 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::disk_ref::DiskRef;
-use super::entry::{Entry, State};
+use super::entry::{Entry, EntryState};
 use super::name::BlobName;
 use super::registry::Registry;
 use super::snapshots::check_free;
-use crate::base::{BaseImage, BaseRecord, HandedImage};
+use crate::base::{BaseImage, BaseRecord, PassedImage};
 use crate::disk::{Disk, Spec, check_size};
 use crate::io::system;
 use crate::{Error, ErrorKind, Result};
 
 /// How long `delete` waits for verbs that are looking at the disk.
-const DELETE_PATIENCE: Duration = Duration::from_secs(2);
+const DELETE_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Registry {
     /// Makes a disk of `size` bytes (over a base: at least the base's size, which is the default) and opens it.
-    pub fn create(&self, name: &BlobName, size: Option<u64>, base: Option<HandedImage>) -> Result<Arc<Disk>> {
+    pub fn create(&self, name: &BlobName, size: Option<u64>, base: Option<PassedImage>) -> Result<Arc<Disk>> {
         let size = disk_size(size, base.as_ref().map(|base| base.record.size))?;
         let _changing = self.shared.change_disks()?;
         self.check_free(name)?;
         let spec = Spec::new(system::uuid()?, name.to_string(), size);
-        let Some(HandedImage { image, record, kept }) = base else { return self.publish(name, &spec, None) };
+        let Some(PassedImage { image, record, passed_fds }) = base else { return self.publish(name, &spec, None) };
         let made = self.publish(name, &Spec { base: Some(record), ..spec }, Some(image));
         if let Ok(entry) = self.shared.entry(name) {
-            *entry.handed.lock() = kept;
+            *entry.passed_fds.lock() = passed_fds;
         }
         made
     }
@@ -43,7 +43,7 @@ impl Registry {
         let entry = Entry {
             parent: spec.parent.clone().into(),
             unfinished: AtomicBool::new(spec.unfinished.is_some()),
-            ..Entry::new(spec.uuid, name.clone(), State::Closed)
+            ..Entry::new(spec.uuid, name.clone(), EntryState::Closed)
         };
         let entry = Arc::new(entry);
         self.shared.disks.write().insert(name.clone(), Arc::clone(&entry));
@@ -95,10 +95,10 @@ impl Registry {
         // Held until the disk is found by its new name: no change of the setting may miss it.
         let _account = self.shared.settings.read();
         // Whoever still has the old entry finds it gone, as after a deletion.
-        let was = std::mem::replace(&mut *entry.state.lock(), State::Gone);
+        let was = std::mem::replace(&mut *entry.state.lock(), EntryState::Gone);
         let renamed = Entry { parent: disk.settings().parent.into(), ..Entry::new(entry.uuid, to.clone(), was) };
         *renamed.attached.lock() = std::mem::take(&mut *entry.attached.lock());
-        *renamed.handed.lock() = std::mem::take(&mut *entry.handed.lock());
+        *renamed.passed_fds.lock() = std::mem::take(&mut *entry.passed_fds.lock());
         let mut disks = self.shared.disks.write();
         disks.remove(name);
         disks.insert(to.clone(), Arc::new(renamed));
@@ -123,8 +123,8 @@ impl Registry {
 
     /// Takes `base` for the base image of a disk: the same content, at another place or with more known about it; with
     /// `in_place` at the same place.
-    pub fn rebase(&self, name: &BlobName, base: HandedImage, in_place: bool) -> Result<()> {
-        let HandedImage { image, record, kept } = base;
+    pub fn rebase(&self, name: &BlobName, base: PassedImage, in_place: bool) -> Result<()> {
+        let PassedImage { image, record, passed_fds } = base;
         let Some(recorded) = self.base(&name.into())? else {
             return Err(Error::new(ErrorKind::InvalidInput, format!("the disk \"{name}\" lies over no image")));
         };
@@ -134,20 +134,20 @@ impl Registry {
         }
         // A disk that could not be opened without its base can be now.
         let disk = self.open_over(name, Some(image))?;
-        *self.shared.entry(name)?.handed.lock() = kept;
+        *self.shared.entry(name)?.passed_fds.lock() = passed_fds;
         disk.set_base(record)
     }
 }
 
 /// Marks a disk as gone once nobody but the registry holds it, and gives what it was.
-pub(super) fn take_alone(entry: &Entry) -> Result<State> {
-    let deadline = Instant::now() + DELETE_PATIENCE;
+pub(super) fn take_alone(entry: &Entry) -> Result<EntryState> {
+    let deadline = Instant::now() + DELETE_TIMEOUT;
     loop {
         let mut state = entry.state.lock();
         // Under the state's lock nobody new can get hold of the disk.
-        let attached = matches!(&*state, State::Open(disk) if Arc::strong_count(disk) > 1);
+        let attached = matches!(&*state, EntryState::Open(disk) if Arc::strong_count(disk) > 1);
         if !attached {
-            return Ok(std::mem::replace(&mut *state, State::Gone));
+            return Ok(std::mem::replace(&mut *state, EntryState::Gone));
         }
         drop(state);
         if Instant::now() >= deadline {
@@ -195,7 +195,7 @@ mod tests {
         }
     }
 
-    /// What a verb handed over is opened again after the disk was closed, though no path leads to it.
+    /// What a verb passed over is opened again after the disk was closed, though no path leads to it.
     #[test]
     fn a_base_out_of_reach_is_kept() {
         let temporary = tempfile::tempdir().expect("dir");
@@ -210,18 +210,18 @@ mod tests {
         let registry = Registry::open(&folder, lock, settings, Keys::Unlocked(ring)).expect("opened");
 
         let (_, record) = base::open(&image, &base::OpenOptions::default()).expect("an image");
-        let hand = || HandedImage::take(record.clone(), base::open_files(&record).expect("opened")).expect("taken");
+        let hand = || PassedImage::take(record.clone(), base::open_files(&record).expect("opened")).expect("taken");
         let name = |text: &str| text.parse::<BlobName>().expect("a name");
-        assert!(hand().kept.is_empty(), "it can be opened by its path");
+        assert!(hand().passed_fds.is_empty(), "it can be opened by its path");
         let files = base::open_files(&record).expect("opened");
         std::fs::remove_file(&image).expect("removed");
-        let handed = HandedImage::take(record, files).expect("taken");
-        assert_eq!(handed.kept.len(), 1);
-        drop(registry.create(&name("disk"), None, Some(handed)).expect("made"));
+        let passed_fds = PassedImage::take(record, files).expect("taken");
+        assert_eq!(passed_fds.passed_fds.len(), 1);
+        drop(registry.create(&name("disk"), None, Some(passed_fds)).expect("made"));
         registry.rename(&name("disk"), &name("renamed")).expect("renamed");
 
         registry.disk(&name("renamed")).expect("open").close().expect("closed");
-        *registry.shared.entry(&name("renamed")).expect("there").state.lock() = State::Closed;
+        *registry.shared.entry(&name("renamed")).expect("there").state.lock() = EntryState::Closed;
         let mut buf = [0; 512];
         registry.disk(&name("renamed")).expect("opened again").read(1024, &mut buf).expect("read");
         assert_eq!(buf, [7; 512]);

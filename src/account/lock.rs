@@ -27,7 +27,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::io::real::{RealDir, RealFile, not_regular};
-use crate::io::whole::write_all;
+use crate::io::replace::write_all;
 use crate::io::{Dir, File, mutant};
 use crate::{Error, ErrorKind, Result};
 

@@ -20,19 +20,19 @@ use crate::{Error, ErrorKind, Result};
 
 /// A directory that is ready to become an account, held by its lock. Dropping it takes back what was made.
 #[derive(Debug)]
-pub struct Place {
+pub struct NewAccountDir {
     dir: Arc<RealDir>,
     owner: Owner,
     path: PathBuf,
     _lock: AccountLock,
-    made: Made,
+    made: Undo,
 }
 
-impl Place {
+impl NewAccountDir {
     /// Prepares `path`: an empty directory, or one that does not exist yet in one that does.
     pub fn prepare(path: &Path) -> Result<Self> {
         let failed = |what: &'static str| move |e: io::Error| Error::io(what, e).at_path(path);
-        let mut made = Made::default();
+        let mut made = Undo::default();
         match DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => made.paths.push(path.to_owned()),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
@@ -88,7 +88,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for NewAccountDir {
     fn drop(&mut self) {
         if !self.made.paths.is_empty() {
             // Only there if making it durable failed.
@@ -100,12 +100,12 @@ impl Drop for Place {
 /// Files and empty directories that are removed again when this is dropped, the last one first, with the rights of the
 /// owner that is known by then. What fails is left: there is nothing better to do.
 #[derive(Debug, Default)]
-struct Made {
+struct Undo {
     paths: Vec<PathBuf>,
     owner: Option<Owner>,
 }
 
-impl Drop for Made {
+impl Drop for Undo {
     fn drop(&mut self) {
         let mut remove = || -> Result<()> {
             for path in self.paths.drain(..).rev() {
@@ -188,14 +188,14 @@ mod tests {
     fn what_is_not_kept_is_taken_back() {
         let temporary = tempfile::tempdir().expect("dir");
         let path = temporary.path().join("account");
-        let place = Place::prepare(&path).expect("prepared");
+        let place = NewAccountDir::prepare(&path).expect("prepared");
         assert!(path.join(DISKS).is_dir());
         drop(place);
         assert!(!path.exists());
-        let place = Place::prepare(&path).expect("prepared again");
+        let place = NewAccountDir::prepare(&path).expect("prepared again");
         fs::write(path.join(settings::FILE), "").expect("written");
         place.keep().expect("kept");
-        assert_eq!(Place::prepare(&path).expect_err("an account").kind(), ErrorKind::AlreadyExists);
+        assert_eq!(NewAccountDir::prepare(&path).expect_err("an account").kind(), ErrorKind::AlreadyExists);
         assert!(path.join(settings::FILE).exists() && path.join(DISKS).is_dir());
     }
 
@@ -205,10 +205,10 @@ mod tests {
         let path = temporary.path();
         fs::create_dir(path.join(DISKS)).expect("dir");
         fs::write(path.join(lock::FILE), "").expect("file");
-        drop(Place::prepare(path).expect("prepared"));
+        drop(NewAccountDir::prepare(path).expect("prepared"));
         assert!(path.join(DISKS).is_dir() && path.join(lock::FILE).exists(), "not ours to remove");
         fs::write(path.join("thesis.txt"), "mine").expect("file");
-        let error = Place::prepare(path).expect_err("not empty");
+        let error = NewAccountDir::prepare(path).expect_err("not empty");
         assert_eq!(error.kind(), ErrorKind::AlreadyExists);
         assert!(path.join("thesis.txt").exists());
     }
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn a_missing_parent_is_named() {
         let temporary = tempfile::tempdir().expect("dir");
-        let error = Place::prepare(&temporary.path().join("a/b")).expect_err("no parent");
+        let error = NewAccountDir::prepare(&temporary.path().join("a/b")).expect_err("no parent");
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(!temporary.path().join("a").exists());
     }

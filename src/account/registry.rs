@@ -24,7 +24,7 @@ use super::admission::Admission;
 use super::audit_log::AuditLog;
 use super::challenge::Challenges;
 use super::disk_ref::DiskRef;
-use super::entry::{Entry, State};
+use super::entry::{Entry, EntryState};
 use super::failure::Failure;
 use super::folder::{Folder, Index};
 use super::health::FaultReport;
@@ -41,7 +41,7 @@ use crate::crypto::keyring::{AuditKey, KeyRing};
 use crate::disk::{Disk, Options};
 use crate::io::real::RealDir;
 use crate::io::{Dir, mutant};
-use crate::nbd::Door;
+use crate::nbd::LocalAttach;
 use crate::{Error, ErrorKind, Result};
 
 /// Name of the folder of disks in an account directory.
@@ -82,7 +82,7 @@ pub struct Registry {
     maintenance: Mutex<Option<Maintenance>>,
     inspection: Mutex<Option<Inspection>>,
     /// To the server of this account, if it is served.
-    pub(super) door: OnceLock<Door>,
+    pub(super) local_attach: OnceLock<LocalAttach>,
     /// Whom that server lets in.
     pub(super) admission: OnceLock<Arc<Admission>>,
 }
@@ -166,7 +166,7 @@ impl Registry {
             shared,
             maintenance: Mutex::new(maintenance),
             inspection: Mutex::default(),
-            door: OnceLock::new(),
+            local_attach: OnceLock::new(),
             admission: OnceLock::new(),
         };
         if exclusive {
@@ -286,7 +286,7 @@ impl Registry {
         let keys = self.shared.require_keys()?;
         for entry in self.shared.all_entries() {
             match &*entry.state.lock() {
-                State::Open(disk) if settings.encryption() != on && !disk.read_only() => disk.check_room()?,
+                EntryState::Open(disk) if settings.encryption() != on && !disk.read_only() => disk.check_room()?,
                 _ => {}
             }
         }
@@ -297,7 +297,7 @@ impl Registry {
         }
         *settings = next;
         for entry in self.shared.all_entries() {
-            if let State::Open(disk) = &*entry.state.lock() {
+            if let EntryState::Open(disk) = &*entry.state.lock() {
                 disk.set_encryption(on);
             }
         }
@@ -404,13 +404,13 @@ impl Registry {
         if let Some(mut maintenance) = self.maintenance.lock().take() {
             maintenance.stop();
         }
-        if self.door.get().is_none() {
+        if self.local_attach.get().is_none() {
             self.scrub_hidden();
         }
         let mut outcome = Ok(());
         for entry in self.shared.all_entries() {
             let mut state = entry.state.lock();
-            let State::Open(disk) = &*state else { continue };
+            let EntryState::Open(disk) = &*state else { continue };
             if !disk.read_only()
                 && let Err(error) = disk.close()
             {
@@ -421,7 +421,7 @@ impl Registry {
                     outcome = outcome.and(Err(error));
                 }
             }
-            *state = State::Closed;
+            *state = EntryState::Closed;
         }
         self.shared.end_all_acts();
         if outcome.is_ok() && !self.shared.folder.is_in_doubt() {
@@ -486,7 +486,7 @@ impl Shared {
     fn find_open(&self, uuid: Uuid) -> Option<Arc<Disk>> {
         let entry = self.all_entries().into_iter().find(|entry| entry.uuid == uuid)?;
         match &*entry.state.lock() {
-            State::Open(disk) => Some(Arc::clone(disk)),
+            EntryState::Open(disk) => Some(Arc::clone(disk)),
             _ => None,
         }
     }

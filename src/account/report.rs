@@ -291,13 +291,14 @@ pub struct KeyPages {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sealed_blocks: Option<u64>,
     /// More than half of those: a new one is due.
-    pub worn: bool,
+    #[serde(rename = "worn")]
+    pub rotation_due: bool,
 }
 
 impl From<KeyUsage> for KeyPages {
     fn from(usage: KeyUsage) -> Self {
-        let KeyUsage { disk, layer, pages, current, sealed_blocks, worn } = usage;
-        Self { key: key_id(disk, layer), pages, bytes: pages * PAGE as u64, current, sealed_blocks, worn }
+        let KeyUsage { disk, layer, pages, current, sealed_blocks, rotation_due } = usage;
+        Self { key: key_id(disk, layer), pages, bytes: pages * PAGE as u64, current, sealed_blocks, rotation_due }
     }
 }
 
@@ -415,7 +416,8 @@ pub struct LayerReport {
     /// AES blocks encrypted under the data key; a new one is due before 2^44.
     pub sealed_blocks: u64,
     /// More than half of those, and no new one was taken yet.
-    pub worn: bool,
+    #[serde(rename = "worn")]
+    pub rotation_due: bool,
 }
 
 /// How pages are stored, as users see it.
@@ -528,7 +530,7 @@ mod tests {
                     bytes: 512,
                     current: true,
                     sealed_blocks: Some(32),
-                    worn: false,
+                    rotation_due: false,
                 }],
             },
         };

@@ -24,7 +24,7 @@ use super::report::{
 };
 use super::under_way::Ticket;
 use super::view_name::SnapshotName;
-use crate::base::{BaseRecord, HandedImage};
+use crate::base::{BaseRecord, PassedImage};
 use crate::disk::Kind;
 use crate::{Error, PAGE, Result};
 
@@ -166,7 +166,7 @@ impl Request {
                 json(serde_json::to_value(Switch::from(registry.encryption())))
             }
             Request::Create { name, size, base } => {
-                let base = base.map(|record| HandedImage::take(record, files)).transpose()?;
+                let base = base.map(|record| PassedImage::take(record, files)).transpose()?;
                 registry.create(&name, size, base)?;
                 json(serde_json::to_value(show(registry, &name.into())?))
             }
@@ -187,7 +187,7 @@ impl Request {
                 json(serde_json::to_value(show(registry, &name.into())?))
             }
             Request::Rebase { name, base, verified } => {
-                registry.rebase(&name, HandedImage::take(base, files)?, verified)?;
+                registry.rebase(&name, PassedImage::take(base, files)?, verified)?;
                 json(serde_json::to_value(show(registry, &name.into())?))
             }
             Request::Base { name } => json(serde_json::to_value(registry.base(&name)?)),
@@ -313,7 +313,7 @@ pub(super) fn show(registry: &Registry, name: &DiskRef) -> Result<DiskReport> {
             held_bytes: layer.held,
             pending_scrub_bytes: layer.dead,
             sealed_blocks: layer.sealed_blocks,
-            worn: layer.worn,
+            rotation_due: layer.rotation_due,
         }
     });
     Ok(DiskReport {

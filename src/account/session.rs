@@ -24,7 +24,7 @@ use crate::io::real::RealDir;
 use crate::{Error, ErrorKind, Result};
 
 /// How long a verb waits for another verb, or for a server that is starting or stopping.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(20);
 
 /// Gives the account's keys. Not asked where a server has them already. Called with the caller's rights; what the
@@ -39,55 +39,55 @@ pub type Ready<'a> = dyn Fn(Vec<PathBuf>) -> Result<()> + 'a;
 #[derive(Debug)]
 pub struct Session {
     owner: Owner,
-    way: Way,
+    route: Route,
 }
 
 #[derive(Debug)]
-enum Way {
-    Here(Registry),
-    There(Client),
+enum Route {
+    Local(Registry),
+    Served(Client),
 }
 
 impl Session {
     /// Reaches the account in `dir`.
     pub fn open(dir: &Path, hold: Hold, unlock: &Unlock<'_>) -> Result<Self> {
         let (account, owner) = find(dir)?;
-        let way = match owner.act(|| reach(&account, &owner, hold))? {
-            Reached::Free(lock) => Way::Here(open(account, &owner, lock, unlock, None)?),
-            Reached::Served(client) => Way::There(client),
+        let route = match owner.act(|| reach(&account, &owner, hold))? {
+            Acquired::Free(lock) => Route::Local(open(account, &owner, lock, unlock, None)?),
+            Acquired::Served(client) => Route::Served(client),
         };
-        Ok(Self { owner, way })
+        Ok(Self { owner, route })
     }
 
     /// Reaches the account in `dir` to destroy all its keys: none is needed, and account.toml may be damaged.
     pub fn open_to_erase(dir: &Path) -> Result<Self> {
         let (account, owner) = find(dir)?;
-        let way = owner.act(|| -> Result<Way> {
+        let route = owner.act(|| -> Result<Route> {
             let lock = match reach(&account, &owner, Hold::Exclusive)? {
-                Reached::Free(lock) => lock,
-                Reached::Served(client) => return Ok(Way::There(client)),
+                Acquired::Free(lock) => lock,
+                Acquired::Served(client) => return Ok(Route::Served(client)),
             };
-            Settings::settle(&*account)?;
+            Settings::make_durable(&*account)?;
             let settings = match Settings::load(&*account) {
                 Err(error) if settings::is_damage(&error) => Settings::unreadable(&*account),
                 loaded => loaded?,
             };
             let locked = Error::new(ErrorKind::WrongKey, "the keys of this account are to be erased").into();
             let registry = Registry::over(account, lock, settings, Keys::Locked(locked), Setup::default())?;
-            Ok(Way::Here(registry))
+            Ok(Route::Local(registry))
         })?;
-        Ok(Self { owner, way })
+        Ok(Self { owner, route })
     }
 
     /// Whether a server has the account, which goes on when this process has ended.
     #[must_use]
     pub fn is_served(&self) -> bool {
-        matches!(self.way, Way::There(_))
+        matches!(self.route, Route::Served(_))
     }
 
     /// The same, with a line in the audit log `log` for what is done in this process. A server has its own.
     pub fn logged(self, log: Option<&Path>) -> Result<Self> {
-        if let (Way::Here(registry), Some(path)) = (&self.way, log) {
+        if let (Route::Local(registry), Some(path)) = (&self.route, log) {
             let log = AuditLog::at(path);
             match log.open_as(&self.owner) {
                 // What only looks needs none; an act will say so.
@@ -107,13 +107,13 @@ impl Session {
     ) -> std::result::Result<T, Failure> {
         // As the user who asks, not as the owner of the account.
         let asker = Asker::this_process();
-        let value = self.owner.act(|| match &self.way {
-            Way::Here(registry) => {
+        let value = self.owner.act(|| match &self.route {
+            Route::Local(registry) => {
                 let files: io::Result<Vec<_>> = files.iter().map(BorrowedFd::try_clone_to_owned).collect();
                 let files = files.map_err(|e| Error::io("cannot duplicate a descriptor", e))?;
                 acts::perform(request, registry, files, asker)
             }
-            Way::There(client) => client.call(&request, files),
+            Route::Served(client) => client.call(&request, files),
         })?;
         serde_json::from_value(value)
             .map_err(|error| Error::new(ErrorKind::Io, format!("the answer makes no sense: {error}")).into())
@@ -121,18 +121,18 @@ impl Session {
 
     /// The image files that this process may still have to open for the account.
     pub fn images(&self) -> Result<Vec<PathBuf>> {
-        match &self.way {
-            Way::Here(registry) => self.owner.act(|| registry.recorded_images()),
-            Way::There(_) => Ok(Vec::new()),
+        match &self.route {
+            Route::Local(registry) => self.owner.act(|| registry.recorded_images()),
+            Route::Served(_) => Ok(Vec::new()),
         }
     }
 
     /// Closes what was opened here, durably.
     pub fn close(self) -> Result<()> {
-        let Self { owner, way } = self;
-        match way {
-            Way::Here(registry) => owner.act(|| registry.close()),
-            Way::There(_) => Ok(()),
+        let Self { owner, route } = self;
+        match route {
+            Route::Local(registry) => owner.act(|| registry.close()),
+            Route::Served(_) => Ok(()),
         }
     }
 }
@@ -147,8 +147,8 @@ pub fn open_to_serve(dir: &Path, read_only: bool, unlock: &Unlock<'_>, ready: &R
         reach(&account, &owner, if shared { Hold::Shared } else { Hold::Exclusive })
     })?;
     match reached {
-        Reached::Free(lock) => open(account, &owner, lock, unlock, Some(ready)),
-        Reached::Served(_) => {
+        Acquired::Free(lock) => open(account, &owner, lock, unlock, Some(ready)),
+        Acquired::Served(_) => {
             let by = lock::holder(&account).map_or_else(String::new, |holder| format!(" by {holder}"));
             Err(Error::new(ErrorKind::InUse, format!("the account is already being served{by}"))
                 .at_path(dir)
@@ -174,7 +174,7 @@ fn open(
     let settings = owner.act(|| {
         if lock.hold() == Hold::Exclusive {
             // What a killed process left may look durable and not be.
-            Settings::settle(&*account)?;
+            Settings::make_durable(&*account)?;
         }
         Settings::load(&*account)
     })?;
@@ -189,7 +189,7 @@ fn open(
     owner.act(|| Registry::over(account, lock, settings, keys, Setup::default()))
 }
 
-enum Reached {
+enum Acquired {
     Free(AccountLock),
     Served(Client),
 }
@@ -214,11 +214,11 @@ fn find(dir: &Path) -> Result<(Arc<RealDir>, Owner)> {
 }
 
 /// The lock decides whether the account is free; the socket is only tried when it is not.
-fn reach(dir: &RealDir, owner: &Owner, hold: Hold) -> Result<Reached> {
-    let deadline = Instant::now() + PATIENCE;
+fn reach(dir: &RealDir, owner: &Owner, hold: Hold) -> Result<Acquired> {
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         if let Some(lock) = AccountLock::try_take(dir, hold)? {
-            return Ok(Reached::Free(lock));
+            return Ok(Acquired::Free(lock));
         }
         let control = match lock::holder(dir) {
             Some(holder) => holder.control,
@@ -227,7 +227,7 @@ fn reach(dir: &RealDir, owner: &Owner, hold: Hold) -> Result<Reached> {
         };
         if let Some(control) = control {
             match Client::connect(&control, owner.uid()) {
-                Ok(client) => return Ok(Reached::Served(client)),
+                Ok(client) => return Ok(Acquired::Served(client)),
                 // Left by a server that is gone, or not yet there: whoever has the lock now will let go or listen.
                 Err(error) if matches!(error.kind(), io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound) => {}
                 Err(error) => return Err(Error::io("cannot reach the server of the account", error).at_path(&control)),

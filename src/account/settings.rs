@@ -42,7 +42,7 @@ use uuid::Uuid;
 
 use crate::crypto::kek::{DerivedKeys, Kek, KeyCheck, SourceRecord};
 use crate::crypto::keyring::{AccountKey, KeyRing, WrappedAccountKey};
-use crate::io::{Dir, system, whole};
+use crate::io::{Dir, replace, system};
 use crate::{Error, ErrorKind, Result};
 
 /// Name of the file in the account directory.
@@ -139,7 +139,7 @@ impl Settings {
 
     /// Reads account.toml; no KEK is needed and no MAC is checked.
     pub fn load(dir: &dyn Dir) -> Result<Self> {
-        let content = whole::read(dir, FILE, LIMIT).map_err(|error| match error.kind() {
+        let content = replace::read(dir, FILE, LIMIT).map_err(|error| match error.kind() {
             ErrorKind::NotFound => Error::new(ErrorKind::NotFound, "no account here")
                 .at_path(dir.path())
                 .hint("`sealdisk init` makes one; `--account DIR` names another"),
@@ -273,8 +273,8 @@ impl Settings {
     }
 
     /// Makes what [`Settings::load`] read durable, for whoever holds the account alone and is going to act on it.
-    pub fn settle(dir: &dyn Dir) -> Result<()> {
-        whole::settle(dir, FILE)
+    pub fn make_durable(dir: &dyn Dir) -> Result<()> {
+        replace::make_durable(dir, FILE)
     }
 
     /// Makes the settings durable, under a new MAC; the old file is good until they are.
@@ -290,7 +290,7 @@ impl Settings {
             .map_err(|error| Error::new(ErrorKind::InvalidInput, format!("settings cannot be written: {error}")))?;
         let mac = key.map(|key| key.mac(&[text.as_bytes()])).transpose()?;
         let digits = mac.map_or_else(String::new, hex::encode);
-        whole::replace_and_wipe(dir, FILE, format!("{text}{SEAL}mac = \"{digits}\"\n").as_bytes())?;
+        replace::replace_and_wipe(dir, FILE, format!("{text}{SEAL}mac = \"{digits}\"\n").as_bytes())?;
         self.read = Some((text, mac));
         Ok(())
     }

@@ -17,7 +17,7 @@ pub(super) struct SnapshotImage {
 }
 
 impl SnapshotImage {
-    /// `view`: what a snapshot sees, see [`Disk::at_line`].
+    /// `view`: what a snapshot sees, see [`Disk::at_snapshot_id`].
     pub(super) fn new(view: Disk) -> Self {
         let disk = view.settings().uuid;
         Self { view, disk }
@@ -57,7 +57,7 @@ impl BaseImage for SnapshotImage {
         Ok(())
     }
 
-    fn looks_through(&self) -> bool {
+    fn exposes_layers(&self) -> bool {
         true
     }
 }

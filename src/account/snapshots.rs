@@ -11,15 +11,15 @@ use uuid::Uuid;
 
 use super::clones::clone_in_name;
 use super::disk_ref::DiskRef;
-use super::entry::{Entry, State};
+use super::entry::{Entry, EntryState};
 use super::name::BlobName;
 use super::registry::{Registry, Shared, no_disk};
 use super::view_name::{SnapshotName, ViewName};
-use crate::disk::{Disk, Line, Parent};
+use crate::disk::{Disk, Parent, Snapshot};
 use crate::{Error, ErrorKind, Result};
 
 /// How long a verb that needs a disk for itself waits for others that are looking at it.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A snapshot as users see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,24 +55,27 @@ impl Registry {
             return Err(Error::new(ErrorKind::InvalidInput, what).hint("choose another name"));
         }
         let disk = self.disk(name)?;
-        let line = disk.snapshot(snapshot.as_str())?;
-        self.report_snapshot(&disk, &line)
+        let found = disk.create_snapshot(snapshot.as_str())?;
+        self.report_snapshot(&disk, &found)
     }
 
     /// Oldest first.
     pub fn snapshots(&self, name: &BlobName) -> Result<Vec<SnapshotReport>> {
         let disk = self.disk(name)?;
-        let lines = disk.snapshots().into_iter().filter(Line::is_listed);
-        lines.map(|line| self.report_snapshot(&disk, &line)).collect()
+        let all_snapshots = disk.snapshots().into_iter().filter(Snapshot::is_listed);
+        all_snapshots.map(|found| self.report_snapshot(&disk, &found)).collect()
     }
 
-    fn report_snapshot(&self, disk: &Disk, line: &Line) -> Result<SnapshotReport> {
+    fn report_snapshot(&self, disk: &Disk, found: &Snapshot) -> Result<SnapshotReport> {
         let clones = self.clones_of(disk.settings().uuid).into_iter();
         Ok(SnapshotReport {
-            name: line.name.clone(),
-            created: line.created,
-            size_bytes: disk.at_line(line.id)?.size(),
-            clones: clones.filter(|(_, parent)| parent.line == line.id).map(|(name, _)| name.to_string()).collect(),
+            name: found.name.clone(),
+            created: found.created,
+            size_bytes: disk.at_snapshot_id(found.id)?.size(),
+            clones: clones
+                .filter(|(_, parent)| parent.snapshot == found.id)
+                .map(|(name, _)| name.to_string())
+                .collect(),
         })
     }
 
@@ -95,8 +98,8 @@ impl Registry {
         let _changing = self.shared.change_disks()?;
         let entry = self.shared.entry(name)?;
         let disk = self.disk(name)?;
-        let line = find(&disk, snapshot)?;
-        self.check_unpinned(&disk, |id| id == line.id, "deleted")?;
+        let found = find(&disk, snapshot)?;
+        self.check_unpinned(&disk, |id| id == found.id, "deleted")?;
         // Held over the deletion, so that nobody attaches it meanwhile.
         let mut attached = entry.attached.lock();
         check_free(&mut attached, &entry, |other| other == snapshot.as_str())?;
@@ -119,17 +122,17 @@ impl Registry {
     /// What [`Registry::roll_back`] would drop.
     pub fn rollback_report(&self, name: &BlobName, snapshot: &SnapshotName) -> Result<RollbackReport> {
         let disk = self.disk(name)?;
-        let line = find(&disk, snapshot)?;
+        let found = find(&disk, snapshot)?;
         // Nobody is to be asked about what cannot be done.
-        self.check_unpinned(&disk, |id| id > line.id, "dropped")?;
-        let changed = disk.changed_since(line.id, None)?;
+        self.check_unpinned(&disk, |id| id > found.id, "dropped")?;
+        let changed = disk.changed_since(found.id, None)?;
         Ok(RollbackReport {
             name: disk.settings().name,
-            snapshot: line.name.clone(),
-            snapshots: later(&disk, &line),
+            snapshot: found.name.clone(),
+            snapshots: later(&disk, &found),
             changed_bytes: changed.iter().map(|run| run.pages * crate::PAGE as u64).sum(),
             size_bytes: disk.size(),
-            size_then_bytes: disk.at_line(line.id)?.size(),
+            size_then_bytes: disk.at_snapshot_id(found.id)?.size(),
         })
     }
 
@@ -141,13 +144,13 @@ impl Registry {
         self.disk(name)?;
         let entry = self.shared.entry(name)?;
         with_alone(&entry, |disk| {
-            let line = find(disk, snapshot)?;
-            let later = later(disk, &line);
+            let found = find(disk, snapshot)?;
+            let later = later(disk, &found);
             if let Some(unexpected) = later.iter().find(|name| !drops.contains(name)) {
                 let what = format!("the snapshot \"{unexpected}\" was drawn meanwhile, and would be dropped too");
                 return Err(Error::new(ErrorKind::InUse, what).hint("look again at what is dropped"));
             }
-            self.check_unpinned(disk, |id| id > line.id, "dropped")?;
+            self.check_unpinned(disk, |id| id > found.id, "dropped")?;
             let mut attached = entry.attached.lock();
             check_free(&mut attached, &entry, |other| later.iter().any(|later| later == other))?;
             disk.roll_back(snapshot.as_str())
@@ -161,19 +164,19 @@ impl Registry {
 
     /// Refuses while a clone reads from a snapshot of the disk that `which` says is to go.
     fn check_unpinned(&self, disk: &Disk, which: impl Fn(u32) -> bool, fate: &str) -> Result<()> {
-        let lines = disk.snapshots();
-        let refused = |line: u32, why: String| {
-            let name = lines.iter().find(|other| other.id == line).map_or("?", |line| &line.name);
+        let all_snapshots = disk.snapshots();
+        let refused = |found: u32, why: String| {
+            let name = all_snapshots.iter().find(|other| other.id == found).map_or("?", |found| &found.name);
             Error::new(ErrorKind::InUse, format!("the snapshot \"{name}\" cannot be {fate}: {why}"))
         };
         let clones = self.clones_of(disk.settings().uuid);
-        if let Some((clone, parent)) = clones.iter().find(|(_, parent)| which(parent.line)) {
-            return Err(refused(parent.line, format!("the disk \"{clone}\" is a clone of it")).hint(format!(
+        if let Some((clone, parent)) = clones.iter().find(|(_, parent)| which(parent.snapshot)) {
+            return Err(refused(parent.snapshot, format!("the disk \"{clone}\" is a clone of it")).hint(format!(
                 "delete the clone first; `sealdisk clone {clone} NEW --full` makes a copy that needs nothing of it"
             )));
         }
-        match lines.iter().find(|line| self.shared.has_unknown && which(line.id)) {
-            Some(line) => Err(refused(line.id, "a disk that cannot be read may be a clone of it".to_owned())
+        match all_snapshots.iter().find(|found| self.shared.has_unknown && which(found.id)) {
+            Some(found) => Err(refused(found.id, "a disk that cannot be read may be a clone of it".to_owned())
                 .hint("`sealdisk status` names that disk; repair its folder, or move it away")),
             None => Ok(()),
         }
@@ -210,17 +213,17 @@ pub(super) fn check_free(attached: &mut Vec<Attached>, entry: &Entry, goes: impl
 /// Calls `body` with the open disk of `entry` while nobody else has it or can get it. [`ErrorKind::InUse`] when it
 /// stays attached.
 pub(super) fn with_alone<T>(entry: &Entry, body: impl FnOnce(&Disk) -> Result<T>) -> Result<T> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     loop {
         let state = entry.state.lock();
         match &*state {
-            State::Open(disk) if Arc::strong_count(disk) == 1 => return body(disk),
-            State::Open(_) => {}
-            State::Closed => {
+            EntryState::Open(disk) if Arc::strong_count(disk) == 1 => return body(disk),
+            EntryState::Open(_) => {}
+            EntryState::Closed => {
                 let what = format!("the disk \"{}\" was closed meanwhile", entry.name);
                 return Err(Error::new(ErrorKind::InUse, what).hint("ask again"));
             }
-            State::Gone => return Err(no_disk(&entry.name)),
+            EntryState::Gone => return Err(no_disk(&entry.name)),
         }
         drop(state);
         if Instant::now() >= deadline {
@@ -231,20 +234,24 @@ pub(super) fn with_alone<T>(entry: &Entry, body: impl FnOnce(&Disk) -> Result<T>
     }
 }
 
-pub(super) fn find(disk: &Disk, snapshot: &SnapshotName) -> Result<Line> {
+pub(super) fn find(disk: &Disk, snapshot: &SnapshotName) -> Result<Snapshot> {
     let missing = || Error::new(ErrorKind::NotFound, format!("there is no snapshot \"{snapshot}\""));
-    disk.snapshots().into_iter().find(|line| line.name == snapshot.as_str()).ok_or_else(missing).map_err(hint_snapshots)
+    disk.snapshots()
+        .into_iter()
+        .find(|found| found.name == snapshot.as_str())
+        .ok_or_else(missing)
+        .map_err(hint_snapshots)
 }
 
 fn hint_snapshots(error: Error) -> Error {
     error.hint("`sealdisk snapshot list` shows them")
 }
 
-/// The user's snapshots that were drawn after `line`.
-fn later(disk: &Disk, line: &Line) -> Vec<String> {
+/// The user's snapshots that were drawn after `found`.
+fn later(disk: &Disk, found: &Snapshot) -> Vec<String> {
     disk.snapshots()
         .into_iter()
-        .filter(|other| other.id > line.id && other.is_listed())
+        .filter(|other| other.id > found.id && other.is_listed())
         .map(|other| other.name)
         .collect()
 }

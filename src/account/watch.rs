@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::disk_ref::DiskRef;
-use super::entry::State;
+use super::entry::EntryState;
 use super::health::HealthSample;
 use super::registry::{Keys, Registry, Shared};
-use crate::disk::Vitals;
+use crate::disk::DiskStats;
 
 /// How long a lock that is held only for moments is waited for.
 const MOMENT: Duration = Duration::from_millis(100);
 /// How long a disk that is being changed is waited for.
-const PATIENCE: Duration = Duration::from_millis(10);
+const TIMEOUT: Duration = Duration::from_millis(10);
 
 /// A disk as it is now.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,14 +30,14 @@ pub struct Watched {
 pub enum Condition {
     /// Nobody has asked for it yet, or not for a while.
     Closed,
-    Open(Vitals),
+    Open(DiskStats),
     /// Being opened or closed, or stuck.
     Busy,
 }
 
 /// The account as it is now; what could not be looked at in time is `None`.
 #[derive(Debug, Clone, Default)]
-pub struct AccountVitals {
+pub struct AccountStats {
     pub encryption: Option<bool>,
     pub revoked: Option<bool>,
     pub keys_held: Option<bool>,
@@ -52,9 +52,9 @@ pub struct AccountVitals {
 impl Registry {
     /// Looks at all disks until `deadline`; those it does not come to are [`Condition::Busy`].
     #[must_use]
-    pub fn vitals(&self, deadline: Instant) -> AccountVitals {
+    pub fn stats(&self, deadline: Instant) -> AccountStats {
         let settings = self.shared.settings.try_read_for(MOMENT);
-        AccountVitals {
+        AccountStats {
             encryption: settings.as_ref().map(|settings| settings.encryption()),
             revoked: settings.as_ref().map(|settings| settings.revoked()),
             keys_held: self.shared.keys.try_read_for(MOMENT).map(|keys| matches!(&*keys, Keys::Unlocked(_))),
@@ -71,15 +71,15 @@ impl Shared {
             self.disks.try_read_for(MOMENT)?.values().map(|entry| (entry.clone(), false)).collect();
         entries.extend(self.hidden.try_read_for(MOMENT)?.iter().map(|entry| (entry.clone(), true)));
         let watched = entries.iter().filter_map(|(entry, hidden)| {
-            let until = deadline.min(Instant::now() + PATIENCE);
+            let until = deadline.min(Instant::now() + TIMEOUT);
             let condition = loop {
                 // The disk is looked at under the lock: with a handle of its own this would be one who has it attached.
                 match entry.state.try_lock().as_deref() {
-                    Some(State::Gone) => return None,
-                    Some(State::Closed) => break Condition::Closed,
-                    Some(State::Open(disk)) => {
-                        if let Some(vitals) = disk.try_vitals() {
-                            break Condition::Open(vitals);
+                    Some(EntryState::Gone) => return None,
+                    Some(EntryState::Closed) => break Condition::Closed,
+                    Some(EntryState::Open(disk)) => {
+                        if let Some(disk_stats) = disk.try_stats() {
+                            break Condition::Open(disk_stats);
                         }
                     }
                     None => {}

@@ -1,6 +1,6 @@
 //! What is copied: bytes that are read once from front to back, with what is known to be zero left out.
 
-use super::Plain;
+use super::UntrackedImage;
 use crate::Result;
 
 /// A disk's content, wherever it lies.
@@ -13,16 +13,16 @@ pub trait Content: Send {
     fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<()>;
 }
 
-impl Content for &Plain {
+impl Content for &UntrackedImage {
     fn size(&self) -> u64 {
-        Plain::size(self)
+        UntrackedImage::size(self)
     }
 
     fn next_data(&mut self, offset: u64) -> Result<Option<u64>> {
-        Plain::next_data(self, offset)
+        UntrackedImage::next_data(self, offset)
     }
 
     fn read_at(&mut self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        Plain::read_at(self, offset, buf)
+        UntrackedImage::read_at(self, offset, buf)
     }
 }

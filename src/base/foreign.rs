@@ -13,12 +13,12 @@ pub(crate) const HEAD: usize = 512;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Foreign {
     pub(crate) name: &'static str,
-    way: Way,
+    way: Remedy,
 }
 
 /// What makes a disk image of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Way {
+enum Remedy {
     /// `qemu-img convert`, by its name of the format.
     Convert(&'static str),
     /// A program that writes what it decompresses to standard output.
@@ -27,11 +27,11 @@ enum Way {
     Unpack(&'static str),
 }
 
-use Way::{Convert, Decompress, Unpack};
+use Remedy::{Convert, Decompress, Unpack};
 
 /// Name, way, offset and bytes of each.
 #[rustfmt::skip]
-const KNOWN: &[(&str, Way, usize, &[u8])] = &[
+const KNOWN: &[(&str, Remedy, usize, &[u8])] = &[
     ("VHDX", Convert("vhdx"), 0, b"vhdxfile"),
     ("qcow", Convert("qcow"), 0, b"QFI\xFB\0\0\0\x01"),
     ("qcow2", Convert("qcow2"), 0, b"QFI\xFB"),

@@ -12,26 +12,26 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub mod ahead;
+mod change_guard;
 mod content;
 mod detect;
 pub mod file;
 pub(crate) mod foreign;
 mod identity;
-mod plain;
 mod raw;
+pub mod read_ahead;
+mod untracked;
 pub mod verify;
 mod vhd;
-mod watch;
 
 pub use content::Content;
 pub(crate) use detect::ambiguous;
 pub use detect::{detect, disagreement, is_called_vhd};
 pub use identity::{BaseRecord, FileIdentity};
-pub use plain::Plain;
+pub use untracked::UntrackedImage;
 
+use self::change_guard::GuardedImage;
 use self::file::HostFile;
-use self::watch::Watched;
 use crate::vhd::OptionNames;
 use crate::{Error, ErrorKind, Result};
 
@@ -61,7 +61,7 @@ pub trait BaseImage: Send + Sync + fmt::Debug {
     }
 
     /// Whether [`BaseImage::runs`] may say [`BaseRun::Held`].
-    fn looks_through(&self) -> bool {
+    fn exposes_layers(&self) -> bool {
         false
     }
 }
@@ -118,7 +118,7 @@ impl OpenOptions {
 
 /// Opens `path` for the first time and takes its identity. In time independent of the size of the image.
 pub fn open(path: &Path, options: &OpenOptions) -> Result<(Arc<dyn BaseImage>, BaseRecord)> {
-    let plain = Plain::of(HostFile::open(path)?, options)?;
+    let plain = UntrackedImage::of(HostFile::open(path)?, options)?;
     let format = plain.format();
     let (image, files) = plain.into_parts();
     let mut identities = Vec::with_capacity(files.len());
@@ -131,7 +131,7 @@ pub fn open(path: &Path, options: &OpenOptions) -> Result<(Arc<dyn BaseImage>, B
     }
     let path = identities[0].path.clone();
     let record = BaseRecord { path, format, size: image.size(), recover: options.recover, files: identities };
-    Ok((Arc::new(Watched::new(image, watched)), record))
+    Ok((Arc::new(GuardedImage::new(image, watched)), record))
 }
 
 /// Opens the image of a record again. [`ErrorKind::BaseChanged`], saying what differs, when it is another one.
@@ -141,19 +141,19 @@ pub fn reopen(record: &BaseRecord) -> Result<Arc<dyn BaseImage>> {
 
 /// An image that somebody else opened, with what is recorded of it.
 #[derive(Debug)]
-pub struct HandedImage {
+pub struct PassedImage {
     pub image: Arc<dyn BaseImage>,
     pub record: BaseRecord,
     /// Its files once more, where this process could not open them itself: to open the image again later.
-    pub kept: Vec<OwnedFd>,
+    pub passed_fds: Vec<OwnedFd>,
 }
 
-impl HandedImage {
+impl PassedImage {
     /// Takes it over, as [`reopen_files`].
     pub fn take(record: BaseRecord, files: Vec<OwnedFd>) -> Result<Self> {
         let out_of_reach = record.files.iter().any(|file| HostFile::open(&file.path).is_err());
-        let kept = if out_of_reach { share(&files)? } else { Vec::new() };
-        Ok(Self { image: reopen_files(&record, files)?, record, kept })
+        let passed_fds = if out_of_reach { share(&files)? } else { Vec::new() };
+        Ok(Self { image: reopen_files(&record, files)?, record, passed_fds })
     }
 }
 
@@ -202,10 +202,10 @@ pub fn reopen_files(record: &BaseRecord, files: Vec<OwnedFd>) -> Result<Arc<dyn 
     }
     let plain = match record.format {
         _ if opened.is_empty() => return Err(Error::new(ErrorKind::Corrupt, "a record of a base image names no file")),
-        Format::Raw => Plain::raw(opened.swap_remove(0))?,
+        Format::Raw => UntrackedImage::raw(opened.swap_remove(0))?,
         Format::Vhd => {
             let files = opened.into_iter().map(Arc::new).collect();
-            Plain::vhd(crate::vhd::open_files(files, record.recover).map_err(identity::changed)?)
+            UntrackedImage::vhd(crate::vhd::open_files(files, record.recover).map_err(identity::changed)?)
         }
     };
     let (image, files) = plain.into_parts();
@@ -222,7 +222,7 @@ pub fn reopen_files(record: &BaseRecord, files: Vec<OwnedFd>) -> Result<Arc<dyn 
         }
         watched.push((file, identity.clone(), stamp));
     }
-    Ok(Arc::new(Watched::new(image, watched)))
+    Ok(Arc::new(GuardedImage::new(image, watched)))
 }
 
 #[cfg(test)]

@@ -80,7 +80,8 @@ struct Layer {
     /// AES blocks encrypted under the key; a new one is due before 2^44.
     sealed_blocks: u64,
     /// More than half of those, and no new one was taken yet.
-    worn: bool,
+    #[serde(rename = "worn")]
+    rotation_due: bool,
     held_pages: u64,
     held_bytes: u64,
     missing_bytes: u64,
@@ -122,9 +123,9 @@ impl Audit {
             let layers = disk.layers.iter().zip(read).map(|(layer, found)| Layer::new(layer, found)).collect();
             Ok(Report::new(status, disk, layers))
         })?;
-        for layer in report.layers.iter().filter(|layer| layer.worn) {
+        for layer in report.layers.iter().filter(|layer| layer.rotation_due) {
             let key = layer.key.as_deref().unwrap_or_default();
-            context.note_worn(&report.name, key, layer.sealed_blocks);
+            context.note_rotation_due(&report.name, key, layer.sealed_blocks);
         }
         let wrong: u64 = report.layers.iter().map(|layer| layer.missing_bytes + layer.clear_bytes).sum();
         if wrong == 0 {
@@ -191,7 +192,7 @@ impl Layer {
             account_key: layer.account_key,
             live_bytes: layer.live_bytes,
             sealed_blocks: layer.sealed_blocks,
-            worn: layer.worn,
+            rotation_due: layer.rotation_due,
             held_pages: held_bytes / crate::PAGE as u64,
             held_bytes,
             missing_bytes,

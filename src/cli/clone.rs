@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::context::{Context, Outcome};
-use super::copying::{self, Copied, Source};
+use super::copying::{self, Copied, CopySource};
 use super::{reading, show};
 use crate::account::failure::Failure;
 use crate::account::life_request::LifeRequest;
@@ -105,6 +105,6 @@ fn copy(
     let (reading, client) = copying::read(here, view)?;
     let mut pieces = Seekable(Stoppable::new(client, stop.clone()));
     let source =
-        Source { pieces: &mut pieces, label: reading.source, stable: reading.stable, stop, changed: &|| Ok(None) };
+        CopySource { pieces: &mut pieces, label: reading.source, stable: reading.stable, stop, changed: &|| Ok(None) };
     copying::copy(context, there, name, source, None)
 }

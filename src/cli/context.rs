@@ -110,7 +110,7 @@ impl Context {
     }
 
     /// Says on standard error that a data key of a disk is due to be replaced.
-    pub fn note_worn(&self, disk: &str, key: &str, sealed_blocks: u64) {
+    pub fn note_rotation_due(&self, disk: &str, key: &str, sealed_blocks: u64) {
         let sealed = size::human(sealed_blocks.saturating_mul(16));
         self.note(format_args!(
             "warning: {disk}: {sealed} of the 256 TiB that one data key should encrypt were encrypted under {key}: \

@@ -26,7 +26,7 @@ use crate::{Error, ErrorKind, Result, text};
 const GROWING: u64 = 1 << 30;
 
 /// What is copied.
-pub(super) struct Source<'a> {
+pub(super) struct CopySource<'a> {
     pub(super) pieces: &'a mut dyn Pieces,
     /// What tells it from others.
     pub(super) label: String,
@@ -72,7 +72,7 @@ pub(super) fn copy(
     context: &Context,
     session: &Session,
     name: &BlobName,
-    source: Source<'_>,
+    source: CopySource<'_>,
     size: Option<u64>,
 ) -> Result<Copied, Failure> {
     let total = source.pieces.size();

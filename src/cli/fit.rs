@@ -7,7 +7,7 @@ use crate::{Error, ErrorKind, Result};
 
 /// Sockets that listen, control connections, metrics, and what a verb opens for a while.
 const FIXED: u64 = 96;
-/// A socket and a bell.
+/// A socket and a wakeup.
 const OF_CONNECTION: u64 = 2;
 /// Directories, keys, log, the file of recent changes, base and a few layers. One with many snapshots takes more.
 pub(super) const OF_DISK: u64 = 12;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::context::{Context, Outcome};
-use super::copying::{self, Copied, Source};
+use super::copying::{self, Copied, CopySource};
 use super::limits::seconds;
 use super::vhd::Opening;
 use super::{reading, show, size};
@@ -16,7 +16,7 @@ use crate::account::life_request::LifeRequest;
 use crate::account::name::BlobName;
 use crate::account::session::Session;
 use crate::base::file::HostFile;
-use crate::base::{Content, Format, OpenOptions, Plain};
+use crate::base::{Content, Format, OpenOptions, UntrackedImage};
 use crate::confine::Needs;
 use crate::copy::source::Seekable;
 use crate::copy::stream::Stream;
@@ -53,7 +53,7 @@ pub(super) struct Import {
     #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_negative_numbers = true)]
     size: Option<u64>,
     /// How long an NBD server may take without getting on; at 1 KiB a second it gets on
-    #[arg(long, value_name = "SECONDS", value_parser = patience, default_value = "60")]
+    #[arg(long, value_name = "SECONDS", value_parser = timeout, default_value = "60")]
     nbd_timeout: Duration,
     #[command(flatten)]
     opening: Opening,
@@ -64,7 +64,7 @@ pub(super) struct Import {
 /// What the help says of the rate.
 const _: () = assert!(LEAST_RATE == 1024);
 
-fn patience(text: &str) -> Result<Duration> {
+fn timeout(text: &str) -> Result<Duration> {
     let time = seconds(text)?;
     if time < Duration::from_secs(1) {
         return Err(Error::new(ErrorKind::InvalidInput, "less than a second is no time for a server"));
@@ -99,7 +99,7 @@ impl Import {
         let needs = reading::image(&file, &options)?;
         self.session(context, |session| {
             reading::confine(&[(&context.account, session)], needs)?;
-            let plain = Plain::of(file, &options)?;
+            let plain = UntrackedImage::of(file, &options)?;
             reading::note_name(context, path, plain.format());
             let stamp = plain.stamp()?;
             let absolute = std::path::absolute(path).map_err(|e| Error::io("no absolute path", e).at_path(path))?;
@@ -111,7 +111,7 @@ impl Import {
             let mut pieces = Seekable(Stoppable::new(&plain, stop.clone()));
             // Nothing tells whether a device was changed since an earlier attempt.
             let stable = !plain.is_device();
-            let source = Source { pieces: &mut pieces, label, stable, stop, changed: &changed };
+            let source = CopySource { pieces: &mut pieces, label, stable, stop, changed: &changed };
             Ok(Copied { files: plain.paths(), ..self.copy(context, session, source)? })
         })
     }
@@ -140,7 +140,7 @@ impl Import {
             }
             let mut pieces = Seekable(Stoppable::new(client, stop.clone()));
             let label = format!("{uri}: {size} bytes");
-            let source = Source { pieces: &mut pieces, label, stable: true, stop, changed: &|| Ok(None) };
+            let source = CopySource { pieces: &mut pieces, label, stable: true, stop, changed: &|| Ok(None) };
             self.copy(context, session, source)
         })
     }
@@ -155,7 +155,7 @@ impl Import {
             reading::confine(&[(&context.account, session)], Needs::default())?;
             let mut pieces = Stream::open(&stdin, self.options(), self.size, stop.clone())?;
             let label = "a stream".to_owned();
-            let source = Source { pieces: &mut pieces, label, stable: false, stop, changed: &|| Ok(None) };
+            let source = CopySource { pieces: &mut pieces, label, stable: false, stop, changed: &|| Ok(None) };
             self.copy(context, session, source)
         })
     }
@@ -171,7 +171,7 @@ impl Import {
         context.session(&self.key, &like.into(), body)
     }
 
-    fn copy(&self, context: &Context, session: &Session, source: Source<'_>) -> Result<Copied, Failure> {
+    fn copy(&self, context: &Context, session: &Session, source: CopySource<'_>) -> Result<Copied, Failure> {
         let (size, known) = (self.size, source.pieces.size());
         if let (Some(size), Some(known)) = (size, known)
             && size < known

@@ -13,7 +13,7 @@ use super::{ACCOUNT_VARIABLE, DEFAULT_ACCOUNT, quickstart};
 use crate::Result;
 use crate::account::acts::{self, Asker};
 use crate::account::audit_log::AuditLog;
-use crate::account::make::Place;
+use crate::account::make::NewAccountDir;
 use crate::account::report::Switch;
 use crate::account::settings::Settings;
 use crate::crypto::kek::{self, Kek, KekOptions, KekSource, SourceRecord};
@@ -87,7 +87,7 @@ fn command(account: &Path) -> String {
 
 /// Makes the account of `context`; nothing is left of it when this fails.
 pub(super) fn make(context: &Context, key: &KekOptions, encryption: Switch) -> Result<Made> {
-    let place = Place::prepare(&context.account)?;
+    let place = NewAccountDir::prepare(&context.account)?;
     let log = context.audit_log.as_deref().map(AuditLog::at);
     if let Some(log) = &log {
         log.open_as(place.owner())?;

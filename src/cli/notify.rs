@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 /// The variable with the address: a path, or a name after an `@`.
 const VARIABLE: &str = "NOTIFY_SOCKET";
 /// How long a manager may have no room for a word.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A service manager that wants word, if there is one.
 #[derive(Debug, Default)]
@@ -62,7 +62,7 @@ impl Manager {
 
 /// Sends `word` as soon as there is room for it.
 fn send_later(socket: &UnixDatagram, word: &[u8]) -> io::Result<()> {
-    let until = Instant::now() + PATIENCE;
+    let until = Instant::now() + TIMEOUT;
     loop {
         let left = until.saturating_duration_since(Instant::now());
         let left = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };

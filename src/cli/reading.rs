@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use super::context::Context;
 use crate::account::session::Session;
 use crate::base::file::HostFile;
-use crate::base::{Format, OpenOptions, Plain, disagreement};
+use crate::base::{Format, OpenOptions, UntrackedImage, disagreement};
 use crate::confine::{self, Needs, Network};
 use crate::vhd::output::Output;
 use crate::{Error, Result, text, vhd};
@@ -37,7 +37,7 @@ pub(super) fn text(files: &[PathBuf]) -> String {
 pub(super) fn image(file: &HostFile, options: &OpenOptions) -> Result<Needs> {
     Ok(Needs {
         files: vec![file.path().to_owned()],
-        folders: Plain::parent_folders(file, options)?,
+        folders: UntrackedImage::parent_folders(file, options)?,
         ..Needs::default()
     })
 }

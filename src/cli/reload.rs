@@ -6,7 +6,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError, SyncSender};
 use std::time::Duration;
 
 use crate::account::admission::Admission;
-use crate::nbd::Door;
+use crate::nbd::LocalAttach;
 use crate::{Error, Result};
 
 /// How often the log is told of certificates that are due.
@@ -17,10 +17,11 @@ const DAILY: Duration = Duration::from_secs(24 * 3600);
 pub(super) struct Reload(SyncSender<()>);
 
 impl Reload {
-    pub(super) fn start(admission: Arc<Admission>, door: Door) -> Result<Self> {
+    pub(super) fn start(admission: Arc<Admission>, local_attach: LocalAttach) -> Result<Self> {
         // One wish may wait: more of them want nothing else.
         let (sender, wishes) = mpsc::sync_channel(1);
-        let thread = std::thread::Builder::new().name("reload".into()).spawn(move || serve(&wishes, &admission, &door));
+        let thread =
+            std::thread::Builder::new().name("reload".into()).spawn(move || serve(&wishes, &admission, &local_attach));
         thread.map_err(|e| Error::io("cannot start a thread", e))?;
         Ok(Self(sender))
     }
@@ -32,11 +33,11 @@ impl Reload {
     }
 }
 
-fn serve(wishes: &Receiver<()>, admission: &Admission, door: &Door) {
+fn serve(wishes: &Receiver<()>, admission: &Admission, local_attach: &LocalAttach) {
     admission.tell_terms();
     loop {
         match wishes.recv_timeout(DAILY) {
-            Ok(()) if admission.reload().is_ok() => tell_who_exceeds(admission, door),
+            Ok(()) if admission.reload().is_ok() => tell_who_exceeds(admission, local_attach),
             Ok(()) => {}
             Err(RecvTimeoutError::Timeout) => admission.tell_terms(),
             Err(RecvTimeoutError::Disconnected) => return,
@@ -45,9 +46,9 @@ fn serve(wishes: &Receiver<()>, admission: &Admission, door: &Door) {
 }
 
 /// Names the clients that have what the rules would not give them any more: they keep it until they leave.
-fn tell_who_exceeds(admission: &Admission, door: &Door) {
+fn tell_who_exceeds(admission: &Admission, local_attach: &LocalAttach) {
     let rules = admission.rules();
-    for (client, _) in door.clients() {
+    for (client, _) in local_attach.clients() {
         if rules.exceeds(&client) {
             let (name, read_only) = (client.identity.name(), client.read_only);
             tracing::warn!(

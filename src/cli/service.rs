@@ -26,7 +26,7 @@ use crate::account::lock;
 use crate::account::name::BlobName;
 use crate::account::registry::Registry;
 use crate::confine::{Confinement, Mode};
-use crate::metrics::{MetricsServer, Source};
+use crate::metrics::{MetricsServer, Observed};
 use crate::nbd::listen::check_lengths;
 use crate::nbd::{Config, Server};
 use crate::signals::EndSignals;
@@ -154,7 +154,7 @@ impl Service {
         let names: Vec<_> = served.names(|_| true, None, usize::MAX).iter().map(ToString::to_string).collect();
 
         let mut server = Server::new(served, config)?;
-        registry.open_door(server.door());
+        registry.open_local_attach(server.local_attach());
         // First, so that whoever sees the server listen finds that verbs reach it.
         let control_server = ControlServer::start(&control, Arc::clone(&registry))?;
         registry.tell_control(control.clone())?;
@@ -206,7 +206,7 @@ impl Service {
     pub(super) fn run(self) -> Result<()> {
         let Self { registry, manager, control, server, mut metrics, runtime, signals, .. } = self;
         if let Some(metrics) = &mut metrics {
-            metrics.start(Source { registry: Arc::clone(&registry), stats: server.stats() })?;
+            metrics.start(Observed { registry: Arc::clone(&registry), stats: server.stats() })?;
         }
         let (stop, stopped) = oneshot::channel();
         let asked = move |signal| {
@@ -214,7 +214,7 @@ impl Service {
             // Nobody waits for it any more when the server has failed.
             let _ = stop.send(());
         };
-        let (terminal, reload) = (self.terminal, Reload::start(self.admission, server.door())?);
+        let (terminal, reload) = (self.terminal, Reload::start(self.admission, server.local_attach())?);
         let reads_again = move |signal| {
             let reads_again = signal == SIGHUP && !terminal.is_gone();
             if reads_again {

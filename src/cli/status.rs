@@ -45,8 +45,8 @@ impl Status {
                 }
                 DiskState::Known { keys, bytes, .. } => {
                     context.note_unaccounted(&disk.name, bytes.unaccounted_bytes);
-                    for key in keys.iter().filter(|key| key.worn) {
-                        context.note_worn(&disk.name, &key.key, key.sealed_blocks.unwrap_or_default());
+                    for key in keys.iter().filter(|key| key.rotation_due) {
+                        context.note_rotation_due(&disk.name, &key.key, key.sealed_blocks.unwrap_or_default());
                     }
                 }
             }

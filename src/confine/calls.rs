@@ -117,9 +117,9 @@ const SOCKET_OPTIONS: &[(libc::c_int, libc::c_int)] = &[
 const SO_RCVTIMEO_NEW: libc::c_int = 66;
 const SO_SNDTIMEO_NEW: libc::c_int = 67;
 
-/// Whose calls are filtered.
+/// The process whose calls are filtered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Whose {
+pub(super) enum FilteredProcess {
     /// A server whose sockets are bound.
     Server,
     /// A verb.
@@ -128,7 +128,7 @@ pub(super) enum Whose {
     Thread,
 }
 
-impl Whose {
+impl FilteredProcess {
     fn network(self) -> Network {
         match self {
             Self::Server | Self::Thread => Network::Nothing,
@@ -139,7 +139,7 @@ impl Whose {
 
 /// Filters the calls of every thread, or of this one where it is for a thread, for good. `false`: this kernel has no
 /// filters.
-pub(super) fn restrict(whose: Whose) -> Result<bool> {
+pub(super) fn restrict(whose: FilteredProcess) -> Result<bool> {
     let unusable = |error: &dyn std::fmt::Display| {
         Error::io("cannot be confined by seccomp", std::io::Error::other(error.to_string()))
     };
@@ -150,8 +150,8 @@ pub(super) fn restrict(whose: Whose) -> Result<bool> {
     for program in programs {
         let program = program.map_err(|error| unusable(&error))?;
         let applied = match whose {
-            Whose::Thread => apply_filter(&program),
-            Whose::Server | Whose::Verb { .. } => apply_filter_all_threads(&program),
+            FilteredProcess::Thread => apply_filter(&program),
+            FilteredProcess::Server | FilteredProcess::Verb { .. } => apply_filter_all_threads(&program),
         };
         match applied {
             Ok(()) => {}
@@ -174,7 +174,7 @@ fn program(
     Ok(SeccompFilter::new(calls?, others, these, ARCH)?.try_into()?)
 }
 
-fn allowed(whose: Whose) -> seccompiler::Result<Calls> {
+fn allowed(whose: FilteredProcess) -> seccompiler::Result<Calls> {
     let mut calls: Calls = [ALLOWED, ALLOWED_OLD].concat().into_iter().map(|call| (call, Vec::new())).collect();
     let this = std::process::id().cast_signed();
 
@@ -194,7 +194,7 @@ fn allowed(whose: Whose) -> seccompiler::Result<Calls> {
     calls.insert(libc::SYS_sendto, all_of([Argument::masked(3, libc::MSG_FASTOPEN, 0), Argument::null(4)])?);
     let options = SOCKET_OPTIONS.iter().map(|&(level, name)| all_of([Argument::is(1, level), Argument::is(2, name)]));
     calls.insert(libc::SYS_setsockopt, options.collect::<seccompiler::Result<Vec<_>>>()?.concat());
-    if whose != Whose::Server {
+    if whose != FilteredProcess::Server {
         // Open files travel to a server beside a message; an unnamed file gets its name.
         calls.insert(libc::SYS_sendmsg, all_of([Argument::masked(2, libc::MSG_FASTOPEN, 0)])?);
         calls.insert(libc::SYS_linkat, Vec::new());
@@ -224,7 +224,7 @@ fn allowed(whose: Whose) -> seccompiler::Result<Calls> {
     calls.insert(libc::SYS_clone, all_of([Argument::masked(0, thread | NEVER_OF_A_THREAD, thread)])?);
     let of_a_thread = one_of(0, [libc::PR_SET_NAME, libc::PR_SET_NO_NEW_PRIVS])?;
     calls.insert(libc::SYS_prctl, of_a_thread.clone());
-    if let Whose::Verb { .. } = whose {
+    if let FilteredProcess::Verb { .. } = whose {
         // Root's verb becomes the owner of the account for each access, and remains without core files. Nobody else
         // can become anybody by these.
         for call in [libc::SYS_setgroups, libc::SYS_setresgid, libc::SYS_setresuid] {
@@ -241,13 +241,13 @@ fn allowed(whose: Whose) -> seccompiler::Result<Calls> {
     Ok(calls)
 }
 
-fn refused(whose: Whose) -> seccompiler::Result<Calls> {
+fn refused(whose: FilteredProcess) -> seccompiler::Result<Calls> {
     let mut calls: Calls = [REFUSED, REFUSED_OLD].concat().into_iter().map(|call| (call, Vec::new())).collect();
     calls.insert(libc::SYS_clone, all_of([Argument::masked(0, libc::CLONE_THREAD, 0)])?);
     let executable = all_of([Argument::masked(2, libc::PROT_EXEC, libc::PROT_EXEC)])?;
     calls.insert(libc::SYS_mmap, executable.clone());
     calls.insert(libc::SYS_mprotect, executable);
-    if whose == Whose::Server {
+    if whose == FilteredProcess::Server {
         calls.insert(libc::SYS_sendmsg, Vec::new());
     }
     if whose.network() == Network::Any {
@@ -269,12 +269,12 @@ fn refused(whose: Whose) -> seccompiler::Result<Calls> {
 mod tests {
     use super::*;
 
-    const ALL: [Whose; 5] = [
-        Whose::Server,
-        Whose::Thread,
-        Whose::Verb { network: Network::Nothing },
-        Whose::Verb { network: Network::Unix },
-        Whose::Verb { network: Network::Any },
+    const ALL: [FilteredProcess; 5] = [
+        FilteredProcess::Server,
+        FilteredProcess::Thread,
+        FilteredProcess::Verb { network: Network::Nothing },
+        FilteredProcess::Verb { network: Network::Unix },
+        FilteredProcess::Verb { network: Network::Any },
     ];
 
     #[test]
@@ -304,7 +304,7 @@ mod tests {
             let allowed = allowed(whose).unwrap();
             assert!(never.iter().all(|call| !allowed.contains_key(call)), "{whose:?}");
         }
-        let server = allowed(Whose::Server).unwrap();
+        let server = allowed(FilteredProcess::Server).unwrap();
         assert!([libc::SYS_sendmsg, libc::SYS_sendmmsg].iter().all(|call| !server.contains_key(call)));
     }
 

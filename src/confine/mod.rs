@@ -28,7 +28,7 @@ mod calls;
 #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod calls {
     #[derive(Debug, Clone, Copy)]
-    pub(super) enum Whose {
+    pub(super) enum FilteredProcess {
         Server,
         Verb {
             #[allow(dead_code, reason = "read where there is a list")]
@@ -38,14 +38,14 @@ mod calls {
     }
 
     /// There is no list for this architecture.
-    pub(super) fn restrict(_: Whose) -> crate::Result<bool> {
+    pub(super) fn restrict(_: FilteredProcess) -> crate::Result<bool> {
         Ok(false)
     }
 }
 mod files;
 mod reread;
 
-use calls::Whose;
+use calls::FilteredProcess;
 
 /// Whether a server confines itself.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
@@ -119,7 +119,7 @@ impl Confinement {
     pub fn calls(self, mode: Mode) -> Result<Self> {
         let seccomp = match mode {
             Mode::Off => false,
-            Mode::On | Mode::Require => calls::restrict(Whose::Server)?,
+            Mode::On | Mode::Require => calls::restrict(FilteredProcess::Server)?,
         };
         let confined = Self { seccomp, ..self };
         if mode == Mode::Require && confined.is_partial() {
@@ -154,7 +154,7 @@ impl Confinement {
 /// connect to.
 pub fn verb(needs: &Needs, network: Network) -> Result<Confinement> {
     let landlock = files::restrict(needs, network == Network::Any)?;
-    let seccomp = calls::restrict(Whose::Verb { network })?;
+    let seccomp = calls::restrict(FilteredProcess::Verb { network })?;
     Ok(Confinement { landlock, seccomp })
 }
 
@@ -163,7 +163,7 @@ pub fn verb(needs: &Needs, network: Network) -> Result<Confinement> {
 /// that gets to run in the process does not.
 pub fn thread(needs: &Needs) -> Result<Confinement> {
     let landlock = files::restrict(needs, false)?;
-    let seccomp = calls::restrict(Whose::Thread)?;
+    let seccomp = calls::restrict(FilteredProcess::Thread)?;
     Ok(Confinement { landlock, seccomp })
 }
 

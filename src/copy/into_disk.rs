@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use super::source::Pieces;
 use super::{PIECE, Stop};
 use crate::base::Content;
-use crate::base::ahead::read_ahead;
+use crate::base::read_ahead::read_ahead;
 use crate::nbd::client::Client;
 use crate::vhd::convert::is_zero;
 use crate::{Error, ErrorKind, Result};
@@ -73,7 +73,7 @@ pub fn copy(
         Begin::After(done) => {
             let size = copy.target.client.size();
             copy.target.client.zero(done, size - done)?;
-            copy.target.client.settle()?;
+            copy.target.client.await_writes()?;
             done
         }
     };

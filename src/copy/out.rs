@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::PIECE;
 use crate::base::Content;
-use crate::base::ahead::read_ahead;
+use crate::base::read_ahead::read_ahead;
 use crate::{Error, Result};
 
 /// Writes the whole of `source`, zeros up to `size` bytes, and `footer`.

@@ -14,7 +14,7 @@ use super::core::{Core, Gate};
 use super::extent_map::Mark;
 use super::layer::Layer;
 use super::page_set::Share;
-use super::resolve::{Segments, Source, View};
+use super::resolve::{PageSource, Segments, View};
 use crate::base::BaseImage;
 use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
@@ -29,7 +29,7 @@ enum Attempt {
 }
 
 enum Need {
-    Arm,
+    BeginSession,
     Layer,
     Room,
 }
@@ -64,15 +64,15 @@ impl Core {
         for segment in self.segments_of(view, pages)? {
             let part = piece(buf, first, segment.pages.clone());
             match segment.source {
-                Source::Layer(layer) => layer.read(segment.pages.start, part)?,
-                Source::Zero(_) => part.fill(0),
-                Source::Base => self.base()?.read_at(segment.pages.start * PAGE as u64, part)?,
+                PageSource::Layer(layer) => layer.read(segment.pages.start, part)?,
+                PageSource::Zero(_) => part.fill(0),
+                PageSource::Base => self.base()?.read_at(segment.pages.start * PAGE as u64, part)?,
             }
         }
         Ok(())
     }
 
-    /// Reads bytes of the live disk (`view` `None`) or of a line's view.
+    /// Reads bytes of the live disk (`view` `None`) or of a snapshot's view.
     pub(crate) fn read(&self, view: Option<View>, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.check_admitted()?;
         let pages = Self::pages_of(offset, buf.len() as u64);
@@ -100,9 +100,9 @@ impl Core {
         for segment in self.segments_of(view, pages)? {
             let part = piece(buf, first, segment.pages.clone());
             let done = match segment.source {
-                Source::Layer(layer) => layer.try_read(segment.pages.start, part)?,
-                Source::Base => self.base()?.try_read_at(segment.pages.start * PAGE as u64, part)?,
-                Source::Zero(_) => {
+                PageSource::Layer(layer) => layer.try_read(segment.pages.start, part)?,
+                PageSource::Base => self.base()?.try_read_at(segment.pages.start * PAGE as u64, part)?,
+                PageSource::Zero(_) => {
                     part.fill(0);
                     true
                 }
@@ -124,15 +124,15 @@ impl Core {
                 Error::new(ErrorKind::OutOfRange, "past the end of the disk").at_offset(pages.start * PAGE as u64)
             );
         }
-        if !gate.armed {
-            return Ok(Err(Need::Arm));
+        if !gate.has_log {
+            return Ok(Err(Need::BeginSession));
         }
         Ok(gate.top.clone().ok_or(Need::Layer))
     }
 
     fn meet(&self, need: &Need) -> Result<()> {
         match need {
-            Need::Arm => self.arm(),
+            Need::BeginSession => self.begin_session(),
             Need::Layer => self.make_layer(),
             Need::Room => self.make_room(),
         }
@@ -277,7 +277,7 @@ impl Core {
                 Attempt::First(need) => self.meet(&need)?,
             }
         };
-        self.settle(layer, &pages, durability)
+        self.wait_durable(layer, &pages, durability)
     }
 
     /// A volatile write of whole blocks of 4 KiB, or `Ok(false)` with nothing changed where it would wait: smaller ones
@@ -302,7 +302,7 @@ impl Core {
         // not durable what it emptied counts as stored: a killed process may come back without it.
         let first = {
             let state = self.state.read();
-            if state.ops_settled() { state.first_stored(pages.clone()) } else { Some(pages.start) }
+            if state.ops_durable() { state.first_stored(pages.clone()) } else { Some(pages.start) }
         };
         let Some(first) = first else { return Ok(Attempt::Done(None)) };
         let top = match self.ready(&gate, pages)? {
@@ -323,18 +323,18 @@ impl Core {
                 Attempt::First(need) => self.meet(&need)?,
             }
         }
-        self.settle(None, &pages, durability)
+        self.wait_durable(None, &pages, durability)
     }
 
     /// Invariant 5: a FUA request may go past the committer only if for every page it touches the live state is the
     /// durable one, with nothing of it in a batch in flight. Then the sync of the layer it wrote to is all it needs.
-    fn settle(&self, written: Option<Arc<Layer>>, pages: &Range<u64>, durability: Durability) -> Result<()> {
+    fn wait_durable(&self, written: Option<Arc<Layer>>, pages: &Range<u64>, durability: Durability) -> Result<()> {
         if durability == Durability::Volatile {
             return Ok(());
         }
-        let settled = self.state.read().is_settled(pages) || mutant!(FuaPastThePending);
+        let is_durable = self.state.read().is_durable(pages) || mutant!(FuaPastThePending);
         match written {
-            _ if !settled => self.flush(),
+            _ if !is_durable => self.flush(),
             Some(_) if mutant!(FuaNotSynced) => Ok(()),
             Some(layer) => layer.sync(&self.poison),
             None => self.poison.check(),
@@ -356,7 +356,7 @@ impl Core {
             };
             for segment in segments {
                 at = segment.pages.end;
-                if let Source::Layer(layer) = segment.source {
+                if let PageSource::Layer(layer) = segment.source {
                     layer.read_ahead(segment.pages)?;
                 }
             }

@@ -41,7 +41,7 @@ impl Core {
         let mut found = Audited::default();
         let Some(layer) = layer else {
             // Upkeep removes emptied layers at any time; ids are never used again.
-            let given_out = 1..self.growth.lock().settings.next_layer;
+            let given_out = 1..self.table.lock().settings.next_layer;
             return match given_out.contains(&id) {
                 true => Ok(found),
                 false => Err(Error::new(ErrorKind::NotFound, format!("the disk has no layer {id}"))),

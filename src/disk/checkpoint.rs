@@ -7,15 +7,15 @@
 //! All integers little-endian: magic `SDISKCKP`, version u32, compatible, read-only-compatible and incompatible feature
 //! bits u32 each, disk uuid, epoch u64, flags u32 (1 clean, 2 dead pages known), the 32 bytes that its log chains to
 //! (unless clean: then its own MAC), then size and base limit in pages u64
-//! each, next line id u32, batches contained u64, lines u32 and the lines (see `log`), layers u32 and per layer its id
-//! u32 and three page sets (see `page_set`): held, zero, dead. Last 36 bytes: MAC of all before it, CRC32C of all
-//! before itself.
+//! each, next snapshot id u32, batches contained u64, snapshots u32 and the snapshots (see `log`), layers u32 and per
+//! layer its id u32 and three page sets (see `page_set`): held, zero, dead. Last 36 bytes: MAC of all before it, CRC32C
+//! of all before itself.
 
 use std::path::Path;
 
 use uuid::Uuid;
 
-use super::log::{Chain, Line, take_u32, take_u64};
+use super::log::{Chain, Snapshot, take_u32, take_u64};
 use super::page_set::PageSet;
 use crate::crypto::keyring::DiskKeys;
 use crate::{Error, ErrorKind, Result};
@@ -56,12 +56,12 @@ pub(crate) struct Checkpoint {
     pub(crate) size: u64,
     /// Pages of the base that are seen.
     pub(crate) base_limit: u64,
-    pub(crate) next_line: u32,
+    pub(crate) next_snapshot: u32,
     /// Batches that it contains, over all openings.
     pub(crate) generation: u64,
     /// What the log of its epoch follows; a clean one is followed by its own MAC.
     pub(crate) chain: Chain,
-    pub(crate) lines: Vec<Line>,
+    pub(crate) snapshots: Vec<Snapshot>,
     pub(crate) layers: Vec<Presence>,
 }
 
@@ -85,11 +85,11 @@ impl Checkpoint {
         out.extend_from_slice(&self.chain);
         out.extend_from_slice(&self.size.to_le_bytes());
         out.extend_from_slice(&self.base_limit.to_le_bytes());
-        out.extend_from_slice(&self.next_line.to_le_bytes());
+        out.extend_from_slice(&self.next_snapshot.to_le_bytes());
         out.extend_from_slice(&self.generation.to_le_bytes());
-        out.extend_from_slice(&(self.lines.len() as u32).to_le_bytes());
-        for line in &self.lines {
-            line.encode(&mut out);
+        out.extend_from_slice(&(self.snapshots.len() as u32).to_le_bytes());
+        for snapshot in &self.snapshots {
+            snapshot.encode(&mut out);
         }
         out.extend_from_slice(&(self.layers.len() as u32).to_le_bytes());
         for layer in &self.layers {
@@ -158,15 +158,15 @@ impl Checkpoint {
         if size == 0 || size > PAGES_LIMIT || base_limit > size {
             return Err(corrupt("has an impossible size"));
         }
-        let next_line = take_u32(input).ok_or_else(short)?;
+        let next_snapshot = take_u32(input).ok_or_else(short)?;
         let generation = take_u64(input).ok_or_else(short)?;
-        let mut lines = Vec::new();
+        let mut snapshots = Vec::new();
         for _ in 0..take_u32(input).ok_or_else(short)? {
-            let line = Line::decode(input).ok_or_else(short)?;
-            if !line.is_possible() {
-                return Err(corrupt("has an impossible line"));
+            let snapshot = Snapshot::decode(input).ok_or_else(short)?;
+            if !snapshot.is_possible() {
+                return Err(corrupt("has an impossible snapshot"));
             }
-            lines.push(line);
+            snapshots.push(snapshot);
         }
         let mut layers: Vec<Presence> = Vec::new();
         for _ in 0..take_u32(input).ok_or_else(short)? {
@@ -183,6 +183,6 @@ impl Checkpoint {
             layers.push(Presence { layer, held, zero, dead });
         }
         let (clean, dead_known) = (flags & CLEAN != 0, flags & DEAD_KNOWN != 0);
-        Ok(Self { clean, dead_known, size, base_limit, next_line, generation, chain, lines, layers })
+        Ok(Self { clean, dead_known, size, base_limit, next_snapshot, generation, chain, snapshots, layers })
     }
 }

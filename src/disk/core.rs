@@ -1,6 +1,6 @@
 //! What the parts of an open disk share, and the order in which they lock it.
 //!
-//! Lock order, outermost first: `upkeep`, `growth`, `checkpointing`, the committer's turn (`rounds`), range locks,
+//! Lock order, outermost first: `upkeep`, `table`, `checkpointing`, the committer's turn (`rounds`), range locks,
 //! `gate`, `committer`, `state`. Nobody waits for a round, a checkpoint or log space while holding a range lock or the
 //! gate.
 
@@ -18,7 +18,7 @@ use super::poison::Poison;
 use super::range_lock::RangeLock;
 use super::settings::DiskSettings;
 use super::state::State;
-use super::vitals::Costs;
+use super::stats::Costs;
 use super::{Access, Options};
 use crate::base::BaseImage;
 use crate::crypto::keyring::DiskKeys;
@@ -35,7 +35,7 @@ pub(crate) struct Gate {
     pub(crate) top: Option<Arc<Layer>>,
     pub(crate) encryption: bool,
     /// Whether this opening has its own log, and so the clean mark is durably cleared.
-    pub(crate) armed: bool,
+    pub(crate) has_log: bool,
     pub(crate) closed: bool,
 }
 
@@ -82,7 +82,7 @@ pub(crate) struct Committer {
 
 /// What changes with the set of layers. Holding its lock excludes making a layer, resize and rollback from one another.
 #[derive(Debug)]
-pub(crate) struct Growth {
+pub(crate) struct LayerTable {
     pub(crate) settings: DiskSettings,
     pub(crate) slots: KeySlots,
 }
@@ -97,7 +97,7 @@ pub(crate) struct Core {
     pub(crate) base: RwLock<Option<Arc<dyn BaseImage>>>,
     pub(crate) access: Access,
     pub(crate) options: Options,
-    pub(crate) growth: Mutex<Growth>,
+    pub(crate) table: Mutex<LayerTable>,
     pub(crate) rounds: Mutex<Rounds>,
     pub(crate) turn: Condvar,
     pub(crate) ranges: RangeLock,
@@ -175,13 +175,13 @@ impl Core {
     }
 
     /// Takes the committer's turn for something that is no round, and gives it back when dropped.
-    pub(crate) fn take_turn(&self) -> Turn<'_> {
+    pub(crate) fn lock_commit(&self) -> CommitGuard<'_> {
         let mut rounds = self.rounds.lock();
         while rounds.busy {
             rounds = self.turn.wait(rounds);
         }
         rounds.busy = true;
-        Turn(self)
+        CommitGuard(self)
     }
 
     /// Reserves log space for one change of presence; given back when dropped, after the change is published. `None`: a
@@ -242,9 +242,9 @@ impl Core {
     }
 }
 
-pub(crate) struct Turn<'a>(&'a Core);
+pub(crate) struct CommitGuard<'a>(&'a Core);
 
-impl Drop for Turn<'_> {
+impl Drop for CommitGuard<'_> {
     fn drop(&mut self) {
         self.0.rounds.lock().busy = false;
         self.0.turn.notify_all();

@@ -83,10 +83,10 @@ pub(crate) fn create(dir: &dyn Dir, spec: &Spec, keys: &DiskKeys, encryption: bo
         dead_known: true,
         size: pages,
         base_limit: base_size / PAGE as u64,
-        next_line: 1,
+        next_snapshot: 1,
         generation: 0,
         chain: Default::default(),
-        lines: Vec::new(),
+        snapshots: Vec::new(),
         layers: vec![Presence { layer: FIRST, held, zero: PageSet::new(), dead: PageSet::new() }],
     };
     let (content, _) = state.encode(1, spec.uuid, keys);
@@ -95,7 +95,7 @@ pub(crate) fn create(dir: &dyn Dir, spec: &Spec, keys: &DiskKeys, encryption: bo
 
     let mut settings = DiskSettings::new(spec, created);
     settings.next_layer = FIRST + 1;
-    settings.layers.push(LayerRecord { id: FIRST, kind, created, sealed_pages: 0 });
+    settings.layers.push(LayerRecord { id: FIRST, kind, created, encrypted_pages: 0 });
     settings.store(dir, keys).map_err(StoreError::into_error)?;
     reserve::ensure_settings_spare(dir).map_err(at)
 }

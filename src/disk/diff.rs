@@ -1,16 +1,16 @@
-//! What changed between two lines, or between a line and the live disk, from presence alone.
+//! What changed between two snapshots, or between a snapshot and the live disk, from presence alone.
 //!
-//! A line sees the layers up to `sees`. Whatever was written or cleared after it was drawn is in the presence of a
-//! layer above, for as long as no later change of the same page took its place there. So the pages that changed between
-//! a line and a later view are the union of what the layers above the line, and not above the view, hold or have as
-//! zero: never too few. Too many where a page was written with what it had before. Pages past the end of the earlier
-//! view are all different from nothing; where nothing of them is stored they read as zeros.
+//! A snapshot sees the layers up to `sees`. Whatever was written or cleared after it was created is in the presence of
+//! a layer above, for as long as no later change of the same page took its place there. So the pages that changed
+//! between a snapshot and a later view are the union of what the layers above the snapshot, and not above the view,
+//! hold or have as zero: never too few. Too many where a page was written with what it had before. Pages past the end
+//! of the earlier view are all different from nothing; where nothing of them is stored they read as zeros.
 
 use std::ops::Range;
 
 use super::core::Core;
 use super::page_set::PageSet;
-use super::resolve::{Segment, Source, View};
+use super::resolve::{PageSource, Segment, View};
 use super::state::State;
 use crate::{Error, ErrorKind, Result};
 
@@ -48,15 +48,15 @@ impl State {
 }
 
 impl Core {
-    /// What changed of `range` from line `from` up to the view `to`, or up to now; in order, neighbours of one kind
+    /// What changed of `range` from snapshot `from` up to the view `to`, or up to now; in order, neighbours of one kind
     /// merged, at most `limit` of them.
     pub(crate) fn changes(&self, from: u32, to: Option<View>, range: Range<u64>, limit: usize) -> Result<Vec<Change>> {
         let state = self.state.read();
         let to = to.unwrap_or_else(|| state.live());
         state.check_view(to)?;
-        let from = state.line(from).map(View::from);
+        let from = state.snapshot(from).map(View::from);
         let from = from.ok_or_else(|| Error::new(ErrorKind::NotFound, "there is no such snapshot"))?;
-        if to.line < from.line && to.line.is_some() {
+        if to.snapshot < from.snapshot && to.snapshot.is_some() {
             return Err(Error::new(ErrorKind::InvalidInput, "the snapshot to compare with is the older one")
                 .hint("name the older one with --from"));
         }
@@ -78,7 +78,7 @@ impl Core {
             let piece = at..end.min(at.saturating_add(step));
             let changed = state.changed(from, to, u64::from(self.footer), &piece);
             for run in changed.runs(piece.clone()) {
-                let mut visit = |segment: Segment| push(segment.pages, matches!(segment.source, Source::Zero(_)));
+                let mut visit = |segment: Segment| push(segment.pages, matches!(segment.source, PageSource::Zero(_)));
                 if !state.resolve(to, run, &mut visit) {
                     return Ok(found);
                 }

@@ -19,7 +19,7 @@ use uuid::Uuid;
 use super::transfer::{read_full, write_full, write_new};
 use crate::crypto::keyring::WrappedDek;
 use crate::io::mutant;
-use crate::io::{Dir, File, Open, whole};
+use crate::io::{Dir, File, Open, replace};
 use crate::{Error, ErrorKind, Result};
 
 pub(crate) const FILE: &str = "keys";
@@ -135,7 +135,7 @@ impl KeySlots {
     pub(crate) fn destroy(dir: &dyn Dir) -> Result<()> {
         let path = dir.path().join(FILE);
         let io = |error| Error::io("cannot be erased", error).at_path(&path);
-        match whole::erase(dir, FILE) {
+        match replace::erase(dir, FILE) {
             Err(error) if error.kind() == ErrorKind::NotFound => return dir.sync().map_err(io),
             done => done?,
         }

@@ -51,8 +51,8 @@ pub(crate) struct Layer {
     /// `None` in a plain layer, and once the keys are revoked.
     cipher: RwLock<Option<XtsKey>>,
     dirty: AtomicBool,
-    /// Pages encrypted under the key, as far as is known: see `wear.rs`.
-    sealed: AtomicU64,
+    /// Pages encrypted under the key, as far as is known: see `key_usage.rs`.
+    encrypted_pages: AtomicU64,
     /// How many of them disk.toml knows.
     noted: AtomicU64,
     syncing: Mutex<()>,
@@ -81,7 +81,7 @@ impl Layer {
             name,
             cipher: RwLock::new(cipher),
             dirty: AtomicBool::new(false),
-            sealed: AtomicU64::new(0),
+            encrypted_pages: AtomicU64::new(0),
             noted: AtomicU64::new(0),
             syncing: Mutex::new(()),
         }
@@ -153,21 +153,21 @@ impl Layer {
         }
         let cipher = self.cipher.read();
         let cipher = cipher.as_ref().ok_or_else(|| self.keyless())?;
-        self.count_sealed((data.len() / PAGE) as u64);
+        self.count_encrypted((data.len() / PAGE) as u64);
         if data.len() <= SMALL {
-            let mut sealed = [0; SMALL];
-            let sealed = &mut sealed[..data.len()];
-            cipher.encrypt(first_page, data, sealed);
+            let mut encrypted_pages = [0; SMALL];
+            let encrypted_pages = &mut encrypted_pages[..data.len()];
+            cipher.encrypt(first_page, data, encrypted_pages);
             xts::wipe_stack();
-            return self.put(first_page, sealed, first);
+            return self.put(first_page, encrypted_pages, first);
         }
         let mut piece = POOL.lock().pop().unwrap_or_else(|| vec![0; PIECE].into_boxed_slice());
         let mut page = first_page;
         let done = data.chunks(PIECE).try_for_each(|chunk| {
-            let sealed = &mut piece[..chunk.len()];
-            cipher.encrypt(page, chunk, sealed);
+            let encrypted_pages = &mut piece[..chunk.len()];
+            cipher.encrypt(page, chunk, encrypted_pages);
             xts::wipe_stack();
-            self.put(page, sealed, first)?;
+            self.put(page, encrypted_pages, first)?;
             page += (chunk.len() / PAGE) as u64;
             Ok(())
         });
@@ -178,13 +178,13 @@ impl Layer {
         done
     }
 
-    pub(crate) fn count_sealed(&self, pages: u64) {
-        self.sealed.fetch_add(pages, Ordering::Relaxed);
+    pub(crate) fn count_encrypted(&self, pages: u64) {
+        self.encrypted_pages.fetch_add(pages, Ordering::Relaxed);
     }
 
     /// Pages encrypted since disk.toml last said how many.
     pub(crate) fn wear_unnoted(&self) -> u64 {
-        self.sealed().saturating_sub(self.noted.load(Ordering::Relaxed))
+        self.encrypted_pages().saturating_sub(self.noted.load(Ordering::Relaxed))
     }
 
     pub(crate) fn wear_noted(&self, pages: u64) {
@@ -192,8 +192,8 @@ impl Layer {
     }
 
     /// Pages encrypted under the key.
-    pub(crate) fn sealed(&self) -> u64 {
-        self.sealed.load(Ordering::Relaxed)
+    pub(crate) fn encrypted_pages(&self) -> u64 {
+        self.encrypted_pages.load(Ordering::Relaxed)
     }
 
     pub(crate) fn mark_dirty(&self) {

@@ -2,7 +2,7 @@
 
 use rand::{RngExt, SeedableRng};
 
-use super::tests::{Place, base_page, read};
+use super::tests::{TestDisk, base_page, read};
 use super::*;
 
 const MIB: u64 = 1 << 20;
@@ -16,11 +16,11 @@ fn sweep_all(disk: &Disk, include_base: bool) {
 
 #[test]
 fn a_snapshot_keeps_what_it_saw() {
-    let place = Place::new(MIB, 0, true);
+    let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
     disk.write(0, &[1; 4096], Durability::Volatile).unwrap();
-    disk.snapshot("one").unwrap();
-    assert_eq!(disk.snapshot("one").unwrap_err().kind(), ErrorKind::AlreadyExists);
+    disk.create_snapshot("one").unwrap();
+    assert_eq!(disk.create_snapshot("one").unwrap_err().kind(), ErrorKind::AlreadyExists);
     disk.write(0, &[2; 512], Durability::Volatile).unwrap();
     let one = disk.at_snapshot("one").unwrap();
     assert!(one.read_only());
@@ -41,7 +41,7 @@ fn a_snapshot_keeps_what_it_saw() {
 
 #[test]
 fn shrinking_and_growing_never_shows_old_content() {
-    let place = Place::new(MIB, MIB, true);
+    let place = TestDisk::new(MIB, MIB, true);
     let disk = place.open(true);
     disk.write(MIB - 4096, &[9; 4096], Durability::Volatile).unwrap();
     disk.resize(MIB / 2).unwrap();
@@ -61,7 +61,7 @@ fn shrinking_and_growing_never_shows_old_content() {
 fn nothing_changes_the_footer_page_of_a_disk_that_shrank() {
     // The footer page ends a block of 4 KiB, which `try_write` wants whole.
     const SIZE: u64 = MIB / 2 + 3584;
-    let place = Place::new(MIB, 0, true);
+    let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
     disk.resize(SIZE).unwrap();
     let footer = read_blob(&disk, SIZE);
@@ -75,13 +75,13 @@ fn nothing_changes_the_footer_page_of_a_disk_that_shrank() {
 
 #[test]
 fn a_closed_disk_is_not_begun_anew() {
-    let place = Place::new(MIB, 0, true);
+    let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
     disk.write(0, &[1; 512], Durability::Volatile).unwrap();
     disk.close().unwrap();
     let files = place.dir().list().unwrap();
     let refused = |result: Result<()>| assert_eq!(result.unwrap_err().kind(), ErrorKind::Shutdown);
-    refused(disk.snapshot("late").map(drop));
+    refused(disk.create_snapshot("late").map(drop));
     refused(disk.delete_snapshot("late"));
     refused(disk.resize(2 * MIB));
     refused(disk.detach_base().map(drop));
@@ -90,7 +90,7 @@ fn a_closed_disk_is_not_begun_anew() {
 
 #[test]
 fn any_range_is_read_ahead_to_its_end() {
-    let place = Place::new(MIB, 0, true);
+    let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
     for page in (0..MIB / 512).step_by(2) {
         disk.write(page * 512, &[1; 512], Durability::Volatile).unwrap();
@@ -99,7 +99,7 @@ fn any_range_is_read_ahead_to_its_end() {
         disk.cache(offset, len).unwrap();
     }
     assert_eq!(disk.cache(1, MIB).unwrap_err().kind(), ErrorKind::OutOfRange);
-    disk.snapshot("one").unwrap();
+    disk.create_snapshot("one").unwrap();
     let one = disk.at_snapshot("one").unwrap();
     one.cache(0, MIB).unwrap();
     disk.delete_snapshot("one").unwrap();
@@ -115,7 +115,7 @@ fn read_blob(disk: &Disk, offset: u64) -> Vec<u8> {
 
 #[test]
 fn re_encryption_brings_everything_under_the_current_key() {
-    let place = Place::new(MIB, MIB / 2, false);
+    let place = TestDisk::new(MIB, MIB / 2, false);
     let disk = place.open(false);
     disk.write(8192, &[3; 4096], Durability::Volatile).unwrap();
     assert_eq!(disk.sweep(0, false).unwrap_err().kind(), ErrorKind::InUse);
@@ -144,7 +144,7 @@ fn lives_agree_with_a_model() {
     for seed in 0..60u64 {
         let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
         let pages = 64u64;
-        let place = Place::new(pages * 512, 32 * 512, seed % 2 == 0);
+        let place = TestDisk::new(pages * 512, 32 * 512, seed % 2 == 0);
         let mut encryption = seed % 2 == 0;
         let mut disk = place.open(encryption);
         let mut model: Vec<u8> = (0..32).flat_map(base_page).chain(vec![0; 32 * 512]).collect();
@@ -173,7 +173,7 @@ fn lives_agree_with_a_model() {
                 13 => drop(disk.maintain().unwrap()),
                 14 => {
                     let name = format!("s{step}");
-                    disk.snapshot(&name).unwrap();
+                    disk.create_snapshot(&name).unwrap();
                     snapshots.push((name, model.clone()));
                 }
                 15 if !snapshots.is_empty() => {

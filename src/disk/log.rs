@@ -51,7 +51,7 @@ const BATCH_HEADER: usize = 80;
 pub(crate) const EXTENT: usize = 24;
 const HEADER_PURPOSE: &[u8] = b"sealdisk log header";
 const BATCH_PURPOSE: &[u8] = b"sealdisk log batch";
-/// Bytes of the longest name of a line.
+/// Bytes of the longest name of a snapshot.
 pub(crate) const NAME_LIMIT: usize = 255;
 
 pub(crate) type Chain = [u8; 32];
@@ -67,22 +67,22 @@ pub(crate) struct Extent {
     pub(crate) mark: Mark,
 }
 
-/// A line across the stack: what a snapshot sees.
+/// A snapshot of a disk: the layers that it sees.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Line {
+pub struct Snapshot {
     pub id: u32,
     pub name: String,
     /// Seconds since the epoch.
     pub created: u64,
     /// The highest layer id it may see.
     pub sees: u32,
-    /// Pages of the blob when it was drawn.
+    /// Pages of the blob when it was created.
     pub size: u64,
     /// Pages of the base seen through it.
     pub base_limit: u64,
 }
 
-impl Line {
+impl Snapshot {
     /// Whether it is one of the user's snapshots. The program draws some for itself, for as long as a reader needs
     /// them; in their names there is a slash, and in no other.
     #[must_use]
@@ -93,8 +93,8 @@ impl Line {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Op {
-    LineAdded(Line),
-    LineRemoved(u32),
+    SnapshotAdded(Snapshot),
+    SnapshotRemoved(u32),
     /// Pages.
     Resize {
         size: u64,
@@ -121,11 +121,11 @@ impl Op {
     fn encode(&self, out: &mut Vec<u8>) {
         let mut body = Vec::new();
         let kind: u32 = match self {
-            Op::LineAdded(line) => {
-                line.encode(&mut body);
+            Op::SnapshotAdded(snapshot) => {
+                snapshot.encode(&mut body);
                 1
             }
-            Op::LineRemoved(id) => {
+            Op::SnapshotRemoved(id) => {
                 body.extend_from_slice(&id.to_le_bytes());
                 2
             }
@@ -151,8 +151,8 @@ impl Op {
     fn decode(kind: u32, mut body: &[u8]) -> Option<Self> {
         let input = &mut body;
         let op = match kind {
-            1 => Op::LineAdded(Line::decode(input)?),
-            2 => Op::LineRemoved(take_u32(input)?),
+            1 => Op::SnapshotAdded(Snapshot::decode(input)?),
+            2 => Op::SnapshotRemoved(take_u32(input)?),
             3 => Op::Resize { size: take_u64(input)?, base_limit: take_u64(input)? },
             4 => Op::LayerEmptied(take_u32(input)?),
             5 => Op::NextLog { epoch: take_u64(input)? },
@@ -162,7 +162,7 @@ impl Op {
     }
 }
 
-impl Line {
+impl Snapshot {
     /// id u32, sees u32, created u64, size u64, base limit u64, name length u32, name.
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.id.to_le_bytes());
@@ -185,7 +185,7 @@ impl Line {
         let len = take_u32(input)? as usize;
         let name = (len <= NAME_LIMIT).then(|| input.split_off(..len)).flatten()?;
         let name = std::str::from_utf8(name).ok()?.to_owned();
-        Some(Line { id, name, created, sees, size, base_limit })
+        Some(Snapshot { id, name, created, sees, size, base_limit })
     }
 }
 
@@ -381,7 +381,7 @@ impl Log {
 
 /// What a log file holds.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Replay {
+pub(crate) enum LogReplay {
     /// No header, and no batch: never begun.
     Unbegun,
     Begun {
@@ -416,7 +416,13 @@ fn damage_behind(content: &[u8], from: usize, epoch: u64) -> Option<(usize, &'st
 }
 
 /// Reads the content of the log of `epoch`. Without `keys` no MAC is checked.
-pub(crate) fn replay(content: &[u8], epoch: u64, uuid: Uuid, keys: Option<&DiskKeys>, path: &Path) -> Result<Replay> {
+pub(crate) fn replay(
+    content: &[u8],
+    epoch: u64,
+    uuid: Uuid,
+    keys: Option<&DiskKeys>,
+    path: &Path,
+) -> Result<LogReplay> {
     let corrupt =
         |what: &str, offset: usize| Error::new(ErrorKind::Corrupt, what).at_path(path).at_offset(offset as u64);
     let header = content
@@ -425,7 +431,7 @@ pub(crate) fn replay(content: &[u8], epoch: u64, uuid: Uuid, keys: Option<&DiskK
     let Some(header) = header else {
         return match damage_behind(content, BLOCK, epoch) {
             Some((at, what)) => Err(corrupt(&format!("log has a damaged header, and {what} it"), at)),
-            None => Ok(Replay::Unbegun),
+            None => Ok(LogReplay::Unbegun),
         };
     };
     if header[8..12] != VERSION.to_le_bytes() || header[20..24] != [0; 4] {
@@ -450,7 +456,7 @@ pub(crate) fn replay(content: &[u8], epoch: u64, uuid: Uuid, keys: Option<&DiskK
             // A torn batch may have covered any number of blocks, but nothing is written behind it.
             return match damage_behind(content, at, epoch) {
                 Some((behind, what)) => Err(corrupt(&format!("log is damaged, with {what} the damage"), behind)),
-                None => Ok(Replay::Begun { follows, batches, chain }),
+                None => Ok(LogReplay::Begun { follows, batches, chain }),
             };
         };
         if !mutant!(LogRecycled) && keys.is_some_and(|keys| !raw.mac_holds(&chain, keys)) {
@@ -469,7 +475,7 @@ mod tests {
     use super::*;
 
     /// A log of two batches, of which the second is torn, with `false_headers` of the same epoch behind it.
-    fn torn(false_headers: usize) -> Result<Replay> {
+    fn torn(false_headers: usize) -> Result<LogReplay> {
         let (keys, epoch, path) = (DiskKeys::ephemeral()?, 3_u64, Path::new("log.3"));
         let mut content = vec![0; 64 * BLOCK];
         content[..8].copy_from_slice(MAGIC);
@@ -497,7 +503,7 @@ mod tests {
     #[test]
     fn a_log_of_false_headers_is_refused_and_not_looked_through_for_each() {
         for few in [0, 1, 3] {
-            assert!(matches!(torn(few), Ok(Replay::Begun { batches, .. }) if batches.len() == 1), "{few}");
+            assert!(matches!(torn(few), Ok(LogReplay::Begun { batches, .. }) if batches.len() == 1), "{few}");
         }
         let error = torn(60).expect_err("no torn end leaves that");
         assert_eq!(error.kind(), ErrorKind::Corrupt);

@@ -9,8 +9,8 @@
 //! | `core` | what the parts share, the gate, the order of locks |
 //! | `access` | reading and changing pages |
 //! | `commit` | the committer: flush, FUA, the log's turn-over |
-//! | `growth` | beginning to write, a new layer, the switch |
-//! | `lines`, `resize`, `sweep` | snapshots; growing and shrinking; re-encrypting |
+//! | `table` | beginning to write, a new layer, the switch |
+//! | `snapshots`, `resize`, `sweep` | snapshots; growing and shrinking; re-encrypting |
 //! | `upkeep` | punching, checkpoints, removing layers, in steps |
 //! | `reserve` | space held ready for a full file system |
 //! | `create`, `open`, `noted` | making; opening and recovering; what a killed process had answered |
@@ -19,8 +19,8 @@
 //! | `wear` | how much was encrypted under each data key |
 //! | `revoke` | taking the keys back, and giving them again |
 //! | `report`, `diff` | runs, usage, layers; what changed between snapshots |
-//! | `vitals` | the same for whoever watches the server, and what rounds cost |
-//! | `state`, `pending` | presence, lines, what is pending; no I/O |
+//! | `stats` | the same for whoever watches the server, and what rounds cost |
+//! | `state`, `pending` | presence, snapshots, what is pending; no I/O |
 //! | `resolve`, `view_cache` | which layer answers for a page; what is kept of the answers |
 //! | `layer`, `log`, `recent`, `checkpoint`, `settings`, `key_slots` | a file on disk each |
 //! | `guarded_dir`, `poison` | what a failed sync forbids |
@@ -37,20 +37,18 @@ mod core;
 mod create;
 mod diff;
 mod extent_map;
-mod growth;
 mod guarded_dir;
 mod key_slots;
+mod key_usage;
 mod layer;
-mod lines;
+mod layer_table;
 mod log;
-mod noted;
 mod open;
 mod options;
 mod page_set;
 mod pending;
 mod poison;
 mod range_lock;
-mod recent;
 mod rekey;
 mod report;
 mod reserve;
@@ -58,14 +56,16 @@ mod resize;
 mod resolve;
 mod revoke;
 mod settings;
+mod snapshots;
 mod state;
+mod stats;
 mod sweep;
 mod transfer;
 mod upkeep;
 mod verify;
 mod view_cache;
-mod vitals;
-mod wear;
+mod volatile_journal;
+mod volatile_replay;
 
 #[cfg(test)]
 #[cfg(not(feature = "sim"))]
@@ -88,19 +88,19 @@ pub use self::audit::Audited;
 use self::core::Core;
 pub(crate) use self::create::check_size;
 pub use self::diff::Change;
-pub use self::log::Line;
+pub use self::log::Snapshot;
 pub use self::options::{Options, remember_system};
 pub use self::report::{Inherited, KeyUsage, LayerUsage, Stored};
 use self::resolve::View;
 pub use self::settings::{DiskSettings, Kind, LayerRecord, Parent, Unfinished};
+pub use self::stats::DiskStats;
 pub use self::sweep::Swept;
-pub use self::vitals::Vitals;
 use crate::base::{BaseImage, BaseRecord, DeletedFile};
 use crate::crypto::keyring::DiskKeys;
 use crate::crypto::secret::SecretBytes;
 use crate::io::Dir;
 use crate::{Error, ErrorKind, PAGE, Result};
-pub use growth::check_room;
+pub use layer_table::check_room;
 
 /// Whether a change must be on stable storage before it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -202,7 +202,7 @@ pub fn has_keys(dir: &dyn Dir) -> bool {
 
 /// An open disk: the block-device view of one page blob. Ranges are bytes; any alignment is served.
 /// All methods may be called from many threads at once. The disk starts no thread. What it can do with
-/// snapshots stands in `lines.rs`.
+/// snapshots stands in `snapshots.rs`.
 #[derive(Debug)]
 pub struct Disk {
     core: Arc<Core>,
@@ -272,8 +272,8 @@ impl Disk {
     }
 
     /// Numbers for whoever watches the server. `None`: it would wait; ask again.
-    pub fn try_vitals(&self) -> Option<Vitals> {
-        self.core.try_vitals()
+    pub fn try_stats(&self) -> Option<DiskStats> {
+        self.core.try_stats()
     }
 
     /// A copy of the disk's settings as they are now.
@@ -417,9 +417,9 @@ impl Disk {
         self.core.layers()
     }
 
-    /// Keeps only what the snapshots `keep` ([`Line::id`]) see: every other snapshot goes, and the live disk becomes
-    /// what the newest of them sees. Durable when this returns; cut off by a crash it is to be called again. `false`:
-    /// there was nothing to do. [`ErrorKind::NotFound`]: the disk has not all of them, and nothing is changed.
+    /// Keeps only what the snapshots `keep` ([`Snapshot::id`]) see: every other snapshot goes, and the live disk
+    /// becomes what the newest of them sees. Durable when this returns; cut off by a crash it is to be called again.
+    /// `false`: there was nothing to do. [`ErrorKind::NotFound`]: the disk has not all of them, and nothing is changed.
     pub fn keep_only(&self, keep: &[u32]) -> Result<bool> {
         self.check_live()?;
         self.core.keep_only(keep)
@@ -487,25 +487,25 @@ impl Disk {
     }
 
     /// Admits nothing any more, reads neither: from here on everything fails with [`ErrorKind::Revoked`]. Waits for
-    /// what is in flight. To be followed by [`Disk::flush_last`] within the time that is allowed, then
-    /// [`Disk::drop_keys`].
-    pub fn bar(&self) {
-        self.core.bar();
+    /// what is in flight. To be followed by [`Disk::final_flush`] within the time that is allowed, then
+    /// [`Disk::forget_keys`].
+    pub fn suspend(&self) {
+        self.core.suspend();
     }
 
     /// The last flush of a barred disk.
-    pub fn flush_last(&self) -> Result<()> {
+    pub fn final_flush(&self) -> Result<()> {
         self.core.flush_unchecked()
     }
 
     /// Lets go of every key; the last to hold one zeroizes it. What was not flushed stays pending.
-    pub fn drop_keys(&self) {
-        self.core.drop_keys();
+    pub fn forget_keys(&self) {
+        self.core.forget_keys();
     }
 
     /// Takes the keys again and serves. [`ErrorKind::Corrupt`]: they do not unwrap this disk's data keys.
-    pub fn readmit(&self, keys: DiskKeys) -> Result<()> {
-        self.core.readmit(keys)
+    pub fn resume(&self, keys: DiskKeys) -> Result<()> {
+        self.core.resume(keys)
     }
 
     /// Reads settings, keys, checkpoint and logs again, checks every checksum and MAC, and compares the state they give

@@ -8,22 +8,22 @@
 use std::sync::Arc;
 
 use super::checkpoint::{self, Checkpoint};
-use super::core::{Committer, Core, Gate, Growth, Progress, Rounds};
+use super::core::{Committer, Core, Gate, LayerTable, Progress, Rounds};
 use super::guarded_dir::GuardedDir;
 use super::key_slots::{self, KeySlots, SlotKey};
 use super::layer::Layer;
-use super::log::{self, Chain, Op, Replay};
-use super::noted::{self, Noted};
+use super::log::{self, Chain, LogReplay, Op};
 use super::pending::Pending;
 use super::poison::Poison;
 use super::range_lock::RangeLock;
-use super::recent;
 use super::reserve;
 use super::settings::{self, DiskSettings, Kind, LayerRecord};
 use super::state::{Entry, State, Stray};
+use super::stats::Costs;
 use super::transfer::read_file;
 use super::view_cache::ViewCache;
-use super::vitals::Costs;
+use super::volatile_journal;
+use super::volatile_replay::{self, Replay};
 use super::{Access, Options};
 use crate::base::BaseImage;
 use crate::crypto::keyring::DiskKeys;
@@ -61,7 +61,7 @@ pub(crate) fn open(
     let noted = if clean {
         Vec::new()
     } else {
-        settle(&*dir, &*layers_dir, &names, options.boot.as_ref(), keys.as_ref(), access)?
+        sync_after_crash(&*dir, &*layers_dir, &names, options.boot.as_ref(), keys.as_ref(), access)?
     };
     let settings = DiskSettings::load(&*dir, keys.as_ref())?;
     let how = if access == Access::ReadWrite { Open::ReadWrite } else { Open::Read };
@@ -83,7 +83,7 @@ pub(crate) fn open(
         // A clean mark that is seen may be not durable yet, and then what it makes superfluous must stay.
         layers_dir.sync().and_then(|()| dir.sync()).map_err(at)?;
         clean_up(&*dir, &*layers_dir, &names, &settings, &state.strays).map_err(at)?;
-        Core::usable_top(&state, settings.sealed_below, encryption)
+        Core::usable_top(&state, settings.frozen_below, encryption)
     } else {
         None
     };
@@ -101,11 +101,11 @@ pub(crate) fn open(
         base: RwLock::new(base),
         access,
         ranges: RangeLock::new(options.stripes, options.stripe_pages),
-        gate: RwLock::new(Gate { top, encryption, armed: false, closed: false }),
+        gate: RwLock::new(Gate { top, encryption, has_log: false, closed: false }),
         committer: Mutex::new(Committer { log: None, chain, next_epoch, next_log: None, due: None, turn_over: false }),
         pages: AtomicU64::new(state.size),
         state: RwLock::new(state),
-        growth: Mutex::new(Growth { settings, slots }),
+        table: Mutex::new(LayerTable { settings, slots }),
         rounds: Mutex::new(Rounds::default()),
         turn: Condvar::new(),
         poison,
@@ -126,14 +126,14 @@ pub(crate) fn open(
     };
     if access == Access::ReadWrite {
         if noted {
-            core.arm()?;
+            core.begin_session()?;
             core.flush()?;
         }
         // What they noted is in the log now, or was never to be believed.
         let gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
         for &epoch in &names.recent {
             core.dir
-                .remove(&recent::file_name(epoch))
+                .remove(&volatile_journal::file_name(epoch))
                 .or_else(|e| if gone(&e) { Ok(()) } else { Err(e) })
                 .map_err(|e| Error::io("the disk cannot be opened", e).at_path(core.dir.path()))?;
         }
@@ -144,7 +144,7 @@ pub(crate) fn open(
         {
             newest.resize(size, &poisoned_by)?;
         }
-        core.warn_if_worn();
+        core.warn_if_rotation_due();
     }
     Ok(core)
 }
@@ -169,7 +169,8 @@ impl Names {
             numbers.sort_unstable();
             numbers
         };
-        let (logs, checkpoints, recent) = (numbered("log."), numbered("checkpoint."), numbered(recent::PREFIX));
+        let (logs, checkpoints, recent) =
+            (numbered("log."), numbered("checkpoint."), numbered(volatile_journal::PREFIX));
         Self { logs, checkpoints, recent, all }
     }
 
@@ -188,24 +189,26 @@ impl Names {
 }
 
 /// See invariant 9. Gives what was noted, looked at before anything else.
-fn settle(
+fn sync_after_crash(
     dir: &dyn Dir,
     layers_dir: &dyn Dir,
     names: &Names,
     boot: Option<&[u8; 16]>,
     keys: Option<&DiskKeys>,
     access: Access,
-) -> Result<Vec<Noted>> {
+) -> Result<Vec<Replay>> {
     // What a sync of the layers tells, and what the page cache still shows of them, is left to an opening that can look
     // at what was noted, and keep what it saw.
     let (noted, layers_too) = match (keys, boot) {
         (None, _) => (Vec::new(), names.recent.is_empty()),
         (Some(keys), Some(boot)) => {
-            noted::find(dir, layers_dir, &names.recent, boot, keys, access == Access::ReadOnly)?
+            volatile_replay::find(dir, layers_dir, &names.recent, boot, keys, access == Access::ReadOnly)?
         }
         (Some(_), None) => {
             // An opening that knows the boot could not tell what this one has made of the page cache.
-            let void = |&epoch: &u64| recent::void_if_any(&*dir.open(&recent::file_name(epoch), Open::ReadWrite)?);
+            let void = |&epoch: &u64| {
+                volatile_journal::void_if_any(&*dir.open(&volatile_journal::file_name(epoch), Open::ReadWrite)?)
+            };
             names.recent.iter().try_for_each(void).map_err(|error| {
                 Error::io("the notes of recent changes cannot be made worthless", error).at_path(dir.path())
             })?;
@@ -263,7 +266,7 @@ fn open_layers(
     keys: Option<&DiskKeys>,
     how: Open,
 ) -> Result<Vec<Entry>> {
-    let open_one = |&LayerRecord { id, kind, created, sealed_pages }: &LayerRecord| {
+    let open_one = |&LayerRecord { id, kind, created, encrypted_pages }: &LayerRecord| {
         let name = DiskSettings::layer_file(id, kind);
         let path = layers_dir.path().join(&name);
         let file = layers_dir.open(&name, how).map_err(|error| {
@@ -275,8 +278,8 @@ fn open_layers(
             (Kind::Xts, Some(keys)) => Some(unwrap_key(slot_keys, keys, id).map_err(|error| error.at_path(&path))?),
         };
         let layer = Layer::new(id, kind, created, file, path.display().to_string(), cipher);
-        layer.count_sealed(sealed_pages);
-        layer.wear_noted(sealed_pages);
+        layer.count_encrypted(encrypted_pages);
+        layer.wear_noted(encrypted_pages);
         Ok(Entry::new(Arc::new(layer)))
     };
     settings.layers.iter().map(open_one).collect()
@@ -312,7 +315,7 @@ pub(crate) fn recover(
     settings: &DiskSettings,
     entries: Vec<Entry>,
     keys: Option<&DiskKeys>,
-    noted: &[Noted],
+    noted: &[Replay],
 ) -> Result<Recovered> {
     let corrupt = |name: &str, what: &str| Error::new(ErrorKind::Corrupt, what).at_path(dir.path().join(name));
     let load = |name: &str, limit| {
@@ -335,8 +338,8 @@ pub(crate) fn recover(
         base_limit: start.base_limit,
         entries,
         strays: Vec::new(),
-        lines: start.lines,
-        next_line: start.next_line,
+        snapshots: start.snapshots,
+        next_snapshot: start.next_snapshot,
         pending: Pending::default(),
         in_flight: None,
         recent: None,
@@ -358,7 +361,7 @@ pub(crate) fn recover(
         let path = dir.path().join(&name);
         let replayed = log::replay(&load(&name, LOG_LIMIT)?, epoch, settings.uuid, keys, &path)?;
         // A log without batches holds nothing, and what comes after it follows its predecessor.
-        let Replay::Begun { follows, batches, chain: end } = replayed else { continue };
+        let LogReplay::Begun { follows, batches, chain: end } = replayed else { continue };
         if batches.is_empty() {
             continue;
         }
@@ -383,7 +386,7 @@ pub(crate) fn recover(
     for noted in noted.iter().filter(|_| !mutant!(NotesForgotten)) {
         noted.take(dir, &mut state, settings.uuid, durable)?;
     }
-    state.settle_dead();
+    state.recompute_dead();
     // All of it is durable, or pending.
     state.entries.iter_mut().for_each(|entry| entry.left_after = 0);
     for entry in &state.entries {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::{commit, log, wear};
+use super::{commit, key_usage, log};
 use crate::io::{superblock, system};
 use crate::{Error, ErrorKind, Result};
 
@@ -54,7 +54,7 @@ impl Default for Options {
             least_log_bytes: 64 << 10,
             pending_extents: 32 << 10,
             recent_bytes: 4 << 20,
-            key_blocks: wear::LIMIT,
+            key_blocks: key_usage::LIMIT,
             boot: boot_id(),
             clock: system::seconds,
             ticks,

@@ -1,15 +1,15 @@
 //! Going over to another account key, while clients write: wrapped data keys and every MAC are made anew, in any order
 //! and after any crash, because until the old key is dropped both are known (see `crypto/keyring.rs`). Every layer is
-//! sealed: whoever unwrapped its data key with the old account key reads nothing of what is written from then on.
+//! frozen: whoever unwrapped its data key with the old account key reads nothing of what is written from then on.
 //!
 //! 1. this opening gets a log of its own, so that there is one to leave;
 //! 2. with nothing that makes layers going on: every data key is wrapped anew in its slot, the new keys are put in
-//!    force, and disk.toml is replaced under them, with every layer sealed; from there on a write makes a new layer;
+//!    force, and disk.toml is replaced under them, with every layer frozen; from there on a write makes a new layer;
 //! 3. a round goes over to the next log, and the checkpoint at that border replaces every older log and checkpoint.
 //!
 //! Once that is done nothing on disk needs the old key.
 
-use super::core::{Core, Growth};
+use super::core::{Core, LayerTable};
 use super::key_slots::{KeySlots, SlotKey};
 use super::open::find_slot;
 use super::settings::{Kind, LayerRecord};
@@ -23,10 +23,10 @@ impl Core {
     /// is to be called again, and the disk opens with `keys` all the while.
     pub(crate) fn rekey(&self, keys: DiskKeys) -> Result<()> {
         self.check_writable()?;
-        self.arm()?;
+        self.begin_session()?;
         {
-            let mut growth = self.growth.lock();
-            self.rewrap(&mut growth, &keys)?;
+            let mut table = self.table.lock();
+            self.rewrap(&mut table, &keys)?;
             let mut in_force = self.keys.write();
             if in_force.is_none() {
                 return Err(Error::new(ErrorKind::Revoked, "the keys of this disk are revoked"));
@@ -34,9 +34,9 @@ impl Core {
             *in_force = Some(keys);
             drop(in_force);
             if !mutant!(RekeyKeepsTop) {
-                growth.settings.sealed_below = growth.settings.next_layer;
+                table.settings.frozen_below = table.settings.next_layer;
             }
-            self.store_settings(&mut growth)?;
+            self.store_settings(&mut table)?;
             if !mutant!(RekeyKeepsTop) {
                 self.gate.write().top = None;
             }
@@ -66,7 +66,7 @@ impl Core {
         self.check_admitted()?;
         let keys = self.keys()?;
         let is_known = |known: &LayerRecord| known.id == layer && known.kind == Kind::Xts;
-        if !self.growth.lock().settings.layers.iter().any(is_known) {
+        if !self.table.lock().settings.layers.iter().any(is_known) {
             let what = format!("the disk has no encrypted layer {layer}");
             return Err(Error::new(ErrorKind::NotFound, what).hint("`sealdisk show` lists the layers"));
         }
@@ -74,15 +74,15 @@ impl Core {
         keys.reveal(layer, &find_slot(&slot_keys, &keys, layer)?.wrapped)
     }
 
-    fn rewrap(&self, growth: &mut Growth, keys: &DiskKeys) -> Result<()> {
+    fn rewrap(&self, table: &mut LayerTable, keys: &DiskKeys) -> Result<()> {
         let (_, slot_keys) = KeySlots::open(&*self.dir, self.uuid, Open::Read)?;
         let account_key = keys.account_key_id();
         let layers: Vec<u32> =
-            growth.settings.layers.iter().filter(|layer| layer.kind == Kind::Xts).map(|layer| layer.id).collect();
+            table.settings.layers.iter().filter(|layer| layer.kind == Kind::Xts).map(|layer| layer.id).collect();
         for layer in layers {
             let slot = find_slot(&slot_keys, keys, layer)?;
             let wrapped = keys.rewrap(layer, &slot.wrapped).map_err(|error| error.at_path(self.dir.path()))?;
-            growth.slots.put(&SlotKey { layer, account_key, wrapped })?;
+            table.slots.put(&SlotKey { layer, account_key, wrapped })?;
         }
         Ok(())
     }

@@ -17,13 +17,13 @@ const GOAL: Duration = Duration::from_secs(1);
 const TIMES: usize = 5;
 
 /// On the file system that temporary files are on: this is about the device, too.
-struct Place {
+struct TestDisk {
     folder: TempDir,
     uuid: Uuid,
     keys: DiskKeys,
 }
 
-impl Place {
+impl TestDisk {
     fn new() -> Self {
         let place =
             Self { folder: TempDir::new().unwrap(), uuid: Uuid::new_v4(), keys: DiskKeys::ephemeral().unwrap() };
@@ -79,7 +79,7 @@ fn report(what: &str, time: Duration) {
 #[test]
 #[ignore = "takes half a minute; prints a figure"]
 fn after_a_kill_with_a_full_log() {
-    let place = Place::new();
+    let place = TestDisk::new();
     // A batch takes 4 KiB of a log of 4 MiB.
     let time = place.median(|disk| write_and_die(disk, 900, 16));
     report("reopening after a kill, 900 batches in the log and 16 noted writes", time);
@@ -89,7 +89,7 @@ fn after_a_kill_with_a_full_log() {
 #[test]
 #[ignore = "takes half a minute; prints figures"]
 fn of_64_gib_with_every_second_page_stored() {
-    let place = Place::new();
+    let place = TestDisk::new();
     let (disk, _) = place.open(false);
     disk.write(0, &[1; PAGE], Durability::Volatile).unwrap();
     disk.close().unwrap();

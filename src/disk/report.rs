@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::core::Core;
 use super::page_set::PageSet;
-use super::resolve::{Source, View};
+use super::resolve::{PageSource, View};
 use super::settings::{DiskSettings, Kind};
 use super::state::State;
 use super::{Access, PageState, Run, Usage};
@@ -35,7 +35,7 @@ pub struct LayerUsage {
     /// AES blocks encrypted under its data key, give or take 8 GiB for every time the disk was opened.
     pub sealed_blocks: u64,
     /// So many that a new data key is due, which it has not got yet.
-    pub worn: bool,
+    pub rotation_due: bool,
 }
 
 /// Pages of a disk under one data key.
@@ -51,8 +51,8 @@ pub struct KeyUsage {
     pub current: bool,
     /// AES blocks encrypted under it, as in [`LayerUsage::sealed_blocks`]; `None`: another disk counts them.
     pub sealed_blocks: Option<u64>,
-    /// As [`LayerUsage::worn`].
-    pub worn: bool,
+    /// As [`LayerUsage::rotation_due`].
+    pub rotation_due: bool,
 }
 
 /// Bytes that layers hold, by how they are stored.
@@ -100,7 +100,7 @@ impl Gathered {
                 let run = next..next + len / PAGE as u64;
                 next = run.end;
                 let state = match kind {
-                    BaseRun::Zero if base.looks_through() => PageState::Zero,
+                    BaseRun::Zero if base.exposes_layers() => PageState::Zero,
                     BaseRun::Data => PageState::Base { allocated: true },
                     BaseRun::Zero => PageState::Base { allocated: false },
                     BaseRun::Held { disk, layer, encrypted } => PageState::Inherited { disk, layer, encrypted },
@@ -145,12 +145,12 @@ impl Core {
         for segment in segments {
             let (pages, depth) = (segment.pages, segment.depth);
             match segment.source {
-                Source::Zero(layer) => gathered.push(pages, PageState::Zero, layer, depth),
-                Source::Layer(layer) => {
+                PageSource::Zero(layer) => gathered.push(pages, PageState::Zero, layer, depth),
+                PageSource::Layer(layer) => {
                     let state = if layer.kind == Kind::Xts { PageState::Encrypted } else { PageState::Plain };
                     gathered.push(pages, state, Some(layer.id), depth);
                 }
-                Source::Base => match base {
+                PageSource::Base => match base {
                     None => gathered.push(pages, PageState::Base { allocated: true }, None, depth),
                     Some(base) => gathered.push_base(base, pages, depth)?,
                 },
@@ -170,15 +170,15 @@ impl Core {
     }
 
     fn usage_over(&self, base: Option<&dyn BaseImage>) -> Result<(Usage, Vec<KeyUsage>)> {
-        let DiskSettings { uuid: own, sealed_below, .. } = self.settings();
+        let DiskSettings { uuid: own, frozen_below, .. } = self.settings();
         let top = {
             let gate = self.gate.read();
             // Where nothing can be written: what would be, if it could.
-            let would_be = || Self::usable_top(&self.state.read(), sealed_below, gate.encryption);
+            let would_be = || Self::usable_top(&self.state.read(), frozen_below, gate.encryption);
             let top = if self.access == Access::ReadOnly { would_be() } else { gate.top.clone() };
             top.map(|top| top.id)
         };
-        let base = base.filter(|base| base.looks_through());
+        let base = base.filter(|base| base.exposes_layers());
         let (mut usage, mut keys, uncovered) = {
             let state = self.state.read();
             let (usage, live) = counts(&state);
@@ -189,8 +189,8 @@ impl Core {
                     layer,
                     pages,
                     current,
-                    sealed_blocks: Some(super::wear::blocks(entry.layer.sealed())),
-                    worn: layer >= sealed_below && self.is_worn(&entry.layer),
+                    sealed_blocks: Some(super::key_usage::blocks(entry.layer.encrypted_pages())),
+                    rotation_due: layer >= frozen_below && self.rotation_due(&entry.layer),
                 })
             };
             let keys: Vec<_> = state.entries.iter().zip(live).filter_map(key).collect();
@@ -221,7 +221,7 @@ impl Core {
             pages,
             current: false,
             sealed_blocks: None,
-            worn: false,
+            rotation_due: false,
         }));
         Ok((usage, keys))
     }
@@ -238,7 +238,7 @@ impl Core {
 
     /// What the live disk or a snapshot of it reads from layers of other disks, by disk.
     pub(crate) fn inherited(&self) -> Result<Vec<Inherited>> {
-        self.over_base(|base| self.inherited_from(base.filter(|base| base.looks_through())))
+        self.over_base(|base| self.inherited_from(base.filter(|base| base.exposes_layers())))
     }
 
     fn inherited_from(&self, base: Option<&dyn BaseImage>) -> Result<Vec<Inherited>> {
@@ -246,7 +246,7 @@ impl Core {
         let mut below = PageSet::new();
         {
             let state = self.state.read();
-            for view in std::iter::once(state.live()).chain(state.lines.iter().map(View::from)) {
+            for view in std::iter::once(state.live()).chain(state.snapshots.iter().map(View::from)) {
                 let mut uncovered = PageSet::new();
                 uncovered.insert(0..view.base_limit);
                 for entry in state.entries.iter().filter(|entry| entry.layer.id <= view.sees) {
@@ -276,7 +276,7 @@ impl Core {
     }
 
     pub(crate) fn layers(&self) -> Vec<LayerUsage> {
-        let sealed_below = self.growth.lock().settings.sealed_below;
+        let frozen_below = self.table.lock().settings.frozen_below;
         let account_key = self.keys.read().as_ref().map(crate::crypto::keyring::DiskKeys::account_key_id);
         let state = self.state.read();
         let (_, live) = live_pages(&state);
@@ -289,14 +289,14 @@ impl Core {
             live: bytes(live),
             held: bytes(entry.held().len()),
             dead: bytes(entry.dead.len() + entry.punched),
-            sealed_blocks: super::wear::blocks(entry.layer.sealed()),
-            worn: entry.layer.id >= sealed_below && self.is_worn(&entry.layer),
+            sealed_blocks: super::key_usage::blocks(entry.layer.encrypted_pages()),
+            rotation_due: entry.layer.id >= frozen_below && self.rotation_due(&entry.layer),
         };
         state.entries.iter().zip(live).map(one).collect()
     }
 
     pub(crate) fn settings(&self) -> DiskSettings {
-        self.growth.lock().settings.clone()
+        self.table.lock().settings.clone()
     }
 }
 
@@ -308,7 +308,7 @@ fn counts(state: &State) -> (Usage, Vec<u64>) {
         unaccounted: state.unaccounted() * PAGE as u64,
         ..Usage::default()
     };
-    let (covered, live) = match state.lines.is_empty() {
+    let (covered, live) = match state.snapshots.is_empty() {
         true => counted(state),
         false => {
             let (covered, live) = live_pages(state);

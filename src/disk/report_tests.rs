@@ -2,7 +2,7 @@
 
 use std::os::unix::fs::FileExt;
 
-use super::tests::{Place, folder, read};
+use super::tests::{TestDisk, folder, read};
 use super::*;
 use crate::base::BaseRun;
 use crate::io::real::RealDir;
@@ -20,14 +20,14 @@ fn kind_of<T: std::fmt::Debug>(result: Result<T>) -> ErrorKind {
 
 #[test]
 fn changes_between_snapshots_are_told_and_no_others() {
-    let place = Place::new(MIB, 0, true);
+    let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
     write(&disk, 0, 8);
-    let first = disk.snapshot("first").unwrap().id;
+    let first = disk.create_snapshot("first").unwrap().id;
     assert_eq!(disk.changed_since(first, None).unwrap(), []);
     write(&disk, 2, 2);
     disk.zero(4 * 512, 512, Durability::Volatile).unwrap();
-    let second = disk.snapshot("second").unwrap().id;
+    let second = disk.create_snapshot("second").unwrap().id;
     disk.resize(MIB + 1024).unwrap();
     write(&disk, 100, 1);
     let change = |start, pages, cleared| Change { start, pages, cleared };
@@ -47,7 +47,7 @@ fn changes_between_snapshots_are_told_and_no_others() {
 
 #[test]
 fn an_audit_finds_what_is_not_as_it_should_be() {
-    let place = Place::new(MIB, 0, true);
+    let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
     write(&disk, 0, 16);
     write(&disk, 1200, 2);
@@ -94,7 +94,7 @@ impl BaseImage for Parent3 {
         }
         Ok(())
     }
-    fn looks_through(&self) -> bool {
+    fn exposes_layers(&self) -> bool {
         true
     }
 }
@@ -103,7 +103,7 @@ impl BaseImage for Parent3 {
 fn a_clone_tells_how_the_other_disk_stores_its_pages() {
     let (folder, keys) = (folder(), DiskKeys::ephemeral().unwrap());
     let dir: Arc<dyn Dir> = Arc::new(RealDir::open(folder.path()).unwrap());
-    let parent = Some(Parent { disk: OTHER, line: 1, size: MIB, owned: false });
+    let parent = Some(Parent { disk: OTHER, snapshot: 1, size: MIB, owned: false });
     let spec = Spec { parent, ..Spec::new(Uuid::new_v4(), "vhds/clone", MIB) };
     Disk::create(dir.clone(), &spec, keys.clone(), true, &Options::default()).unwrap();
     let disk =
@@ -124,9 +124,10 @@ fn a_clone_tells_how_the_other_disk_stores_its_pages() {
         pages: 4,
         current: true,
         sealed_blocks: Some(3 * 32),
-        worn: false,
+        rotation_due: false,
     };
-    let other = KeyUsage { disk: OTHER, layer: 5, pages: 682, current: false, sealed_blocks: None, worn: false };
+    let other =
+        KeyUsage { disk: OTHER, layer: 5, pages: 682, current: false, sealed_blocks: None, rotation_due: false };
     assert_eq!(disk.usage_and_keys().unwrap(), (usage, vec![own, other]));
 }
 
@@ -158,7 +159,7 @@ impl BaseImage for Striped {
 /// A client may ask for the status of a whole disk at once, and is told of some hundreds of extents.
 #[test]
 fn few_runs_of_a_fragmented_base_cost_little() {
-    let place = Place::new(1 << 40, 1 << 40, true);
+    let place = TestDisk::new(1 << 40, 1 << 40, true);
     let base = Some(Arc::new(Striped(0.into())) as Arc<dyn BaseImage>);
     let disk =
         Disk::open(place.dir(), Some(place.keys.clone()), base, Access::ReadWrite, true, Options::default()).unwrap();
@@ -174,7 +175,7 @@ fn few_runs_of_a_fragmented_base_cost_little() {
 
 #[test]
 fn what_cannot_be_is_refused_by_its_kind() {
-    let place = Place::new(MIB, 0, true);
+    let place = TestDisk::new(MIB, 0, true);
     let dir = place.dir();
     let create = |spec: &Spec| {
         let folder = folder();
@@ -185,7 +186,7 @@ fn what_cannot_be_is_refused_by_its_kind() {
     for size in [0, 513, open::SIZE_LIMIT + 512] {
         assert_eq!(create(&Spec { size, ..spec.clone() }), ErrorKind::InvalidInput);
     }
-    let parent = Some(Parent { disk: OTHER, line: 1, size: 2 * MIB, owned: false });
+    let parent = Some(Parent { disk: OTHER, snapshot: 1, size: 2 * MIB, owned: false });
     assert_eq!(create(&Spec { parent, ..spec.clone() }), ErrorKind::InvalidInput, "smaller than what lies below");
     let keyless = Disk::open(dir.clone(), None, None, Access::ReadWrite, true, Options::default());
     assert_eq!(kind_of(keyless), ErrorKind::WrongKey);
@@ -198,7 +199,7 @@ fn what_cannot_be_is_refused_by_its_kind() {
         assert_eq!(kind_of(disk.resize(size)), ErrorKind::InvalidInput);
     }
     for name in ["", "a@b", "a\0", &"x".repeat(256)] {
-        assert_eq!(kind_of(disk.snapshot(name)), ErrorKind::InvalidInput, "{name:?}");
+        assert_eq!(kind_of(disk.create_snapshot(name)), ErrorKind::InvalidInput, "{name:?}");
     }
     assert_eq!(kind_of(disk.reveal_key(9)), ErrorKind::NotFound);
     assert_eq!(kind_of(disk.write(MIB, &[0; 512], Durability::Volatile)), ErrorKind::OutOfRange);
@@ -213,7 +214,7 @@ fn what_cannot_be_is_refused_by_its_kind() {
 
 #[test]
 fn a_base_that_shrank_is_refused() {
-    let place = Place::new(MIB, MIB / 2, true);
+    let place = TestDisk::new(MIB, MIB / 2, true);
     let small = Arc::new(tests::Pattern(MIB / 4));
     let opened =
         Disk::open(place.dir(), Some(place.keys.clone()), Some(small), Access::ReadOnly, true, Options::default());

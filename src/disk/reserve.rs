@@ -119,7 +119,7 @@ impl Core {
 
     /// Before the first change of an opening, on a full file system: makes the log of an earlier opening the next one.
     /// Does nothing where there is no old log: the disk was closed, and a failed read hid that from the opening. The
-    /// caller holds `growth` and `checkpointing`, and has not begun a log.
+    /// caller holds `table` and `checkpointing`, and has not begun a log.
     pub(crate) fn take_over_old_log(&self) -> Result<()> {
         let names = self.dir.list().map_err(|error| self.retiring_failed(error))?;
         if newest_log(&names).is_none() {
@@ -130,7 +130,7 @@ impl Core {
             if self.any_layer_dirty() {
                 self.flush()?;
             }
-            let turn = self.take_turn();
+            let turn = self.lock_commit();
             if !self.any_layer_dirty() {
                 break turn;
             }
@@ -141,9 +141,9 @@ impl Core {
     /// Where the log of this opening is full and there is no space for a next one: ends it by a clean checkpoint. The
     /// next change begins one anew, in the same place.
     pub(crate) fn retire_full_log(&self) -> Result<()> {
-        let _growth = self.growth.lock();
+        let _growth = self.table.lock();
         let _one_at_a_time = self.checkpointing.lock();
-        let _turn = self.take_turn();
+        let _turn = self.lock_commit();
         // Nothing changes while this is held, so that what the last round makes durable is all there is.
         let mut gate = self.gate.write();
         self.check_open(&gate)?;
@@ -161,7 +161,7 @@ impl Core {
             return Ok(());
         }
         let retired = self.retire_logs(&mut committer);
-        gate.armed = committer.log.is_some();
+        gate.has_log = committer.log.is_some();
         retired
     }
 

@@ -37,7 +37,7 @@ impl Core {
                 self.make_room()?;
                 continue;
             };
-            let growth = self.arm_and_hold()?;
+            let table = self.arm_and_hold()?;
             if self.state.read().size == new {
                 // Perhaps by another that is not durable yet.
                 if mutant!(SameSizeNotFlushed) {
@@ -47,7 +47,7 @@ impl Core {
             }
             let top = self.gate.read().top.clone();
             let Some(top) = top else {
-                drop(growth);
+                drop(table);
                 self.make_layer()?;
                 continue;
             };
@@ -60,12 +60,12 @@ impl Core {
             let lock = self.ranges.exclusive(last..new);
             // Until the new size is durable the old one is, with what that page holds: in place a footer would destroy
             // it. So it goes to a layer that does not hold the page, durably neither.
-            let (held, settled) = {
+            let (held, is_durable) = {
                 let state = self.state.read();
-                (state.holds(top.id, &(last..new)), state.is_settled(&(last..new)))
+                (state.holds(top.id, &(last..new)), state.is_durable(&(last..new)))
             };
-            if self.footer && (held || !settled) {
-                drop((lock, growth));
+            if self.footer && (held || !is_durable) {
+                drop((lock, table));
                 if held {
                     self.rotate_key()?
                 } else {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::layer::Layer;
-use super::log::Line;
+use super::log::Snapshot;
 use super::page_set::{PageSet, Share};
 use super::state::{Entry, State};
 use super::view_cache::{self, CHUNK, Holder};
@@ -18,19 +18,19 @@ const LONGEST_KEPT: u64 = 16 * CHUNK;
 
 /// Where a run of pages is read from.
 #[derive(Debug, Clone)]
-pub(crate) enum Source {
+pub(crate) enum PageSource {
     Layer(Arc<Layer>),
     /// Zeros; the layer that says so, if any.
     Zero(Option<u32>),
     Base,
 }
 
-impl Source {
-    fn same(&self, other: &Source) -> bool {
+impl PageSource {
+    fn same(&self, other: &PageSource) -> bool {
         match (self, other) {
-            (Source::Layer(a), Source::Layer(b)) => a.id == b.id,
-            (Source::Zero(a), Source::Zero(b)) => a == b,
-            (Source::Base, Source::Base) => true,
+            (PageSource::Layer(a), PageSource::Layer(b)) => a.id == b.id,
+            (PageSource::Zero(a), PageSource::Zero(b)) => a == b,
+            (PageSource::Base, PageSource::Base) => true,
             _ => false,
         }
     }
@@ -39,18 +39,18 @@ impl Source {
 #[derive(Debug, Clone)]
 pub(crate) struct Segment {
     pub(crate) pages: Range<u64>,
-    pub(crate) source: Source,
+    pub(crate) source: PageSource,
     /// Layers between the top and the one that answers: 1 is the top; 0 for what no layer holds.
     pub(crate) depth: u32,
 }
 
 pub(crate) type Segments = SmallVec<[Segment; 4]>;
 
-/// Which part of the stack is looked at: the live disk, or what a line sees.
+/// Which part of the stack is looked at: the live disk, or what a snapshot sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct View {
-    /// The line it is of; `None`: the live disk.
-    pub(crate) line: Option<u32>,
+    /// The snapshot it is of; `None`: the live disk.
+    pub(crate) snapshot: Option<u32>,
     /// The highest layer id seen.
     pub(crate) sees: u32,
     /// Pages of the blob.
@@ -59,9 +59,9 @@ pub(crate) struct View {
     pub(crate) base_limit: u64,
 }
 
-impl From<&Line> for View {
-    fn from(line: &Line) -> Self {
-        Self { line: Some(line.id), sees: line.sees, size: line.size, base_limit: line.base_limit }
+impl From<&Snapshot> for View {
+    fn from(snapshot: &Snapshot) -> Self {
+        Self { snapshot: Some(snapshot.id), sees: snapshot.sees, size: snapshot.size, base_limit: snapshot.base_limit }
     }
 }
 
@@ -88,20 +88,23 @@ impl Cursor {
             if take_held { (entry.held(), &mut self.held) } else { (entry.zero(), &mut self.zero) };
         let pages = next.take()?;
         *next = set.next_run(pages.end..self.left.end);
-        let source =
-            if take_held { Source::Layer(Arc::clone(&entry.layer)) } else { Source::Zero(Some(entry.layer.id)) };
+        let source = if take_held {
+            PageSource::Layer(Arc::clone(&entry.layer))
+        } else {
+            PageSource::Zero(Some(entry.layer.id))
+        };
         Some(Segment { pages, source, depth })
     }
 }
 
 impl State {
     pub(crate) fn live(&self) -> View {
-        View { line: None, sees: u32::MAX, size: self.size, base_limit: self.base_limit }
+        View { snapshot: None, sees: u32::MAX, size: self.size, base_limit: self.base_limit }
     }
 
-    /// Pages that only a line sees die with it: a view of it must not be read any more.
+    /// Pages that only a snapshot sees die with it: a view of it must not be read any more.
     pub(crate) fn check_view(&self, view: View) -> Result<()> {
-        if view.line.is_some_and(|id| self.line(id).is_none()) {
+        if view.snapshot.is_some_and(|id| self.snapshot(id).is_none()) {
             return Err(Error::new(ErrorKind::NotFound, "the snapshot was deleted"));
         }
         Ok(())
@@ -109,7 +112,7 @@ impl State {
 
     /// How many layers the view sees.
     fn seen(&self, view: View) -> usize {
-        if view.line.is_none() {
+        if view.snapshot.is_none() {
             return self.entries.len();
         }
         self.entries.partition_point(|entry| entry.layer.id <= view.sees)
@@ -185,13 +188,13 @@ impl State {
         }
         for piece in view_cache::pieces(pages) {
             let push = |run, holder| self.answer(view, seen, run, holder, &mut found);
-            if self.views.visit(view.line, &piece, push) {
+            if self.views.visit(view.snapshot, &piece, push) {
                 continue;
             }
             self.walk(view, seen, piece.clone(), &mut found);
             if self.views.is_worth_keeping(seen) {
                 let number = piece.start / CHUNK;
-                self.views.keep(view.line, number, &self.paint(seen, number * CHUNK..(number + 1) * CHUNK));
+                self.views.keep(view.snapshot, number, &self.paint(seen, number * CHUNK..(number + 1) * CHUNK));
             }
         }
         found
@@ -209,7 +212,8 @@ impl State {
                 let Some(index) = self.index_of(layer) else { return debug_assert!(false, "layer {layer}") };
                 let held = matches!(holder, Holder::Held(_));
                 let entry = &self.entries[index];
-                let source = if held { Source::Layer(Arc::clone(&entry.layer)) } else { Source::Zero(Some(layer)) };
+                let source =
+                    if held { PageSource::Layer(Arc::clone(&entry.layer)) } else { PageSource::Zero(Some(layer)) };
                 (source, (seen - index) as u32)
             }
         };
@@ -234,12 +238,12 @@ impl State {
         let segment = |source, depth| Some(Segment { pages: pages.clone(), source, depth });
         for (entry, depth) in self.entries[..seen].iter().rev().zip(1..) {
             match entry.held().share(pages.clone()) {
-                Share::All => return segment(Source::Layer(Arc::clone(&entry.layer)), depth),
+                Share::All => return segment(PageSource::Layer(Arc::clone(&entry.layer)), depth),
                 Share::Some => return None,
                 Share::Nothing => {}
             }
             match entry.zero().share(pages.clone()) {
-                Share::All => return segment(Source::Zero(Some(entry.layer.id)), depth),
+                Share::All => return segment(PageSource::Zero(Some(entry.layer.id)), depth),
                 Share::Some => return None,
                 Share::Nothing => {}
             }
@@ -268,7 +272,7 @@ impl State {
     pub(crate) fn first_stored(&self, pages: Range<u64>) -> Option<u64> {
         let mut first = None;
         self.resolve(self.live(), pages, &mut |segment| match segment.source {
-            Source::Zero(_) => true,
+            PageSource::Zero(_) => true,
             _ => {
                 first = Some(segment.pages.start);
                 false
@@ -281,8 +285,8 @@ impl State {
 /// What no layer holds: the base as far as it is seen, then zeros.
 fn below_all(base_limit: u64, pages: Range<u64>) -> impl Iterator<Item = Segment> {
     let border = base_limit.clamp(pages.start, pages.end);
-    let base = Segment { pages: pages.start..border, source: Source::Base, depth: 0 };
-    let zero = Segment { pages: border..pages.end, source: Source::Zero(None), depth: 0 };
+    let base = Segment { pages: pages.start..border, source: PageSource::Base, depth: 0 };
+    let zero = Segment { pages: border..pages.end, source: PageSource::Zero(None), depth: 0 };
     [base, zero].into_iter().filter(|segment| !segment.pages.is_empty())
 }
 
@@ -351,8 +355,8 @@ mod tests {
             size: PAGES,
             base_limit: PAGES / 2,
             entries: Vec::new(),
-            lines: Vec::new(),
-            next_line: 1,
+            snapshots: Vec::new(),
+            next_snapshot: 1,
             pending: Pending::default(),
             in_flight: None,
             recent: None,
@@ -388,9 +392,9 @@ mod tests {
     fn spelled_out(segments: &[Segment]) -> Vec<Answer> {
         let of = |segment: &Segment| {
             let what = match &segment.source {
-                Source::Layer(layer) => (Some((layer.id, true)), false, segment.depth),
-                Source::Zero(layer) => (layer.map(|layer| (layer, false)), false, segment.depth),
-                Source::Base => (None, true, segment.depth),
+                PageSource::Layer(layer) => (Some((layer.id, true)), false, segment.depth),
+                PageSource::Zero(layer) => (layer.map(|layer| (layer, false)), false, segment.depth),
+                PageSource::Base => (None, true, segment.depth),
             };
             std::iter::repeat_n(what, (segment.pages.end - segment.pages.start) as usize)
         };
@@ -421,27 +425,27 @@ mod tests {
                     }
                     Step::Draw => {
                         let sees = state.entries.last().map_or(0, |entry| entry.layer.id);
-                        let (id, size, base_limit) = (state.next_line, state.size, state.base_limit);
-                        state.lines.push(Line { id, name: String::new(), created: 0, sees, size, base_limit });
-                        state.next_line += 1;
+                        let (id, size, base_limit) = (state.next_snapshot, state.size, state.base_limit);
+                        state.snapshots.push(Snapshot { id, name: String::new(), created: 0, sees, size, base_limit });
+                        state.next_snapshot += 1;
                     }
-                    Step::Erase(index) if !state.lines.is_empty() => {
-                        let index = index.index(state.lines.len());
-                        state.lines.remove(index);
-                        state.settle_dead();
+                    Step::Erase(index) if !state.snapshots.is_empty() => {
+                        let index = index.index(state.snapshots.len());
+                        state.snapshots.remove(index);
+                        state.recompute_dead();
                     }
-                    Step::RollBack(index) if !state.lines.is_empty() => {
-                        let index = index.index(state.lines.len());
-                        state.lines.truncate(index + 1);
-                        let line = state.lines[index].clone();
-                        let above = state.entries.iter().map(|entry| entry.layer.id).filter(|&id| id > line.sees);
+                    Step::RollBack(index) if !state.snapshots.is_empty() => {
+                        let index = index.index(state.snapshots.len());
+                        state.snapshots.truncate(index + 1);
+                        let snapshot = state.snapshots[index].clone();
+                        let above = state.entries.iter().map(|entry| entry.layer.id).filter(|&id| id > snapshot.sees);
                         above.collect::<Vec<_>>().into_iter().for_each(|layer| state.empty_layer(layer));
-                        state.base_limit = line.base_limit;
+                        state.base_limit = snapshot.base_limit;
                     }
                     Step::BaseLimit(limit) => state.base_limit = limit,
                     Step::Read(which, pages) if !pages.is_empty() => {
-                        let which = which.index(state.lines.len() + 1);
-                        let view = state.lines.get(which).map_or_else(|| state.live(), View::from);
+                        let which = which.index(state.snapshots.len() + 1);
+                        let view = state.snapshots.get(which).map_or_else(|| state.live(), View::from);
                         let expected = by_definition(&state, view, pages.clone());
                         let found = state.look_up(view, pages.clone());
                         prop_assert!(spelled_out(&found) == expected, "{view:?} {pages:?}: {found:?}");

@@ -10,14 +10,14 @@ use crate::io::Open;
 use crate::io::sync::atomic::Ordering;
 
 impl Core {
-    pub(crate) fn bar(&self) {
+    pub(crate) fn suspend(&self) {
         self.revoked.store(true, Ordering::SeqCst);
         // Whoever passed the check before holds one of these: wait for all of them.
         drop(self.ranges.exclusive(0..u64::MAX));
         drop(self.gate.write());
     }
 
-    pub(crate) fn drop_keys(&self) {
+    pub(crate) fn forget_keys(&self) {
         let state = self.state.read();
         for entry in &state.entries {
             entry.layer.set_key(None);
@@ -25,9 +25,9 @@ impl Core {
         *self.keys.write() = None;
     }
 
-    pub(crate) fn readmit(&self, keys: DiskKeys) -> Result<()> {
-        let growth = self.growth.lock();
-        let (_, slot_keys) = KeySlots::open(&*self.dir, growth.settings.uuid, Open::Read)?;
+    pub(crate) fn resume(&self, keys: DiskKeys) -> Result<()> {
+        let table = self.table.lock();
+        let (_, slot_keys) = KeySlots::open(&*self.dir, table.settings.uuid, Open::Read)?;
         let state = self.state.read();
         let layers: Vec<_> = state.entries.iter().map(|entry| entry.layer.clone()).collect();
         drop(state);
@@ -46,22 +46,22 @@ impl Core {
 #[cfg(not(feature = "sim"))]
 mod tests {
     use crate::disk::Durability;
-    use crate::disk::tests::{Place, read};
+    use crate::disk::tests::{TestDisk, read};
     use crate::{ErrorKind, PAGE};
 
     /// As by a change that was under way when the keys were taken back, and goes on when all other layers have let go.
     #[test]
     fn a_layer_made_meanwhile_holds_no_key() {
-        let place = Place::new(1 << 20, 0, true);
+        let place = TestDisk::new(1 << 20, 0, true);
         let disk = place.open(true);
         disk.write(0, &[1; PAGE], Durability::Fua).unwrap();
         disk.rotate_key().unwrap();
-        disk.bar();
+        disk.suspend();
         disk.core.make_layer().unwrap();
         let layer = disk.core.state.read().entries.last().unwrap().layer.clone();
         assert_eq!((layer.id, layer.write(0, &[2; PAGE], true).unwrap_err().kind()), (2, ErrorKind::Revoked));
-        disk.drop_keys();
-        disk.readmit(place.keys.clone()).unwrap();
+        disk.forget_keys();
+        disk.resume(place.keys.clone()).unwrap();
         disk.write(512, &[2; PAGE], Durability::Fua).unwrap();
         drop(disk);
         assert_eq!(read(&place.open(true), 0, 1024), [[1; PAGE], [2; PAGE]].concat());
@@ -93,14 +93,14 @@ mod tests {
                 disk.write(0, &[1; 512], Durability::Volatile).unwrap();
                 Arc::new(disk)
             });
-            disk.bar();
+            disk.suspend();
             let flushing = Arc::clone(&disk);
             let flusher = shuttle::thread::spawn(move || {
-                let flushed = flushing.flush_last();
+                let flushed = flushing.final_flush();
                 assert!(flushed.is_err() || !flushing.core.anything_dirty(), "flushed, and not durable");
             });
-            disk.drop_keys();
-            disk.readmit(keys).unwrap();
+            disk.forget_keys();
+            disk.resume(keys).unwrap();
             flusher.join().unwrap();
             disk.flush().unwrap();
         };

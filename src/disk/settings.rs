@@ -45,7 +45,8 @@ pub struct LayerRecord {
     pub created: u64,
     /// Pages encrypted under its key, when that was last noted.
     #[serde(default, skip_serializing_if = "is_zero")]
-    pub sealed_pages: u64,
+    #[serde(rename = "sealed_pages")]
+    pub encrypted_pages: u64,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -57,11 +58,12 @@ fn is_zero(number: &u64) -> bool {
 #[serde(deny_unknown_fields)]
 pub struct Parent {
     pub disk: Uuid,
-    /// [`super::Line::id`]; a name may come to mean another snapshot, an id never does.
-    pub line: u32,
+    /// [`super::Snapshot::id`]; a name may come to mean another snapshot, an id never does.
+    #[serde(rename = "line")]
+    pub snapshot: u32,
     /// Bytes that the snapshot sees, without the footer page.
     pub size: u64,
-    /// The snapshot was drawn for this clone alone, and goes when it goes.
+    /// The snapshot was created for this clone alone, and goes when it goes.
     pub owned: bool,
 }
 
@@ -83,7 +85,8 @@ pub struct DiskSettings {
     /// Layer ids below this one were given out; none is ever used again.
     pub next_layer: u32,
     /// Layers with smaller ids never take writes again: their key was rotated away.
-    pub sealed_below: u32,
+    #[serde(rename = "sealed_below")]
+    pub frozen_below: u32,
     /// The newest log known to exist: its absence is damage.
     pub epoch: u64,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -128,7 +131,7 @@ impl DiskSettings {
             footer: true,
             generation: 0,
             next_layer: 1,
-            sealed_below: 0,
+            frozen_below: 0,
             epoch: 0,
             layers: Vec::new(),
             base: spec.base.clone(),

@@ -1,9 +1,9 @@
-//! The live state of a disk: its layers bottom to top, what each holds, the lines across them, and what of it all is
-//! not durable yet. No I/O here.
+//! The live state of a disk: its layers bottom to top, what each holds, the snapshots across them, and what of it all
+//! is not durable yet. No I/O here.
 //!
 //! Reading page n: the topmost layer that holds it, or holds it as zero; none: the base below `base_limit`, else
-//! zeros. Between two neighbouring lines a page is in the presence of at most one layer: when the live view leaves a
-//! page of a lower layer, it goes from that layer's presence to its dead set at once, whatever is durable, so that no
+//! zeros. Between two neighbouring snapshots a page is in the presence of at most one layer: when the live view leaves
+//! a page of a lower layer, it goes from that layer's presence to its dead set at once, whatever is durable, so that no
 //! stale plaintext is missed.
 
 use std::ops::Range;
@@ -12,11 +12,11 @@ use std::sync::Arc;
 use super::checkpoint::{Checkpoint, PAGES_LIMIT, Presence};
 use super::extent_map::Mark;
 use super::layer::Layer;
-use super::log::{Batch, Line, Op};
+use super::log::{Batch, Op, Snapshot};
 use super::page_set::{PageSet, Share};
 use super::pending::Pending;
-use super::recent::Recent;
 use super::view_cache::{Holder, ViewCache};
+use super::volatile_journal::VolatileJournal;
 use crate::io::mutant;
 
 /// A layer in the stack, and what it holds. `held` and `zero` are disjoint; `dead` is disjoint from `held`.
@@ -121,13 +121,13 @@ pub(crate) struct State {
     /// In order of id, which is the order of the stack.
     pub(crate) entries: Vec<Entry>,
     pub(crate) strays: Vec<Stray>,
-    pub(crate) lines: Vec<Line>,
-    pub(crate) next_line: u32,
+    pub(crate) snapshots: Vec<Snapshot>,
+    pub(crate) next_snapshot: u32,
     pub(crate) pending: Pending,
     /// What the round under way is making durable.
     pub(crate) in_flight: Option<Arc<Pending>>,
     /// Where changes are noted for the case that the process dies; `None`: nowhere.
-    pub(crate) recent: Option<Recent>,
+    pub(crate) recent: Option<VolatileJournal>,
     /// Batches taken, over all openings.
     pub(crate) generation: u64,
     /// Rounds that took what was pending, and how many of them are durable, counted from 1: recovery was the first.
@@ -148,14 +148,14 @@ impl State {
         self.index_of(layer).map(|index| &mut self.entries[index])
     }
 
-    pub(crate) fn line(&self, id: u32) -> Option<&Line> {
+    pub(crate) fn snapshot(&self, id: u32) -> Option<&Snapshot> {
         // They are drawn in the order of their ids.
-        self.lines.binary_search_by_key(&id, |line| line.id).ok().map(|index| &self.lines[index])
+        self.snapshots.binary_search_by_key(&id, |snapshot| snapshot.id).ok().map(|index| &self.snapshots[index])
     }
 
-    /// The highest layer id that any line sees; layers above it are in nobody's view but the live one.
+    /// The highest layer id that any snapshot sees; layers above it are in nobody's view but the live one.
     pub(crate) fn highest_seen(&self) -> u32 {
-        self.lines.iter().map(|line| line.sees).max().unwrap_or(0)
+        self.snapshots.iter().map(|snapshot| snapshot.sees).max().unwrap_or(0)
     }
 
     /// Whether `layer` holds all of `pages`.
@@ -224,13 +224,13 @@ impl State {
         }
     }
 
-    /// Whether every record other than of pages is durable: lines, sizes, layers that a rollback emptied.
-    pub(crate) fn ops_settled(&self) -> bool {
+    /// Whether every record other than of pages is durable: snapshots, sizes, layers that a rollback emptied.
+    pub(crate) fn ops_durable(&self) -> bool {
         self.pending.ops.is_empty() && self.in_flight.as_ref().is_none_or(|pending| pending.ops.is_empty())
     }
 
     /// Whether for all of `pages` what is live is what is durable.
-    pub(crate) fn is_settled(&self, pages: &Range<u64>) -> bool {
+    pub(crate) fn is_durable(&self, pages: &Range<u64>) -> bool {
         if mutant!(PendingNotLookedAt) {
             return true;
         }
@@ -259,12 +259,12 @@ impl State {
         }
         for op in &batch.ops {
             match op {
-                Op::LineAdded(line) if !line.is_possible() => return Err("impossible line"),
-                Op::LineAdded(line) => {
-                    self.next_line = self.next_line.max(line.id.saturating_add(1));
-                    self.lines.push(line.clone());
+                Op::SnapshotAdded(snapshot) if !snapshot.is_possible() => return Err("impossible snapshot"),
+                Op::SnapshotAdded(snapshot) => {
+                    self.next_snapshot = self.next_snapshot.max(snapshot.id.saturating_add(1));
+                    self.snapshots.push(snapshot.clone());
                 }
-                Op::LineRemoved(id) => self.lines.retain(|line| line.id != *id),
+                Op::SnapshotRemoved(id) => self.snapshots.retain(|snapshot| snapshot.id != *id),
                 Op::Resize { size, base_limit } if *size == 0 || *size > PAGES_LIMIT || base_limit > size => {
                     return Err("impossible size");
                 }
@@ -282,10 +282,10 @@ impl State {
         Ok(())
     }
 
-    /// Moves every page that a higher layer covers, with no line between, to its layer's dead set. No view saw it
+    /// Moves every page that a higher layer covers, with no snapshot between, to its layer's dead set. No view saw it
     /// there.
-    pub(crate) fn settle_dead(&mut self) {
-        let mut borders: Vec<u32> = self.lines.iter().map(|line| line.sees).collect();
+    pub(crate) fn recompute_dead(&mut self) {
+        let mut borders: Vec<u32> = self.snapshots.iter().map(|snapshot| snapshot.sees).collect();
         borders.sort_unstable();
         let mut covered = PageSet::new();
         let mut above: Option<u32> = None;
@@ -348,10 +348,10 @@ impl State {
             dead_known: clean && self.dead_known && self.entries.iter().all(|entry| entry.unaccounted.is_empty()),
             size: self.size,
             base_limit: self.base_limit,
-            next_line: self.next_line,
+            next_snapshot: self.next_snapshot,
             generation: self.generation,
             chain: Default::default(),
-            lines: self.lines.clone(),
+            snapshots: self.snapshots.clone(),
             layers,
         }
     }

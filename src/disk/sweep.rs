@@ -13,7 +13,7 @@ use super::core::Core;
 use super::extent_map::Mark;
 use super::layer::Layer;
 use super::log::Op;
-use super::resolve::{Segment, Source};
+use super::resolve::{PageSource, Segment};
 use super::settings::{DiskSettings, Kind};
 use crate::base::{BaseImage, BaseRun};
 use crate::io::mutant;
@@ -41,18 +41,18 @@ impl Core {
     pub(crate) fn rotate_key(&self) -> Result<()> {
         self.check_writable()?;
         self.check_room()?;
-        let mut growth = self.growth.lock();
-        growth.settings.sealed_below = growth.settings.next_layer;
-        self.store_settings(&mut growth)?;
+        let mut table = self.table.lock();
+        table.settings.frozen_below = table.settings.next_layer;
+        self.store_settings(&mut table)?;
         self.gate.write().top = None;
         Ok(())
     }
 
     fn is_old(segment: &Segment, top: u32, include_base: bool) -> bool {
         match &segment.source {
-            Source::Layer(layer) => layer.id != top,
-            Source::Base => include_base,
-            Source::Zero(_) => false,
+            PageSource::Layer(layer) => layer.id != top,
+            PageSource::Base => include_base,
+            PageSource::Zero(_) => false,
         }
     }
 
@@ -76,11 +76,11 @@ impl Core {
             if !gate.encryption {
                 return Err(paused());
             }
-            gate.top.clone().filter(|_| gate.armed)
+            gate.top.clone().filter(|_| gate.has_log)
         };
         let nothing_yet = |page| Ok(Swept::Next { page, stored: 0 });
         let Some(top) = top else {
-            self.arm()?;
+            self.begin_session()?;
             self.make_layer()?;
             return nothing_yet(page);
         };
@@ -123,7 +123,7 @@ impl Core {
                 continue;
             }
             match &segment.source {
-                Source::Layer(layer) => {
+                PageSource::Layer(layer) => {
                     stored += segment.pages.end - segment.pages.start;
                     let mut bytes = buffer(&segment.pages);
                     layer.read(segment.pages.start, &mut bytes)?;
@@ -191,7 +191,7 @@ impl Core {
             let _growth = self.arm_and_hold()?;
             let gate = self.gate.write();
             self.check_open(&gate)?;
-            if self.usage().base > 0 || self.state.read().lines.iter().any(|line| line.base_limit > 0) {
+            if self.usage().base > 0 || self.state.read().snapshots.iter().any(|snapshot| snapshot.base_limit > 0) {
                 return Ok(false);
             }
             let mut state = self.state.write();
@@ -215,9 +215,9 @@ impl Core {
     /// Changes the settings as one replacement of their file.
     pub(crate) fn change_settings(&self, change: impl FnOnce(&mut DiskSettings)) -> Result<()> {
         self.check_writable()?;
-        let mut growth = self.growth.lock();
-        let before = growth.settings.clone();
-        change(&mut growth.settings);
-        self.store_settings(&mut growth).inspect_err(|_| growth.settings = before)
+        let mut table = self.table.lock();
+        let before = table.settings.clone();
+        change(&mut table.settings);
+        self.store_settings(&mut table).inspect_err(|_| table.settings = before)
     }
 }

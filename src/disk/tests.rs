@@ -44,13 +44,13 @@ pub(super) fn folder() -> TempDir {
     TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
 }
 
-pub(super) struct Place {
+pub(super) struct TestDisk {
     pub(super) folder: TempDir,
     pub(super) keys: DiskKeys,
     base: u64,
 }
 
-impl Place {
+impl TestDisk {
     pub(super) fn new(size: u64, base: u64, encryption: bool) -> Self {
         Self::of(Uuid::new_v4(), DiskKeys::ephemeral().unwrap(), size, base, encryption)
     }
@@ -97,7 +97,7 @@ pub(super) fn read(disk: &Disk, offset: u64, len: usize) -> Vec<u8> {
 
 #[test]
 fn a_layer_that_has_gone_stores_nothing_and_one_that_never_was_is_refused() {
-    let place = Place::new(1 << 20, 0, true);
+    let place = TestDisk::new(1 << 20, 0, true);
     let disk = place.open(true);
     disk.write(0, &[1; 4096], Durability::Volatile).unwrap();
     assert_eq!(disk.audit(1, 0).unwrap().held, 8 + 1, "with the footer");
@@ -116,7 +116,7 @@ fn a_layer_that_has_gone_stores_nothing_and_one_that_never_was_is_refused() {
 
 #[test]
 fn a_new_disk_reads_as_zeros_and_ends_with_a_footer() {
-    let place = Place::new(MIB, 0, true);
+    let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
     assert_eq!((disk.size(), disk.blob_size()), (MIB, MIB + 512));
     assert_eq!(read(&disk, 0, MIB as usize), vec![0; MIB as usize]);
@@ -129,7 +129,7 @@ fn a_new_disk_reads_as_zeros_and_ends_with_a_footer() {
 
 #[test]
 fn the_switch_changes_new_writes_only() {
-    let place = Place::new(MIB, MIB / 2, true);
+    let place = TestDisk::new(MIB, MIB / 2, true);
     let disk = place.open(true);
     let page = |byte: u8| vec![byte; PAGE];
     disk.write(0, &page(b'a'), Durability::Volatile).unwrap();
@@ -161,7 +161,7 @@ fn the_switch_changes_new_writes_only() {
 
 #[test]
 fn toggling_without_writing_makes_no_layer() {
-    let place = Place::new(MIB, 0, true);
+    let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
     for _ in 0..10 {
         disk.set_encryption(false);
@@ -173,7 +173,7 @@ fn toggling_without_writing_makes_no_layer() {
 
 #[test]
 fn unaligned_ranges_and_zeroing() {
-    let place = Place::new(MIB, MIB / 2, true);
+    let place = TestDisk::new(MIB, MIB / 2, true);
     let disk = place.open(true);
     let mut model: Vec<u8> = (0..MIB / 1024).flat_map(base_page).chain(vec![0; MIB as usize / 2]).collect();
     for (step, (at, len)) in [(3, 700), (511, 2), (1000, 5000), (524_000, 2000), (40_000, 300_000)].iter().enumerate() {
@@ -197,7 +197,7 @@ fn unaligned_ranges_and_zeroing() {
 
 #[test]
 fn many_rounds_turn_the_log_over() {
-    let place = Place::new(64 * MIB, 0, true);
+    let place = TestDisk::new(64 * MIB, 0, true);
     let open = |encryption| {
         let options = Options { log_bytes: 64 << 10, pending_extents: 64, ..Options::default() };
         Disk::open(place.dir(), Some(place.keys.clone()), None, Access::ReadWrite, encryption, options).unwrap()
@@ -225,7 +225,7 @@ fn many_rounds_turn_the_log_over() {
 
 #[test]
 fn damage_is_refused_and_changes_nothing() {
-    let place = Place::new(MIB, 0, true);
+    let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
     for step in 0..5 {
         disk.write(step * 4096, &[7; 512], Durability::Fua).unwrap();
@@ -254,7 +254,7 @@ fn damage_is_refused_and_changes_nothing() {
 
 #[test]
 fn read_only_changes_nothing() {
-    let place = Place::new(MIB, 0, true);
+    let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
     disk.write(0, &[5; 4096], Durability::Fua).unwrap();
     drop(disk);
@@ -272,15 +272,15 @@ fn read_only_changes_nothing() {
 
 #[test]
 fn revoked_keys_stop_everything_until_they_come_back() {
-    let place = Place::new(MIB, 0, true);
+    let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
     disk.write(0, &[5; 512], Durability::Volatile).unwrap();
-    disk.bar();
+    disk.suspend();
     assert_eq!(disk.read(0, &mut [0; 512]).unwrap_err().kind(), ErrorKind::Revoked);
-    disk.drop_keys();
-    assert_eq!(disk.flush_last().unwrap_err().kind(), ErrorKind::Revoked);
+    disk.forget_keys();
+    assert_eq!(disk.final_flush().unwrap_err().kind(), ErrorKind::Revoked);
     assert_eq!(disk.flush().unwrap_err().kind(), ErrorKind::Revoked);
-    disk.readmit(place.keys.clone()).unwrap();
+    disk.resume(place.keys.clone()).unwrap();
     assert_eq!(read(&disk, 0, 512), vec![5; 512]);
     disk.flush().unwrap();
     drop(disk);
@@ -289,7 +289,7 @@ fn revoked_keys_stop_everything_until_they_come_back() {
 
 #[test]
 fn many_threads_share_rounds() {
-    let place = Place::new(4 * MIB, 0, true);
+    let place = TestDisk::new(4 * MIB, 0, true);
     let disk = place.open(true);
     std::thread::scope(|scope| {
         for thread in 0..4u64 {
@@ -328,7 +328,7 @@ fn going_over_to_another_account_key_leaves_nothing_under_the_old_one() {
     let keys = |current: &AccountKey, retiring: Option<&AccountKey>| {
         KeyRing::new(current.clone(), retiring.cloned()).disk_keys(uuid).unwrap()
     };
-    let mut place = Place::of(uuid, keys(&old, None), MIB, 0, true);
+    let mut place = TestDisk::of(uuid, keys(&old, None), MIB, 0, true);
     let disk = place.open(true);
     disk.write(0, &[1; 4096], Durability::Fua).unwrap();
     disk.set_encryption(false);
@@ -360,7 +360,7 @@ fn going_over_can_be_repeated() {
         let retiring = retiring.map(|retiring| account_keys[retiring].clone());
         KeyRing::new(account_keys[current].clone(), retiring).disk_keys(uuid).unwrap()
     };
-    let mut place = Place::of(uuid, keys(0, None), MIB, 0, true);
+    let mut place = TestDisk::of(uuid, keys(0, None), MIB, 0, true);
     for next in 1..4 {
         place.keys = keys(next, Some(next - 1));
         let disk = place.open(true);
@@ -375,7 +375,7 @@ fn going_over_can_be_repeated() {
 
 #[test]
 fn erased_data_keys_are_gone_from_where_they_lay_and_the_disk_says_so() {
-    let place = Place::new(MIB, 0, true);
+    let place = TestDisk::new(MIB, 0, true);
     let linked = place.folder.path().join("linked");
     std::fs::hard_link(place.folder.path().join("keys"), &linked).unwrap();
     assert!(std::fs::read(&linked).unwrap().iter().any(|&byte| byte != 0));
@@ -391,31 +391,31 @@ fn erased_data_keys_are_gone_from_where_they_lay_and_the_disk_says_so() {
 /// Noted by upkeep once 8 GiB have gone by, and known to the next opening.
 #[test]
 fn what_is_encrypted_under_a_key_is_counted() {
-    let place = Place::new(MIB, 0, true);
+    let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
-    let sealed = |disk: &Disk| disk.layers()[0].sealed_blocks;
-    let before = sealed(&disk);
+    let encrypted_pages = |disk: &Disk| disk.layers()[0].sealed_blocks;
+    let before = encrypted_pages(&disk);
     for _ in 0..10 {
         disk.write(0, &[1; 8192], Durability::Volatile).unwrap();
     }
-    assert_eq!(sealed(&disk) - before, 10 * 8192 / 16, "over the same pages too");
+    assert_eq!(encrypted_pages(&disk) - before, 10 * 8192 / 16, "over the same pages too");
     disk.maintain().unwrap();
-    assert_eq!(disk.settings().layers[0].sealed_pages, 0, "not worth a sync yet");
-    disk.core.state.read().entries[0].layer.count_sealed(1 << 24);
+    assert_eq!(disk.settings().layers[0].encrypted_pages, 0, "not worth a sync yet");
+    disk.core.state.read().entries[0].layer.count_encrypted(1 << 24);
     disk.maintain().unwrap();
-    let noted = sealed(&disk);
-    assert_eq!(disk.settings().layers[0].sealed_pages * 32, noted);
+    let noted = encrypted_pages(&disk);
+    assert_eq!(disk.settings().layers[0].encrypted_pages * 32, noted);
     disk.write(0, &[1; 512], Durability::Fua).unwrap();
     drop(disk);
-    assert_eq!(sealed(&place.open(true)), noted);
+    assert_eq!(encrypted_pages(&place.open(true)), noted);
 }
 
 #[test]
 fn verifying_an_open_disk_finds_what_was_changed_under_it() {
-    let place = Place::new(MIB, 0, true);
+    let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
     disk.write(0, &[1; 4096], Durability::Volatile).unwrap();
-    disk.snapshot("one").unwrap();
+    disk.create_snapshot("one").unwrap();
     disk.zero(512, 512, Durability::Volatile).unwrap();
     disk.verify().unwrap();
     let name = place.dir().list().unwrap().into_iter().rfind(|n| n.starts_with("log.") && n != "log.next").unwrap();
@@ -438,7 +438,7 @@ fn verifying_an_open_disk_finds_what_was_changed_under_it() {
 
 #[test]
 fn what_was_answered_outlives_the_process_but_not_the_kernel() {
-    let place = Place::new(MIB, MIB / 2, true);
+    let place = TestDisk::new(MIB, MIB / 2, true);
     let options = |boot: u8| Options {
         log_bytes: 128 << 10,
         pending_extents: 256,
@@ -498,7 +498,7 @@ fn base_or_zero(page: u64) -> [u8; PAGE] {
 
 #[test]
 fn nothing_noted_is_believed_once_a_sync_failed() {
-    let place = Place::new(MIB, 0, true);
+    let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
     disk.write(0, &[1; 512], Durability::Volatile).unwrap();
     disk.core.poison.set(Error::new(ErrorKind::Io, "as if a sync had failed"));

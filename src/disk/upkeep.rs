@@ -14,10 +14,10 @@ use super::checkpoint;
 use super::core::{Core, Due, Progress};
 use super::layer::Layer;
 use super::log;
-use super::recent;
 use super::reserve::{RESERVE, RESERVED};
 use super::settings::DiskSettings;
 use super::transfer::write_spare;
+use super::volatile_journal;
 use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, PAGE, Result};
@@ -125,7 +125,7 @@ impl Core {
             return Ok(());
         }
         // A round may want one meanwhile and make its own: so only with the turn.
-        let _turn = self.take_turn();
+        let _turn = self.lock_commit();
         let mut committer = self.committer.lock();
         if committer.next_log.is_none()
             && let Some(log) = &committer.log
@@ -234,21 +234,21 @@ impl Core {
             let starts = run.clone().step_by(STEP_PAGES as usize);
             starts.map(move |at| (Arc::clone(&entry.layer), at..run.end.min(at + STEP_PAGES)))
         });
-        pieces.take(LOOKED_AT).filter(|(_, piece)| state.is_settled(piece)).take(PUNCHES).collect()
+        pieces.take(LOOKED_AT).filter(|(_, piece)| state.is_durable(piece)).take(PUNCHES).collect()
     }
 
     fn punch_some(&self) -> Result<bool> {
         if self.punchable().is_empty() {
             return Ok(false);
         }
-        let _turn = self.take_turn();
+        let _turn = self.lock_commit();
         for (layer, piece) in self.punchable() {
             let _lock = self.ranges.exclusive(piece.clone());
             let dead: Vec<Range<u64>> = {
                 let state = self.state.read();
                 match state.index_of(layer.id) {
                     _ if mutant!(PunchNotLookedAtAgain) => vec![piece],
-                    Some(index) if state.is_settled(&piece) => state.entries[index].dead.runs(piece).collect(),
+                    Some(index) if state.is_durable(&piece) => state.entries[index].dead.runs(piece).collect(),
                     _ => continue,
                 }
             };
@@ -279,16 +279,16 @@ impl Core {
             return Ok(false);
         }
         // Only what holds this lock changes the top, and only the top comes to hold anything.
-        let mut growth = self.growth.lock();
+        let mut table = self.table.lock();
         let Some(id) = removable() else { return Ok(false) };
-        let Some(index) = growth.settings.layers.iter().position(|layer| layer.id == id) else { return Ok(false) };
-        let record = growth.settings.layers.remove(index);
-        if let Err(error) = self.store_settings(&mut growth) {
-            growth.settings.layers.insert(index, record);
+        let Some(index) = table.settings.layers.iter().position(|layer| layer.id == id) else { return Ok(false) };
+        let record = table.settings.layers.remove(index);
+        if let Err(error) = self.store_settings(&mut table) {
+            table.settings.layers.insert(index, record);
             return Err(error);
         }
         self.state.write().entries.retain(|entry| entry.layer.id != id);
-        growth.slots.erase(id)?;
+        table.slots.erase(id)?;
         let name = DiskSettings::layer_file(id, record.kind);
         self.layers_dir.remove(&name).and_then(|()| self.layers_dir.sync()).map_err(|error| {
             Error::io("an empty layer cannot be removed", error).at_path(self.layers_dir.path().join(name))
@@ -316,10 +316,10 @@ impl Core {
 
     /// Destroys what the settings do not name: the key goes durably before the file.
     fn remove_strays(&self) -> Result<()> {
-        let mut growth = self.growth.lock();
+        let mut table = self.table.lock();
         let names: Vec<_> = self.state.read().strays.iter().map(|stray| (stray.layer, stray.name.clone())).collect();
         for (layer, name) in names {
-            growth.slots.erase(layer)?;
+            table.slots.erase(layer)?;
             self.layers_dir.remove(&name).and_then(|()| self.layers_dir.sync()).map_err(|error| {
                 let path = self.layers_dir.path().join(&name);
                 Error::io("a file that no record names cannot be removed", error).at_path(path)
@@ -343,13 +343,13 @@ impl Core {
         // A punch between the flush and the turn would be neither durable nor known to the checkpoint.
         let _turn = loop {
             self.flush()?;
-            let turn = self.take_turn();
+            let turn = self.lock_commit();
             if !self.anything_dirty() || mutant!(ClosedWhilePunching) {
                 break turn;
             }
         };
-        let armed = self.gate.read().armed;
-        if !armed && self.opened_clean.load(Ordering::SeqCst) {
+        let has_log = self.gate.read().has_log;
+        if !has_log && self.opened_clean.load(Ordering::SeqCst) {
             return Ok(());
         }
         let (epoch, state) = (self.committer.lock().next_epoch, self.state.write().checkpoint(true));
@@ -359,12 +359,13 @@ impl Core {
             (committer.log, committer.due, committer.chain) = (None, None, chain);
             committer.next_log.take()
         };
-        self.gate.write().armed = false;
+        self.gate.write().has_log = false;
         self.opened_clean.store(true, Ordering::SeqCst);
         self.keep_for_next_opening(next_log);
         self.tidy_after_checkpoint(epoch, reserve)?;
         self.state.write().recent = None;
-        for name in self.dir.list().unwrap_or_default().iter().filter(|name| name.starts_with(recent::PREFIX)) {
+        for name in self.dir.list().unwrap_or_default().iter().filter(|name| name.starts_with(volatile_journal::PREFIX))
+        {
             let _ = self.dir.remove(name);
         }
         Ok(())

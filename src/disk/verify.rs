@@ -4,10 +4,10 @@
 use super::Access;
 use super::core::Core;
 use super::key_slots::KeySlots;
-use super::noted;
 use super::open::{Names, recover};
 use super::settings::DiskSettings;
 use super::state::{Entry, State};
+use super::volatile_replay;
 use crate::io::Open;
 use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, Result};
@@ -21,14 +21,14 @@ impl Core {
         self.check_admitted()?;
         // Nothing below `dir` is replaced, appended or removed while these are held.
         let _upkeep = self.upkeep.lock();
-        let growth = self.growth.lock();
+        let table = self.table.lock();
         let keys = self.keys()?;
         // Who may not write goes on believing what a killed process noted.
         let read_only = self.access == Access::ReadOnly;
         let boot = self.options.boot.filter(|_| read_only && !self.opened_clean.load(Ordering::SeqCst));
         for _ in 0..TRIES {
             self.flush()?;
-            let _turn = self.take_turn();
+            let _turn = self.lock_commit();
             // Held from here on: what clients change after the look would pass for a difference.
             let state = self.state.read();
             if !state.pending.is_empty() && !read_only {
@@ -36,7 +36,7 @@ impl Core {
             }
             let settings = DiskSettings::load(&*self.dir, Some(&keys))?;
             let differs = |what: String| Err(Error::new(ErrorKind::Corrupt, what).at_path(self.dir.path()));
-            if settings != growth.settings {
+            if settings != table.settings {
                 return differs("disk.toml is not what the open disk has as its settings".to_owned());
             }
             KeySlots::open(&*self.dir, self.uuid, Open::Read)?;
@@ -45,7 +45,9 @@ impl Core {
             );
             let entries = state.entries.iter().map(|entry| Entry::new(entry.layer.clone())).collect();
             let noted = match boot {
-                Some(boot) => noted::find(&*self.dir, &*self.layers_dir, names.recent(), &boot, &keys, true)?.0,
+                Some(boot) => {
+                    volatile_replay::find(&*self.dir, &*self.layers_dir, names.recent(), &boot, &keys, true)?.0
+                }
                 None => Vec::new(),
             };
             let stored = recover(&*self.dir, &names, &settings, entries, Some(&keys), &noted)?.state;
@@ -60,7 +62,7 @@ impl Core {
 }
 
 fn difference(live: &State, stored: &State) -> Option<String> {
-    if (live.size, live.base_limit, &live.lines) != (stored.size, stored.base_limit, &stored.lines) {
+    if (live.size, live.base_limit, &live.snapshots) != (stored.size, stored.base_limit, &stored.snapshots) {
         return Some("size, base limit or snapshots differ".to_owned());
     }
     let differs = |entry: &&Entry| match stored.index_of(entry.layer.id) {

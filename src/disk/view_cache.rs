@@ -3,9 +3,9 @@
 //!
 //! It is right because it is never behind: it is filled under the shared lock of the state, and whoever changes what a
 //! view sees tells it under the same exclusive lock. Only `state.rs` can change that. A change in the top layer is
-//! carried over ([`ViewCache::publish`]: in the live view alone, because no line sees the top layer); anything else
+//! carried over ([`ViewCache::publish`]: in the live view alone, because no snapshot sees the top layer); anything else
 //! that changes an answer forgets them all ([`ViewCache::clear`]). Base limits are not part of the answers, and the
-//! number of a line is never used again.
+//! number of a snapshot is never used again.
 //!
 //! It is small, so that it stays in a processor's caches where the sets of the layers do not: a chunk lists who answers
 //! for anything in it, and has a code of a few bits for each of its units, which are as large as its borders allow. Of
@@ -160,12 +160,12 @@ impl Chunk {
     }
 }
 
-/// The number of the chunk (29 bits of the largest disk), and the line whose view it is, counted from 1, 0 for the live
-/// one (33 bits). One word, because it is hashed for every read.
+/// The number of the chunk (29 bits of the largest disk), and the snapshot whose view it is, counted from 1, 0 for the
+/// live one (33 bits). One word, because it is hashed for every read.
 type Key = u64;
 
-fn key(line: Option<u32>, chunk: u64) -> Key {
-    chunk << 33 | line.map_or(0, |line| u64::from(line) + 1)
+fn key(snapshot: Option<u32>, chunk: u64) -> Key {
+    chunk << 33 | snapshot.map_or(0, |snapshot| u64::from(snapshot) + 1)
 }
 
 #[derive(Debug, Default)]
@@ -241,17 +241,17 @@ impl ViewCache {
         &self.shards[chunk as usize % SHARDS]
     }
 
-    /// Visits in order who answers for `piece`, which lies in one chunk, in the view of `line`. `false`: nothing is
+    /// Visits in order who answers for `piece`, which lies in one chunk, in the view of `snapshot`. `false`: nothing is
     /// kept of that. The caller holds the state's lock.
     pub(crate) fn visit(
         &self,
-        line: Option<u32>,
+        snapshot: Option<u32>,
         piece: &Range<u64>,
         mut visit: impl FnMut(Range<u64>, Holder),
     ) -> bool {
         let number = piece.start / CHUNK;
         let shard = self.shard(number).read();
-        let Some(chunk) = shard.chunks.get(&key(line, number)) else { return false };
+        let Some(chunk) = shard.chunks.get(&key(snapshot, number)) else { return false };
         let start = number * CHUNK;
         chunk.visit(within(piece), |run, holder| {
             visit(start + u64::from(run.start)..start + u64::from(run.end), holder)
@@ -268,9 +268,9 @@ impl ViewCache {
     }
 
     /// Keeps the answers for a chunk, a holder for each page. The caller has held the state's lock since it looked.
-    pub(crate) fn keep(&self, line: Option<u32>, chunk: u64, painted: &[Holder]) {
+    pub(crate) fn keep(&self, snapshot: Option<u32>, chunk: u64, painted: &[Holder]) {
         let kept = Chunk::of(painted);
-        let before = self.shard(chunk).write().put(key(line, chunk), kept);
+        let before = self.shard(chunk).write().put(key(snapshot, chunk), kept);
         // With nothing locked but the state.
         drop(before);
     }
@@ -379,14 +379,17 @@ mod tests {
             assert_eq!(sum as u64, cache.memory_bytes());
             sum
         };
-        let sees =
-            |cache: &ViewCache, line, chunk| cache.visit(line, &(chunk * CHUNK + 5..chunk * CHUNK + 6), |_, _| {});
+        let sees = |cache: &ViewCache, snapshot, chunk| {
+            cache.visit(snapshot, &(chunk * CHUNK + 5..chunk * CHUNK + 6), |_, _| {})
+        };
         let painted = mixed();
         for chunk in 0..1266 {
-            let line = [None, Some(0), Some(u32::MAX)][chunk as usize % 3];
-            cache.keep(line, chunk, &painted);
-            assert!(sees(&cache, line, chunk));
-            assert!(![None, Some(0), Some(u32::MAX)].iter().any(|&other| other != line && sees(&cache, other, chunk)));
+            let snapshot = [None, Some(0), Some(u32::MAX)][chunk as usize % 3];
+            cache.keep(snapshot, chunk, &painted);
+            assert!(sees(&cache, snapshot, chunk));
+            assert!(
+                ![None, Some(0), Some(u32::MAX)].iter().any(|&other| other != snapshot && sees(&cache, other, chunk))
+            );
             if chunk % 100 == 0 {
                 assert!(bytes(&cache) <= BOUND);
             }
@@ -399,7 +402,7 @@ mod tests {
         bytes(&cache);
         cache.publish(733 * CHUNK..1200 * CHUNK, Holder::Zero(9));
         assert!((733..1200).all(|chunk| !sees(&cache, None, chunk)));
-        assert!((1100..1800).any(|chunk| sees(&cache, Some(0), chunk)), "a line sees what it saw");
+        assert!((1100..1800).any(|chunk| sees(&cache, Some(0), chunk)), "a snapshot sees what it saw");
         assert!(bytes(&cache) < full);
         cache.publish(0..u64::MAX, Holder::Zero(9));
         cache.clear();

@@ -11,13 +11,13 @@ use std::sync::Arc;
 
 pub mod peer;
 pub mod real;
+pub mod replace;
 #[cfg(feature = "sim")]
 pub mod sim;
 pub(crate) mod superblock;
 pub mod sync;
 pub mod system;
 pub(crate) mod verity;
-pub mod whole;
 
 /// Whether a fault is planted here for the crash tests (see [`sim::Mutant`]); `false` in a product build.
 macro_rules! mutant {

@@ -14,7 +14,7 @@ use super::sample::{DiskSample, Sample};
 use crate::account::health::Fault;
 use crate::account::watch::{Condition, Watched};
 use crate::crypto::xts;
-use crate::disk::Vitals;
+use crate::disk::DiskStats;
 use crate::nbd::{BUCKETS, Command, CommandCounts, Errno, Reason, Tls, bucket_bound};
 use crate::spool;
 
@@ -210,19 +210,20 @@ impl Sample {
         out.counter("sealdisk_metrics_taken", "Looks at all disks before this one.", self.taken)
     }
 
-    fn open_disks(&self) -> impl Iterator<Item = (&DiskSample, &Vitals)> {
-        self.disks.iter().filter_map(|disk| Some((disk, disk.vitals.as_ref()?)))
+    fn open_disks(&self) -> impl Iterator<Item = (&DiskSample, &DiskStats)> {
+        self.disks.iter().filter_map(|disk| Some((disk, disk.disk_stats.as_ref()?)))
     }
 
     fn of_disks<'a, T: 'a>(
         &'a self,
-        value: impl Fn(&Vitals) -> Option<T> + 'a,
+        value: impl Fn(&DiskStats) -> Option<T> + 'a,
     ) -> impl Iterator<Item = ([(&'static str, &'a str); 1], T)> {
-        self.open_disks().filter_map(move |(disk, vitals)| Some(([("disk", disk.name.as_str())], value(vitals)?)))
+        self.open_disks()
+            .filter_map(move |(disk, disk_stats)| Some(([("disk", disk.name.as_str())], value(disk_stats)?)))
     }
 
     fn disks(&self, out: &mut Families<'_>) -> fmt::Result {
-        let bytes = self.open_disks().flat_map(|(disk, Vitals { usage, .. })| {
+        let bytes = self.open_disks().flat_map(|(disk, DiskStats { usage, .. })| {
             let states =
                 [("base", usage.base), ("plain", usage.plain), ("encrypted", usage.encrypted), ("zero", usage.zero)];
             states.map(|(state, bytes)| ([("disk", disk.name.as_str()), ("state", state)], bytes))
@@ -239,8 +240,8 @@ impl Sample {
         let help = "Whether storing failed, so that the disk takes no changes until the server is started again.";
         out.gauges("sealdisk_disk_poisoned", help, self.of_disks(|disk| Some(u32::from(disk.poisoned))))?;
         let help = "Data keys that encrypted so much that new ones are due: 0 or 1, as only one takes new writes.";
-        out.gauges("sealdisk_disk_worn_keys", help, self.of_disks(|disk| Some(u32::from(disk.worn_key))))?;
-        let busy = self.disks.iter().filter(|disk| disk.busy || disk.vitals.is_some());
+        out.gauges("sealdisk_disk_worn_keys", help, self.of_disks(|disk| Some(u32::from(disk.rotation_due))))?;
+        let busy = self.disks.iter().filter(|disk| disk.busy || disk.disk_stats.is_some());
         let busy = busy.map(|disk| ([("disk", disk.name.as_str())], u32::from(disk.busy)));
         let help = "Whether the disk could not be looked at: it is being opened, or stuck. Its numbers are older ones.";
         out.gauges("sealdisk_disk_busy", help, busy)?;

@@ -32,7 +32,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle as Task;
 
 use super::process::Process;
-use super::sample::{Sampler, Source};
+use super::sample::{Observed, Sampler};
 use super::{families, health};
 use crate::nbd::listen::{self, Listener, Reach};
 use crate::{Error, ErrorKind, Result};
@@ -40,7 +40,7 @@ use crate::{Error, ErrorKind, Result};
 /// Clients at once.
 const CONNECTIONS: usize = 16;
 /// From accept to the last byte of the answer.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Bytes of a request's head.
 const HEAD: usize = 16 << 10;
 /// How long a look serves at least.
@@ -109,7 +109,7 @@ impl MetricsServer {
     }
 
     /// Answers from now on.
-    pub fn start(&mut self, source: Source) -> Result<()> {
+    pub fn start(&mut self, source: Observed) -> Result<()> {
         let failed = |error| Error::io("cannot serve metrics", error);
         let (Some(listener), Some(process)) = (self.listener.take(), self.process.take()) else { return Ok(()) };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
@@ -175,9 +175,9 @@ async fn serve(stream: TcpStream, looks: Arc<Looks>) {
         .keep_alive(false)
         .max_buf_size(HEAD)
         .timer(TokioTimer::new())
-        .header_read_timeout(PATIENCE)
+        .header_read_timeout(TIMEOUT)
         .serve_connection(TokioIo::new(stream), answer);
-    match tokio::time::timeout(PATIENCE, connection).await {
+    match tokio::time::timeout(TIMEOUT, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a client of the metrics was let go"),
         Err(_) => tracing::debug!("a client of the metrics took too long"),
@@ -193,13 +193,13 @@ struct Looks {
 #[derive(Debug)]
 struct Latest {
     sampler: Sampler,
-    look: Look,
+    look: Rendered,
     taken: Option<Instant>,
 }
 
 /// What is answered from one sample.
 #[derive(Debug, Default)]
-struct Look {
+struct Rendered {
     /// `None`: it cannot be written.
     text: Option<Bytes>,
     /// Why the server is not fit to serve; `None`: it is.
@@ -248,17 +248,18 @@ fn names_this_machine<B>(request: &Request<B>) -> bool {
 
 impl Latest {
     fn new(sampler: Sampler) -> Self {
-        Self { sampler, look: Look::default(), taken: None }
+        Self { sampler, look: Rendered::default(), taken: None }
     }
 
-    fn look(&mut self) -> &Look {
+    fn look(&mut self) -> &Rendered {
         let serves = (self.sampler.took() * COST).max(FRESH);
         if self.taken.is_none_or(|taken| taken.elapsed() > serves) {
             let sample = self.sampler.sample();
-            let poisoned = sample.disks.iter().filter(|disk| disk.vitals.is_some_and(|vitals| vitals.poisoned));
+            let poisoned =
+                sample.disks.iter().filter(|disk| disk.disk_stats.is_some_and(|disk_stats| disk_stats.poisoned));
             let reasons = health::reasons(&sample.account, poisoned.map(|disk| disk.name.as_str()));
             let unfit = (!reasons.is_empty()).then(|| (reasons.join("\n") + "\n").into());
-            self.look = Look { text: families::encode(sample).ok().map(Bytes::from), unfit };
+            self.look = Rendered { text: families::encode(sample).ok().map(Bytes::from), unfit };
             self.taken = Some(Instant::now());
         }
         &self.look

@@ -18,4 +18,4 @@ mod process;
 mod sample;
 
 pub use http::MetricsServer;
-pub use sample::Source;
+pub use sample::Observed;

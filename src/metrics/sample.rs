@@ -11,8 +11,8 @@ use super::process::{Process, ProcessSample};
 use crate::account::admission::Admission;
 use crate::account::health::HealthSample;
 use crate::account::registry::Registry;
-use crate::account::watch::{AccountVitals, Condition, Watched};
-use crate::disk::Vitals;
+use crate::account::watch::{AccountStats, Condition, Watched};
+use crate::disk::DiskStats;
 use crate::nbd::{self, Counts, Stats};
 
 /// A look at all disks takes no longer, however many are stuck.
@@ -20,7 +20,7 @@ const LONGEST_LOOK: Duration = Duration::from_secs(1);
 
 /// What is looked at.
 #[derive(Debug)]
-pub struct Source {
+pub struct Observed {
     pub registry: Arc<Registry>,
     pub stats: Arc<Stats>,
 }
@@ -28,9 +28,9 @@ pub struct Source {
 /// Takes samples, and remembers of each disk what it said last.
 #[derive(Debug)]
 pub(super) struct Sampler {
-    source: Source,
+    source: Observed,
     process: Process,
-    last: HashMap<Uuid, Vitals>,
+    last: HashMap<Uuid, DiskStats>,
     taken: u64,
     took: Duration,
 }
@@ -38,9 +38,9 @@ pub(super) struct Sampler {
 /// See the module documentation.
 #[derive(Debug)]
 pub(super) struct Sample {
-    pub(super) account: AccountVitals,
+    pub(super) account: AccountStats,
     pub(super) disks: Vec<DiskSample>,
-    pub(super) nbd: nbd::Snapshot,
+    pub(super) nbd: nbd::StatsSample,
     /// Whom the server lets in.
     pub(super) admission: Option<Arc<Admission>>,
     pub(super) process: ProcessSample,
@@ -55,22 +55,22 @@ pub(super) struct Sample {
 #[derive(Debug)]
 pub(super) struct DiskSample {
     pub(super) name: String,
-    /// Could not be looked at now; `vitals` are then older ones.
+    /// Could not be looked at now; `disk_stats` are then older ones.
     pub(super) busy: bool,
     /// `None`: closed.
-    pub(super) vitals: Option<Vitals>,
+    pub(super) disk_stats: Option<DiskStats>,
     pub(super) health: HealthSample,
     pub(super) counts: Counts,
 }
 
 impl Sampler {
-    pub(super) fn new(source: Source, process: Process) -> Self {
+    pub(super) fn new(source: Observed, process: Process) -> Self {
         Self { source, process, last: HashMap::new(), taken: 0, took: Duration::ZERO }
     }
 
     pub(super) fn sample(&mut self) -> Sample {
         let began = Instant::now();
-        let mut account = self.source.registry.vitals(began + LONGEST_LOOK);
+        let mut account = self.source.registry.stats(began + LONGEST_LOOK);
         let watched = account.disks.take();
         if let Some(watched) = &watched {
             let known: HashMap<_, _> = watched.iter().map(|disk| (disk.uuid, ())).collect();
@@ -80,7 +80,7 @@ impl Sampler {
         let mut nbd = self.source.stats.read();
         let disks = watched.iter().flatten().map(|disk| self.disk(disk, &mut nbd.disks)).collect();
         let sample = Sample {
-            account: AccountVitals { disks: watched, ..account },
+            account: AccountStats { disks: watched, ..account },
             disks,
             nbd,
             admission: self.source.registry.admission().cloned(),
@@ -100,10 +100,10 @@ impl Sampler {
     }
 
     fn disk(&mut self, disk: &Watched, counts: &mut BTreeMap<Uuid, Counts>) -> DiskSample {
-        let vitals = match disk.condition {
-            Condition::Open(vitals) => {
-                self.last.insert(disk.uuid, vitals);
-                Some(vitals)
+        let disk_stats = match disk.condition {
+            Condition::Open(disk_stats) => {
+                self.last.insert(disk.uuid, disk_stats);
+                Some(disk_stats)
             }
             Condition::Busy => self.last.get(&disk.uuid).copied(),
             Condition::Closed => {
@@ -115,7 +115,7 @@ impl Sampler {
         DiskSample {
             name: disk.name.clone(),
             busy,
-            vitals,
+            disk_stats,
             health: disk.health,
             counts: counts.remove(&disk.uuid).unwrap_or_default(),
         }

@@ -19,17 +19,17 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::Config;
 use super::buffers::{Buffers, Share};
+use super::busy_poll::{BusyPoll, PollSlots};
 use super::channel::Channel;
+use super::client_log::{Cause, Record};
+use super::counters::Command;
 use super::input::Input;
 use super::job::{Done, Job, Product, Tag, Work};
-use super::output::{CONTROL, Output, To};
-use super::patience::{Lookouts, Patience};
+use super::output::{CONTROL, Output, ReplyTarget};
 use super::read::{PIECE, Progress, ReadStream};
-use super::record::{Cause, Record};
 use super::session::Session;
-use super::tally::Command;
 use super::wire::transmission::Request;
-use super::workers::{Lane, Workers};
+use super::workers::{CompletionQueue, Workers};
 use super::write::{Payload, Writing};
 use crate::Error;
 
@@ -44,7 +44,7 @@ pub(super) struct Shared {
     pub(super) workers: Arc<Workers>,
     /// New requests are answered "shutting down".
     pub(super) stopping: Arc<AtomicBool>,
-    pub(super) lookouts: Lookouts,
+    pub(super) lookouts: PollSlots,
 }
 
 /// One client in transmission.
@@ -55,7 +55,7 @@ pub(super) struct Connection {
     pub(super) channel: Channel,
     pub(super) input: Input,
     pub(super) output: Output,
-    lane: Arc<Lane>,
+    queue: Arc<CompletionQueue>,
     /// Jobs handed to the pool and not collected yet.
     jobs: usize,
     pub(super) finished: VecDeque<Done>,
@@ -70,7 +70,7 @@ pub(super) struct Connection {
     /// When the last bytes were received. All complete requests are taken up before more is, so it is when any request
     /// that is taken up had arrived.
     pub(super) arrived: Instant,
-    pub(super) patience: Patience,
+    pub(super) busy_poll: BusyPoll,
     /// Requests taken up since there was last nothing to do.
     pub(super) taken: u32,
     /// It was one.
@@ -81,7 +81,7 @@ pub(super) struct Connection {
 
 /// What stopped the parsing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lack {
+pub(super) enum Stalled {
     /// More bytes of the client.
     Input,
     /// Room in the send buffer.
@@ -106,7 +106,7 @@ impl Connection {
             output: Output::new(Arc::clone(&share), record),
             share,
             channel,
-            lane: Lane::new()?,
+            queue: CompletionQueue::new()?,
             jobs: 0,
             finished: VecDeque::new(),
             streams: VecDeque::new(),
@@ -115,7 +115,7 @@ impl Connection {
             next_write: 0,
             closing: false,
             arrived: Instant::now(),
-            patience: Patience::new(),
+            busy_poll: BusyPoll::new(),
             taken: 0,
             alone: false,
             generation: shared.buffers.generation(),
@@ -127,27 +127,27 @@ impl Connection {
     /// are carried out.
     pub(super) fn run(mut self) {
         let end = self.serve();
-        self.shared.workers.abandon(&self.lane);
+        self.shared.workers.abandon(&self.queue);
         self.channel.close();
         self.output.end(end.as_ref().err());
     }
 
     fn serve(&mut self) -> io::Result<()> {
         loop {
-            let lack = self.work()?;
-            self.output.record.settle(self.in_flight());
+            let stalled = self.work()?;
+            self.output.record.record_latency(self.in_flight());
             let blocked = !self.send()?;
             self.heed_generation();
             if self.closing && !blocked && self.in_flight() == 0 && self.finished.is_empty() && self.output.is_empty() {
                 return Ok(());
             }
-            match lack {
-                _ if blocked => self.wait(lack, true)?,
-                Lack::Room if self.output.capacity_for(0) == 0 => return Err(io::ErrorKind::OutOfMemory.into()),
-                Lack::Room => {}
-                Lack::Input if self.in_flight() == 0 => self.receive_waiting()?,
-                Lack::Input if self.receive()? => {}
-                Lack::Input | Lack::Job | Lack::Nothing => self.wait(lack, false)?,
+            match stalled {
+                _ if blocked => self.wait(stalled, true)?,
+                Stalled::Room if self.output.capacity_for(0) == 0 => return Err(io::ErrorKind::OutOfMemory.into()),
+                Stalled::Room => {}
+                Stalled::Input if self.in_flight() == 0 => self.receive_waiting()?,
+                Stalled::Input if self.receive()? => {}
+                Stalled::Input | Stalled::Job | Stalled::Nothing => self.wait(stalled, false)?,
             }
         }
     }
@@ -166,27 +166,27 @@ impl Connection {
     }
 
     /// Does all that can be done without waiting for anybody.
-    fn work(&mut self) -> io::Result<Lack> {
+    fn work(&mut self) -> io::Result<Stalled> {
         self.collect();
         if self.streams.front().is_some_and(ReadStream::exclusive) && !self.advance_streams()? {
-            return Ok(Lack::Room);
+            return Ok(Stalled::Room);
         }
         if !self.answer_finished() {
-            return Ok(Lack::Room);
+            return Ok(Stalled::Room);
         }
-        let lack = self.parse()?;
+        let stalled = self.parse()?;
         let before = self.in_flight();
         if !self.advance_streams()? {
-            return Ok(Lack::Room);
+            return Ok(Stalled::Room);
         }
         // What was waited for may have just been answered, with no job left to wait for: look again.
-        if lack == Lack::Job && self.in_flight() < before { Ok(Lack::Room) } else { Ok(lack) }
+        if stalled == Stalled::Job && self.in_flight() < before { Ok(Stalled::Room) } else { Ok(stalled) }
     }
 
     fn collect(&mut self) {
         if self.jobs > 0 {
             let before = self.finished.len();
-            self.lane.collect(&mut self.finished);
+            self.queue.collect(&mut self.finished);
             self.jobs -= self.finished.len() - before;
         }
     }
@@ -236,7 +236,7 @@ impl Connection {
         while let Some(mut stream) = self.streams.pop_front() {
             let progress = stream.advance(&self.session.export.disk, &mut self.output, false);
             let full = progress == Progress::Full;
-            self.settle(stream, progress)?;
+            self.resume_read(stream, progress)?;
             if full {
                 return Ok(false);
             }
@@ -245,7 +245,7 @@ impl Connection {
     }
 
     /// Does what a read that came to a stop asks for.
-    pub(super) fn settle(&mut self, mut stream: ReadStream, progress: Progress) -> io::Result<()> {
+    pub(super) fn resume_read(&mut self, mut stream: ReadStream, progress: Progress) -> io::Result<()> {
         let (len, warm) = match progress {
             Progress::Done => return Ok(()),
             Progress::Broken => return Err(io::Error::other("the disk failed in the middle of a reply")),
@@ -264,7 +264,7 @@ impl Connection {
         let Some(buffer) = self.share.take(len.min(PIECE as u64) as usize) else {
             // No memory to wait in: this thread reads into its send buffer.
             let progress = stream.advance(&self.session.export.disk, &mut self.output, true);
-            return self.settle(stream, progress);
+            return self.resume_read(stream, progress);
         };
         let work = match warm {
             true => Work::Warm { offset, length: len, buffer },
@@ -275,20 +275,20 @@ impl Connection {
     }
 
     /// Parses and carries out requests until something is lacking.
-    fn parse(&mut self) -> io::Result<Lack> {
+    fn parse(&mut self) -> io::Result<Stalled> {
         loop {
             if self.closing {
-                return Ok(Lack::Nothing);
+                return Ok(Stalled::Nothing);
             }
             if self.in_flight() >= self.shared.config.max_in_flight {
-                return Ok(Lack::Job);
+                return Ok(Stalled::Job);
             }
             // Room for any answer that is no data, so that no request is given up half done.
             if self.streams.front().is_some_and(ReadStream::exclusive) || !self.output.room(CONTROL) {
-                return Ok(Lack::Room);
+                return Ok(Stalled::Room);
             }
-            if let Some(lack) = if self.payload.is_some() { self.take_payload() } else { self.take_request()? } {
-                return Ok(lack);
+            if let Some(stalled) = if self.payload.is_some() { self.take_payload() } else { self.take_request()? } {
+                return Ok(stalled);
             }
         }
     }
@@ -298,14 +298,14 @@ impl Connection {
     }
 
     #[inline]
-    pub(super) fn to(&self, request: &Request) -> To {
+    pub(super) fn to(&self, request: &Request) -> ReplyTarget {
         let &Request { command, cookie, offset, length, .. } = request;
         let command = Command::of(command);
-        To { style: self.session.style, cookie, offset, length, command, arrived: self.arrived }
+        ReplyTarget { style: self.session.style, cookie, offset, length, command, arrived: self.arrived }
     }
 
     /// Answers with an error of the disk. Needs room, as all answers do.
-    pub(super) fn fail(&mut self, to: To, error: &Error) {
+    pub(super) fn fail(&mut self, to: ReplyTarget, error: &Error) {
         self.output.failure(to, Cause::Disk(error), None);
     }
 
@@ -317,7 +317,7 @@ impl Connection {
     pub(super) fn submit(&mut self, work: Work, tag: Tag) {
         self.jobs += 1;
         let (session, stopping) = (Arc::clone(&self.session), Arc::clone(&self.shared.stopping));
-        self.shared.workers.submit(&self.lane, Job { session, stopping, work, tag });
+        self.shared.workers.submit(&self.queue, Job { session, stopping, work, tag });
     }
 
     /// Sends what there is, without waiting. `false`: some of it is left.
@@ -332,29 +332,29 @@ impl Connection {
         self.channel.flush()
     }
 
-    /// Sleeps until a job has finished, or the client sends (when `lack` asks for it) or takes replies (when it is
+    /// Sleeps until a job has finished, or the client sends (when `stalled` asks for it) or takes replies (when it is
     /// `blocked`).
-    fn wait(&mut self, lack: Lack, blocked: bool) -> io::Result<()> {
+    fn wait(&mut self, stalled: Stalled, blocked: bool) -> io::Result<()> {
         let mut interest = PollFlags::empty();
         if blocked {
             interest |= PollFlags::OUT;
-        } else if lack == Lack::Input {
+        } else if stalled == Stalled::Input {
             interest |= PollFlags::IN;
         }
         // A client may take as long as it likes between requests, but not within one.
-        let mid_request = lack == Lack::Input && self.within_request();
+        let mid_request = stalled == Stalled::Input && self.within_request();
         let limit = (blocked || mid_request).then_some(self.shared.config.stall_timeout);
-        let Some(bell) = self.lane.sleep() else { return Ok(()) };
+        let Some(wakeup) = self.queue.sleep() else { return Ok(()) };
         let mut fds =
-            [PollFd::from_borrowed_fd(bell, PollFlags::IN), PollFd::from_borrowed_fd(self.channel.fd(), interest)];
+            [PollFd::from_borrowed_fd(wakeup, PollFlags::IN), PollFd::from_borrowed_fd(self.channel.fd(), interest)];
         let used = if interest.is_empty() { &mut fds[..1] } else { &mut fds[..] };
         let polled = poll(used, limit);
         let rang = !fds[0].revents().is_empty();
-        self.lane.wake(rang);
+        self.queue.wake(rang);
         if polled? == 0 {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        if lack == Lack::Input && !blocked && !fds[1].revents().is_empty() {
+        if stalled == Stalled::Input && !blocked && !fds[1].revents().is_empty() {
             self.receive()?;
         }
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! Every context is told from the same runs of the disk, so their answers agree with one another.
 
-use crate::disk::{Change, Disk, Line, PageState, Run};
+use crate::disk::{Change, Disk, PageState, Run, Snapshot};
 use crate::{PAGE, Result};
 
 use super::wire::handshake::Malformed;
@@ -17,7 +17,7 @@ pub(super) enum Context {
     Depth,
     /// `sealdisk:encryption`: how the run is stored ([`encryption`]).
     Encryption,
-    /// `sealdisk:diff:SNAPSHOT`: what changed since that snapshot, by its [`Line::id`] ([`diff`]).
+    /// `sealdisk:diff:SNAPSHOT`: what changed since that snapshot, by its [`Snapshot::id`] ([`diff`]).
     Diff(u32),
 }
 
@@ -212,7 +212,7 @@ impl Contexts {
 
     /// What SET_META_CONTEXT selects, and the names of that: exact names only. `snapshots` are those that the export
     /// can be compared with. More than one of them is too many.
-    pub(super) fn selected(queries: &[&str], snapshots: &[Line]) -> std::result::Result<Selected, Malformed> {
+    pub(super) fn selected(queries: &[&str], snapshots: &[Snapshot]) -> std::result::Result<Selected, Malformed> {
         let named = asked_for(queries, snapshots, |query, name| query == name)?;
         if named.iter().filter(|(context, _)| matches!(context, Context::Diff(_))).count() > 1 {
             return Err(Malformed::TooMany);
@@ -224,7 +224,7 @@ impl Contexts {
 
     /// What LIST_META_CONTEXT lists: no query asks for all, a bare namespace for all in it, and `sealdisk:diff:` for
     /// all of that kind.
-    pub(super) fn listed(queries: &[&str], snapshots: &[Line]) -> std::result::Result<Vec<String>, Malformed> {
+    pub(super) fn listed(queries: &[&str], snapshots: &[Snapshot]) -> std::result::Result<Vec<String>, Malformed> {
         let matches = |query: &str, name: &str| {
             let all = query == DIFF || query.split_once(':').is_some_and(|(_, leaf)| leaf.is_empty());
             query == name || (all && name.starts_with(query))
@@ -237,7 +237,7 @@ impl Contexts {
 /// Those of all contexts that some query `matches`, in the order of their ids.
 fn asked_for(
     queries: &[&str],
-    snapshots: &[Line],
+    snapshots: &[Snapshot],
     matches: impl Fn(&str, &str) -> bool,
 ) -> std::result::Result<Vec<(Context, String)>, Malformed> {
     if queries.iter().any(|query| !query.contains(':')) {
@@ -258,8 +258,8 @@ mod tests {
         named.into_iter().map(|(_, name)| name).collect()
     }
 
-    fn snapshots() -> Vec<Line> {
-        let line = |id, name: &str| Line { id, name: name.into(), created: 0, sees: id, size: 1, base_limit: 0 };
+    fn snapshots() -> Vec<Snapshot> {
+        let line = |id, name: &str| Snapshot { id, name: name.into(), created: 0, sees: id, size: 1, base_limit: 0 };
         vec![line(3, "a"), line(9, "b:c")]
     }
 

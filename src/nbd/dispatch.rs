@@ -2,11 +2,11 @@
 
 use std::io;
 
-use super::connection::{Connection, Lack};
+use super::client_log::Cause;
+use super::connection::{Connection, Stalled};
 use super::errno::Errno;
 use super::job::{Tag, Work};
 use super::read::{Progress, ReadStream};
-use super::record::Cause;
 use super::request::{Op, Refusal, check, in_range, refuse};
 use super::wire::transmission::{HeaderStyle, Request};
 use crate::disk::Durability;
@@ -19,11 +19,11 @@ const STATUS_PAYLOAD: std::ops::RangeInclusive<u64> = 8..=64;
 impl Connection {
     /// Takes the next request from the receive buffer and carries it out, or hands it over. What it lacks, if it could
     /// not be taken: nothing has happened then. An error: no request starts here, so none can be found again.
-    pub(super) fn take_request(&mut self) -> io::Result<Option<Lack>> {
+    pub(super) fn take_request(&mut self) -> io::Result<Option<Stalled>> {
         let style = self.session.style;
         let unread = self.input.unread();
         if unread.len() < style.request_len() {
-            return Ok(Some(Lack::Input));
+            return Ok(Some(Stalled::Input));
         }
         let Some(request) = Request::parse(style, unread) else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "no request starts here"));
@@ -41,28 +41,28 @@ impl Connection {
             if style == HeaderStyle::Extended && payload > self.shared.config.max_request.into() {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "a payload longer than was offered"));
             }
-            let lack = self.take_with_payload(&request, payload, op);
-            self.taken = self.taken.saturating_add(lack.is_none().into());
-            return Ok(lack);
+            let stalled = self.take_with_payload(&request, payload, op);
+            self.taken = self.taken.saturating_add(stalled.is_none().into());
+            return Ok(stalled);
         }
-        let lack = match op {
+        let stalled = match op {
             Ok(op) => self.perform(&request, op)?,
             Err(refusal) => self.refused(&request, refusal),
         };
-        if lack.is_none() {
+        if stalled.is_none() {
             self.input.consume(style.request_len());
             self.taken = self.taken.saturating_add(1);
         }
-        Ok(lack)
+        Ok(stalled)
     }
 
-    fn refused(&mut self, request: &Request, refusal: Refusal) -> Option<Lack> {
+    fn refused(&mut self, request: &Request, refusal: Refusal) -> Option<Stalled> {
         self.output.failure(self.to(request), Cause::Refused(refusal), None);
         None
     }
 
     #[inline]
-    fn perform(&mut self, request: &Request, op: Op) -> io::Result<Option<Lack>> {
+    fn perform(&mut self, request: &Request, op: Op) -> io::Result<Option<Stalled>> {
         let &Request { offset, length, .. } = request;
         let to = self.to(request);
         let durability = |fua| if fua { Durability::Fua } else { Durability::Volatile };
@@ -71,9 +71,9 @@ impl Connection {
                 let mut stream = ReadStream::new(to, length, whole);
                 let progress = stream.advance(&self.session.export.disk, &mut self.output, false);
                 if progress == Progress::Full && stream.remaining() == length {
-                    return Ok(Some(Lack::Room));
+                    return Ok(Some(Stalled::Room));
                 }
-                self.settle(stream, progress)?;
+                self.resume_read(stream, progress)?;
                 return Ok(None);
             }
             Op::BlockStatus { one } => {
@@ -109,7 +109,7 @@ impl Connection {
         self.submit(work, Tag::BlockStatus { to, length, contexts, one });
     }
 
-    fn take_with_payload(&mut self, request: &Request, payload: u64, op: Result<Op, Refusal>) -> Option<Lack> {
+    fn take_with_payload(&mut self, request: &Request, payload: u64, op: Result<Op, Refusal>) -> Option<Stalled> {
         match op {
             Ok(Op::Write { fua }) => self.take_write(request, fua),
             Ok(op @ Op::BlockStatusPayload { one }) if STATUS_PAYLOAD.contains(&payload) => {
@@ -117,7 +117,7 @@ impl Connection {
                 let total = header + payload as usize;
                 let unread = self.input.unread();
                 if unread.len() < total {
-                    return Some(Lack::Input);
+                    return Some(Stalled::Input);
                 }
                 let (length, ids) = unread[header..total].split_at(8);
                 let length = u64::from_be_bytes(length.try_into().unwrap_or_default());

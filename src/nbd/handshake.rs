@@ -13,9 +13,9 @@ use uuid::Uuid;
 
 use super::clock::Clock;
 use super::context::Contexts;
+use super::server_stats::Stats;
 use super::session::{Session, transmission_flags};
-use super::stats::Stats;
-use super::turned_away::{End, Reason};
+use super::turned_away::{HandshakeEnd, Reason};
 use super::wire::handshake::{
     EXPORT_NAME_ZEROES, InfoRequest, InfoType, Malformed, MetaContextRequest, OptionHeader, OptionType, ReplyType,
     export_name_answer, flag, greeting, info_block_size, info_export, put_reply, text,
@@ -74,7 +74,7 @@ pub(super) struct Handshake<'a> {
 
 /// Where a server has its exports, settings and counts.
 #[derive(Clone, Copy)]
-pub(super) struct Place<'a> {
+pub(super) struct ServerContext<'a> {
     pub(super) exports: &'a Arc<dyn Exports>,
     pub(super) config: &'a Config,
     pub(super) stopping: &'a AtomicBool,
@@ -88,7 +88,7 @@ struct ClientFlags {
 }
 
 /// What options have settled. STARTTLS starts over with a fresh one.
-struct Terms {
+struct Negotiated {
     style: HeaderStyle,
     /// The selected contexts, and the export they were selected for.
     contexts: Contexts,
@@ -96,7 +96,7 @@ struct Terms {
 }
 
 /// The answer to one option.
-enum Answer {
+enum OptionReply {
     Continue,
     /// All exports, which are not put together first.
     List,
@@ -107,11 +107,11 @@ impl<'a> Handshake<'a> {
     /// Exchanges greeting and client flags with the client `peer`.
     pub(super) async fn start<S: AsyncRead + AsyncWrite + Unpin>(
         stream: &mut S,
-        at: Place<'a>,
+        at: ServerContext<'a>,
         peer: &'a str,
         identity: Identity,
         admit: &'a mut (dyn FnMut() -> bool + Send + Sync),
-    ) -> Result<Self, End> {
+    ) -> Result<Self, HandshakeEnd> {
         let mut clock = Clock::new(at.config.handshake_timeout);
         let flags = clock
             .wait(async {
@@ -122,13 +122,16 @@ impl<'a> Handshake<'a> {
             .await?;
         let known = u32::from(flag::FIXED_NEWSTYLE | flag::NO_ZEROES);
         if flags & !known != 0 {
-            return Err(End::away(Reason::Protocol, "unknown flags: it does not speak NBD, or one that is not known"));
+            return Err(HandshakeEnd::away(
+                Reason::Protocol,
+                "unknown flags: it does not speak NBD, or one that is not known",
+            ));
         }
         let client = ClientFlags {
             fixed: flags & u32::from(flag::FIXED_NEWSTYLE) != 0,
             no_zeroes: flags & u32::from(flag::NO_ZEROES) != 0,
         };
-        let Place { exports, config, stopping, stats } = at;
+        let ServerContext { exports, config, stopping, stats } = at;
         let options_left = config.max_options;
         Ok(Self {
             exports,
@@ -161,29 +164,29 @@ impl<'a> Handshake<'a> {
         &mut self,
         stream: &mut S,
         security: Security,
-    ) -> Result<Outcome, End> {
-        let mut terms = Terms { style: HeaderStyle::Simple, contexts: Contexts::default(), contexts_for: None };
+    ) -> Result<Outcome, HandshakeEnd> {
+        let mut terms = Negotiated { style: HeaderStyle::Simple, contexts: Contexts::default(), contexts_for: None };
         let mut out = Vec::new();
         loop {
             let mut header = [0; OptionHeader::LEN];
             self.clock.wait(stream.read_exact(&mut header)).await?;
             let Some(header) = OptionHeader::parse(&header) else {
-                return Err(End::away(Reason::Protocol, "no option starts here"));
+                return Err(HandshakeEnd::away(Reason::Protocol, "no option starts here"));
             };
             if self.options_left == 0 {
                 let most = self.config.max_options;
-                return Err(End::away(Reason::Options, format!("more than {most} options (--max-options)")));
+                return Err(HandshakeEnd::away(Reason::Options, format!("more than {most} options (--max-options)")));
             }
             self.options_left -= 1;
             let data = data(&mut self.clock, stream, header, self.config.max_option_bytes).await?;
             out.clear();
             let answer = self.answer(header.option, data.as_deref(), security, &mut terms, &mut out).await;
-            if matches!(answer, Answer::List) {
+            if matches!(answer, OptionReply::List) {
                 self.list(stream, &mut out).await?;
             }
             self.send(stream, &out).await?;
             self.clock.answered();
-            if let Answer::Finish(outcome) = answer {
+            if let OptionReply::Finish(outcome) = answer {
                 return Ok(outcome);
             }
         }
@@ -202,17 +205,17 @@ impl<'a> Handshake<'a> {
         option: OptionType,
         data: Option<&[u8]>,
         security: Security,
-        terms: &mut Terms,
+        terms: &mut Negotiated,
         out: &mut Vec<u8>,
-    ) -> Answer {
+    ) -> OptionReply {
         let mut reply = |kind, message: &str| put_reply(out, option, kind, &[message.as_bytes()]);
         // EXPORT_NAME cannot be answered with an error, and a client that is not fixed newstyle understands no reply.
         if option != OptionType::ExportName && !self.client.fixed {
-            return Answer::Finish(Outcome::End);
+            return OptionReply::Finish(Outcome::End);
         }
         if option == OptionType::Abort {
             reply(ReplyType::Ack, "");
-            return Answer::Finish(Outcome::End);
+            return OptionReply::Finish(Outcome::End);
         }
         let barred = match () {
             () if security == Security::Required && option != OptionType::StartTls => {
@@ -226,17 +229,17 @@ impl<'a> Handshake<'a> {
                 self.stats.turned_away(self.peer, Reason::TlsRequired, "it does not use TLS");
             }
             if option == OptionType::ExportName {
-                return Answer::Finish(Outcome::End);
+                return OptionReply::Finish(Outcome::End);
             }
             reply(kind, message);
-            return Answer::Continue;
+            return OptionReply::Continue;
         }
         if option == OptionType::ExportName {
-            return Answer::Finish(self.export_name(data, terms, out).await);
+            return OptionReply::Finish(self.export_name(data, terms, out).await);
         }
         let Some(data) = data else {
             reply(ReplyType::ErrTooBig, "the data of this option is too long");
-            return Answer::Continue;
+            return OptionReply::Continue;
         };
         let bare = matches!(
             option,
@@ -244,14 +247,14 @@ impl<'a> Handshake<'a> {
         );
         if bare && !data.is_empty() {
             reply(ReplyType::ErrInvalid, "this option takes no data");
-            return Answer::Continue;
+            return OptionReply::Continue;
         }
         match option {
-            OptionType::List => return Answer::List,
+            OptionType::List => return OptionReply::List,
             OptionType::StartTls => match security {
                 Security::Offered | Security::Required => {
                     reply(ReplyType::Ack, "");
-                    return Answer::Finish(Outcome::StartTls);
+                    return OptionReply::Finish(Outcome::StartTls);
                 }
                 Security::Established => reply(ReplyType::ErrInvalid, "TLS is in use already"),
                 Security::None => reply(ReplyType::ErrPolicy, "this server has no certificate"),
@@ -269,7 +272,7 @@ impl<'a> Handshake<'a> {
             }
             OptionType::Info | OptionType::Go => {
                 if let Some(session) = self.info(option, data, terms, out).await {
-                    return Answer::Finish(Outcome::Transmit(Box::new(session)));
+                    return OptionReply::Finish(Outcome::Transmit(Box::new(session)));
                 }
             }
             OptionType::ListMetaContext | OptionType::SetMetaContext => {
@@ -279,7 +282,7 @@ impl<'a> Handshake<'a> {
                 reply(ReplyType::ErrUnsup, "this server does not know the option");
             }
         }
-        Answer::Continue
+        OptionReply::Continue
     }
 
     /// Sends all exports, some at a time, so that however many there are a handshake takes little memory; leaves the
@@ -306,7 +309,7 @@ impl<'a> Handshake<'a> {
         }
     }
 
-    async fn export_name(&mut self, data: Option<&[u8]>, terms: &Terms, out: &mut Vec<u8>) -> Outcome {
+    async fn export_name(&mut self, data: Option<&[u8]>, terms: &Negotiated, out: &mut Vec<u8>) -> Outcome {
         // A client with extended headers must use GO.
         if terms.style == HeaderStyle::Extended {
             return Outcome::End;
@@ -325,7 +328,13 @@ impl<'a> Handshake<'a> {
     }
 
     /// Answers INFO or GO; the session when it is a GO that succeeds.
-    async fn info(&mut self, option: OptionType, data: &[u8], terms: &Terms, out: &mut Vec<u8>) -> Option<Session> {
+    async fn info(
+        &mut self,
+        option: OptionType,
+        data: &[u8],
+        terms: &Negotiated,
+        out: &mut Vec<u8>,
+    ) -> Option<Session> {
         let request = match InfoRequest::parse(data, self.config.max_name) {
             Ok(request) => request,
             Err(fault) => {
@@ -361,7 +370,7 @@ impl<'a> Handshake<'a> {
         (option == OptionType::Go).then_some(session)
     }
 
-    async fn meta_context(&mut self, option: OptionType, data: &[u8], terms: &mut Terms, out: &mut Vec<u8>) {
+    async fn meta_context(&mut self, option: OptionType, data: &[u8], terms: &mut Negotiated, out: &mut Vec<u8>) {
         let set = option == OptionType::SetMetaContext;
         if set {
             // Whatever comes of it, what was selected before is no longer.
@@ -460,7 +469,7 @@ async fn data<S: AsyncRead + Unpin>(
     Ok(None)
 }
 
-fn session(client: &Arc<Identity>, export: Export, terms: &Terms) -> Session {
+fn session(client: &Arc<Identity>, export: Export, terms: &Negotiated) -> Session {
     // By uuid too: a snapshot of another disk that has the name by now is another one.
     let chosen_for = |(name, uuid): &(String, Uuid)| *name == export.name && *uuid == export.disk.uuid();
     let valid = terms.contexts_for.as_ref().is_some_and(chosen_for);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::buffers::Lease;
 use super::context::{Contexts, Status};
-use super::output::To;
+use super::output::ReplyTarget;
 use super::read::ReadStream;
 use super::session::Session;
 use crate::disk::{Disk, Durability};
@@ -72,13 +72,13 @@ pub(super) enum Work {
 #[derive(Debug)]
 pub(super) enum Tag {
     /// The only one of a request without data in its reply.
-    Whole(To),
+    Whole(ReplyTarget),
     /// A piece of a write, by the number the connection gave it.
     WritePiece { write: u64 },
     /// A piece of a read, which goes on from there.
     Read(ReadStream),
     BlockStatus {
-        to: To,
+        to: ReplyTarget,
         /// Bytes asked about.
         length: u64,
         contexts: Contexts,

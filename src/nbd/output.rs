@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::buffers::{LARGE, Lease, SENDING, Share};
+use super::client_log::{Cause, Record};
 use super::context::{Contexts, Extent, Status};
-use super::record::{Cause, Record};
-use super::tally::Command;
+use super::counters::Command;
 use super::wire::transmission::{Chunk, ChunkType, HeaderStyle, MAX_REPLY_LEN, put_simple_reply};
 
 /// Room that any reply without data fits in.
@@ -21,7 +21,7 @@ const DATA_OFFSET: usize = 8;
 
 /// Which reply is being written.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct To {
+pub(super) struct ReplyTarget {
     pub(super) style: HeaderStyle,
     pub(super) cookie: u64,
     /// Offset of the request.
@@ -32,7 +32,7 @@ pub(super) struct To {
     pub(super) arrived: Instant,
 }
 
-impl To {
+impl ReplyTarget {
     /// Bytes before the data of a read reply.
     pub(super) const fn data_header(self) -> usize {
         match self.style {
@@ -142,7 +142,7 @@ impl Output {
 
     /// Success, without data.
     #[inline]
-    pub(super) fn success(&mut self, to: To) {
+    pub(super) fn success(&mut self, to: ReplyTarget) {
         self.record.answered(to);
         self.end += match to.style {
             HeaderStyle::Extended => to.chunk(ChunkType::None, 0, true).put(to.style, self.next()),
@@ -152,13 +152,13 @@ impl Output {
     }
 
     /// Ends a reply in chunks whose last chunk is not marked.
-    pub(super) fn finish(&mut self, to: To) {
+    pub(super) fn finish(&mut self, to: ReplyTarget) {
         self.record.answered(to);
         self.end += to.chunk(ChunkType::None, 0, true).put(to.style, self.next());
     }
 
     /// An error reply, or the error that ends a reply in chunks. `at`: the byte of the export it happened at.
-    pub(super) fn failure(&mut self, to: To, cause: Cause<'_>, at: Option<u64>) {
+    pub(super) fn failure(&mut self, to: ReplyTarget, cause: Cause<'_>, at: Option<u64>) {
         self.record.failed(to, cause);
         let (errno, why) = (cause.errno(), cause.message());
         if to.style == HeaderStyle::Simple {
@@ -177,16 +177,16 @@ impl Output {
         }
     }
 
-    /// Frames `len` bytes of read data that already lie in the slot after [`To::data_header`] bytes.
+    /// Frames `len` bytes of read data that already lie in the slot after [`ReplyTarget::data_header`] bytes.
     #[inline]
-    pub(super) fn data(&mut self, to: To, at: u64, len: usize, done: bool) {
+    pub(super) fn data(&mut self, to: ReplyTarget, at: u64, len: usize, done: bool) {
         self.data_header(to, at, len, done);
         self.end += len;
     }
 
     /// The header of read data that follows.
     #[inline]
-    pub(super) fn data_header(&mut self, to: To, at: u64, len: usize, done: bool) {
+    pub(super) fn data_header(&mut self, to: ReplyTarget, at: u64, len: usize, done: bool) {
         if to.style == HeaderStyle::Simple {
             self.end += put_simple_reply(self.next(), to.cookie, 0);
             return;
@@ -201,7 +201,7 @@ impl Output {
     }
 
     /// A hole of `len` bytes, at most 2^32 - 1.
-    pub(super) fn hole(&mut self, to: To, at: u64, len: u64, done: bool) {
+    pub(super) fn hole(&mut self, to: ReplyTarget, at: u64, len: u64, done: bool) {
         self.end += to.chunk(ChunkType::OffsetHole, 12, done).put(to.style, self.next());
         self.put(&at.to_be_bytes());
         self.put(&(len as u32).to_be_bytes());
@@ -209,7 +209,14 @@ impl Output {
 
     /// The answer to BLOCK_STATUS: one chunk for each context, as many extents of each as there is room for. `false`:
     /// not before more has been sent.
-    pub(super) fn block_status(&mut self, to: To, status: &Status, length: u64, contexts: Contexts, one: bool) -> bool {
+    pub(super) fn block_status(
+        &mut self,
+        to: ReplyTarget,
+        status: &Status,
+        length: u64,
+        contexts: Contexts,
+        one: bool,
+    ) -> bool {
         let per_extent = if to.style == HeaderStyle::Extended { 16 } else { 8 };
         let overhead = contexts.len() * (to.style.reply_len() + 8);
         let extents: Vec<(u32, Vec<Extent>)> =
@@ -232,7 +239,7 @@ impl Output {
         true
     }
 
-    fn extents(&mut self, to: To, id: u32, extents: &[Extent], done: bool) {
+    fn extents(&mut self, to: ReplyTarget, id: u32, extents: &[Extent], done: bool) {
         let wide = to.style == HeaderStyle::Extended;
         let (kind, length) = match wide {
             true => (ChunkType::BlockStatusExt, 8 + 16 * extents.len()),

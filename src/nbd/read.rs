@@ -7,8 +7,8 @@
 use smallvec::SmallVec;
 
 use super::buffers::Lease;
-use super::output::{CONTROL, Output, To};
-use super::record::Cause;
+use super::client_log::Cause;
+use super::output::{CONTROL, Output, ReplyTarget};
 use super::wire::transmission::HeaderStyle;
 use crate::disk::{Disk, PageState, Run};
 use crate::{Error, PAGE, Result};
@@ -25,7 +25,7 @@ const RUNS: usize = 16;
 /// A read on its way.
 #[derive(Debug)]
 pub(super) struct ReadStream {
-    to: To,
+    to: ReplyTarget,
     next: u64,
     end: u64,
     /// The reply must be one block of bytes.
@@ -77,7 +77,7 @@ pub(super) enum Progress {
 }
 
 impl ReadStream {
-    pub(super) fn new(to: To, length: u64, whole: bool) -> Self {
+    pub(super) fn new(to: ReplyTarget, length: u64, whole: bool) -> Self {
         Self {
             to,
             next: to.offset,

@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
 
+use super::busy_poll::WATCH;
 use super::connection::{Connection, poll};
-use super::patience::WATCH;
 
 impl Connection {
     /// Whether a request has begun to arrive and its end has not.
@@ -51,13 +51,13 @@ impl Connection {
         }
         let since = Instant::now();
         self.receive_sleeping()?;
-        self.patience.slept(self.arrived.saturating_duration_since(since));
+        self.busy_poll.slept(self.arrived.saturating_duration_since(since));
         Ok(())
     }
 
     /// Looks out for what comes at once, if that is likely. `false`: nothing has come.
     fn watch(&mut self) -> io::Result<bool> {
-        if !self.patience.worth_watching() {
+        if !self.busy_poll.worth_watching() {
             return Ok(false);
         }
         let shared = Arc::clone(&self.shared);
@@ -66,7 +66,7 @@ impl Connection {
         loop {
             let came = self.receive()?;
             if came || since.elapsed() >= WATCH {
-                self.patience.watched(came);
+                self.busy_poll.watched(came);
                 return Ok(came);
             }
         }

@@ -27,18 +27,18 @@ use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
 use super::audience::Listening;
+use super::busy_poll::PollSlots;
 use super::certificate;
 use super::channel::Channel;
+use super::client_log::Record;
 use super::connection::{Connection, Shared};
-use super::door::Door;
-use super::handshake::{Handshake, Outcome, Place, Security};
+use super::handshake::{Handshake, Outcome, Security, ServerContext};
 use super::listen::{self, Listener, Reach, SocketAccess, SocketFile};
-use super::patience::Lookouts;
-use super::record::Record;
+use super::local_attach::LocalAttach;
+use super::server_stats::Stats;
 use super::session::Session;
-use super::stats::Stats;
 use super::tls::Tls;
-use super::turned_away::{End, Reason};
+use super::turned_away::{HandshakeEnd, Reason};
 use super::{Config, Exports, Identity};
 use crate::io::peer::Peer;
 use crate::{Error, ErrorKind, Result};
@@ -72,8 +72,8 @@ impl Server {
 
     /// A way in for verbs of this program.
     #[must_use]
-    pub fn door(&self) -> Door {
-        Door::new(Arc::clone(&self.hub))
+    pub fn local_attach(&self) -> LocalAttach {
+        LocalAttach::new(Arc::clone(&self.hub))
     }
 
     /// Listens on a unix socket that only this user may connect to (0600). A stale socket file is replaced, a live one
@@ -249,7 +249,7 @@ impl Hub {
             buffers: Arc::clone(&stats.buffers),
             workers: Arc::clone(&stats.workers),
             stopping: Arc::new(AtomicBool::new(false)),
-            lookouts: Lookouts::new(),
+            lookouts: PollSlots::new(),
             config,
         });
         Self {
@@ -302,18 +302,21 @@ impl Hub {
             };
             hub.stats.handshakes_failed.fetch_add(1, Ordering::Relaxed);
             match ended {
-                End::Left => debug!(%peer, "the client broke the handshake off"),
-                End::TurnedAway(reason, why) => hub.stats.turned_away(&peer, reason, why),
+                HandshakeEnd::Left => debug!(%peer, "the client broke the handshake off"),
+                HandshakeEnd::TurnedAway(reason, why) => hub.stats.turned_away(&peer, reason, why),
             }
         });
     }
 
     /// Why a handshake was ended from outside.
-    fn given_up(&self) -> End {
+    fn given_up(&self) -> HandshakeEnd {
         if self.cut.load(Ordering::SeqCst) {
-            return End::Left;
+            return HandshakeEnd::Left;
         }
-        End::away(Reason::Handshakes, "it made room for a newer client (--max-handshakes, or no descriptors are left)")
+        HandshakeEnd::away(
+            Reason::Handshakes,
+            "it made room for a newer client (--max-handshakes, or no descriptors are left)",
+        )
     }
 
     /// `None`: the client ended it in order.
@@ -323,7 +326,7 @@ impl Hub {
         security: Security,
         identity: Identity,
         peer: &str,
-    ) -> std::result::Result<Option<Ready>, End> {
+    ) -> std::result::Result<Option<Ready>, HandshakeEnd> {
         let config = &self.shared.config;
         let mut place = None;
         let mut admit = || {
@@ -334,7 +337,7 @@ impl Hub {
             place.is_some()
         };
         let Shared { stopping, .. } = &*self.shared;
-        let at = Place { exports: &self.exports, config, stopping, stats: &self.stats };
+        let at = ServerContext { exports: &self.exports, config, stopping, stats: &self.stats };
         let mut handshake = Handshake::start(&mut stream, at, peer, identity, &mut admit).await?;
         let (session, stream, tls) = match handshake.haggle(&mut stream, security).await? {
             Outcome::Transmit(session) => (session, stream, None),
@@ -343,7 +346,7 @@ impl Hub {
                 let accepted = handshake.wait(TlsAcceptor::from(tls.config()).accept(stream)).await;
                 let mut stream = accepted.map_err(|error| match error.kind() {
                     io::ErrorKind::TimedOut => error.into(),
-                    _ => End::away(Reason::Tls, error.to_string()),
+                    _ => HandshakeEnd::away(Reason::Tls, error.to_string()),
                 })?;
                 let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
                 handshake.proven(shown.map(|certificate| certificate::names(certificate)).unwrap_or_default());

@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use parking_lot::Mutex;
 
-use super::limiter::Limiter;
+use super::log_limiter::Limiter;
 
 /// Lines of the log at once, and then in a second.
 const LINES: (u32, f64) = (20, 1.0);
@@ -72,19 +72,19 @@ impl Reason {
 
 /// How a handshake ended without a client.
 #[derive(Debug)]
-pub(super) enum End {
+pub(super) enum HandshakeEnd {
     /// The client left, in order or not.
     Left,
     TurnedAway(Reason, String),
 }
 
-impl End {
+impl HandshakeEnd {
     pub(super) fn away(reason: Reason, why: impl Into<String>) -> Self {
         Self::TurnedAway(reason, why.into())
     }
 }
 
-impl From<io::Error> for End {
+impl From<io::Error> for HandshakeEnd {
     /// What goes wrong with the connection itself is the client's leaving.
     fn from(error: io::Error) -> Self {
         match error.kind() {

@@ -1,8 +1,8 @@
 //! Threads that wait for the disk, so that connections never do.
 //!
-//! Each connection has a [`Lane`]: jobs go in, finished ones come out. Threads take one job from each lane in turn, so
-//! a connection with a thousand slow requests does not push another's single one to the end of the queue. Threads are
-//! started as they are needed, up to a limit, and end when there has been nothing to do for a while.
+//! Each connection has a [`CompletionQueue`]: jobs go in, finished ones come out. Threads take one job from each queue
+//! in turn, so a connection with a thousand slow requests does not push another's single one to the end of the queue.
+//! Threads are started as they are needed, up to a limit, and end when there has been nothing to do for a while.
 
 use std::collections::VecDeque;
 use std::io;
@@ -32,7 +32,7 @@ pub(super) struct Workers {
 #[derive(Debug, Default)]
 struct State {
     /// Lanes with jobs waiting, each once.
-    lanes: VecDeque<Arc<Lane>>,
+    queues: VecDeque<Arc<CompletionQueue>>,
     threads: usize,
     /// Threads that wait and that no submitted job has claimed yet.
     idle: usize,
@@ -54,13 +54,13 @@ impl Workers {
         self.max
     }
 
-    /// Hands over a job; it comes back through `lane`. With no thread to be had it is done before this returns.
-    pub(super) fn submit(self: &Arc<Self>, lane: &Arc<Lane>, job: Job) {
+    /// Hands over a job; it comes back through `queue`. With no thread to be had it is done before this returns.
+    pub(super) fn submit(self: &Arc<Self>, queue: &Arc<CompletionQueue>, job: Job) {
         let mut state = self.state.lock();
-        let mut jobs = lane.jobs.lock();
+        let mut jobs = queue.jobs.lock();
         jobs.push_back(job);
         if jobs.len() == 1 {
-            state.lanes.push_back(Arc::clone(lane));
+            state.queues.push_back(Arc::clone(queue));
         }
         drop(jobs);
         if state.idle > 0 {
@@ -75,20 +75,20 @@ impl Workers {
                 let mut state = self.state.lock();
                 state.threads -= 1;
                 if state.threads == 0
-                    && let Some((lane, job)) = state.next()
+                    && let Some((queue, job)) = state.next()
                 {
                     drop(state);
-                    lane.finish(job.run());
+                    queue.finish(job.run());
                 }
             }
         }
     }
 
     /// Forgets the jobs of a connection that is gone; those being done are finished.
-    pub(super) fn abandon(&self, lane: &Arc<Lane>) {
+    pub(super) fn abandon(&self, queue: &Arc<CompletionQueue>) {
         let mut state = self.state.lock();
-        state.lanes.retain(|queued| !Arc::ptr_eq(queued, lane));
-        let forgotten = std::mem::take(&mut *lane.jobs.lock());
+        state.queues.retain(|queued| !Arc::ptr_eq(queued, queue));
+        let forgotten = std::mem::take(&mut *queue.jobs.lock());
         drop(state);
         drop(forgotten);
     }
@@ -96,16 +96,16 @@ impl Workers {
     fn run(&self) {
         let mut state = self.state.lock();
         loop {
-            if let Some((lane, job)) = state.next() {
+            if let Some((queue, job)) = state.next() {
                 drop(state);
-                lane.finish(job.run());
+                queue.finish(job.run());
                 state = self.state.lock();
                 continue;
             }
             state.idle += 1;
             if self.work.wait_for(&mut state, LINGER).timed_out() && state.idle > 0 {
                 state.idle -= 1;
-                if state.lanes.is_empty() {
+                if state.queues.is_empty() {
                     state.threads -= 1;
                     return;
                 }
@@ -115,41 +115,41 @@ impl Workers {
 }
 
 impl State {
-    fn next(&mut self) -> Option<(Arc<Lane>, Job)> {
-        let lane = self.lanes.pop_front()?;
-        let mut jobs = lane.jobs.lock();
+    fn next(&mut self) -> Option<(Arc<CompletionQueue>, Job)> {
+        let queue = self.queues.pop_front()?;
+        let mut jobs = queue.jobs.lock();
         let job = jobs.pop_front()?;
         if !jobs.is_empty() {
-            self.lanes.push_back(Arc::clone(&lane));
+            self.queues.push_back(Arc::clone(&queue));
         }
         drop(jobs);
-        Some((lane, job))
+        Some((queue, job))
     }
 }
 
 /// The way of one connection's jobs through the pool.
 #[derive(Debug)]
-pub(super) struct Lane {
+pub(super) struct CompletionQueue {
     /// Locked only while the pool's state is.
     jobs: Mutex<VecDeque<Job>>,
     done: Mutex<Vec<Done>>,
     /// Readable when a job has finished while the connection sleeps.
-    bell: OwnedFd,
+    wakeup: OwnedFd,
     sleeping: AtomicBool,
 }
 
-impl Lane {
+impl CompletionQueue {
     pub(super) fn new() -> io::Result<Arc<Self>> {
-        let bell = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let wakeup = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let sleeping = AtomicBool::new(false);
-        Ok(Arc::new(Self { jobs: Mutex::default(), done: Mutex::default(), bell, sleeping }))
+        Ok(Arc::new(Self { jobs: Mutex::default(), done: Mutex::default(), wakeup, sleeping }))
     }
 
     fn finish(&self, done: Done) {
         self.done.lock().push(done);
         // Pairs with `sleep`: either this sees that the connection sleeps, or the connection sees the job.
         if self.sleeping.swap(false, Ordering::SeqCst) {
-            let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+            let _ = rustix::io::write(&self.wakeup, &1u64.to_ne_bytes());
         }
     }
 
@@ -158,22 +158,22 @@ impl Lane {
         into.extend(self.done.lock().drain(..));
     }
 
-    /// Announces that the connection is about to wait for the bell. `None`: a job has finished already.
+    /// Announces that the connection is about to wait for the wakeup. `None`: a job has finished already.
     pub(super) fn sleep(&self) -> Option<BorrowedFd<'_>> {
         self.sleeping.store(true, Ordering::SeqCst);
         if self.done.lock().is_empty() {
-            return Some(self.bell.as_fd());
+            return Some(self.wakeup.as_fd());
         }
         self.wake(false);
         None
     }
 
-    /// Ends the sleep, for whatever reason the connection woke; `rang`: the bell was readable. A job that finishes at
+    /// Ends the sleep, for whatever reason the connection woke; `rang`: the wakeup was readable. A job that finishes at
     /// the same moment may ring afterwards: the next sleep is then a short one.
     pub(super) fn wake(&self, rang: bool) {
         self.sleeping.store(false, Ordering::SeqCst);
         if rang {
-            let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+            let _ = rustix::io::read(&self.wakeup, &mut [0; 8]);
         }
     }
 }

@@ -5,10 +5,10 @@
 //! that fails half-way, nor about one whose client leaves before its end; one for which there is no space fails before
 //! its first piece.
 
-use super::connection::{Connection, Lack};
+use super::client_log::Cause;
+use super::connection::{Connection, Stalled};
 use super::job::{Tag, Work};
-use super::output::To;
-use super::record::Cause;
+use super::output::ReplyTarget;
 use super::request::Refusal;
 use super::wire::transmission::Request;
 use crate::disk::Durability;
@@ -22,7 +22,7 @@ const MIN_PIECE: usize = 16 << 10;
 /// A payload that is arriving.
 #[derive(Debug)]
 pub(super) struct Payload {
-    to: To,
+    to: ReplyTarget,
     /// Where the next byte goes.
     offset: u64,
     remaining: u64,
@@ -43,7 +43,7 @@ enum Sink {
 /// A write made of pieces.
 #[derive(Debug)]
 pub(super) struct Writing {
-    to: To,
+    to: ReplyTarget,
     fua: bool,
     /// Pieces with the pool.
     outstanding: usize,
@@ -54,14 +54,14 @@ pub(super) struct Writing {
 impl Connection {
     /// Takes a write whose header is next in the receive buffer.
     #[inline]
-    pub(super) fn take_write(&mut self, request: &Request, fua: bool) -> Option<Lack> {
+    pub(super) fn take_write(&mut self, request: &Request, fua: bool) -> Option<Stalled> {
         let header = self.session.style.request_len();
         let len = request.length as usize;
         if self.input.unread().len() >= header + len {
             let to = self.to(request);
-            let (lack, result) = self.write_from_input(header, len, request.offset, fua, |_| Tag::Whole(to));
+            let (stalled, result) = self.write_from_input(header, len, request.offset, fua, |_| Tag::Whole(to));
             match result {
-                _ if lack.is_some() => return lack,
+                _ if stalled.is_some() => return stalled,
                 Ok(true) => self.output.success(to),
                 Ok(false) => {}
                 Err(error) => self.fail(to, &error),
@@ -71,7 +71,7 @@ impl Connection {
         }
         self.input.expect((header + len) as u64);
         if header + len <= self.input.capacity() / 2 {
-            return Some(Lack::Input);
+            return Some(Stalled::Input);
         }
         let to = self.to(request);
         // Without space for all of it nothing is written.
@@ -85,7 +85,7 @@ impl Connection {
     }
 
     /// Refuses a request whose payload has to be read first.
-    pub(super) fn drain(&mut self, request: &Request, payload: u64, refusal: Refusal) -> Option<Lack> {
+    pub(super) fn drain(&mut self, request: &Request, payload: u64, refusal: Refusal) -> Option<Stalled> {
         self.input.consume(self.session.style.request_len());
         let to = self.to(request);
         self.payload = Some(Payload { to, offset: request.offset, remaining: payload, sink: Sink::Discard(refusal) });
@@ -101,7 +101,7 @@ impl Connection {
         offset: u64,
         fua: bool,
         tag: impl FnOnce(&mut Self) -> Tag,
-    ) -> (Option<Lack>, Result<bool>) {
+    ) -> (Option<Stalled>, Result<bool>) {
         let data = &self.input.unread()[skip..skip + len];
         if !fua {
             match self.session.export.disk.try_write(offset, data) {
@@ -117,28 +117,28 @@ impl Connection {
             return (None, Ok(false));
         }
         if self.has_jobs() {
-            return (Some(Lack::Job), Ok(false));
+            return (Some(Stalled::Job), Ok(false));
         }
         // No memory to wait in, and nothing to wait for: this thread writes from its receive buffer.
         (None, self.session.export.disk.write(offset, data, durability).map(|()| true))
     }
 
     /// Takes what has arrived of a payload.
-    pub(super) fn take_payload(&mut self) -> Option<Lack> {
+    pub(super) fn take_payload(&mut self) -> Option<Stalled> {
         let mut payload = self.payload.take()?;
         let available = (self.input.unread().len() as u64).min(payload.remaining) as usize;
-        let lack = match &mut payload.sink {
+        let stalled = match &mut payload.sink {
             Sink::Disk { write, writing } if writing.failure.is_none() => {
                 let write = *write;
                 let Some(len) = self.piece(&payload, available) else {
                     self.input.expect(payload.remaining);
                     self.payload = Some(payload);
-                    return Some(Lack::Input);
+                    return Some(Stalled::Input);
                 };
                 let tag = |_: &mut Self| Tag::WritePiece { write };
-                let (lack, result) = self.write_from_input(0, len, payload.offset, false, tag);
-                let Sink::Disk { writing, .. } = &mut payload.sink else { return lack };
-                if lack.is_none() {
+                let (stalled, result) = self.write_from_input(0, len, payload.offset, false, tag);
+                let Sink::Disk { writing, .. } = &mut payload.sink else { return stalled };
+                if stalled.is_none() {
                     match result {
                         Ok(true) => {}
                         Ok(false) => writing.outstanding += 1,
@@ -148,12 +148,12 @@ impl Connection {
                     payload.offset += len as u64;
                     payload.remaining -= len as u64;
                 }
-                lack
+                stalled
             }
             Sink::Disk { .. } | Sink::Discard(_) => {
                 self.input.consume(available);
                 payload.remaining -= available as u64;
-                (available == 0).then_some(Lack::Input)
+                (available == 0).then_some(Stalled::Input)
             }
         };
         match (payload.remaining, payload.sink) {
@@ -164,7 +164,7 @@ impl Connection {
             }
             (_, sink) => self.payload = Some(Payload { sink, ..payload }),
         }
-        lack
+        stalled
     }
 
     /// How much of what has arrived makes a piece; `None`: wait for more.

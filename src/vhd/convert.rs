@@ -10,9 +10,9 @@ use super::output::Output;
 use super::sink::Sink;
 use super::write::{self, SparseWriter};
 use super::{DEFAULT_BLOCK, Fault, open};
-use crate::base::ahead::read_ahead;
 use crate::base::file::HostFile;
-use crate::base::{self, Content, Format, Plain};
+use crate::base::read_ahead::read_ahead;
+use crate::base::{self, Content, Format, UntrackedImage};
 use crate::io::real::RealFile;
 use crate::io::{File, system};
 use crate::{Error, ErrorKind, Result};
@@ -87,7 +87,7 @@ pub fn convert_into(
     options: &ConvertOptions,
     progress: &mut dyn FnMut(Phase, u64, u64),
 ) -> Result<Converted> {
-    let source = Plain::of(source, &options.input)?;
+    let source = UntrackedImage::of(source, &options.input)?;
     let mut size = source.size();
     if options.azure {
         size =
@@ -220,8 +220,10 @@ fn verify(
     let _ = file.drop_cache();
     let written = HostFile::from_fd(file.as_fd().try_clone_to_owned().map_err(fail)?, path)?;
     let written = match target {
-        Target::Raw => Plain::raw(written)?,
-        Target::Fixed | Target::Dynamic { .. } => Plain::vhd(open::open_files(vec![Arc::new(written)], false)?),
+        Target::Raw => UntrackedImage::raw(written)?,
+        Target::Fixed | Target::Dynamic { .. } => {
+            UntrackedImage::vhd(open::open_files(vec![Arc::new(written)], false)?)
+        }
     };
     let differs =
         |at: u64| Error::new(ErrorKind::Io, "what was written reads back differently").at_path(path).at_offset(at);

@@ -14,9 +14,9 @@ use sealdisk::account::reencrypt::Sweep;
 use sealdisk::account::registry::Registry;
 use sealdisk::account::report::Switch;
 use sealdisk::account::request::Request;
-use sealdisk::base::{self, HandedImage, OpenOptions};
+use sealdisk::base::{self, OpenOptions, PassedImage};
 use sealdisk::disk::{Durability, Kind};
-use sealdisk::io::sim::{Dice, RawFile, SimDisk, Tear};
+use sealdisk::io::sim::{RawFile, SimDisk, SimRng, Tear};
 use sealdisk::io::system;
 use uuid::Uuid;
 
@@ -51,7 +51,7 @@ pub(crate) struct Case {
     pub(crate) loses: &'static [&'static str],
     pub(crate) after: Raw,
     /// Looks at what lies on a disk that was seen as it is after the verb, answered or not, and closed since.
-    pub(crate) settled: Raw,
+    pub(crate) durable: Raw,
 }
 
 pub(crate) const AREAS: [&str; 5] = ["disks", "snapshots", "clones", "copies", "keys"];
@@ -66,7 +66,7 @@ fn case(area: &'static str, name: &'static str, before: Verb, verb: Verb, then: 
         between: |_, _, _| false,
         loses: &[],
         after: |_| Ok(()),
-        settled: |_| Ok(()),
+        durable: |_| Ok(()),
     }
 }
 
@@ -182,7 +182,7 @@ fn restore(registry: &Registry) -> Done {
 }
 
 /// One of two images with pages of 4, 5, 6 and 7, in real files: bases lie outside of the account.
-fn image(name: &str) -> SealdiskResult<HandedImage> {
+fn image(name: &str) -> SealdiskResult<PassedImage> {
     static MADE: Once = Once::new();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("account_crash");
     MADE.call_once(|| {
@@ -193,7 +193,7 @@ fn image(name: &str) -> SealdiskResult<HandedImage> {
         }
     });
     let (image, record) = base::open(&folder.join(name), &OpenOptions::default())?;
-    Ok(HandedImage { image, record, kept: Vec::new() })
+    Ok(PassedImage { image, record, passed_fds: Vec::new() })
 }
 
 fn over_image(registry: &Registry) -> Done {
@@ -336,7 +336,7 @@ fn clones() -> Vec<Case> {
             |r| create(r, "a", SIZE),
         ),
         Case {
-            settled: only_encrypted,
+            durable: only_encrypted,
             ..case(
                 "clones",
                 "delete a, of which b is a clone as it was before",
@@ -346,7 +346,7 @@ fn clones() -> Vec<Case> {
             )
         },
         Case {
-            settled: |disk| plaintext(disk, &[2]),
+            durable: |disk| plaintext(disk, &[2]),
             ..case(
                 "clones",
                 "delete a, of which b and c are clones at two points",
@@ -356,7 +356,7 @@ fn clones() -> Vec<Case> {
             )
         },
         Case {
-            settled: only_encrypted,
+            durable: only_encrypted,
             ..case(
                 "clones",
                 "delete c, the later of two clones of the deleted a",
@@ -366,7 +366,7 @@ fn clones() -> Vec<Case> {
             )
         },
         Case {
-            settled: only_encrypted,
+            durable: only_encrypted,
             ..case("clones", "reencrypt b with what it reads of the deleted a", plain_deleted, detach, |r| {
                 write(r, "b", 0..9, 7)
             })
@@ -452,7 +452,7 @@ fn all_is_encrypted(disk: &SimDisk) -> Result<(), String> {
 
 /// The layers in plaintext hold these fillings and nothing else, and will after a power cut.
 fn plaintext(disk: &SimDisk, expected: &[u8]) -> Result<(), String> {
-    for disk in [disk.clone(), disk.power_cut(&mut Dice::new(1), Tear::Sector)] {
+    for disk in [disk.clone(), disk.power_cut(&mut SimRng::new(1), Tear::Sector)] {
         let files = disk.raw_files().into_iter().filter(|file| file.path.ends_with(".plain"));
         let found: BTreeSet<u8> = files.flat_map(|file| file.sectors).map(|(_, sector)| sector[0]).collect();
         if found != expected.iter().copied().collect() {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use sealdisk::io::sim::{Dice, SimDisk};
+use sealdisk::io::sim::{SimDisk, SimRng};
 
 use crate::cases::{self, Case, Done};
 use crate::rig;
@@ -48,7 +48,7 @@ pub(crate) fn prepared(case: &Case, seed: u64) -> Result<SimDisk, String> {
     told("preparing the case", (case.before)(&registry))?;
     registry.close().map_err(|error| error.to_string())?;
     drop(registry);
-    Ok(rig::copy(&disk, &mut Dice::new(seed)))
+    Ok(rig::copy(&disk, &mut SimRng::new(seed)))
 }
 
 /// What the case may look like.
@@ -59,12 +59,12 @@ pub(crate) struct Frame {
 
 impl Frame {
     /// Does the verb where nothing fails.
-    pub(crate) fn of(case: &Case, prepared: &SimDisk, dice: &mut Dice) -> Result<Self, String> {
-        let before = look(&rig::copy(prepared, dice))?;
-        let done = rig::copy(prepared, dice);
+    pub(crate) fn of(case: &Case, prepared: &SimDisk, rng: &mut SimRng) -> Result<Self, String> {
+        let before = look(&rig::copy(prepared, rng))?;
+        let done = rig::copy(prepared, rng);
         let registry = rig::open(&done).map_err(|error| error.to_string())?;
         told("the verb", (case.verb)(&registry))?;
-        let killed = rig::copy(&done, dice);
+        let killed = rig::copy(&done, rng);
         let after = live(&done, &registry)?;
         cases::no_key_is_freed(&done)?;
         let later = look(&killed)?;
@@ -95,20 +95,20 @@ impl Frame {
 
 /// Does the verb where nothing fails, with what comes before it and a look at what it leaves.
 pub(crate) fn undisturbed(case: &Case, seed: u64) -> Result<(), String> {
-    rig::alone(seed, || Frame::of(case, &prepared(case, seed)?, &mut Dice::new(seed)).map(drop))
+    rig::alone(seed, || Frame::of(case, &prepared(case, seed)?, &mut SimRng::new(seed)).map(drop))
 }
 
 /// Answers how many ends were looked at.
 pub(crate) fn run(case: &Case, seed: u64, depth: Depth) -> Result<u64, String> {
     rig::alone(seed, || {
-        let mut dice = Dice::new(seed);
+        let mut rng = SimRng::new(seed);
         let prepared = prepared(case, seed)?;
-        let frame = Frame::of(case, &prepared, &mut dice)?;
+        let frame = Frame::of(case, &prepared, &mut rng)?;
         let mut ends = 0;
-        let images = stop_everywhere(case, &prepared, &mut dice, depth.images())?;
+        let images = stop_everywhere(case, &prepared, &mut rng, depth.images())?;
         for image in images {
             let context = |what| format!("stopped at call {}{}: {what}", image.call, answered(&image));
-            ends += examine(case, &frame, &image, &mut dice, depth).map_err(context)?;
+            ends += examine(case, &frame, &image, &mut rng, depth).map_err(context)?;
         }
         Ok(ends)
     })
@@ -118,16 +118,16 @@ fn answered(image: &Image) -> &'static str {
     if image.answered { " (answered)" } else { "" }
 }
 
-fn stop_everywhere(case: &Case, prepared: &SimDisk, dice: &mut Dice, count: usize) -> Result<Vec<Image>, String> {
-    let disk = rig::copy(prepared, dice);
+fn stop_everywhere(case: &Case, prepared: &SimDisk, rng: &mut SimRng, count: usize) -> Result<Vec<Image>, String> {
+    let disk = rig::copy(prepared, rng);
     let images = Arc::new(Mutex::new(Vec::new()));
     let is_answered = Arc::new(AtomicBool::new(false));
     let stop = {
-        let (images, is_answered, dice) = (Arc::clone(&images), Arc::clone(&is_answered), Mutex::new(dice.fork()));
+        let (images, is_answered, rng) = (Arc::clone(&images), Arc::clone(&is_answered), Mutex::new(rng.fork()));
         move |disk: &SimDisk| {
-            let (mut dice, mut images) = (dice.lock().unwrap(), images.lock().unwrap());
+            let (mut rng, mut images) = (rng.lock().unwrap(), images.lock().unwrap());
             let (call, answered) = (disk.calls() + 1, is_answered.load(Ordering::Relaxed));
-            images.extend((0..count).map(|_| Image { disk: rig::any_end(disk, &mut dice), call, answered }));
+            images.extend((0..count).map(|_| Image { disk: rig::any_end(disk, &mut rng), call, answered }));
         }
     };
     let done = rig::observed(&disk, stop, || {
@@ -139,43 +139,43 @@ fn stop_everywhere(case: &Case, prepared: &SimDisk, dice: &mut Dice, count: usiz
     done?;
     let mut images = std::mem::take(&mut *images.lock().unwrap());
     let call = disk.calls() + 1;
-    images.extend((0..4).map(|_| Image { disk: rig::any_end(&disk, dice), call, answered: true }));
+    images.extend((0..4).map(|_| Image { disk: rig::any_end(&disk, rng), call, answered: true }));
     Ok(images)
 }
 
-fn examine(case: &Case, frame: &Frame, image: &Image, dice: &mut Dice, depth: Depth) -> Result<u64, String> {
+fn examine(case: &Case, frame: &Frame, image: &Image, rng: &mut SimRng, depth: Depth) -> Result<u64, String> {
     let mut ends = 1;
     if image.answered {
-        (case.after)(&rig::copy(&image.disk, dice))?;
+        (case.after)(&rig::copy(&image.disk, rng))?;
     }
-    let first = rig::copy(&image.disk, dice);
+    let first = rig::copy(&image.disk, rng);
     let seen = look(&first)?;
     frame.check(case, &seen, image.answered)?;
     cases::no_key_is_freed(&first)?;
     if seen == frame.after {
-        (case.settled)(&first)?;
+        (case.durable)(&first)?;
     }
     let calls = first.calls();
-    let later = look(&rig::any_end(&first, dice))?;
+    let later = look(&rig::any_end(&first, rng))?;
     if later != seen && !(case.between)(&frame.before, &frame.after, &later) {
         return Err(format!("after it was looked at, a second crash leaves {}", later.against(&seen)));
     }
     for _ in 0..depth.again() {
-        let at = 1 + dice.below(calls);
-        let again = recover_and_stop(&image.disk, at, dice);
+        let at = 1 + rng.below(calls);
+        let again = recover_and_stop(&image.disk, at, rng);
         let context = |what| format!("and then at call {at} of the recovery: {what}");
         frame.check(case, &look(&again).map_err(context)?, image.answered).map_err(context)?;
         ends += 1;
     }
-    go_on(case, frame, image, &seen, dice)?;
+    go_on(case, frame, image, &seen, rng)?;
     Ok(ends)
 }
 
 /// The end of a recovery at its call `at`.
-fn recover_and_stop(image: &SimDisk, at: u64, dice: &mut Dice) -> SimDisk {
-    let disk = rig::copy(image, dice);
+fn recover_and_stop(image: &SimDisk, at: u64, rng: &mut SimRng) -> SimDisk {
+    let disk = rig::copy(image, rng);
     let stopped = Arc::new(Mutex::new(None));
-    let (count, fork) = (AtomicU64::new(0), Mutex::new(dice.fork()));
+    let (count, fork) = (AtomicU64::new(0), Mutex::new(rng.fork()));
     let stop = {
         let stopped = Arc::clone(&stopped);
         move |disk: &SimDisk| {
@@ -190,8 +190,8 @@ fn recover_and_stop(image: &SimDisk, at: u64, dice: &mut Dice) -> SimDisk {
 }
 
 /// What was not done is asked for again; where it was done, something that builds on it. The answer holds.
-fn go_on(case: &Case, frame: &Frame, image: &Image, seen: &Seen, dice: &mut Dice) -> Result<(), String> {
-    let disk = rig::copy(&image.disk, dice);
+fn go_on(case: &Case, frame: &Frame, image: &Image, seen: &Seen, rng: &mut SimRng) -> Result<(), String> {
+    let disk = rig::copy(&image.disk, rng);
     let registry = rig::open(&disk).map_err(|error| error.to_string())?;
     // Keys that are overwritten look erased before that is durable: only the answer tells.
     let done = *seen == frame.after && (image.answered || case.loses.is_empty());
@@ -201,7 +201,7 @@ fn go_on(case: &Case, frame: &Frame, image: &Image, seen: &Seen, dice: &mut Dice
         told("asked for again", (case.verb)(&registry))?;
     }
     // Before anybody looks: looking makes things durable.
-    let end = rig::any_end(&disk, dice);
+    let end = rig::any_end(&disk, rng);
     let now = live(&disk, &registry)?;
     if !done && now != frame.after {
         return Err(format!("asked for again it leaves {}", now.against(&frame.after)));

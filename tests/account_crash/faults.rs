@@ -2,7 +2,7 @@
 
 use sealdisk::account::failure::Failure;
 use sealdisk::account::registry::Registry;
-use sealdisk::io::sim::{Call, Dice, Fault, Faults, SimDisk};
+use sealdisk::io::sim::{Call, Fault, Faults, SimDisk, SimRng};
 
 use crate::cases::{self, Case, Done};
 use crate::ends::{Frame, prepared, told};
@@ -14,18 +14,18 @@ pub(crate) fn every_call(case: &Case) -> Result<u64, String> {
     rig::alone(5, || {
         let mut failed = 0;
         for fault in [Fault::Eio, Fault::Enospc] {
-            let mut dice = Dice::new(5);
+            let mut rng = SimRng::new(5);
             let prepared = prepared(case, 5)?;
-            let frame = Frame::of(case, &prepared, &mut dice)?;
+            let frame = Frame::of(case, &prepared, &mut rng)?;
             for at in 1.. {
-                let disk = rig::copy(&prepared, &mut dice);
+                let disk = rig::copy(&prepared, &mut rng);
                 let context = |what| format!("{fault:?} at call {at}, {:?}: {what}", disk.fired());
-                if !fail_once(case, &frame, &disk, at, fault, &mut dice).map_err(context)? {
+                if !fail_once(case, &frame, &disk, at, fault, &mut rng).map_err(context)? {
                     break;
                 }
                 failed += 1;
                 if disk.fired()[0].call == Call::SyncDir {
-                    go_on_with_others(case, &rig::copy(&prepared, &mut dice), at, fault, &mut dice).map_err(context)?;
+                    go_on_with_others(case, &rig::copy(&prepared, &mut rng), at, fault, &mut rng).map_err(context)?;
                 }
             }
         }
@@ -40,7 +40,7 @@ fn fail_once(
     disk: &SimDisk,
     at: u64,
     fault: Fault,
-    dice: &mut Dice,
+    rng: &mut SimRng,
 ) -> Result<bool, String> {
     let registry = rig::open(disk).map_err(|error| error.to_string())?;
     let done = verb_with_a_fault(case, &registry, disk, at, fault);
@@ -53,16 +53,16 @@ fn fail_once(
     }
     let answered = done.is_ok();
     for _ in 0..2 {
-        let end = rig::any_end(disk, dice);
+        let end = rig::any_end(disk, rng);
         frame.check(case, &look(&end)?, answered)?;
     }
     if done.is_err() {
         // In the same process it may succeed, and then that holds; or it is refused.
         match (case.verb)(&registry) {
-            Ok(()) => frame.check(case, &look(&rig::any_end(disk, dice))?, true)?,
+            Ok(()) => frame.check(case, &look(&rig::any_end(disk, rng))?, true)?,
             Err(failure) => check_told(&failure)?,
         }
-        let end = rig::any_end(disk, dice);
+        let end = rig::any_end(disk, rng);
         drop(registry);
         ask_again(case, frame, &end)?;
     }
@@ -77,7 +77,7 @@ fn verb_with_a_fault(case: &Case, registry: &Registry, disk: &SimDisk, at: u64, 
 }
 
 /// What a failed sync left in doubt is not built upon by another verb of the same process: it is refused, or it holds.
-fn go_on_with_others(case: &Case, disk: &SimDisk, at: u64, fault: Fault, dice: &mut Dice) -> Result<(), String> {
+fn go_on_with_others(case: &Case, disk: &SimDisk, at: u64, fault: Fault, rng: &mut SimRng) -> Result<(), String> {
     let registry = rig::open(disk).map_err(|error| error.to_string())?;
     if verb_with_a_fault(case, &registry, disk, at, fault).is_ok() {
         return Ok(());
@@ -94,7 +94,7 @@ fn go_on_with_others(case: &Case, disk: &SimDisk, at: u64, fault: Fault, dice: &
     if registry.locked().is_none() && !is_hit {
         told("writing to another disk", cases::write(&registry, "z", 0..4, 9))?;
     }
-    let ends: Vec<_> = (0..6).map(|_| rig::any_end(disk, dice)).collect();
+    let ends: Vec<_> = (0..6).map(|_| rig::any_end(disk, rng)).collect();
     drop(registry);
     for end in ends {
         let seen = look(&end)?;
@@ -145,10 +145,10 @@ pub(crate) fn every_call_of_opening() -> Result<u64, String> {
         let mut failed = 0;
         for (fault, ask) in [Fault::Eio, Fault::Enospc].into_iter().flat_map(|fault| asked.map(|ask| (fault, ask))) {
             let prepared = prepared(&case, 6)?;
-            let mut dice = Dice::new(6);
-            let before = look(&rig::copy(&prepared, &mut dice))?;
+            let mut rng = SimRng::new(6);
+            let before = look(&rig::copy(&prepared, &mut rng))?;
             for at in 1.. {
-                let disk = rig::copy(&prepared, &mut dice);
+                let disk = rig::copy(&prepared, &mut rng);
                 disk.set_faults(Faults { once: Some((at, fault)), ..Faults::default() });
                 let opened = rig::open(&disk);
                 disk.set_faults(Faults::default());
@@ -161,7 +161,7 @@ pub(crate) fn every_call_of_opening() -> Result<u64, String> {
                     // Refused or not.
                     let _ = ask(&registry);
                 }
-                let seen = look(&rig::any_end(&disk, &mut dice)).map_err(context)?;
+                let seen = look(&rig::any_end(&disk, &mut rng)).map_err(context)?;
                 check_clones(&before, &seen).map_err(context)?;
             }
         }
@@ -202,10 +202,10 @@ pub(crate) fn full_at_every_call() -> Result<u64, String> {
 }
 
 fn full(case: &Case) -> Result<(), String> {
-    let mut dice = Dice::new(7);
+    let mut rng = SimRng::new(7);
     let prepared = prepared(case, 7)?;
-    let frame = Frame::of(case, &prepared, &mut dice)?;
-    let disk = rig::copy(&prepared, &mut dice);
+    let frame = Frame::of(case, &prepared, &mut rng)?;
+    let disk = rig::copy(&prepared, &mut rng);
     disk.set_capacity(Some(0));
     let registry = rig::open(&disk).map_err(|error| format!("opening: {error}"))?;
     told("the verb", (case.verb)(&registry))?;
@@ -213,5 +213,5 @@ fn full(case: &Case) -> Result<(), String> {
     drop(registry);
     rig::open(&disk).map_err(|error| format!("opening again: {error}"))?.close().map_err(|error| error.to_string())?;
     disk.set_capacity(None);
-    frame.check(case, &look(&rig::copy(&disk, &mut dice))?, true)
+    frame.check(case, &look(&rig::copy(&disk, &mut rng))?, true)
 }

@@ -109,7 +109,7 @@ impl Disk {
         self.pages.iter().map(|cell| *cell.last().expect("never empty")).collect()
     }
 
-    fn settle(&mut self) {
+    fn make_durable(&mut self) {
         self.pages.iter_mut().for_each(|cell| drop(cell.drain(..cell.len() - 1)));
     }
 }
@@ -159,7 +159,7 @@ impl Model {
     fn draw(&mut self, disk: u32, name: &'static str) -> u32 {
         let id = self.fresh();
         let disk = self.disks.get_mut(&disk).expect("it is there");
-        disk.settle();
+        disk.make_durable();
         disk.snapshots.push(Snapshot { id, name, pages: disk.now() });
         id
     }
@@ -203,7 +203,7 @@ impl Model {
                 let disk = self.get(name)?;
                 disk.pages.get_mut(first..first + pages)?.iter_mut().for_each(|cell| cell.push(filled));
             }
-            Op::Flush { name } | Op::Scrub { name } => self.get(name)?.settle(),
+            Op::Flush { name } | Op::Scrub { name } => self.get(name)?.make_durable(),
             Op::Snapshot { name, snapshot } => {
                 let id = self.find(name)?;
                 if self.disks[&id].snapshots.iter().any(|other| other.name == snapshot) {
@@ -218,7 +218,7 @@ impl Model {
                     return None;
                 }
                 let disk = self.get(name)?;
-                disk.settle();
+                disk.make_durable();
                 disk.snapshots.remove(at);
             }
             Op::RollBack { name, snapshot } => {
@@ -257,7 +257,7 @@ impl Model {
             Op::Resize { name, pages } => {
                 let disk = self.get(name)?;
                 if disk.pages.len() != pages {
-                    disk.settle();
+                    disk.make_durable();
                     disk.pages.resize(pages, vec![0]);
                 }
             }
@@ -270,12 +270,12 @@ impl Model {
                 let disk = self.get(name)?;
                 let parent = if disk.snapshots.is_empty() { disk.parent.take() } else { None };
                 if parent.is_some() {
-                    disk.settle();
+                    disk.make_durable();
                 }
                 self.let_go(parent);
             }
             Op::RotateData { name } | Op::Maintain { name } => drop(self.get(name)?),
-            Op::Reopen { all: true } => self.disks.values_mut().for_each(Disk::settle),
+            Op::Reopen { all: true } => self.disks.values_mut().for_each(Disk::make_durable),
             Op::Reopen { all: false } => {}
         }
         Some(())
@@ -348,7 +348,7 @@ impl Model {
                     *cell = vec![*filled];
                 }
             }
-            disk.settle();
+            disk.make_durable();
         }
         let expected = settled.seen();
         if expected == *seen { Ok(settled) } else { Err(seen.against(&expected)) }

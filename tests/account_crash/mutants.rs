@@ -32,7 +32,7 @@ fn hunt(mutant: Mutant) -> Option<String> {
         Mutant::LockEmptied => faults::full_at_every_call(),
         Mutant::UnknownIsNoClone => faults::every_call_of_opening(),
         Mutant::DoubtForgotten => faults::every_call(case),
-        // Which end shows it is for the dice to say.
+        // Which end shows it is for the rng to say.
         _ => (1..20).try_fold(0, |ends, seed| Ok(ends + ends::run(case, seed, ends::Depth::Short)?)),
     };
     plant(Some(mutant));

@@ -10,7 +10,7 @@ use sealdisk::account::settings::Settings;
 use sealdisk::crypto::kek::{Kek, SourceRecord};
 use sealdisk::crypto::secret::SecretKey;
 use sealdisk::disk::Options;
-use sealdisk::io::sim::{Dice, SimDisk, Tear, direct, seeded};
+use sealdisk::io::sim::{SimDisk, SimRng, Tear, direct, seeded};
 use sealdisk::io::{Dir, Open};
 use sealdisk::{Error, ErrorKind, Result};
 use uuid::Uuid;
@@ -65,7 +65,7 @@ fn lock(root: &dyn Dir) -> Result<AccountLock> {
 pub(crate) fn open(disk: &SimDisk) -> Result<Registry> {
     let root = disk.root();
     let lock = lock(&*root)?;
-    Settings::settle(&*root)?;
+    Settings::make_durable(&*root)?;
     let settings = Settings::load(&*root)?;
     let keys = match [1, 2].iter().find_map(|number| settings.unlock(&kek(*number)).ok()) {
         Some(ring) => Keys::Unlocked(ring),
@@ -95,18 +95,18 @@ pub(crate) fn fitting_kek(disk: &SimDisk) -> Option<u8> {
 }
 
 /// A copy of the disk, with nobody using it.
-pub(crate) fn copy(disk: &SimDisk, dice: &mut Dice) -> SimDisk {
-    disk.kill(dice)
+pub(crate) fn copy(disk: &SimDisk, rng: &mut SimRng) -> SimDisk {
+    disk.kill(rng)
 }
 
 /// One end that the disk may come to now.
-pub(crate) fn any_end(disk: &SimDisk, dice: &mut Dice) -> SimDisk {
-    if dice.one_in(3) { disk.kill(dice) } else { power_cut(disk, dice) }
+pub(crate) fn any_end(disk: &SimDisk, rng: &mut SimRng) -> SimDisk {
+    if rng.one_in(3) { disk.kill(rng) } else { power_cut(disk, rng) }
 }
 
-pub(crate) fn power_cut(disk: &SimDisk, dice: &mut Dice) -> SimDisk {
-    let tear = if dice.coin() { Tear::Sector } else { Tear::Block };
-    disk.power_cut(dice, tear)
+pub(crate) fn power_cut(disk: &SimDisk, rng: &mut SimRng) -> SimDisk {
+    let tear = if rng.coin() { Tear::Sector } else { Tear::Block };
+    disk.power_cut(rng, tear)
 }
 
 /// Calls `look` before every call that `work` makes.

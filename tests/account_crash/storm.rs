@@ -10,7 +10,7 @@ use sealdisk::account::registry::Registry;
 use sealdisk::account::report::Switch;
 use sealdisk::account::request::Request;
 use sealdisk::disk::Durability;
-use sealdisk::io::sim::{Dice, Fault, Faults, SimDisk};
+use sealdisk::io::sim::{Fault, Faults, SimDisk, SimRng};
 
 use crate::cases::{self, Done, blob};
 use crate::model::{Model, Op};
@@ -45,19 +45,19 @@ struct Start {
 /// One seed; answers how many ends were looked at.
 pub(crate) fn run(seed: u64) -> Result<u64, String> {
     rig::alone(seed, || {
-        let mut dice = Dice::new(seed);
+        let mut rng = SimRng::new(seed);
         let mut start = Start { disk: rig::make(seed), model: Model::new(), at_rest: true };
         let mut looked_at = 0;
         for life in 0..LIVES {
             let mut done = Vec::new();
             let context = |done: &[Op], what: String| format!("life {life}, {done:?}: {what}");
-            let mut ends = live(&start, &mut dice, &mut done).map_err(|what| context(&done, what))?;
+            let mut ends = live(&start, &mut rng, &mut done).map_err(|what| context(&done, what))?;
             let torn = start.disk.was_harmed();
             looked_at += ends.len() as u64;
             let last = ends.pop();
             for end in ends.into_iter().chain(last) {
                 let call = end.call;
-                start = check(end, torn, &mut dice)
+                start = check(end, torn, &mut rng)
                     .map_err(|what| context(&done, format!("at call {call} ({:?}): {what}", start.disk.fired())))?;
             }
         }
@@ -66,21 +66,21 @@ pub(crate) fn run(seed: u64) -> Result<u64, String> {
 }
 
 /// Recovers, perhaps after a crash in the recovery, and answers what to go on with.
-fn check(end: End, torn: bool, dice: &mut Dice) -> Result<Start, String> {
-    let twice = dice.one_in(3);
-    let disk = rig::copy(&end.disk, dice);
-    let disk = if twice { stop_in_recovery(&disk, dice) } else { disk };
+fn check(end: End, torn: bool, rng: &mut SimRng) -> Result<Start, String> {
+    let twice = rng.one_in(3);
+    let disk = rig::copy(&end.disk, rng);
+    let disk = if twice { stop_in_recovery(&disk, rng) } else { disk };
     let seen = look(&disk)?;
     let exact = end.exact && !twice && !torn;
     let fitting: Vec<_> = end.candidates.iter().map(|model| model.settled(&seen, exact, torn)).collect();
     let Some(fits) = fitting.iter().position(Result::is_ok) else {
         return Err(fitting.into_iter().filter_map(Result::err).collect::<Vec<_>>().join("\n or: "));
     };
-    let later = look(&rig::any_end(&disk, dice)).map_err(|what| format!("a second time: {what}"))?;
+    let later = look(&rig::any_end(&disk, rng)).map_err(|what| format!("a second time: {what}"))?;
     if later != seen {
         return Err(format!("after it was looked at, a crash leaves {}", later.against(&seen)));
     }
-    if exact && dice.coin() {
+    if exact && rng.coin() {
         // Nobody has looked yet.
         let model = end.candidates[fits].witnessed(&seen);
         return Ok(Start { disk: end.disk, model, at_rest: false });
@@ -89,15 +89,15 @@ fn check(end: End, torn: bool, dice: &mut Dice) -> Result<Start, String> {
     Ok(Start { disk, model, at_rest: true })
 }
 
-fn stop_in_recovery(disk: &SimDisk, dice: &mut Dice) -> SimDisk {
+fn stop_in_recovery(disk: &SimDisk, rng: &mut SimRng) -> SimDisk {
     let stopped = Arc::new(Mutex::new(None));
-    let (at, collect, fork) = (1 + dice.below(120), Arc::clone(&stopped), Mutex::new(dice.fork()));
+    let (at, collect, fork) = (1 + rng.below(120), Arc::clone(&stopped), Mutex::new(rng.fork()));
     let stop = move |disk: &SimDisk| {
         if disk.calls() + 1 == at {
             *collect.lock().unwrap() = Some(rig::any_end(disk, &mut fork.lock().unwrap()));
         }
     };
-    let tried = rig::copy(disk, dice);
+    let tried = rig::copy(disk, rng);
     // Whether it can be looked at is asked afterwards.
     let _ = rig::observed(&tried, stop, || look(&tried));
     let stopped = stopped.lock().unwrap().take();
@@ -106,41 +106,41 @@ fn stop_in_recovery(disk: &SimDisk, dice: &mut Dice) -> SimDisk {
 
 /// Opens the account and asks for one thing after the other. Answers some of the ends on the way, the last of them at
 /// the end.
-fn live(start: &Start, dice: &mut Dice, done: &mut Vec<Op>) -> Result<Vec<End>, String> {
+fn live(start: &Start, rng: &mut SimRng, done: &mut Vec<Op>) -> Result<Vec<End>, String> {
     let Start { disk, model, at_rest } = start;
     let at_rest = *at_rest;
     let candidates: Candidates = Arc::new(Mutex::new(vec![model.clone()]));
     let ends = Arc::new(Mutex::new(Vec::new()));
     let stop = {
-        let (candidates, ends, dice) = (Arc::clone(&candidates), Arc::clone(&ends), Mutex::new(dice.fork()));
+        let (candidates, ends, rng) = (Arc::clone(&candidates), Arc::clone(&ends), Mutex::new(rng.fork()));
         move |disk: &SimDisk| {
-            let mut dice = dice.lock().unwrap();
-            if dice.one_in(90) {
+            let mut rng = rng.lock().unwrap();
+            if rng.one_in(90) {
                 let candidates = candidates.lock().unwrap().clone();
-                ends.lock().unwrap().push(end(disk, candidates, at_rest, &mut dice));
+                ends.lock().unwrap().push(end(disk, candidates, at_rest, &mut rng));
             }
         }
     };
-    if dice.one_in(3) {
-        let fault = [Fault::Eio, Fault::Enospc][dice.index(2)];
-        disk.set_faults(Faults { once: Some((disk.calls() + 1 + dice.below(1500), fault)), ..Faults::default() });
+    if rng.one_in(3) {
+        let fault = [Fault::Eio, Fault::Enospc][rng.index(2)];
+        disk.set_faults(Faults { once: Some((disk.calls() + 1 + rng.below(1500), fault)), ..Faults::default() });
     }
-    rig::observed(disk, stop, || ask_one_after_the_other(start, &candidates, dice, done))?;
+    rig::observed(disk, stop, || ask_one_after_the_other(start, &candidates, rng, done))?;
     let mut ends = std::mem::take(&mut *ends.lock().unwrap());
-    ends.push(end(disk, candidates.lock().unwrap().clone(), at_rest, dice));
+    ends.push(end(disk, candidates.lock().unwrap().clone(), at_rest, rng));
     Ok(ends)
 }
 
-fn end(disk: &SimDisk, candidates: Vec<Model>, at_rest: bool, dice: &mut Dice) -> End {
-    let killed = dice.one_in(3);
-    let image = if killed { disk.kill(dice) } else { rig::power_cut(disk, dice) };
+fn end(disk: &SimDisk, candidates: Vec<Model>, at_rest: bool, rng: &mut SimRng) -> End {
+    let killed = rng.one_in(3);
+    let image = if killed { disk.kill(rng) } else { rig::power_cut(disk, rng) };
     End { disk: image, candidates, call: disk.calls() + 1, exact: killed && at_rest }
 }
 
 fn ask_one_after_the_other(
     start: &Start,
     candidates: &Candidates,
-    dice: &mut Dice,
+    rng: &mut SimRng,
     done: &mut Vec<Op>,
 ) -> Result<(), String> {
     let Start { disk, model, at_rest } = start;
@@ -153,8 +153,8 @@ fn ask_one_after_the_other(
         return Ok(());
     }
     let mut model = model.clone();
-    for number in 0..8 + dice.below(24) {
-        let op = choose(&model, *at_rest, dice, (number % 250) as u8 + 1);
+    for number in 0..8 + rng.below(24) {
+        let op = choose(&model, *at_rest, rng, (number % 250) as u8 + 1);
         done.push(op.clone());
         let after = model.after(&op);
         // Also what is refused may be half-way to it: nothing of it may be seen.
@@ -188,23 +188,23 @@ fn ask_one_after_the_other(
             (Err(failure), Some(_)) => return Err(format!("fails where nothing should: {}", failure.message)),
             (Ok(()), None) => return Err("succeeds and should be refused".to_owned()),
         }
-        if disk.fired().len() > fired && dice.coin() {
+        if disk.fired().len() > fired && rng.coin() {
             return Ok(());
         }
     }
     Ok(())
 }
 
-fn choose(model: &Model, at_rest: bool, dice: &mut Dice, filled: u8) -> Op {
-    let (name, to) = (NAMES[dice.index(NAMES.len())], NAMES[dice.index(NAMES.len())]);
-    let snapshot = SNAPSHOTS[dice.index(SNAPSHOTS.len())];
+fn choose(model: &Model, at_rest: bool, rng: &mut SimRng, filled: u8) -> Op {
+    let (name, to) = (NAMES[rng.index(NAMES.len())], NAMES[rng.index(NAMES.len())]);
+    let snapshot = SNAPSHOTS[rng.index(SNAPSHOTS.len())];
     let Some(size) = model.pages(name) else {
-        return Op::Create { name, pages: 1 + dice.index(MOST_PAGES) };
+        return Op::Create { name, pages: 1 + rng.index(MOST_PAGES) };
     };
-    match dice.index(24) {
+    match rng.index(24) {
         0..5 => {
-            let first = dice.index(size);
-            Op::Write { name, first, pages: 1 + dice.index(size - first), filled }
+            let first = rng.index(size);
+            Op::Write { name, first, pages: 1 + rng.index(size - first), filled }
         }
         5..7 => Op::Flush { name },
         7..10 => Op::Snapshot { name, snapshot },
@@ -214,10 +214,10 @@ fn choose(model: &Model, at_rest: bool, dice: &mut Dice, filled: u8) -> Op {
         14 => Op::Clone { name, snapshot: Some(snapshot), to },
         15..17 => Op::Delete { name },
         17 => Op::Rename { name, to },
-        18 => Op::Resize { name, pages: 1 + dice.index(MOST_PAGES) },
+        18 => Op::Resize { name, pages: 1 + rng.index(MOST_PAGES) },
         19 => Op::Switch,
         20 => Op::RotateData { name },
-        21 => [Op::Scrub { name }, Op::Reencrypt { name }][dice.index(2)].clone(),
+        21 => [Op::Scrub { name }, Op::Reencrypt { name }][rng.index(2)].clone(),
         22 => Op::Maintain { name },
         _ => Op::Reopen { all: at_rest },
     }

@@ -52,7 +52,7 @@ fn me() -> u32 {
 /// All replies to whatever can be asked about a name, byte for byte, with the name itself blotted out.
 fn replies_about(server: &Server, name: &str) -> Vec<(u32, u32, String)> {
     let mut client = Raw::greeted(server.socket());
-    client.settle(HeaderStyle::Structured);
+    client.negotiate(HeaderStyle::Structured);
     let mut replies = client.info(OptionType::Info, name, &[1, 2, 3]);
     for option in [OptionType::ListMetaContext, OptionType::SetMetaContext] {
         replies.extend(client.meta_context(option, name, &["base:allocation"]));

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::house::{content, failure, image, text};
+use crate::fixture::{content, failure, image, text};
 use crate::support::{Account, MIB, program, run, sha256, stdout_of};
 
 fn write(server: &crate::support::Server, export: &str, command: &str) {

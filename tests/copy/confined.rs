@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use crate::house::{image, text};
+use crate::fixture::{image, text};
 use crate::support::{Account, MIB, program, run};
 
 /// Stops `sealdisk ARGUMENTS` at its first read of a file after it has confined itself, and makes calls there. The

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use nbd::client::{NbdClient, handshake};
 
-use crate::house::{noise, text};
+use crate::fixture::{noise, text};
 use crate::support::{Account, MIB};
 
 const SIZE: u64 = 64 * MIB;

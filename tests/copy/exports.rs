@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::house::{content, exported, failure, image, noise, same, taken, text};
+use crate::fixture::{content, exported, failure, image, noise, same, taken, text};
 use crate::support::{Account, MIB, program, stdout_of};
 
 const SIZE: u64 = 48 * MIB;

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 
 use serde_json::Value;
 
-use crate::house::{failure, image, text};
+use crate::fixture::{failure, image, text};
 use crate::support::{Account, MIB, program, run, stdout_of};
 
 const SIZE: u64 = 4 * MIB;

@@ -9,7 +9,7 @@ use sealdisk::nbd::wire::handshake::{OptionType, ReplyType, greeting, info_block
 use sealdisk::nbd::wire::transmission::{ChunkType, command};
 use serde_json::Value;
 
-use crate::house::{Running, content as content_of, failure_of};
+use crate::fixture::{Running, content as content_of, failure_of};
 use crate::peer::{CONTEXT, Peer, SIZE, Script, Stage, chunk_header, content, context, honest, status};
 use crate::support::{Account, MIB, run};
 

@@ -4,7 +4,7 @@ use std::fs;
 use std::process::Command;
 
 use crate::corpus;
-use crate::house::{content, image, noise, same, shell, text};
+use crate::fixture::{content, image, noise, same, shell, text};
 use crate::support::{Account, MIB, file_system_image, program, run, stdout_of, vhd_of};
 
 #[test]

@@ -7,7 +7,7 @@ use std::process::{Child, Stdio};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::house::{Running, content, exported, failure, failure_of, layer_bytes, midway, noise, taken, text};
+use crate::fixture::{Running, content, exported, failure, failure_of, layer_bytes, midway, noise, taken, text};
 use crate::support::{Account, MIB, program, run, stdout_of};
 
 /// What takes long enough to be stopped within it.

@@ -11,7 +11,7 @@ use sealdisk::nbd::wire::transmission::{
     Chunk, ChunkType, HeaderStyle, Request, command, flag, put_simple_reply, state,
 };
 
-use crate::house::{noise, text};
+use crate::fixture::{noise, text};
 use crate::support::{Account, MIB};
 
 pub(crate) const SIZE: u64 = 3 * MIB + 512;
@@ -19,7 +19,7 @@ pub(crate) const SIZE: u64 = 3 * MIB + 512;
 pub(crate) const CONTEXT: u32 = 0x00c0_ffee;
 const FLAGS: u16 = flag::HAS_FLAGS | flag::READ_ONLY;
 /// No conversation is longer.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the good server has.
 pub(crate) fn content() -> Vec<u8> {
@@ -47,7 +47,7 @@ impl Stage {
             for stream in listener.incoming().flatten() {
                 let script = Arc::clone(&played.lock().expect("a script"));
                 std::thread::spawn(move || {
-                    let limit = Some(PATIENCE);
+                    let limit = Some(TIMEOUT);
                     stream.set_read_timeout(limit).and_then(|()| stream.set_write_timeout(limit)).expect("time-outs");
                     // The client goes when it has heard enough.
                     let _ = script(&mut Peer { stream });

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::house::{noise, text};
+use crate::fixture::{noise, text};
 use crate::support::{Account, MIB, file_system_image, program, stdout_of, vhd_of};
 
 /// The blocks of commands under a heading of the document.
@@ -64,7 +64,7 @@ impl Place {
     }
 
     fn holds(&self, account: &Account, name: &str, raw: &Path) {
-        let content = crate::house::content(account, name);
+        let content = crate::fixture::content(account, name);
         let expected = fs::read(raw).unwrap();
         assert!(content.len() >= expected.len() && content[..expected.len()] == expected, "{name}");
     }
@@ -170,13 +170,13 @@ fn back_up_incrementally() {
     let changes = ["-c", "write -P 7 1M 64k", "-c", "write -P 8 4193792 512", "-c", "discard 2M 1M", "-c", "flush"];
     stdout_of(program("qemu-io").args(["-f", "raw", "-d", "unmap"]).args(changes).arg(&uri));
     place.follow(&blocks[1]);
-    let now = crate::house::content(&place.account, "disk1");
+    let now = crate::fixture::content(&place.account, "disk1");
     assert!(fs::read(place.path("backup-tuesday.img")).unwrap() == now);
     assert!(fs::read(place.path("backup.img")).unwrap() != now, "monday's is kept");
     let snapshots = place.account.json(&["snapshot", "list", "disk1"]);
     assert_eq!(snapshots.as_array().map(Vec::len), Some(1), "{snapshots}");
     place.follow(&blocks[2]);
-    assert!(crate::house::content(&place.account, "restored") == now);
+    assert!(crate::fixture::content(&place.account, "restored") == now);
     assert_eq!(blocks.len(), 3);
     assert!(server.terminate().success());
 }

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::house::{failure, image, noise, text};
+use crate::fixture::{failure, image, noise, text};
 use crate::support::{Account, MIB, file_system_image, program, run, stdout_of, vhd_of};
 
 #[test]
@@ -112,7 +112,7 @@ fn a_target_that_is_full_is_told_and_gone_on_with() {
     assert!(sealdisk(&["init", "--key-file", text(&key(&account))]).status.success());
     fs::write(&filler, noise(9, 52 << 20)).unwrap();
     let full = sealdisk(&["import", text(&raw), "disk", "--json"]);
-    let document = crate::house::failure_of(&full);
+    let document = crate::fixture::failure_of(&full);
     assert_eq!(
         (&document["error"]["kind"], &document["unfinished"]),
         (&"NoSpace".into(), &"disk".into()),

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::house::{Running, content, failure, image, midway, noise, shell, text};
+use crate::fixture::{Running, content, failure, image, midway, noise, shell, text};
 use crate::support::{Account, MIB, program, run, stdout_of};
 
 /// The hint of a refusal, on standard error.

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::house::{content, failure_of, image, layer_bytes, noise, shell, text};
+use crate::fixture::{content, failure_of, image, layer_bytes, noise, shell, text};
 use crate::support::{Account, MIB, program, run, stdout_of};
 
 const SIZE: u64 = 13 * MIB;

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
 use sealdisk::disk::{Access, Disk, PageState};
-use sealdisk::io::sim::{Call, Dice, Fault, Faults, SimDisk, Tear, direct};
+use sealdisk::io::sim::{Call, Fault, Faults, SimDisk, SimRng, Tear, direct};
 use sealdisk::{ErrorKind, PAGE};
 
 use crate::cells::{CELL, parse, shows_plaintext};
@@ -20,12 +20,12 @@ pub(crate) struct Content {
     pub(crate) values: Vec<Option<u64>>,
     pub(crate) kinds: Vec<Kinds>,
     pub(crate) layers: Vec<Option<u32>>,
-    pub(crate) lines: Vec<LineContent>,
+    pub(crate) lines: Vec<SnapshotContent>,
 }
 
 /// What a snapshot holds, and the layers that its pages are stored in.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct LineContent {
+pub(crate) struct SnapshotContent {
     pub(crate) name: String,
     pub(crate) values: Vec<Option<u64>>,
     pub(crate) layers: Vec<Option<u32>>,
@@ -53,17 +53,17 @@ fn failed(what: &str) -> impl Fn(sealdisk::Error) -> String {
 pub(crate) fn content(world: &SimDisk, disk: &Disk) -> Result<Content, String> {
     let (bytes, values) = read_whole(disk)?;
     let (kinds, layers) = list_runs(disk)?;
-    let lines = disk.snapshots().into_iter().map(|line| line_content(disk, line.name)).collect::<Result<_, _>>()?;
+    let lines = disk.snapshots().into_iter().map(|line| snapshot_content(disk, line.name)).collect::<Result<_, _>>()?;
     let content = Content { values, kinds, layers, lines };
     check_stored(world, &content, &bytes)?;
     Ok(content)
 }
 
-pub(crate) fn line_content(disk: &Disk, name: String) -> Result<LineContent, String> {
+pub(crate) fn snapshot_content(disk: &Disk, name: String) -> Result<SnapshotContent, String> {
     let seen = disk.at_snapshot(&name).map_err(failed("looking through a snapshot"))?;
     let (_, values) = read_whole(&seen)?;
     let (_, layers) = list_runs(&seen)?;
-    Ok(LineContent { name, values, layers })
+    Ok(SnapshotContent { name, values, layers })
 }
 
 fn read_whole(disk: &Disk) -> Result<(Vec<u8>, Vec<Option<u64>>), String> {
@@ -189,8 +189,8 @@ pub(crate) fn check_pending(world: &SimDisk, disk: &Disk, content: &Content) -> 
 }
 
 /// Recovers `image` and checks it. Returns the recovered content.
-pub(crate) fn recover(rig: &Rig, image: &SimDisk, oracle: &Oracle, dice: &mut Dice) -> Result<Content, String> {
-    direct(|| recover_nested(rig, image, oracle, dice, 2, true))
+pub(crate) fn recover(rig: &Rig, image: &SimDisk, oracle: &Oracle, rng: &mut SimRng) -> Result<Content, String> {
+    direct(|| recover_nested(rig, image, oracle, rng, 2, true))
 }
 
 /// Whether failures are to be told with the calls that led to them.
@@ -234,18 +234,18 @@ fn recover_nested(
     rig: &Rig,
     image: &SimDisk,
     oracle: &Oracle,
-    dice: &mut Dice,
+    rng: &mut SimRng,
     depth: u32,
     mut noting: bool,
 ) -> Result<Content, String> {
     IMAGES.fetch_add(1, Ordering::Relaxed);
     let encryption = oracle.encryption();
-    let inside = (depth > 0 && dice.one_in(6)).then(|| {
-        let at = 1 + dice.below(40);
-        end_at(image, at, dice, any_end)
+    let inside = (depth > 0 && rng.one_in(6)).then(|| {
+        let at = 1 + rng.below(40);
+        end_at(image, at, rng, any_end)
     });
-    if depth > 0 && dice.one_in(24) {
-        noting &= !fail_inside(rig, image, encryption, dice)?;
+    if depth > 0 && rng.one_in(24) {
+        noting &= !fail_inside(rig, image, encryption, rng)?;
     }
     let kept = noting && oracle.is_kept_by(image.boot());
     let disk = open(rig, image, encryption)?;
@@ -256,47 +256,47 @@ fn recover_nested(
     oracle.check_ended(&found, kept)?;
     check_pending(image, &disk, &found)?;
     if let Some(inside) = inside.and_then(|inside| inside.lock().expect("one thread").take()) {
-        recover_nested(rig, &inside, oracle, dice, depth - 1, noting)
+        recover_nested(rig, &inside, oracle, rng, depth - 1, noting)
             .map_err(|error| format!("{error} (crashed in recovery)"))?;
     }
-    if dice.one_in(16) {
-        let again = power_cut(image, dice);
+    if rng.one_in(16) {
+        let again = power_cut(image, rng);
         let disk = rig.open(&again, encryption, Access::ReadWrite).map_err(failed("recovering again"))?;
         let after = content(&again, &disk)?;
         if !after.is_same(&found) {
             return Err(format!("what was recovered and read was not durable: {found:?} became {after:?}"));
         }
     }
-    if dice.one_in(24) {
-        scrubbed(image, &disk, &found, dice)?;
+    if rng.one_in(24) {
+        scrubbed(image, &disk, &found, rng)?;
     }
     Ok(found)
 }
 
 /// A power cut, torn at either unit.
-pub(crate) fn power_cut(world: &SimDisk, dice: &mut Dice) -> SimDisk {
-    let tear = if dice.coin() { Tear::Sector } else { Tear::Block };
-    world.power_cut(dice, tear)
+pub(crate) fn power_cut(world: &SimDisk, rng: &mut SimRng) -> SimDisk {
+    let tear = if rng.coin() { Tear::Sector } else { Tear::Block };
+    world.power_cut(rng, tear)
 }
 
 /// Any end of the process: power lost, mostly, or killed.
-pub(crate) fn any_end(world: &SimDisk, dice: &mut Dice) -> SimDisk {
-    if dice.one_in(6) { world.kill(dice) } else { power_cut(world, dice) }
+pub(crate) fn any_end(world: &SimDisk, rng: &mut SimRng) -> SimDisk {
+    if rng.one_in(6) { world.kill(rng) } else { power_cut(world, rng) }
 }
 
 /// What `end` leaves of `image` at its call `at`, counted from 1 on, will be found in the returned place.
 pub(crate) fn end_at(
     image: &SimDisk,
     at: u64,
-    dice: &mut Dice,
-    end: impl Fn(&SimDisk, &mut Dice) -> SimDisk + Send + Sync + 'static,
+    rng: &mut SimRng,
+    end: impl Fn(&SimDisk, &mut SimRng) -> SimDisk + Send + Sync + 'static,
 ) -> Arc<Mutex<Option<SimDisk>>> {
     let taken = Arc::new(Mutex::new(None));
-    let (slot, left, own) = (Arc::clone(&taken), AtomicU64::new(at), Mutex::new(dice.fork()));
+    let (slot, left, own) = (Arc::clone(&taken), AtomicU64::new(at), Mutex::new(rng.fork()));
     image.set_observer(Some(Arc::new(move |world| {
         if left.load(Ordering::Relaxed) > 0 && left.fetch_sub(1, Ordering::Relaxed) == 1 {
-            let mut dice = own.lock().expect("one thread");
-            *slot.lock().expect("one thread") = Some(end(world, &mut dice));
+            let mut rng = own.lock().expect("one thread");
+            *slot.lock().expect("one thread") = Some(end(world, &mut rng));
         }
     })));
     taken
@@ -304,9 +304,9 @@ pub(crate) fn end_at(
 
 /// An error at some call of a recovery: it may refuse, and must succeed when it is tried again. Whether that may have
 /// lost content.
-fn fail_inside(rig: &Rig, image: &SimDisk, encryption: bool, dice: &mut Dice) -> Result<bool, String> {
-    let fault = if dice.coin() { Fault::Eio } else { Fault::Enospc };
-    image.set_faults(Faults { once: Some((image.calls() + 1 + dice.below(40), fault)), ..Faults::default() });
+fn fail_inside(rig: &Rig, image: &SimDisk, encryption: bool, rng: &mut SimRng) -> Result<bool, String> {
+    let fault = if rng.coin() { Fault::Eio } else { Fault::Enospc };
+    image.set_faults(Faults { once: Some((image.calls() + 1 + rng.below(40), fault)), ..Faults::default() });
     let tried = rig.open(image, encryption, Access::ReadWrite);
     image.set_faults(Faults::default());
     let lost = image.fired().iter().any(|fired| fired.call == Call::SyncData);
@@ -319,7 +319,7 @@ fn fail_inside(rig: &Rig, image: &SimDisk, encryption: bool, dice: &mut Dice) ->
 
 /// Scrubs a disk that nobody uses: all is as it was, and nothing dead is left but what no record names; once that is
 /// given up too, nothing at all, also after a power cut.
-pub(crate) fn scrubbed(world: &SimDisk, disk: &Disk, before: &Content, dice: &mut Dice) -> Result<(), String> {
+pub(crate) fn scrubbed(world: &SimDisk, disk: &Disk, before: &Content, rng: &mut SimRng) -> Result<(), String> {
     disk.scrub().map_err(failed("scrubbing"))?;
     let usage = disk.usage().map_err(failed("usage"))?;
     if usage.pending_scrub != Some(0) {
@@ -336,5 +336,5 @@ pub(crate) fn scrubbed(world: &SimDisk, disk: &Disk, before: &Content, dice: &mu
         return Err(format!("a scrub changed {before:?} into {after:?}"));
     }
     check_nothing_dead(world, &after)?;
-    check_nothing_dead(&power_cut(world, dice), &after)
+    check_nothing_dead(&power_cut(world, rng), &after)
 }

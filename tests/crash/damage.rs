@@ -3,7 +3,7 @@
 
 use sealdisk::ErrorKind;
 use sealdisk::disk::Access;
-use sealdisk::io::sim::{Dice, Mutant, SimDisk, direct, plant};
+use sealdisk::io::sim::{Mutant, SimDisk, SimRng, direct, plant};
 
 use crate::check;
 use crate::rig::Rig;
@@ -46,11 +46,11 @@ fn damage_each(closed: bool) -> Result<(), String> {
     if closed {
         solo.disk.take().map_or(Ok(()), |disk| disk.close()).map_err(|error| format!("closing: {error:?}"))?;
     }
-    let mut dice = Dice::new(9);
-    let image = solo.world.kill(&mut dice);
+    let mut rng = SimRng::new(9);
+    let image = solo.world.kill(&mut rng);
     for file in image.raw_files().into_iter().filter(|file| is_guarded(&file.path)) {
         for (sector, _) in file.sectors {
-            let hurt = image.kill(&mut dice);
+            let hurt = image.kill(&mut rng);
             hurt.damage(&file.path, sector);
             look(&rig, &hurt, &solo).map_err(|what| format!("sector {sector} of {} damaged: {what}", file.path))?;
         }

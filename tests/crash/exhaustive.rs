@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use sealdisk::io::sim::{Dice, Mutant, direct, plant};
+use sealdisk::io::sim::{Mutant, SimRng, direct, plant};
 
 use crate::check;
 use crate::rig::Rig;
@@ -40,7 +40,7 @@ fn sequence(mut number: usize, len: usize) -> Vec<Step> {
 
 fn try_sequence(rig: &Rig, steps: &[Step], number: u64) -> Result<(), String> {
     // Every other sequence, whatever it begins with.
-    let rig = &rig.with_boots(Dice::new(number).coin());
+    let rig = &rig.with_boots(SimRng::new(number).coin());
     let mut solo = Solo::new(rig, number, number.is_multiple_of(2));
     let (last, before) = steps.split_last().expect("no sequence is empty");
     for step in before {
@@ -52,10 +52,10 @@ fn try_sequence(rig: &Rig, steps: &[Step], number: u64) -> Result<(), String> {
     if let Some(what) = failure.lock().expect("one thread").take() {
         return Err(what);
     }
-    let mut dice = Dice::new(!number);
+    let mut rng = SimRng::new(!number);
     for _ in 0..IMAGES_A_CALL {
-        let image = check::any_end(&solo.world, &mut dice);
-        check::recover(rig, &image, &solo.oracle, &mut dice).map_err(|error| format!("after {last:?}: {error}"))?;
+        let image = check::any_end(&solo.world, &mut rng);
+        check::recover(rig, &image, &solo.oracle, &mut rng).map_err(|error| format!("after {last:?}: {error}"))?;
     }
     solo.verify().map(drop)
 }

@@ -2,7 +2,7 @@
 //! Whenever it comes to that, the disk opens, serves reads, takes overwrites, trims and flushes, deletes snapshots,
 //! scrubs and closes, as often as is asked for; and what is refused for want of space has changed nothing.
 
-use sealdisk::io::sim::{Dice, direct};
+use sealdisk::io::sim::{SimRng, direct};
 use sealdisk::{Error, ErrorKind, Result};
 
 use crate::check;
@@ -92,9 +92,9 @@ fn is_held(solo: &Solo, page: usize) -> std::result::Result<bool, String> {
     Ok(newest.is_some() && content.layers[page] == newest && !is_seen)
 }
 
-fn go_on(solo: &mut Solo, steps: usize, dice: &mut Dice) -> std::result::Result<(), String> {
+fn go_on(solo: &mut Solo, steps: usize, rng: &mut SimRng) -> std::result::Result<(), String> {
     for _ in 0..steps {
-        let step = if dice.one_in(5) { NEW[dice.index(NEW.len())] } else { FREE[dice.index(FREE.len())] };
+        let step = if rng.one_in(5) { NEW[rng.index(NEW.len())] } else { FREE[rng.index(FREE.len())] };
         let needs_space = match step {
             Step::Write(page) | Step::WriteFua(page) | Step::Patch(page) => !is_held(solo, page)?,
             _ => NEW.contains(&step),
@@ -109,21 +109,21 @@ fn go_on(solo: &mut Solo, steps: usize, dice: &mut Dice) -> std::result::Result<
 }
 
 /// The disk that is left is opened where nothing is free either.
-fn end(solo: &mut Solo, how: End, dice: &mut Dice) -> std::result::Result<(), String> {
+fn end(solo: &mut Solo, how: End, rng: &mut SimRng) -> std::result::Result<(), String> {
     if how == End::InOrder {
         return solo.step(Step::Reopen)?.map_err(|error| format!("a restart in order: {error:?}"));
     }
     // Notes of changes that are not flushed take space.
     solo.oracle.note_in(None);
-    let left = if how == End::Kill { solo.world.kill(dice) } else { check::power_cut(&solo.world, dice) };
+    let left = if how == End::Kill { solo.world.kill(rng) } else { check::power_cut(&solo.world, rng) };
     (solo.disk, solo.world) = (None, left);
     solo.open()?.map_err(|error| format!("opening after a {how:?}: {error:?}"))
 }
 
 /// The file system is full from call `at` of a life on. Whether there was such a call.
 fn live(at: u64, seed: u64) -> std::result::Result<bool, String> {
-    let mut dice = Dice::new(seed ^ at << 20);
-    let rig = Rig::sized(seed, 3 * BLOCK, None).with_small_log(dice.coin()).with_boots(dice.coin());
+    let mut rng = SimRng::new(seed ^ at << 20);
+    let rig = Rig::sized(seed, 3 * BLOCK, None).with_small_log(rng.coin()).with_boots(rng.coin());
     let mut solo = Solo::new(&rig, at, true);
     let filled = solo.full_at(at);
     for step in BEFORE {
@@ -140,11 +140,11 @@ fn live(at: u64, seed: u64) -> std::result::Result<bool, String> {
     }
     solo.world.set_capacity(Some(0));
     for _ in 0..3 {
-        go_on(&mut solo, 12, &mut dice)?;
-        let how = [End::InOrder, End::InOrder, End::Kill, End::PowerCut][dice.index(4)];
-        end(&mut solo, how, &mut dice)?;
+        go_on(&mut solo, 12, &mut rng)?;
+        let how = [End::InOrder, End::InOrder, End::Kill, End::PowerCut][rng.index(4)];
+        end(&mut solo, how, &mut rng)?;
     }
-    go_on(&mut solo, 6, &mut dice)?;
+    go_on(&mut solo, 6, &mut rng)?;
     solo.world.set_capacity(None);
     let all = [Step::Write(2 * BLOCK), Step::Flush, Step::Scrub, Step::Reopen];
     for step in all {

@@ -12,13 +12,13 @@ mod damage;
 mod digests;
 mod exhaustive;
 mod full;
-mod lines;
 mod mutants;
 mod nth;
 mod openings;
 mod oracle;
 mod rig;
 mod scheduler;
+mod snapshots;
 mod solo;
 mod storm;
 

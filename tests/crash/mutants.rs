@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use sealdisk::disk::{Access, Disk, Durability, PageState, Run};
-use sealdisk::io::sim::{Call, Dice, Fault, Faults, Mutant, direct, plant};
+use sealdisk::io::sim::{Call, Fault, Faults, Mutant, SimRng, direct, plant};
 use sealdisk::{ErrorKind, PAGE};
 
 use crate::campaign::{Execution, Until, one, search};
@@ -22,7 +22,7 @@ use crate::storm::{self, Mood};
 use crate::{damage, exhaustive, full, openings};
 
 /// Seeds for one mutant, many times what any of them has taken. Not a time, which a busy machine would use up.
-const PATIENCE: u64 = 30_000;
+const TIMEOUT: u64 = 30_000;
 
 /// Looks for one mutant and says what has shown it.
 fn hunt(mutant: Mutant) -> Option<String> {
@@ -65,13 +65,13 @@ fn hunt(mutant: Mutant) -> Option<String> {
         Mutant::NotesOfAnotherMount => shown_by_any(mutant, 0..400, openings::reset_under_a_kernel),
         Mutant::ErasedLineForgotten => shown_by(mutant, the_switch_while_a_snapshot_is_deleted),
         Mutant::ReadWithoutLock => shown_by(mutant, in_the_middle_of_a_read),
-        Mutant::PendingLineNotLookedAt => crowded(Mood::Lines),
+        Mutant::PendingLineNotLookedAt => crowded(Mood::Snapshots),
         _ => among_clients(mutant, "", storm::run),
     }
 }
 
 fn among_clients(mutant: Mutant, of: &str, execution: impl Execution) -> Option<String> {
-    let (seed, what) = search(0, Until::Seeds(PATIENCE), Some(mutant), execution).0?;
+    let (seed, what) = search(0, Until::Seeds(TIMEOUT), Some(mutant), execution).0?;
     if let Err(what) = one(seed, execution) {
         panic!("{of}seed {seed} fails without a mutant: {what}");
     }
@@ -114,11 +114,11 @@ fn after_a_failed_write(seed: u64) -> Result<(), String> {
     solo.world.set_faults(Faults::default());
     let found = solo.verify()?;
     prepare(&mut solo, &[Step::Flush])?;
-    solo.oracle.settle(&found);
-    let mut dice = Dice::new(seed);
+    solo.oracle.accept(&found);
+    let mut rng = SimRng::new(seed);
     (0..8).try_for_each(|_| {
-        let image = check::power_cut(&solo.world, &mut dice);
-        check::recover(&rig, &image, &solo.oracle, &mut dice).map(drop)
+        let image = check::power_cut(&solo.world, &mut rng);
+        check::recover(&rig, &image, &solo.oracle, &mut rng).map(drop)
     })
 }
 
@@ -154,19 +154,19 @@ fn two_resizes_to_one_size(seed: u64) -> Result<(), String> {
         let solo = Solo::new(&rig, seed, true);
         (Arc::new(solo.disk.expect("it is open")), solo.world)
     });
-    let resized = move |disk: &Disk, mut dice: Dice| {
+    let resized = move |disk: &Disk, mut rng: SimRng| {
         disk.resize((PAGES * PAGE) as u64).map_err(|error| format!("a resize: {error:?}"))?;
         direct(|| {
-            let image = check::power_cut(&world, &mut dice);
+            let image = check::power_cut(&world, &mut rng);
             let found = check::open(&rig, &image, true)?.size();
             let kept = found == (PAGES * PAGE) as u64;
             if kept { Ok(()) } else { Err(format!("a resize to {PAGES} pages was answered, and left {found} bytes")) }
         })
     };
-    let mut dice = Dice::new(seed);
-    let (other, resize, fork) = (Arc::clone(&disk), resized.clone(), dice.fork());
+    let mut rng = SimRng::new(seed);
+    let (other, resize, fork) = (Arc::clone(&disk), resized.clone(), rng.fork());
     let second = shuttle::thread::spawn(move || resize(&other, fork));
-    let first = resized(&disk, dice);
+    let first = resized(&disk, rng);
     second.join().expect("a panic ends the execution").and(first)
 }
 
@@ -179,7 +179,7 @@ fn a_directory_that_is_not_synced(seed: u64) -> Result<(), String> {
         prepare(&mut solo, &[Step::Write(0), Step::Flush, Step::Write(1), Step::Flush, Step::Toggle])?;
         Ok::<_, String>((Arc::new(solo.disk.take().expect("it is open")), solo.world))
     })?;
-    let mut dice = Dice::new(seed);
+    let mut rng = SimRng::new(seed);
     world.set_faults(Faults { random: vec![(Call::SyncDir, Fault::Eio, 30_000)], ..Faults::default() });
     let maintained = Arc::clone(&disk);
     let upkeep = shuttle::thread::spawn(move || maintained.maintain().map(drop));
@@ -192,7 +192,7 @@ fn a_directory_that_is_not_synced(seed: u64) -> Result<(), String> {
     }
     direct(|| {
         (0..8).try_for_each(|_| {
-            let image = check::power_cut(&world, &mut dice);
+            let image = check::power_cut(&world, &mut rng);
             let mut page = [0; PAGE];
             let failed = |error| format!("recovering: {error:?}");
             let disk = rig.open(&image, true, Access::ReadWrite).map_err(failed)?;
@@ -210,7 +210,7 @@ fn the_switch_while_a_snapshot_is_deleted(seed: u64) -> Result<(), String> {
     let mut solo = Solo::new(&rig, seed, true);
     prepare(&mut solo, &[Step::Write(0), Step::Snapshot])?;
     let (disk, oracle) = (Arc::new(solo.disk.take().expect("it is open")), Arc::clone(&solo.oracle));
-    let name = oracle.lines().remove(0);
+    let name = oracle.snapshots().remove(0);
     let (other, in_it) = (Arc::clone(&disk), AtomicBool::new(false));
     let cut = Arc::new(Mutex::new(Ok(())));
     let (slot, asked) = (Arc::clone(&cut), Arc::clone(&oracle));
@@ -222,10 +222,10 @@ fn the_switch_while_a_snapshot_is_deleted(seed: u64) -> Result<(), String> {
         let request = asked.begin(0..CELLS_A_PAGE, Change::WriteZeros);
         let answer = other.write(0, &[0; PAGE], Durability::Volatile);
         asked.end(request, 0..CELLS_A_PAGE, answer.is_ok(), false);
-        let mut dice = Dice::new(seed);
+        let mut rng = SimRng::new(seed);
         *slot.lock().expect("one thread") = (0..8).try_for_each(|_| {
-            let image = check::power_cut(world, &mut dice);
-            check::recover(&rig, &image, &asked, &mut dice).map(drop)
+            let image = check::power_cut(world, &mut rng);
+            check::recover(&rig, &image, &asked, &mut rng).map(drop)
         });
     })));
     oracle.erase(&name);

@@ -1,7 +1,7 @@
 //! Every call of a whole life of a disk fails once, with `EIO` and with `ENOSPC`: no panic, no false success, and what
 //! was answered is kept.
 
-use sealdisk::io::sim::{Call, Dice, Fault, Faults, Fired, direct};
+use sealdisk::io::sim::{Call, Fault, Faults, Fired, SimRng, direct};
 
 use crate::check;
 use crate::oracle::Oracle;
@@ -108,9 +108,9 @@ fn live(rig: &Rig, at: u64, fault: Fault, seed: u64) -> Result<bool, String> {
         {
             return Err(told(format!("a failed write changed presence: {:?} -> {:?}", before.layers, after.layers)));
         }
-        let mut dice = Dice::new(seed ^ at ^ number as u64);
-        let image = check::any_end(&solo.world, &mut dice);
-        check::recover(rig, &image, &solo.oracle, &mut dice).map_err(|what| told(format!("{what} after {fired:?}")))?;
+        let mut rng = SimRng::new(seed ^ at ^ number as u64);
+        let image = check::any_end(&solo.world, &mut rng);
+        check::recover(rig, &image, &solo.oracle, &mut rng).map_err(|what| told(format!("{what} after {fired:?}")))?;
     }
     Ok(!solo.world.fired().is_empty())
 }
@@ -140,7 +140,7 @@ fn make(rig: &Rig, at: u64, fault: Fault) -> Result<bool, String> {
     world.set_faults(Faults { once: Some((at, fault)), ..Faults::default() });
     let made = rig.create(&world, true);
     let fired = !world.fired().is_empty();
-    let mut dice = Dice::new(at);
+    let mut rng = SimRng::new(at);
     let (values, kinds) = rig.initial();
     let oracle = Oracle::new(&values, &kinds, rig.most_pages, true);
     match made {
@@ -148,7 +148,7 @@ fn make(rig: &Rig, at: u64, fault: Fault) -> Result<bool, String> {
         Err(error) => return Err(format!("failed where nothing should: {error:?}")),
         Ok(()) => {
             for _ in 0..8 {
-                check::recover(rig, &check::any_end(&world, &mut dice), &oracle, &mut dice)?;
+                check::recover(rig, &check::any_end(&world, &mut rng), &oracle, &mut rng)?;
             }
         }
     }

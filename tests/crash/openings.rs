@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use sealdisk::ErrorKind;
 use sealdisk::disk::Access;
-use sealdisk::io::sim::{Call, Dice, Fault, Faults, SimDisk, Tear, direct};
+use sealdisk::io::sim::{Call, Fault, Faults, SimDisk, SimRng, Tear, direct};
 
 use crate::rig::Rig;
 use crate::solo::{Solo, Step};
@@ -72,7 +72,7 @@ fn kill_untold(seed: u64) -> Result<bool, String> {
     do_all(&mut solo, &[Step::Write(0), Step::Flush])?;
     solo.world.set_faults(Faults { random: vec![(Call::Write, Fault::WriteBack, 100_000)], ..Faults::default() });
     do_all(&mut solo, &[Step::Write(0)])?;
-    let left = solo.world.kill(&mut Dice::new(seed));
+    let left = solo.world.kill(&mut SimRng::new(seed));
     let untold = left.untold_errors();
 
     let first = rig.open(&left, false, Access::ReadWrite);
@@ -98,15 +98,15 @@ fn scrub_and_kill(seed: u64) -> Result<usize, String> {
     let rig = Rig::sized(7, 4, None);
     let mut solo = Solo::new(&rig, seed, false);
     do_all(&mut solo, &[Step::Write(0), Step::Flush, Step::Write(1), Step::Write(2)])?;
-    solo.world = solo.world.power_cut(&mut Dice::new(seed), Tear::Sector);
+    solo.world = solo.world.power_cut(&mut SimRng::new(seed), Tear::Sector);
     solo.disk = None;
     solo.open()?.map_err(|error| format!("opening: {error:?}"))?;
     do_all(&mut solo, &[Step::Reopen])?;
 
     let killed = Arc::new(Mutex::new(Vec::new()));
-    let (at_each, dice) = (Arc::clone(&killed), Mutex::new(Dice::new(2)));
+    let (at_each, rng) = (Arc::clone(&killed), Mutex::new(SimRng::new(2)));
     solo.world.set_observer(Some(Arc::new(move |world| {
-        let left = world.kill(&mut dice.lock().expect("one thread"));
+        let left = world.kill(&mut rng.lock().expect("one thread"));
         at_each.lock().expect("one thread").push(left);
     })));
     do_all(&mut solo, &[Step::Scrub])?;
@@ -136,13 +136,13 @@ fn died_before_the_border(rig: &Rig, seed: u64) -> Result<(), String> {
     let mut solo = Solo::new(rig, seed, false);
     do_all(&mut solo, &[Step::Write(0), Step::Write(1), Step::Flush, Step::Toggle])?;
     let ends = Arc::new(Mutex::new(Vec::new()));
-    let (at_each, dice) = (Arc::clone(&ends), Mutex::new(Dice::new(seed)));
+    let (at_each, rng) = (Arc::clone(&ends), Mutex::new(SimRng::new(seed)));
     for round in 0..12 {
         do_all(&mut solo, &[if round % 2 == 0 { Step::WriteFua(0) } else { Step::ZeroFua(1) }, Step::WriteFua(2)])?;
         do_all(&mut solo, &[Step::ZeroFua(2)])?;
     }
     solo.world.set_observer(Some(Arc::new(move |world| {
-        let left = check::any_end(world, &mut dice.lock().expect("one thread"));
+        let left = check::any_end(world, &mut rng.lock().expect("one thread"));
         at_each.lock().expect("one thread").push(left);
     })));
     do_all(&mut solo, &[Step::Maintain])?;
@@ -167,7 +167,7 @@ fn log_that_lost_its_end(rig: &Rig, seed: u64) -> Result<(), String> {
     let failed = |error| format!("with a log that lost its end: {error:?}");
     let mut solo = Solo::new(rig, seed, seed % 2 == 0);
     do_all(&mut solo, &[Step::Write(0), Step::Flush, Step::Write(1), Step::Flush])?;
-    let world = solo.world.kill(&mut Dice::new(seed));
+    let world = solo.world.kill(&mut SimRng::new(seed));
     let is_log = |path: &str| path.strip_prefix("disk/log.").is_some_and(|number| number.parse::<u64>().is_ok());
     let log = world.raw_files().into_iter().filter(|file| is_log(&file.path)).max_by_key(|file| file.path.clone());
     let log = log.ok_or("there is no log")?;
@@ -214,22 +214,22 @@ pub(crate) fn kill_openings(seed: u64) -> Result<u64, String> {
     solo.world.set_faults(Faults::default());
     do_all(&mut solo, &[Step::Toggle, Step::Write(2), Step::Write(3), Step::Zero(3), Step::Zero(4), Step::Patch(4)])?;
 
-    let mut dice = Dice::new(seed);
-    let (encryption, left) = (solo.oracle.encryption(), solo.world.kill(&mut dice));
+    let mut rng = SimRng::new(seed);
+    let (encryption, left) = (solo.oracle.encryption(), solo.world.kill(&mut rng));
     let open = |world: &SimDisk| {
         let disk = check::open_when_told(&rig, world, encryption);
         disk.map_err(|error| format!("opening after a kill: {error:?}"))
     };
-    let killed_at = |world: &SimDisk, at: u64, dice: &mut Dice| {
-        let image = check::end_at(world, at, dice, SimDisk::kill);
+    let killed_at = |world: &SimDisk, at: u64, rng: &mut SimRng| {
+        let image = check::end_at(world, at, rng, SimDisk::kill);
         open(world)?;
         world.set_observer(None);
         Ok::<_, String>(image.lock().expect("one thread").take())
     };
     let mut images = 0;
-    while let Some(second) = killed_at(&left.kill(&mut dice), images + 1, &mut dice)? {
-        let at = 1 + dice.below(images + 1);
-        let third = killed_at(&second.kill(&mut dice), at, &mut dice)?;
+    while let Some(second) = killed_at(&left.kill(&mut rng), images + 1, &mut rng)? {
+        let at = 1 + rng.below(images + 1);
+        let third = killed_at(&second.kill(&mut rng), at, &mut rng)?;
         for world in std::iter::once(second).chain(third) {
             let found = check::content(&world, &open(&world)?)?;
             let at = |what| format!("killed in call {} of the opening: {what}", images + 1);
@@ -244,15 +244,15 @@ pub(crate) fn kill_openings(seed: u64) -> Result<u64, String> {
 /// there, and nothing is believed of notes whose pages may be lost.
 pub(crate) fn reset_under_a_kernel(seed: u64) -> Result<(), String> {
     direct(|| {
-        let mut dice = Dice::new(seed);
+        let mut rng = SimRng::new(seed);
         let rig = Rig::sized(seed, 6, Some(2)).with_boots(true);
         let mut solo = Solo::new(&rig, seed, false);
         do_all(&mut solo, &[Step::Write(0), Step::Write(1), Step::Flush, Step::Toggle, Step::Write(2), Step::Flush])?;
         do_all(&mut solo, &[Step::Toggle])?;
         // In a new plain layer, with nothing of it flushed.
         let unflushed = [Step::Write(0), Step::Write(2), Step::Patch(4), Step::Zero(1), Step::Write(3)];
-        do_all(&mut solo, &unflushed[..1 + dice.index(unflushed.len())])?;
-        let left = solo.world.reset(&mut dice, Tear::Sector);
+        do_all(&mut solo, &unflushed[..1 + rng.index(unflushed.len())])?;
+        let left = solo.world.reset(&mut rng, Tear::Sector);
         let disk = rig.open(&left, false, Access::ReadWrite).map_err(|error| format!("opening: {error:?}"))?;
         solo.oracle.check_ended(&check::content(&left, &disk)?, false)
     })

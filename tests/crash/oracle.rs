@@ -16,7 +16,7 @@ use smallvec::{SmallVec, smallvec};
 
 use crate::cells::CELLS_A_PAGE;
 use crate::check::Content;
-use crate::lines::LineModel;
+use crate::snapshots::SnapshotModel;
 
 /// Ways in which a page may be stored, as a set of bits.
 pub(crate) type Kinds = u8;
@@ -68,7 +68,7 @@ pub(crate) struct State {
     /// Pages of the disk: what is answered, and then what it may have instead, while it is being resized or rolled back
     /// and after that has failed.
     pub(crate) pages: Vec<usize>,
-    pub(crate) lines: Vec<LineModel>,
+    pub(crate) snapshots: Vec<SnapshotModel>,
     /// Begin of every read under way.
     pub(crate) reads: BTreeMap<u64, u64>,
     /// Sweeps under way.
@@ -251,13 +251,13 @@ impl Oracle {
 
     /// A recovered disk holds this, and it is durable: it was checked with [`Oracle::check_recovered`]. Numbers of
     /// requests go on.
-    pub(crate) fn settle(&self, content: &Content) {
+    pub(crate) fn accept(&self, content: &Content) {
         let mut state = self.state();
         let values: Vec<u64> = content.values.iter().map(|value| value.expect("checked before")).collect();
         let settled = Self::new(&values, &content.kinds, state.cells.len() / CELLS_A_PAGE, state.encryption);
         let settled = std::mem::take(&mut *settled.state());
-        let lines = content.lines.iter().map(LineModel::settled).collect();
-        *state = State { now: state.now, requests: state.requests, noting: state.noting, lines, ..settled };
+        let snapshots = content.lines.iter().map(SnapshotModel::settled).collect();
+        *state = State { now: state.now, requests: state.requests, noting: state.noting, snapshots, ..settled };
     }
 
     /// From now on a kill loses nothing that is answered, as long as the kernel is in `boot`. `None`: it may, because
@@ -302,7 +302,7 @@ impl Oracle {
                 return Err(format!("page {page} is stored as {stored:#b} after the crash; {}", histories.join("; ")));
             }
         }
-        state.check_lines(&content.lines)
+        state.check_snapshots(&content.lines)
     }
 }
 

@@ -7,7 +7,7 @@ use sealdisk::base::{BaseImage, BaseRecord, BaseRun};
 use sealdisk::crypto::keyring::DiskKeys;
 use sealdisk::disk::{Access, Disk, Options, Spec};
 use sealdisk::io::Dir;
-use sealdisk::io::sim::{Dice, SimDisk, direct, seeded};
+use sealdisk::io::sim::{SimDisk, SimRng, direct, seeded};
 use sealdisk::{PAGE, Result};
 use uuid::Uuid;
 
@@ -78,24 +78,24 @@ pub(crate) struct Rig {
 
 impl Rig {
     /// A disk of up to 24 pages with tiny limits.
-    pub(crate) fn random(dice: &mut Dice) -> Self {
-        let pages = 2 + dice.index(23);
-        let base = dice.coin().then(|| 1 + dice.below(pages as u64));
-        let mut rig = Self::sized(dice.roll(), pages, base);
-        rig.options.stripes = [1, 2, 4][dice.index(3)];
-        rig.options.stripe_pages = [1, 2, 8][dice.index(3)];
-        rig.options.log_bytes = [40, 48, 64][dice.index(3)] << 10;
-        rig.options.pending_extents = [8, 12, 40][dice.index(3)];
-        rig.boots = dice.coin();
+    pub(crate) fn random(rng: &mut SimRng) -> Self {
+        let pages = 2 + rng.index(23);
+        let base = rng.coin().then(|| 1 + rng.below(pages as u64));
+        let mut rig = Self::sized(rng.roll(), pages, base);
+        rig.options.stripes = [1, 2, 4][rng.index(3)];
+        rig.options.stripe_pages = [1, 2, 8][rng.index(3)];
+        rig.options.log_bytes = [40, 48, 64][rng.index(3)] << 10;
+        rig.options.pending_extents = [8, 12, 40][rng.index(3)];
+        rig.boots = rng.coin();
         rig
     }
 
     /// A disk of up to three pages, so that everybody meets everybody.
-    pub(crate) fn small(dice: &mut Dice) -> Self {
-        let pages = 1 + dice.index(3);
-        let base = dice.coin().then(|| 1 + dice.below(pages as u64));
-        let rig = Self::sized(dice.roll(), pages, base);
-        rig.with_boots(dice.coin())
+    pub(crate) fn small(rng: &mut SimRng) -> Self {
+        let pages = 1 + rng.index(3);
+        let base = rng.coin().then(|| 1 + rng.below(pages as u64));
+        let rig = Self::sized(rng.roll(), pages, base);
+        rig.with_boots(rng.coin())
     }
 
     /// A disk of `pages` over a base of `base_pages`.

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use sealdisk::io::sim::Dice;
+use sealdisk::io::sim::SimRng;
 use shuttle::scheduler::{Schedule, Scheduler, Task, TaskId};
 
 thread_local! {
@@ -18,14 +18,14 @@ pub(crate) fn seed() -> u64 {
 #[derive(Debug)]
 pub(crate) struct Seeded<I> {
     seeds: I,
-    dice: Dice,
+    rng: SimRng,
     /// Chance in 1,000 that the running task goes on where others could.
     stay: u32,
 }
 
 impl<I> Seeded<I> {
     pub(crate) fn new(seeds: I) -> Self {
-        Self { seeds, dice: Dice::new(0), stay: 0 }
+        Self { seeds, rng: SimRng::new(0), stay: 0 }
     }
 }
 
@@ -33,22 +33,22 @@ impl<I: Iterator<Item = u64>> Scheduler for Seeded<I> {
     fn new_execution(&mut self) -> Option<Schedule> {
         let seed = self.seeds.next()?;
         SEED.set(seed);
-        self.dice = Dice::new(!seed);
-        self.stay = [0, 300, 700, 950, 990][self.dice.index(5)];
+        self.rng = SimRng::new(!seed);
+        self.stay = [0, 300, 700, 950, 990][self.rng.index(5)];
         Some(Schedule::new(seed))
     }
 
     fn next_task(&mut self, runnable: &[&Task], current: Option<TaskId>, _is_yielding: bool) -> Option<TaskId> {
         let goes_on = current.filter(|current| runnable.iter().any(|task| task.id() == *current));
         if let Some(current) = goes_on
-            && self.dice.chance(self.stay)
+            && self.rng.chance(self.stay)
         {
             return Some(current);
         }
-        Some(runnable[self.dice.index(runnable.len())].id())
+        Some(runnable[self.rng.index(runnable.len())].id())
     }
 
     fn next_u64(&mut self) -> u64 {
-        self.dice.roll()
+        self.rng.roll()
     }
 }

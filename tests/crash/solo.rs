@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex};
 
 use sealdisk::disk::{Access, Disk, Durability, Swept};
-use sealdisk::io::sim::{Dice, Faults, SimDisk};
+use sealdisk::io::sim::{Faults, SimDisk, SimRng};
 use sealdisk::{ErrorKind, PAGE, Result};
 
 use crate::cells::{CELL, CELLS_A_PAGE, fill};
@@ -65,12 +65,12 @@ impl Solo {
     pub(crate) fn watch(&self, images: usize, seed: u64) -> Arc<Mutex<Option<String>>> {
         let failure = Arc::new(Mutex::new(None));
         let (slot, rig, oracle) = (Arc::clone(&failure), self.rig.clone(), Arc::clone(&self.oracle));
-        let dice = Mutex::new(Dice::new(seed));
+        let rng = Mutex::new(SimRng::new(seed));
         self.world.set_observer(Some(Arc::new(move |world| {
-            let (mut dice, mut slot) = (dice.lock().expect("one thread"), slot.lock().expect("one thread"));
+            let (mut rng, mut slot) = (rng.lock().expect("one thread"), slot.lock().expect("one thread"));
             for _ in 0..images {
-                let image = check::any_end(world, &mut dice);
-                if let Err(what) = check::recover(&rig, &image, &oracle, &mut dice) {
+                let image = check::any_end(world, &mut rng);
+                if let Err(what) = check::recover(&rig, &image, &oracle, &mut rng) {
                     slot.get_or_insert(format!("crash at call {}: {what}", world.calls()));
                 }
             }
@@ -122,15 +122,15 @@ impl Solo {
             Step::Reopen => self.reopen()?,
             Step::Snapshot => {
                 let (name, begin) = self.oracle.draw();
-                let answer = self.disk().snapshot(&name).map(drop);
+                let answer = self.disk().create_snapshot(&name).map(drop);
                 self.oracle.drawn(&name, begin, answer.is_ok());
                 answer
             }
-            Step::Delete => self.oracle.lines().first().map_or(Ok(()), |name| {
+            Step::Delete => self.oracle.snapshots().first().map_or(Ok(()), |name| {
                 self.oracle.erase(name);
                 self.disk().delete_snapshot(name).inspect(|()| self.oracle.erased(name))
             }),
-            Step::RollBack => self.oracle.lines().last().map_or(Ok(()), |name| {
+            Step::RollBack => self.oracle.snapshots().last().map_or(Ok(()), |name| {
                 let request = self.oracle.roll_back(name);
                 let answer = self.disk().roll_back(name);
                 self.oracle.rolled_back(name, request, answer.is_ok());
@@ -218,7 +218,7 @@ impl Solo {
         self.world.set_faults(Faults::default());
         let found = check::content(&self.world, &disk)?;
         self.oracle.check_recovered(&found)?;
-        self.oracle.settle(&found);
+        self.oracle.accept(&found);
         self.oracle.note_in(self.rig.boots.then(|| self.world.boot()));
         (self.disk, self.poisoned) = (Some(disk), false);
         Ok(Ok(()))

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use sealdisk::disk::{Disk, Durability};
-use sealdisk::io::sim::{Call, Dice, Fault, Faults, SimDisk, direct};
+use sealdisk::io::sim::{Call, Fault, Faults, SimDisk, SimRng, direct};
 use sealdisk::io::sync::RwLock;
 use sealdisk::{Error, ErrorKind};
 
@@ -14,7 +14,7 @@ use crate::check;
 use crate::oracle::{Change, Oracle, value_of};
 use crate::rig::Rig;
 
-mod on_lines;
+mod on_snapshots;
 
 /// What the clients are at: some races need more of the same than chance gives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,11 +27,11 @@ pub(crate) enum Mood {
     /// Reads while the setting changes and what was covered is punched.
     Punches,
     /// Snapshots come and go while what they let go of is punched.
-    Lines,
+    Snapshots,
 }
 
 const MOODS: [Mood; 8] =
-    [Mood::All, Mood::All, Mood::All, Mood::All, Mood::Syncs, Mood::Switches, Mood::Punches, Mood::Lines];
+    [Mood::All, Mood::All, Mood::All, Mood::All, Mood::Syncs, Mood::Switches, Mood::Punches, Mood::Snapshots];
 
 /// How a seed is run.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +59,7 @@ pub(super) struct Ring {
     /// The call at which it crashes.
     crash_at: u64,
     calls: AtomicU64,
-    dice: Mutex<Dice>,
+    rng: Mutex<SimRng>,
     /// What the crash has left.
     left: Mutex<Option<SimDisk>>,
     failure: Mutex<Option<String>>,
@@ -113,13 +113,13 @@ impl Ring {
         }
         let call = self.calls.fetch_add(1, Ordering::Relaxed);
         self.note_harm();
-        let mut dice = lock(&self.dice).fork();
+        let mut rng = lock(&self.rng).fork();
         if call == self.crash_at {
-            *lock(&self.left) = Some(check::any_end(world, &mut dice));
+            *lock(&self.left) = Some(check::any_end(world, &mut rng));
             self.stop();
-        } else if dice.chance(self.rate) {
-            let image = check::any_end(world, &mut dice);
-            if let Err(what) = check::recover(&self.rig, &image, &self.oracle(), &mut dice) {
+        } else if rng.chance(self.rate) {
+            let image = check::any_end(world, &mut rng);
+            if let Err(what) = check::recover(&self.rig, &image, &self.oracle(), &mut rng) {
                 self.fail(format!("an image at call {call}: {what}"));
             }
         }
@@ -147,33 +147,33 @@ impl Ring {
 
 /// Runs one seed. The error says what went wrong.
 pub(crate) fn run(seed: u64) -> Result<(), String> {
-    let mut dice = Dice::new(seed);
-    let rig = Rig::random(&mut dice);
-    run_on(&rig, STORM, dice)
+    let mut rng = SimRng::new(seed);
+    let rig = Rig::random(&mut rng);
+    run_on(&rig, STORM, rng)
 }
 
 /// Runs one seed for the digest of its calls; no crash image is looked at on the way.
 pub(crate) fn run_for_digest(seed: u64, one_task: bool) -> Result<(), String> {
-    let mut dice = Dice::new(seed);
-    let rig = Rig::random(&mut dice);
-    run_on(&rig, Plan { images: false, one_task, ..STORM }, dice)
+    let mut rng = SimRng::new(seed);
+    let rig = Rig::random(&mut rng);
+    run_on(&rig, Plan { images: false, one_task, ..STORM }, rng)
 }
 
 /// Runs one seed with several clients in one mood on a disk of few pages: for races that chance seldom meets elsewhere.
 pub(crate) fn run_crowded(seed: u64, mood: Mood) -> Result<(), String> {
-    let mut dice = Dice::new(seed);
-    let rig = Rig::small(&mut dice);
-    run_on(&rig, Plan { mood: Some(mood), ..STORM }, dice)
+    let mut rng = SimRng::new(seed);
+    let rig = Rig::small(&mut rng);
+    run_on(&rig, Plan { mood: Some(mood), ..STORM }, rng)
 }
 
-fn run_on(rig: &Rig, plan: Plan, mut dice: Dice) -> Result<(), String> {
-    let (mut world, oracle) = rig.fresh(dice.roll(), dice.coin());
+fn run_on(rig: &Rig, plan: Plan, mut rng: SimRng) -> Result<(), String> {
+    let (mut world, oracle) = rig.fresh(rng.roll(), rng.coin());
     let mut oracle = Arc::new(oracle);
-    for generation in 0..1 + dice.index(3) {
+    for generation in 0..1 + rng.index(3) {
         let told = |what| format!("generation {generation}: {what}");
-        (world, oracle) = one_generation(rig, world, oracle, plan, &mut dice).map_err(told)?;
+        (world, oracle) = one_generation(rig, world, oracle, plan, &mut rng).map_err(told)?;
     }
-    check::recover(rig, &world, &oracle, &mut dice).map(drop)
+    check::recover(rig, &world, &oracle, &mut rng).map(drop)
 }
 
 /// Opens the disk, lets the clients at it, and returns what an end has left, with an oracle that knows what it may be.
@@ -182,16 +182,16 @@ fn one_generation(
     world: SimDisk,
     oracle: Arc<Oracle>,
     plan: Plan,
-    dice: &mut Dice,
+    rng: &mut SimRng,
 ) -> Result<(SimDisk, Arc<Oracle>), String> {
     let crowded = plan.mood.is_some();
-    let mood = plan.mood.unwrap_or_else(|| MOODS[dice.index(MOODS.len())]);
-    let faulty = mood == Mood::Syncs || (!crowded && dice.one_in(3));
+    let mood = plan.mood.unwrap_or_else(|| MOODS[rng.index(MOODS.len())]);
+    let faulty = mood == Mood::Syncs || (!crowded && rng.one_in(3));
     if faulty {
-        world.set_capacity(dice.one_in(4).then(|| 40 + dice.below(30)));
-        world.set_faults(if mood == Mood::Syncs { failing_syncs() } else { random_faults(dice) });
+        world.set_capacity(rng.one_in(4).then(|| 40 + rng.below(30)));
+        world.set_faults(if mood == Mood::Syncs { failing_syncs() } else { random_faults(rng) });
     } else {
-        world.set_faults(Faults { nuisance: [0, 20][dice.index(2)], ..Faults::default() });
+        world.set_faults(Faults { nuisance: [0, 20][rng.index(2)], ..Faults::default() });
     }
     let ring = Arc::new(Ring {
         rig: rig.clone(),
@@ -199,10 +199,10 @@ fn one_generation(
         oracle,
         mood,
         faulty,
-        rate: [100, 500, 1000][dice.index(3)] * u32::from(plan.images),
-        crash_at: dice.below(600),
+        rate: [100, 500, 1000][rng.index(3)] * u32::from(plan.images),
+        crash_at: rng.below(600),
         calls: AtomicU64::new(0),
-        dice: Mutex::new(dice.fork()),
+        rng: Mutex::new(rng.fork()),
         left: Mutex::new(None),
         failure: Mutex::new(None),
         over: AtomicBool::new(false),
@@ -223,7 +223,7 @@ fn one_generation(
     })));
     let kept = ring.oracle.is_kept_by(world.boot());
     match check::open_when_told(rig, &world, ring.oracle().encryption()) {
-        Ok(disk) if !ring.is_over() => storm(&ring, disk, dice, kept),
+        Ok(disk) if !ring.is_over() => storm(&ring, disk, rng, kept),
         Ok(_) => {}
         Err(error) => ring.refused("opening", &error),
     }
@@ -233,7 +233,7 @@ fn one_generation(
         return Err(format!("{what}\nTHE RUN\n{}", world.trace()));
     }
     let left = lock(&ring.left).take();
-    let left = left.unwrap_or_else(|| check::any_end(&world, dice));
+    let left = left.unwrap_or_else(|| check::any_end(&world, rng));
     left.set_capacity(None);
     Ok((left, ring.oracle()))
 }
@@ -242,7 +242,7 @@ fn failing_syncs() -> Faults {
     Faults { random: vec![(Call::SyncData, Fault::Eio, 6000)], ..Faults::default() }
 }
 
-fn random_faults(dice: &mut Dice) -> Faults {
+fn random_faults(rng: &mut SimRng) -> Faults {
     let each = [
         (Call::SyncData, Fault::Eio, 3000),
         (Call::SyncData, Fault::Enospc, 500),
@@ -258,13 +258,13 @@ fn random_faults(dice: &mut Dice) -> Faults {
         (Call::SyncDir, Fault::Eio, 3000),
         (Call::SetSize, Fault::Enospc, 5000),
     ];
-    let share = 1 + dice.below(4);
-    let random = each.into_iter().filter(|_| dice.one_in(share)).collect();
-    Faults { nuisance: [0, 20][dice.index(2)], random, ..Faults::default() }
+    let share = 1 + rng.below(4);
+    let random = each.into_iter().filter(|_| rng.one_in(share)).collect();
+    Faults { nuisance: [0, 20][rng.index(2)], random, ..Faults::default() }
 }
 
 /// The life of an open disk: recovered content taken over, clients, and an end in good order if no crash came before.
-fn storm(ring: &Arc<Ring>, disk: Disk, dice: &mut Dice, kept: bool) {
+fn storm(ring: &Arc<Ring>, disk: Disk, rng: &mut SimRng, kept: bool) {
     let faults = ring.world.fired();
     let found = match direct(|| check::content(&ring.world, &disk)) {
         Ok(found) => found,
@@ -279,21 +279,21 @@ fn storm(ring: &Arc<Ring>, disk: Disk, dice: &mut Dice, kept: bool) {
     if let Err(what) = oracle.check_ended(&found, kept && !ring.world.was_harmed()) {
         return ring.fail(what);
     }
-    oracle.settle(&found);
+    oracle.accept(&found);
     // Without space no notes can be kept.
     let noting = ring.rig.boots && ring.world.capacity().is_none() && !ring.world.was_harmed();
     oracle.note_in(noting.then(|| ring.world.boot()));
     let disk = Arc::new(disk);
-    let clients = 1 + if ring.one_task { 0 } else { dice.index(4) };
+    let clients = 1 + if ring.one_task { 0 } else { rng.index(4) };
     let clients = (0..clients).map(|_| {
-        let (ring, disk, mut dice) = (Arc::clone(ring), Arc::clone(&disk), dice.fork());
-        let requests = 2 + dice.below(14);
+        let (ring, disk, mut rng) = (Arc::clone(ring), Arc::clone(&disk), rng.fork());
+        let requests = 2 + rng.below(14);
         shuttle::thread::spawn(move || {
             for _ in 0..requests {
                 if ring.is_over() {
                     break;
                 }
-                request(&ring, &disk, &mut dice);
+                request(&ring, &disk, &mut rng);
             }
         })
     });
@@ -301,12 +301,12 @@ fn storm(ring: &Arc<Ring>, disk: Disk, dice: &mut Dice, kept: bool) {
         client.join().expect("a client's panic ends the execution");
     }
     if !ring.is_over() {
-        at_rest(ring, &disk, dice);
+        at_rest(ring, &disk, rng);
     }
 }
 
 /// Nobody uses the disk: it holds what was answered, a scrub leaves nothing dead, closing keeps all.
-fn at_rest(ring: &Arc<Ring>, disk: &Arc<Disk>, dice: &mut Dice) {
+fn at_rest(ring: &Arc<Ring>, disk: &Arc<Disk>, rng: &mut SimRng) {
     let oracle = ring.oracle();
     ring.world.set_faults(Faults::default());
     ring.world.set_capacity(None);
@@ -327,14 +327,14 @@ fn at_rest(ring: &Arc<Ring>, disk: &Arc<Disk>, dice: &mut Dice) {
         Ok(()) if poisoned => return ring.fail("a flush of a poisoned disk succeeded".into()),
         Ok(()) => {
             oracle.flushed(begin);
-            oracle.settle(&found);
+            oracle.accept(&found);
         }
         Err(error) => ring.refused("a flush at rest", &error),
     }
-    if dice.coin() && !ring.faulty {
-        ring.note(direct(|| check::scrubbed(&ring.world, disk, &found, dice)));
+    if rng.coin() && !ring.faulty {
+        ring.note(direct(|| check::scrubbed(&ring.world, disk, &found, rng)));
     }
-    if dice.coin() && !ring.is_over() {
+    if rng.coin() && !ring.is_over() {
         close(ring, disk, poisoned);
     }
 }
@@ -362,28 +362,28 @@ fn close(ring: &Arc<Ring>, disk: &Arc<Disk>, poisoned: bool) {
 }
 
 /// One request, checked against the oracle.
-fn request(ring: &Ring, disk: &Disk, dice: &mut Dice) {
-    if ring.rig.woken.swap(false, Ordering::Relaxed) && dice.coin() {
+fn request(ring: &Ring, disk: &Disk, rng: &mut SimRng) {
+    if ring.rig.woken.swap(false, Ordering::Relaxed) && rng.coin() {
         return maintain(ring, disk);
     }
     let what = match ring.mood {
-        Mood::All => dice.below(100),
-        Mood::Syncs => [0, 0, 60, 60, 48][dice.index(5)],
-        Mood::Switches => [0, 0, 77, 77, 99, 99, 60][dice.index(7)],
-        Mood::Punches => [0, 0, 48, 48, 48, 77, 60, 83, 89][dice.index(9)],
-        Mood::Lines => [0, 0, 99, 99, 60, 83, 83, 89][dice.index(8)],
+        Mood::All => rng.below(100),
+        Mood::Syncs => [0, 0, 60, 60, 48][rng.index(5)],
+        Mood::Switches => [0, 0, 77, 77, 99, 99, 60][rng.index(7)],
+        Mood::Punches => [0, 0, 48, 48, 48, 77, 60, 83, 89][rng.index(9)],
+        Mood::Snapshots => [0, 0, 99, 99, 60, 83, 83, 89][rng.index(8)],
     };
     if what >= 92 {
-        return on_lines::request(ring, disk, dice);
+        return on_snapshots::request(ring, disk, rng);
     }
     let _size_stays = ring.sized.read();
     match what {
-        0..32 => change(ring, disk, dice, Change::Data),
-        32..44 => change(ring, disk, dice, Change::Zero),
-        44..48 => change(ring, disk, dice, Change::WriteZeros),
-        48..60 => read(ring, disk, dice),
+        0..32 => change(ring, disk, rng, Change::Data),
+        32..44 => change(ring, disk, rng, Change::Zero),
+        44..48 => change(ring, disk, rng, Change::WriteZeros),
+        48..60 => read(ring, disk, rng),
         60..77 => flush(ring, disk),
-        77..83 => toggle(ring, disk, dice),
+        77..83 => toggle(ring, disk, rng),
         83..89 => maintain(ring, disk),
         _ => {
             if let Err(error) = disk.scrub() {
@@ -394,20 +394,20 @@ fn request(ring: &Ring, disk: &Disk, dice: &mut Dice) {
 }
 
 /// Whole pages mostly, sometimes half ones.
-fn any_range(ring: &Ring, dice: &mut Dice) -> std::ops::Range<usize> {
+fn any_range(ring: &Ring, rng: &mut SimRng) -> std::ops::Range<usize> {
     let cells = ring.oracle().pages() * CELLS_A_PAGE;
     // Whole blocks are what `try_write` takes.
-    let unit = [1, 2, 2, 2, 2, 2, 2, 16][dice.index(8)];
-    let start = dice.index(cells) / unit * unit;
-    let most = [1, 2, 6][dice.index(3)];
-    let len = (1 + dice.index(most)) * unit;
+    let unit = [1, 2, 2, 2, 2, 2, 2, 16][rng.index(8)];
+    let start = rng.index(cells) / unit * unit;
+    let most = [1, 2, 6][rng.index(3)];
+    let len = (1 + rng.index(most)) * unit;
     start..(start + len).min(cells)
 }
 
-fn change(ring: &Ring, disk: &Disk, dice: &mut Dice, change: Change) {
-    let cells = any_range(ring, dice);
+fn change(ring: &Ring, disk: &Disk, rng: &mut SimRng, change: Change) {
+    let cells = any_range(ring, rng);
     let (offset, len) = ((cells.start * CELL) as u64, cells.len() * CELL);
-    let fua = dice.one_in(if ring.mood == Mood::Syncs { 1 } else { 4 });
+    let fua = rng.one_in(if ring.mood == Mood::Syncs { 1 } else { 4 });
     let durability = if fua { Durability::Fua } else { Durability::Volatile };
     let (oracle, poisoned) = (ring.oracle(), ring.poisoned.load(Ordering::Relaxed));
     let request = oracle.begin(cells.clone(), change);
@@ -418,7 +418,7 @@ fn change(ring: &Ring, disk: &Disk, dice: &mut Dice, change: Change) {
     let answer = match change {
         Change::Zero => disk.zero(offset, len as u64, durability),
         Change::WriteZeros => disk.write_zeros(offset, len as u64, durability),
-        Change::Data if !fua && dice.one_in(4) => match disk.try_write(offset, &data) {
+        Change::Data if !fua && rng.one_in(4) => match disk.try_write(offset, &data) {
             Ok(false) => return oracle.cancel(request, cells),
             other => other.map(drop),
         },
@@ -435,14 +435,14 @@ fn change(ring: &Ring, disk: &Disk, dice: &mut Dice, change: Change) {
     }
 }
 
-fn read(ring: &Ring, disk: &Disk, dice: &mut Dice) {
-    let cells = any_range(ring, dice);
+fn read(ring: &Ring, disk: &Disk, rng: &mut SimRng) {
+    let cells = any_range(ring, rng);
     let mut data = vec![0xee; cells.len() * CELL];
     let offset = (cells.start * CELL) as u64;
     let oracle = ring.oracle();
     let begin = oracle.begin_read();
     let answer =
-        if dice.one_in(3) { disk.try_read(offset, &mut data) } else { disk.read(offset, &mut data).map(|()| true) };
+        if rng.one_in(3) { disk.try_read(offset, &mut data) } else { disk.read(offset, &mut data).map(|()| true) };
     match answer {
         _ if ring.is_over() => {}
         Ok(true) => {
@@ -469,11 +469,11 @@ fn flush(ring: &Ring, disk: &Disk) {
 }
 
 /// As the account does: one at a time, the setting stored before the disk learns of it.
-fn toggle(ring: &Ring, disk: &Disk, dice: &mut Dice) {
+fn toggle(ring: &Ring, disk: &Disk, rng: &mut SimRng) {
     if ring.toggling.swap(true, Ordering::Relaxed) {
         return;
     }
-    let (oracle, on) = (ring.oracle(), dice.coin());
+    let (oracle, on) = (ring.oracle(), rng.coin());
     oracle.toggle(on);
     disk.set_encryption(on);
     oracle.toggled();

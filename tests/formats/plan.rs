@@ -95,7 +95,7 @@ pub(crate) fn lead(disk: Uuid, dir: &MemoryDir, keys: &DiskKeys, sample: &str) -
     }
     if disk == CLONE {
         below = mixed_as_kept();
-        spec.parent = Some(Parent { disk: MIXED, line: 1, size: spec.size, owned: false });
+        spec.parent = Some(Parent { disk: MIXED, snapshot: 1, size: spec.size, owned: false });
     }
     let here: Arc<MemoryDir> = Arc::new(dir.clone());
     let encryption = disk != PLAIN;
@@ -134,7 +134,7 @@ fn mixed(life: &mut Life) -> Result<Vec<(String, Vec<u8>)>> {
     life.disk.set_encryption(false);
     life.write(2..3, b'b')?;
     life.write(20..21, b'b')?;
-    life.disk.snapshot(SNAPSHOT)?;
+    life.disk.create_snapshot(SNAPSHOT)?;
     let kept = life.live.clone();
     life.disk.set_encryption(true);
     life.write(1..2, b'c')?;
@@ -142,7 +142,7 @@ fn mixed(life: &mut Life) -> Result<Vec<(String, Vec<u8>)>> {
     life.disk.rotate_key()?;
     life.write(7..8, b'd')?;
     life.resize(PAGES + 8)?;
-    life.disk.snapshot("second")?;
+    life.disk.create_snapshot("second")?;
     let second = life.live.clone();
     life.disk.set_encryption(false);
     life.write(PAGES..PAGES + 2, b'e')?;
@@ -165,15 +165,15 @@ fn ended(mut life: Life) -> Result<(Content, Content)> {
     life.disk.maintain()?;
     life.disk.set_encryption(false);
     life.write(4..8, b'b')?;
-    life.disk.snapshot("first")?;
+    life.disk.create_snapshot("first")?;
     let first = life.live.clone();
     life.zero(1..2)?;
     life.write(5..6, b'c')?;
     life.disk.set_encryption(true);
-    life.disk.snapshot("gone")?;
+    life.disk.create_snapshot("gone")?;
     life.resize(PAGES + 8)?;
     life.disk.delete_snapshot("gone")?;
-    life.disk.snapshot("back")?;
+    life.disk.create_snapshot("back")?;
     let back = life.live.clone();
     life.write(6..7, b'd')?;
     life.disk.flush()?;

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::attacker::Attacker;
 use crate::client::Client;
 use crate::support::{Account, MIB, program, run, stderr_of_failure, stdout_of};
-use crate::thief::Thief;
 
 /// The wrapped data key in the first slot of a disk (docs/format.md), whichever of its two copies.
 fn wrapped_data_key(account: &Account, uuid: &str) -> Vec<u8> {
@@ -127,8 +127,8 @@ const KEYS: [&str; 4] = ["a, layer 1", "account key", "b, layer 1", "b, layer 2"
 #[test]
 fn an_account_is_beyond_reading() {
     let account = account_with_data();
-    let thief = Thief::new(&account, &["a", "b"]);
-    assert_eq!(thief.finds(&account.dir()), KEYS, "the search finds what is there");
+    let attacker = Attacker::new(&account, &["a", "b"]);
+    assert_eq!(attacker.finds(&account.dir()), KEYS, "the search finds what is there");
     let path = account.dir().join("account.toml");
     let settings = fs::read_to_string(&path).expect("account.toml");
     let id = settings.split("account = \"").nth(1).and_then(|rest| rest.split('"').next()).expect("an id");
@@ -136,7 +136,7 @@ fn an_account_is_beyond_reading() {
     let refused = stderr_of_failure(account.command().args(["key", "erase", "--account"]));
     assert!(refused.contains(&format!("--yes-erase {id}")), "{refused}");
     account.sealdisk(&["key", "erase", "--account", "--yes-erase", id]);
-    assert_eq!(thief.finds(&account.dir()), Vec::<String>::new());
+    assert_eq!(attacker.finds(&account.dir()), Vec::<String>::new());
     assert_eq!(account.files_with(SECRET), Vec::<PathBuf>::new());
     for verb in [&["serve"][..], &["key", "restore"], &["create", "c", "--size", "1M"], &["scrub", "a", "--wait"]] {
         let refused = stderr_of_failure(account.command().args(verb));
@@ -144,7 +144,7 @@ fn an_account_is_beyond_reading() {
     }
 
     fs::write(&path, &settings).expect("an old copy put back");
-    assert_eq!(thief.finds(&account.dir()), ["account key"]);
+    assert_eq!(attacker.finds(&account.dir()), ["account key"]);
     for disk in ["a", "b"] {
         let refused = stderr_of_failure(account.command().args(["scrub", disk, "--wait"]));
         assert!(refused.contains("wrapped data keys are gone"), "{refused}");
@@ -156,13 +156,13 @@ fn an_account_is_beyond_reading() {
 fn an_account_whose_settings_are_damaged_is_erased_all_the_same() {
     for served in [false, true] {
         let account = account_with_data();
-        let thief = Thief::new(&account, &["a", "b"]);
+        let attacker = Attacker::new(&account, &["a", "b"]);
         let server = served.then(|| account.serve());
         let path = account.dir().join("account.toml");
         let mut damaged = fs::read(&path).expect("account.toml");
         damaged[3] = 0xFF;
         fs::write(&path, &damaged).expect("damaged");
-        assert_eq!(thief.finds(&account.dir()), KEYS, "the wrapped key is still in it");
+        assert_eq!(attacker.finds(&account.dir()), KEYS, "the wrapped key is still in it");
         if !served {
             let refused = stderr_of_failure(account.command().args(["scrub", "a", "--wait"]));
             assert!(refused.contains("account.toml"), "{refused}");
@@ -175,7 +175,7 @@ fn an_account_whose_settings_are_damaged_is_erased_all_the_same() {
         stderr_of_failure(account.command().args(["key", "erase", "--account", "--yes-erase", "account"]));
         assert_eq!(fs::read(&path).expect("account.toml"), damaged, "nothing was done");
         account.sealdisk(&["key", "erase", "--account", "--yes-erase", dir]);
-        assert_eq!(thief.finds(&account.dir()), Vec::<String>::new());
+        assert_eq!(attacker.finds(&account.dir()), Vec::<String>::new());
         drop(server);
         let refused = stderr_of_failure(account.command().arg("serve"));
         assert!(refused.contains("erased"), "{refused}");

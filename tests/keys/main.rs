@@ -6,12 +6,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod attacker;
 mod audit;
 mod client;
 mod compromised;
 mod erase;
 mod export;
 mod hidden;
+mod key_usage;
 mod load;
 mod locked;
 mod memory;
@@ -27,5 +29,3 @@ mod sources;
 mod tamper;
 mod tamper_log;
 mod terminal;
-mod thief;
-mod wear;

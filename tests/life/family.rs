@@ -10,7 +10,7 @@ use rand::seq::IteratorRandom;
 use rand::{RngExt, SeedableRng};
 use sealdisk::ErrorKind;
 use sealdisk::account::lock::{AccountLock, Hold};
-use sealdisk::account::make::Place;
+use sealdisk::account::make::NewAccountDir;
 use sealdisk::account::name::BlobName;
 use sealdisk::account::registry::{Keys, Registry};
 use sealdisk::account::settings::Settings;
@@ -37,7 +37,7 @@ fn kek() -> Kek {
 }
 
 fn make(path: &Path) {
-    let place = Place::prepare(path).expect("a place");
+    let place = NewAccountDir::prepare(path).expect("a place");
     let source = SourceRecord::Credential { name: "kek".into() };
     Settings::create(place.dir(), uuid::Uuid::from_u128(9), &kek(), source, true).expect("settings");
     place.keep().expect("made");
@@ -289,8 +289,8 @@ fn what_a_crash_left_of_a_clone_goes_with_the_next_opening() {
     assert_eq!(refused.kind(), ErrorKind::InvalidInput);
     // As a clone that comes to nothing leaves it.
     let disk = registry.disk(&name(0)).expect("a disk");
-    disk.snapshot(&orphan).expect("drawn");
-    disk.snapshot("clone-of-mine").expect("drawn");
+    disk.create_snapshot(&orphan).expect("drawn");
+    disk.create_snapshot("clone-of-mine").expect("drawn");
     drop(disk);
     registry.close().expect("closed");
     drop(registry);

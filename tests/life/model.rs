@@ -62,7 +62,7 @@ fn two_hundred_snapshots_come_and_go_as_the_model_says() {
         let roll = random.random_range(0..100);
         let pick = lines.keys().nth(random.random_range(0..lines.len().max(1))).copied();
         if drawn < SNAPSHOTS && (roll < 70 || lines.is_empty()) {
-            disk.snapshot(&format!("s{drawn}")).expect("drawn");
+            disk.create_snapshot(&format!("s{drawn}")).expect("drawn");
             lines.insert(drawn, live.clone());
             drawn += 1;
         } else if let Some(number) = pick {

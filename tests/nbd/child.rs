@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use sealdisk::nbd::{Config, Tls};
 
-use crate::house::{Counting, House, MIB, Shelf};
+use crate::fixture::{Counting, MIB, ServerFixture, Shelf};
 use crate::tls::server_files;
 
 const SIZE: &str = "SEALDISK_TEST_SERVE_SIZE";
@@ -29,10 +29,10 @@ fn serve_when_told_to() {
     config.max_connections = number(CONNECTIONS).map_or(config.max_connections, |n| n as usize);
     config.budget = number(BUDGET).map_or(config.budget, |n| n as usize);
     config.tls = std::env::var_os(CERTIFICATES).map(|folder| Tls::load(server_files(folder.as_ref())).unwrap());
-    let house = House::new(&shelf, config);
-    println!("\nserving {}", house.socket.display());
+    let fixture = ServerFixture::new(&shelf, config);
+    println!("\nserving {}", fixture.socket.display());
     let _ = std::io::stdin().read(&mut [0]);
-    drop(house);
+    drop(fixture);
     drop(Arc::into_inner(shelf));
 }
 

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use sealdisk::nbd::Config;
 
-use crate::house::{Counting, House, MIB, Shelf};
+use crate::fixture::{Counting, MIB, ServerFixture, Shelf};
 use crate::transmission::pattern;
 
 /// Runs a program that has to succeed, and gives what it printed.
@@ -20,10 +20,10 @@ fn libnbd_sends_almost_anything() {
     let shelf = Shelf::new();
     let disk = shelf.add("disk", 16 * MIB, Some(Counting(MIB)));
     shelf.put("fixed", &disk, true);
-    let house = House::new(&shelf, Config::default());
+    let fixture = ServerFixture::new(&shelf, Config::default());
     let battery = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/nbd/battery.py");
     // Debian's bindings belong to Debian's interpreter.
-    print!("{}", run("/usr/bin/python3", &[battery, house.socket.to_str().unwrap()]));
+    print!("{}", run("/usr/bin/python3", &[battery, fixture.socket.to_str().unwrap()]));
 }
 
 #[test]
@@ -31,8 +31,8 @@ fn nbdinfo_shows_our_own_context() {
     let shelf = Shelf::new();
     let disk = shelf.add("disk", 4 * MIB, Some(Counting(MIB)));
     disk.write(2 * MIB, &pattern(1, 4096), sealdisk::disk::Durability::Volatile).unwrap();
-    let house = House::new(&shelf, Config::default());
-    let uri = format!("nbd+unix:///disk?socket={}", house.socket.display());
+    let fixture = ServerFixture::new(&shelf, Config::default());
+    let uri = format!("nbd+unix:///disk?socket={}", fixture.socket.display());
     let map = run("nbdinfo", &["--map=sealdisk:encryption", &uri]);
     let runs: Vec<Vec<u64>> =
         map.lines().map(|line| line.split_whitespace().take(3).map(|field| field.parse().unwrap()).collect()).collect();
@@ -44,10 +44,10 @@ fn nbdinfo_shows_our_own_context() {
 /// sizes (so that it would show if we advertised other ones).
 #[test]
 fn data_survives_what_nbdkit_puts_in_between() {
-    let (house, _disk) = House::plain(4 * MIB);
-    let image = house.shelf.path("image");
+    let (fixture, _disk) = ServerFixture::plain(4 * MIB);
+    let image = fixture.shelf.path("image");
     std::fs::write(&image, pattern(3, 4 << 20)).unwrap();
-    let (image, uri) = (image.to_str().unwrap(), format!("uri=nbd+unix:///disk?socket={}", house.socket.display()));
+    let (image, uri) = (image.to_str().unwrap(), format!("uri=nbd+unix:///disk?socket={}", fixture.socket.display()));
     let copies = format!("nbdcopy {image} \"$uri\" && nbdcopy \"$uri\" {image}.back && cmp {image} {image}.back");
     let filters = ["retry-request", "error", "delay", "blocksize-policy"].map(|filter| format!("--filter={filter}"));
     let mut arguments = vec!["--exit-with-parent", "-U", "-"];

@@ -10,7 +10,7 @@ use sealdisk::nbd::Config;
 use sealdisk::nbd::wire::transmission::{HeaderStyle, ReplyHeader, command, command_flag as cflag};
 use sealdisk::{Error, ErrorKind, Result};
 
-use crate::house::{House, MIB, Shelf};
+use crate::fixture::{MIB, ServerFixture, Shelf};
 use crate::raw::Client;
 use crate::transmission::pattern;
 
@@ -54,7 +54,7 @@ impl Base {
     }
 
     /// Waits until so many reads wait; gives how many do a while later.
-    fn settle(&self, waiting: usize) -> usize {
+    fn wait_for_reads(&self, waiting: usize) -> usize {
         drop(self.moved.wait_while(self.gate.lock().unwrap(), |gate| gate.waiting < waiting).unwrap());
         std::thread::sleep(Duration::from_millis(50));
         self.gate.lock().unwrap().waiting
@@ -95,10 +95,10 @@ impl BaseImage for Base {
     }
 }
 
-fn house(base: &Arc<Base>, config: Config) -> House {
+fn fixture(base: &Arc<Base>, config: Config) -> ServerFixture {
     let shelf = Shelf::new();
     shelf.add_over("disk", SIZE, Some(Arc::clone(base) as Arc<dyn BaseImage>));
-    House::new(&shelf, config)
+    ServerFixture::new(&shelf, config)
 }
 
 /// DF where there is such a flag.
@@ -111,9 +111,9 @@ fn cold_reads_of_every_size_and_form_are_right() {
     let base = Base::new(false, 0..0);
     // Ordinary limits, and so little memory that every wait is done by the connection itself.
     for config in [Config::default(), Config { budget: MIB as usize, max_connections: 8, ..Config::default() }] {
-        let house = house(&base, config);
+        let fixture = fixture(&base, config);
         for style in STYLES {
-            let mut client = Client::attached(&house.socket, style);
+            let mut client = Client::attached(&fixture.socket, style);
             for (offset, len) in
                 [(0, 1), (511, 4096), (4096, 65_536), (1000, 200_001), (MIB - 5, 3 << 20), (0, 8 << 20)]
             {
@@ -142,14 +142,15 @@ fn only_so_many_reads_wait_for_the_disk_at_once() {
         (Config { max_in_flight: 2, ..Config::default() }, 1, 7, 2),
         (Config { max_in_flight: 2, ..Config::default() }, 3, 7, 6),
     ] {
-        let house = house(&base, config);
-        let mut clients: Vec<_> = (0..clients).map(|_| Client::attached(&house.socket, HeaderStyle::Simple)).collect();
+        let fixture = fixture(&base, config);
+        let mut clients: Vec<_> =
+            (0..clients).map(|_| Client::attached(&fixture.socket, HeaderStyle::Simple)).collect();
         base.close();
         let mut asked = Vec::new();
         for client in &mut clients {
             asked.push((0..reads).map(|n| client.request(command::READ, 0, n * 4096, 512, &[])).collect::<Vec<_>>());
         }
-        let settled = base.settle(waiting);
+        let settled = base.wait_for_reads(waiting);
         base.open();
         assert_eq!(settled, waiting);
         for (client, mut asked) in clients.iter_mut().zip(asked) {
@@ -164,9 +165,9 @@ fn only_so_many_reads_wait_for_the_disk_at_once() {
 #[test]
 fn a_slow_request_holds_up_no_quick_one() {
     let base = Base::new(false, 0..0);
-    let house = house(&base, Config::default());
+    let fixture = fixture(&base, Config::default());
     for style in STYLES {
-        let mut client = Client::attached(&house.socket, style);
+        let mut client = Client::attached(&fixture.socket, style);
         let quick = pattern(4, 4096);
         client.write(2 * MIB, &quick);
         base.close();
@@ -212,13 +213,13 @@ fn a_slow_request_holds_up_no_quick_one() {
 #[test]
 fn a_stopping_server_waits_for_slow_requests() {
     let base = Base::new(false, 0..0);
-    let mut house = house(&base, Config { shutdown_grace: std::time::Duration::ZERO, ..Config::default() });
-    let mut client = Client::attached(&house.socket, HeaderStyle::Structured);
+    let mut fixture = fixture(&base, Config { shutdown_grace: std::time::Duration::ZERO, ..Config::default() });
+    let mut client = Client::attached(&fixture.socket, HeaderStyle::Structured);
     base.close();
     let cookie = client.request(command::READ, 0, 0, 4096, &[]);
     // Answered behind it, so that the slow one has begun.
     client.write(2 * MIB, &[1; 512]);
-    house.stop();
+    fixture.stop();
     let opener = std::thread::spawn({
         let base = Arc::clone(&base);
         move || {
@@ -228,7 +229,7 @@ fn a_stopping_server_waits_for_slow_requests() {
     });
     assert!(client.read_reply(cookie, 0, 4096).unwrap().0 == base.content[..4096]);
     client.assert_ended();
-    house.join();
+    fixture.join();
     opener.join().unwrap();
 }
 
@@ -236,9 +237,9 @@ fn a_stopping_server_waits_for_slow_requests() {
 fn bad_sectors_fail_the_reads_that_meet_them() {
     for cached in [false, true] {
         let base = Base::new(cached, 5 * MIB..5 * MIB + 512);
-        let house = house(&base, Config::default());
+        let fixture = fixture(&base, Config::default());
         for style in STYLES {
-            let mut client = Client::attached(&house.socket, style);
+            let mut client = Client::attached(&fixture.socket, style);
             for (offset, len) in [(5 * MIB, 512), (5 * MIB - 4096, 65_536), (4 * MIB, 4 << 20)] {
                 // Cached, a long simple reply has begun when the error comes: see below.
                 if !(cached && style == HeaderStyle::Simple && len > 1 << 20) {
@@ -255,8 +256,8 @@ fn bad_sectors_fail_the_reads_that_meet_them() {
 #[test]
 fn a_simple_reply_that_cannot_be_completed_ends_the_connection() {
     let base = Base::new(true, 5 * MIB..5 * MIB + 512);
-    let house = house(&base, Config::default());
-    let mut client = Client::attached(&house.socket, HeaderStyle::Simple);
+    let fixture = fixture(&base, Config::default());
+    let mut client = Client::attached(&fixture.socket, HeaderStyle::Simple);
     client.request(command::READ, 0, 4 * MIB, 4 * MIB, &[]);
     let header = client.receive(16);
     assert_eq!(header[4..8], [0; 4]);
@@ -269,8 +270,8 @@ fn a_simple_reply_that_cannot_be_completed_ends_the_connection() {
 #[test]
 fn errors_of_reads_name_the_place() {
     let base = Base::new(false, 5 * MIB..5 * MIB + 512);
-    let house = house(&base, Config::default());
-    let mut client = Client::attached(&house.socket, HeaderStyle::Structured);
+    let fixture = fixture(&base, Config::default());
+    let mut client = Client::attached(&fixture.socket, HeaderStyle::Structured);
     let cookie = client.request(command::READ, 0, 5 * MIB, 512, &[]);
     let reply = client.reply(0);
     let kind = 0x8002;
@@ -284,9 +285,9 @@ fn errors_of_reads_name_the_place() {
 #[test]
 fn unaligned_writes_over_a_cold_base_are_done() {
     let base = Base::new(false, 0..0);
-    let house = house(&base, Config::default());
+    let fixture = fixture(&base, Config::default());
     for style in STYLES {
-        let mut client = Client::attached(&house.socket, style);
+        let mut client = Client::attached(&fixture.socket, style);
         for (offset, len) in [(1, 5), (600, 70_000), (MIB + 1, 1 << 20)] {
             let data = pattern(offset, len);
             client.write(offset, &data);
@@ -301,8 +302,8 @@ fn unaligned_writes_over_a_cold_base_are_done() {
 
 #[test]
 fn a_closed_disk_answers_that_it_is_closed() {
-    let (house, disk) = House::plain(MIB);
-    let mut client = Client::attached(&house.socket, HeaderStyle::Structured);
+    let (fixture, disk) = ServerFixture::plain(MIB);
+    let mut client = Client::attached(&fixture.socket, HeaderStyle::Structured);
     disk.write(0, b"last", Durability::Volatile).unwrap();
     disk.close().unwrap();
     for error in [

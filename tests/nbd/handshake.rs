@@ -6,7 +6,7 @@ use sealdisk::nbd::Config;
 use sealdisk::nbd::wire::handshake::{MetaContextRequest, OptionHeader, OptionType};
 use sealdisk::nbd::wire::transmission::{HeaderStyle, command, flag};
 
-use crate::house::{House, MIB, Shelf};
+use crate::fixture::{MIB, ServerFixture, Shelf};
 use crate::raw::{ACK, Client, ERR, INFO, META_CONTEXT, OptionReply, SERVER, polite};
 
 const ERR_UNSUP: u32 = ERR + 1;
@@ -28,15 +28,15 @@ fn only(replies: &[OptionReply]) -> u32 {
 
 #[test]
 fn a_polite_client_is_served() {
-    let (house, _disk) = House::plain(MIB);
-    polite(&house.socket);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
+    polite(&fixture.socket);
 }
 
 #[test]
 fn unknown_client_flags_end_the_session() {
-    let (house, _disk) = House::plain(MIB);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
     for flags in [4, 1 << 31, 7] {
-        let mut client = Client::connect(&house.socket);
+        let mut client = Client::connect(&fixture.socket);
         client.greet(flags);
         client.assert_ended();
     }
@@ -44,10 +44,10 @@ fn unknown_client_flags_end_the_session() {
 
 #[test]
 fn export_name_answers_with_and_without_zeroes() {
-    let (house, disk) = House::plain(MIB);
+    let (fixture, disk) = ServerFixture::plain(MIB);
     for (flags, zeroes) in [(3, 0), (1, 124), (2, 0), (0, 124)] {
         for name in ["disk", ""] {
-            let mut client = Client::connect(&house.socket);
+            let mut client = Client::connect(&fixture.socket);
             client.greet(flags);
             client.send_option(OptionType::ExportName, name.as_bytes());
             assert_eq!(client.receive(8), disk.size().to_be_bytes());
@@ -63,24 +63,24 @@ fn export_name_answers_with_and_without_zeroes() {
 
 #[test]
 fn export_name_of_nothing_ends_the_session() {
-    let (house, _disk) = House::plain(MIB);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
     let long = vec![b'x'; 5000];
     for name in [&b"nothing"[..], b"dis\xff", b"disk\0", &long] {
-        let mut client = Client::greeted(&house.socket);
+        let mut client = Client::greeted(&fixture.socket);
         client.send_option(OptionType::ExportName, name);
         client.assert_ended();
     }
     // A client with extended headers has to use GO.
-    let mut client = Client::greeted(&house.socket);
-    client.settle(HeaderStyle::Extended);
+    let mut client = Client::greeted(&fixture.socket);
+    client.negotiate(HeaderStyle::Extended);
     client.send_option(OptionType::ExportName, b"disk");
     client.assert_ended();
 }
 
 #[test]
 fn a_client_that_is_not_fixed_newstyle_has_export_name_only() {
-    let (house, _disk) = House::plain(MIB);
-    let mut client = Client::connect(&house.socket);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
+    let mut client = Client::connect(&fixture.socket);
     client.greet(0);
     client.send_option(OptionType::List, &[]);
     client.assert_ended();
@@ -88,9 +88,9 @@ fn a_client_that_is_not_fixed_newstyle_has_export_name_only() {
 
 #[test]
 fn abort_is_acknowledged_whatever_data_it_has() {
-    let (house, _disk) = House::plain(MIB);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
     for data in [&b""[..], b"leaving"] {
-        let mut client = Client::greeted(&house.socket);
+        let mut client = Client::greeted(&fixture.socket);
         assert_eq!(only(&client.option(OptionType::Abort, data)), ACK);
         client.assert_ended();
     }
@@ -99,8 +99,8 @@ fn abort_is_acknowledged_whatever_data_it_has() {
 #[test]
 fn list_names_and_describes_every_export_of_the_moment() {
     let (shelf, disk) = Shelf::with_disk(MIB);
-    let house = House::new(&shelf, Config::default());
-    let mut client = Client::greeted(&house.socket);
+    let fixture = ServerFixture::new(&shelf, Config::default());
+    let mut client = Client::greeted(&fixture.socket);
     let listed = |client: &mut Client| -> Vec<(String, String)> {
         let replies = client.option(OptionType::List, &[]);
         let (last, servers) = replies.split_last().unwrap();
@@ -132,8 +132,8 @@ fn a_list_of_thousands_comes_in_pieces_and_to_a_client_that_takes_them() {
     let name = |index: usize| format!("{index:0200}");
     (0..EXPORTS).for_each(|index| shelf.put(&name(index), &disk, true));
     let limit = std::time::Duration::from_millis(500);
-    let house = House::new(&shelf, Config { handshake_timeout: limit, ..Config::default() });
-    let mut client = Client::greeted(&house.socket);
+    let fixture = ServerFixture::new(&shelf, Config { handshake_timeout: limit, ..Config::default() });
+    let mut client = Client::greeted(&fixture.socket);
     let replies = client.option(OptionType::List, &[]);
     assert_eq!(replies.len(), EXPORTS + 2);
     let listed = replies.iter().filter(|reply| reply.kind == SERVER).map(|reply| reply.data[4..204].to_vec());
@@ -144,7 +144,7 @@ fn a_list_of_thousands_comes_in_pieces_and_to_a_client_that_takes_them() {
         assert_eq!(client.info(OptionType::Info, &name(index), &[]).last().unwrap().kind, ACK);
     }
     // One that takes nothing has its time.
-    let mut stuck = Client::greeted(&house.socket);
+    let mut stuck = Client::greeted(&fixture.socket);
     let began = std::time::Instant::now();
     stuck.send_option(OptionType::List, &[]);
     std::thread::sleep(limit * 4);
@@ -154,17 +154,17 @@ fn a_list_of_thousands_comes_in_pieces_and_to_a_client_that_takes_them() {
 
 #[test]
 fn an_attached_disk_stays_when_its_export_goes() {
-    let (house, _disk) = House::plain(MIB);
-    let mut client = Client::attached(&house.socket, HeaderStyle::Structured);
-    house.shelf.remove("disk");
+    let (fixture, _disk) = ServerFixture::plain(MIB);
+    let mut client = Client::attached(&fixture.socket, HeaderStyle::Structured);
+    fixture.shelf.remove("disk");
     client.write(0, b"still here");
     assert_eq!(client.read(0, 10), b"still here");
 }
 
 #[test]
 fn options_without_data_refuse_data() {
-    let (house, _disk) = House::plain(MIB);
-    let mut client = Client::greeted(&house.socket);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
+    let mut client = Client::greeted(&fixture.socket);
     for option in [OptionType::List, OptionType::StructuredReply, OptionType::ExtendedHeaders, OptionType::StartTls] {
         assert_eq!(only(&client.option(option, b"x")), ERR_INVALID, "{option:?}");
     }
@@ -175,16 +175,16 @@ fn options_without_data_refuse_data() {
 
 #[test]
 fn starttls_without_a_certificate_is_refused_by_policy() {
-    let (house, _disk) = House::plain(MIB);
-    let mut client = Client::greeted(&house.socket);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
+    let mut client = Client::greeted(&fixture.socket);
     assert_eq!(only(&client.option(OptionType::StartTls, &[])), ERR_POLICY);
     client.go("");
 }
 
 #[test]
 fn unknown_options_are_unsupported_and_their_data_skipped() {
-    let (house, _disk) = House::plain(MIB);
-    let mut client = Client::greeted(&house.socket);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
+    let mut client = Client::greeted(&fixture.socket);
     for option in [0, 4, 12, 0x7fff_ffff, u32::MAX] {
         let replies = client.option(OptionType::Unknown(option), &[0x49; 333]);
         assert_eq!((replies[0].option, only(&replies)), (option, ERR_UNSUP));
@@ -194,8 +194,8 @@ fn unknown_options_are_unsupported_and_their_data_skipped() {
 
 #[test]
 fn info_gives_what_is_asked_and_go_gives_the_same() {
-    let (house, disk) = House::plain(MIB);
-    let mut client = Client::greeted(&house.socket);
+    let (fixture, disk) = ServerFixture::plain(MIB);
+    let mut client = Client::greeted(&fixture.socket);
     // 0x7777 is no information type: it is ignored.
     let wanted = [3, 1, 0x7777, 2];
     let informed = client.info(OptionType::Info, "", &wanted);
@@ -214,8 +214,8 @@ fn info_gives_what_is_asked_and_go_gives_the_same() {
 
 #[test]
 fn a_failed_go_leaves_the_haggling_going() {
-    let (house, _disk) = House::plain(MIB);
-    let mut client = Client::greeted(&house.socket);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
+    let mut client = Client::greeted(&fixture.socket);
     for option in [OptionType::Info, OptionType::Go] {
         assert_eq!(only(&client.info(option, "nothing", &[0])), ERR_UNKNOWN);
         for data in [&b""[..], &[0, 0, 0, 9, b'x', 0, 0], &[0xff; 30], &[0, 0, 0, 0, 0, 1], &[0; 7]] {
@@ -232,10 +232,10 @@ fn a_failed_go_leaves_the_haggling_going() {
 fn transmission_flags_say_what_is_there() {
     let (shelf, disk) = Shelf::with_disk(MIB);
     shelf.put("fixed", &disk, true);
-    let house = House::new(&shelf, Config::default());
+    let fixture = ServerFixture::new(&shelf, Config::default());
     let flags = |name: &str, style, contexts: &[&str]| {
-        let mut client = Client::greeted(&house.socket);
-        client.settle(style);
+        let mut client = Client::greeted(&fixture.socket);
+        client.negotiate(style);
         if !contexts.is_empty() {
             client.meta_context(OptionType::SetMetaContext, name, contexts);
         }
@@ -253,11 +253,11 @@ fn transmission_flags_say_what_is_there() {
 
 #[test]
 fn contexts_are_listed_by_query() {
-    let (house, _disk) = House::plain(MIB);
-    let mut client = Client::greeted(&house.socket);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
+    let mut client = Client::greeted(&fixture.socket);
     let none = client.meta_context(OptionType::ListMetaContext, "", &[]);
     assert_eq!(only(&none), ERR_INVALID, "structured replies come first");
-    client.settle(HeaderStyle::Structured);
+    client.negotiate(HeaderStyle::Structured);
     let mut listed = |queries: &[&str]| -> Vec<String> {
         let replies = client.meta_context(OptionType::ListMetaContext, "disk", queries);
         let (last, contexts) = replies.split_last().unwrap();
@@ -274,9 +274,9 @@ fn contexts_are_listed_by_query() {
 
 #[test]
 fn contexts_are_selected_by_exact_name() {
-    let (house, _disk) = House::plain(MIB);
-    let mut client = Client::greeted(&house.socket);
-    client.settle(HeaderStyle::Structured);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
+    let mut client = Client::greeted(&fixture.socket);
+    client.negotiate(HeaderStyle::Structured);
     let mut select = |queries: &[&str]| kinds(&client.meta_context(OptionType::SetMetaContext, "", queries));
     assert_eq!(select(&["base:", "qemu:"]), [ACK], "wildcards select nothing");
     assert_eq!(select(&[]), [ACK]);
@@ -296,10 +296,10 @@ fn contexts_are_selected_by_exact_name() {
 fn contexts_hold_for_the_export_they_were_selected_for() {
     let (shelf, disk) = Shelf::with_disk(MIB);
     shelf.put("other", &disk, false);
-    let house = House::new(&shelf, Config::default());
+    let fixture = ServerFixture::new(&shelf, Config::default());
     for (go, error) in [("other", 22), ("disk", 0)] {
-        let mut client = Client::greeted(&house.socket);
-        client.settle(HeaderStyle::Structured);
+        let mut client = Client::greeted(&fixture.socket);
+        client.negotiate(HeaderStyle::Structured);
         client.meta_context(OptionType::SetMetaContext, "disk", &["base:allocation"]);
         client.go(go);
         assert_eq!(client.status(0, 512, 0).err().unwrap_or(0), error);
@@ -308,9 +308,9 @@ fn contexts_hold_for_the_export_they_were_selected_for() {
 
 #[test]
 fn malformed_queries_are_refused_and_counted() {
-    let (house, _disk) = House::plain(MIB);
-    let mut client = Client::greeted(&house.socket);
-    client.settle(HeaderStyle::Structured);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
+    let mut client = Client::greeted(&fixture.socket);
+    client.negotiate(HeaderStyle::Structured);
     let whole = MetaContextRequest { name: "disk", queries: vec!["base:allocation", "qemu:"] }.emit();
     for option in [OptionType::ListMetaContext, OptionType::SetMetaContext] {
         for cut in 0..whole.len() {
@@ -328,10 +328,10 @@ fn malformed_queries_are_refused_and_counted() {
 
 #[test]
 fn extended_headers_take_precedence_over_structured_replies() {
-    let (house, _disk) = House::plain(MIB);
-    let mut client = Client::greeted(&house.socket);
-    client.settle(HeaderStyle::Structured);
-    client.settle(HeaderStyle::Extended);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
+    let mut client = Client::greeted(&fixture.socket);
+    client.negotiate(HeaderStyle::Structured);
+    client.negotiate(HeaderStyle::Extended);
     assert_eq!(only(&client.option(OptionType::StructuredReply, &[])), ERR_EXT_HEADER_REQD);
     client.go("");
     assert_eq!(client.read(0, 4), [0; 4]);
@@ -339,8 +339,8 @@ fn extended_headers_take_precedence_over_structured_replies() {
 
 #[test]
 fn oversized_options_are_skipped() {
-    let (house, _disk) = House::plain(MIB);
-    let mut client = Client::greeted(&house.socket);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
+    let mut client = Client::greeted(&fixture.socket);
     let limit = Config::default().max_option_bytes as usize;
     for option in [OptionType::Go, OptionType::List, OptionType::Unknown(77), OptionType::SetMetaContext] {
         assert_eq!(only(&client.option(option, &vec![0x4e; limit + 1])), ERR_TOO_BIG);
@@ -351,8 +351,8 @@ fn oversized_options_are_skipped() {
 
 #[test]
 fn garbage_instead_of_an_option_ends_the_session() {
-    let (house, _disk) = House::plain(MIB);
-    let mut client = Client::greeted(&house.socket);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
+    let mut client = Client::greeted(&fixture.socket);
     let mut header = OptionHeader { option: OptionType::List, length: 0 }.emit();
     header[3] ^= 1;
     client.send(&header);
@@ -362,13 +362,13 @@ fn garbage_instead_of_an_option_ends_the_session() {
 #[test]
 fn the_number_of_options_is_limited() {
     let (shelf, _disk) = Shelf::with_disk(MIB);
-    let house = House::new(&shelf, Config { max_options: 5, ..Config::default() });
-    let mut client = Client::greeted(&house.socket);
+    let fixture = ServerFixture::new(&shelf, Config { max_options: 5, ..Config::default() });
+    let mut client = Client::greeted(&fixture.socket);
     for _ in 0..4 {
         client.option(OptionType::List, &[]);
     }
     client.go("");
-    let mut client = Client::greeted(&house.socket);
+    let mut client = Client::greeted(&fixture.socket);
     for _ in 0..5 {
         client.option(OptionType::List, &[]);
     }
@@ -380,13 +380,13 @@ fn the_number_of_options_is_limited() {
 fn names_and_option_data_have_settable_limits() {
     let (shelf, _disk) = Shelf::with_disk(MIB);
     let config = Config { max_option_bytes: 64, max_name: 8, max_queries: 2, ..Config::default() };
-    let house = House::new(&shelf, config);
-    let mut client = Client::greeted(&house.socket);
+    let fixture = ServerFixture::new(&shelf, config);
+    let mut client = Client::greeted(&fixture.socket);
     assert_eq!(only(&client.option(OptionType::Unknown(99), &[0; 65])), ERR_TOO_BIG);
     assert_eq!(only(&client.option(OptionType::Unknown(99), &[0; 64])), ERR_UNSUP);
     assert_eq!(only(&client.info(OptionType::Info, "123456789", &[])), ERR_INVALID);
     assert_eq!(only(&client.info(OptionType::Info, "12345678", &[])), ERR_UNKNOWN);
-    client.settle(HeaderStyle::Structured);
+    client.negotiate(HeaderStyle::Structured);
     assert_eq!(only(&client.meta_context(OptionType::ListMetaContext, "", &["a:"; 3])), ERR_TOO_BIG);
     assert_eq!(only(&client.meta_context(OptionType::ListMetaContext, "", &["a:"; 2])), ACK);
 }
@@ -394,26 +394,27 @@ fn names_and_option_data_have_settable_limits() {
 #[test]
 fn a_handshake_has_its_time() {
     let (shelf, _disk) = Shelf::with_disk(MIB);
-    let house = House::new(&shelf, Config { handshake_timeout: Duration::from_millis(50), ..Config::default() });
-    let mut silent = Client::connect(&house.socket);
-    let mut slow = Client::greeted(&house.socket);
+    let fixture =
+        ServerFixture::new(&shelf, Config { handshake_timeout: Duration::from_millis(50), ..Config::default() });
+    let mut silent = Client::connect(&fixture.socket);
+    let mut slow = Client::greeted(&fixture.socket);
     slow.send(b"IHAVE");
     silent.receive(18);
     silent.assert_ended();
     slow.assert_ended();
-    polite(&house.socket);
+    polite(&fixture.socket);
 }
 
 #[test]
 fn connections_are_limited_and_their_places_given_back() {
     let (shelf, _disk) = Shelf::with_disk(MIB);
-    let house = House::new(&shelf, Config { max_connections: 2, ..Config::default() });
-    let mut first = Client::attached(&house.socket, HeaderStyle::Simple);
-    let _second = Client::attached(&house.socket, HeaderStyle::Simple);
-    let mut third = Client::greeted(&house.socket);
+    let fixture = ServerFixture::new(&shelf, Config { max_connections: 2, ..Config::default() });
+    let mut first = Client::attached(&fixture.socket, HeaderStyle::Simple);
+    let _second = Client::attached(&fixture.socket, HeaderStyle::Simple);
+    let mut third = Client::greeted(&fixture.socket);
     assert_eq!(only(&third.info(OptionType::Go, "", &[])), ERR_POLICY);
     assert_eq!(kinds(&third.info(OptionType::Info, "", &[])), [INFO, ACK]);
-    let mut named = Client::greeted(&house.socket);
+    let mut named = Client::greeted(&fixture.socket);
     named.send_option(OptionType::ExportName, b"disk");
     named.assert_ended();
     first.request(command::DISC, 0, 0, 0, &[]);
@@ -428,9 +429,9 @@ fn connections_are_limited_and_their_places_given_back() {
 #[test]
 fn the_oldest_handshake_makes_room() {
     let (shelf, _disk) = Shelf::with_disk(MIB);
-    let house = House::new(&shelf, Config { max_handshakes: 4, ..Config::default() });
-    let mut half_open: Vec<_> = (0..12).map(|_| Client::greeted(&house.socket)).collect();
-    polite(&house.socket);
+    let fixture = ServerFixture::new(&shelf, Config { max_handshakes: 4, ..Config::default() });
+    let mut half_open: Vec<_> = (0..12).map(|_| Client::greeted(&fixture.socket)).collect();
+    polite(&fixture.socket);
     half_open[0].assert_ended();
     half_open.pop().unwrap().go("");
 }

@@ -10,7 +10,7 @@ use sealdisk::nbd::wire::handshake::{InfoRequest, MetaContextRequest, OptionHead
 use sealdisk::nbd::wire::transmission::{HeaderStyle, Request, command, command_flag as cflag};
 
 use crate::child::{CERTIFICATES, Serving};
-use crate::house::MIB;
+use crate::fixture::MIB;
 use crate::raw::{ACK, Client, polite};
 use crate::support::Certificates;
 
@@ -110,7 +110,7 @@ fn the_server_outlives_them_all() {
 
     // The goal is what it was, but for what no two runs have the same; the figure is printed, and fails at five times
     // that.
-    settle(&server, resident, descriptors);
+    wait_until_released(&server, resident, descriptors);
     let peak = server.peak();
     println!(
         "{connections} hostile connections; resident {} KiB before, {} KiB after, {} KiB at its peak, the goal {} KiB; descriptors {descriptors}",
@@ -149,7 +149,7 @@ fn warm_up(server: &Serving, connections: usize) {
 }
 
 /// Waits until memory and descriptors are back: buffers are kept for a second, threads for five.
-fn settle(server: &Serving, resident: u64, descriptors: usize) {
+fn wait_until_released(server: &Serving, resident: u64, descriptors: usize) {
     let start = Instant::now();
     while server.resident() > resident + SLACK || server.descriptors() > descriptors {
         if start.elapsed() > Duration::from_secs(20) {
@@ -213,7 +213,7 @@ fn options(battery: &mut Battery<'_>) {
     battery.run("lengths inside an option", |socket| {
         for option in [OptionType::Info, OptionType::Go, OptionType::ListMetaContext, OptionType::SetMetaContext] {
             let mut client = Client::greeted(socket);
-            client.settle(HeaderStyle::Structured);
+            client.negotiate(HeaderStyle::Structured);
             for length in [1, 6, 7, 0xffff, u32::MAX - 3, u32::MAX] {
                 let mut data = length.to_be_bytes().to_vec();
                 data.extend([0xff; 40]);
@@ -279,7 +279,7 @@ fn options(battery: &mut Battery<'_>) {
     });
     battery.run("contexts by the thousand", |socket| {
         let mut client = Client::greeted(socket);
-        client.settle(HeaderStyle::Structured);
+        client.negotiate(HeaderStyle::Structured);
         let mut data = vec![0, 0, 0, 0];
         data.extend(u32::MAX.to_be_bytes());
         data.extend([0; 60_000]);

@@ -9,7 +9,7 @@ use sealdisk::nbd::wire::handshake::OptionType;
 use sealdisk::nbd::wire::transmission::{HeaderStyle, ReplyHeader, Request, command, command_flag as cflag};
 use sealdisk::nbd::{Config, Exports, Server};
 
-use crate::house::{House, MIB, Shelf};
+use crate::fixture::{MIB, ServerFixture, Shelf};
 use crate::raw::{Client, ERR, polite};
 use crate::transmission::pattern;
 
@@ -20,14 +20,14 @@ const ESHUTDOWN: u32 = 108;
 #[test]
 fn an_idle_client_is_let_go_only_when_asked_for() {
     let (shelf, _disk) = Shelf::with_disk(MIB);
-    let house = House::new(&shelf, Config { idle_timeout: Some(SHORT), ..Config::default() });
-    let mut client = Client::attached(&house.socket, HeaderStyle::Simple);
+    let fixture = ServerFixture::new(&shelf, Config { idle_timeout: Some(SHORT), ..Config::default() });
+    let mut client = Client::attached(&fixture.socket, HeaderStyle::Simple);
     client.read(0, 512);
     client.assert_ended();
-    polite(&house.socket);
+    polite(&fixture.socket);
 
-    let (house, _disk) = House::plain(MIB);
-    let mut client = Client::attached(&house.socket, HeaderStyle::Simple);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
+    let mut client = Client::attached(&fixture.socket, HeaderStyle::Simple);
     // Longer than buffers are kept.
     std::thread::sleep(Duration::from_millis(1200));
     client.write(0, b"still here");
@@ -37,16 +37,16 @@ fn an_idle_client_is_let_go_only_when_asked_for() {
 #[test]
 fn a_request_that_stops_half_way_has_its_time() {
     let (shelf, _disk) = Shelf::with_disk(MIB);
-    let house = House::new(&shelf, Config { stall_timeout: SHORT, ..Config::default() });
+    let fixture = ServerFixture::new(&shelf, Config { stall_timeout: SHORT, ..Config::default() });
     let write = Request { flags: 0, command: command::WRITE, cookie: 1, offset: 0, length: 100_000 };
     let bytes = [write.emit(HeaderStyle::Simple), vec![0; 50_000]].concat();
     for sent in [1, 27, 28, 29, bytes.len()] {
-        let mut client = Client::attached(&house.socket, HeaderStyle::Simple);
+        let mut client = Client::attached(&fixture.socket, HeaderStyle::Simple);
         client.send(&bytes[..sent]);
         client.assert_ended();
     }
     // Between two requests there is no hurry.
-    let mut client = Client::attached(&house.socket, HeaderStyle::Simple);
+    let mut client = Client::attached(&fixture.socket, HeaderStyle::Simple);
     std::thread::sleep(SHORT * 2);
     client.write(0, &[1]);
 }
@@ -55,11 +55,12 @@ fn a_request_that_stops_half_way_has_its_time() {
 fn a_client_that_takes_no_replies_has_its_time() {
     for style in [HeaderStyle::Simple, HeaderStyle::Structured] {
         let (shelf, _disk) = Shelf::with_disk(8 * MIB);
-        let house = House::new(&shelf, Config { stall_timeout: SHORT, max_connections: 1, ..Config::default() });
-        let mut client = Client::attached(&house.socket, style);
+        let fixture =
+            ServerFixture::new(&shelf, Config { stall_timeout: SHORT, max_connections: 1, ..Config::default() });
+        let mut client = Client::attached(&fixture.socket, style);
         client.request(command::READ, cflag::DF * u16::from(style != HeaderStyle::Simple), 0, 8 * MIB, &[]);
         // Its place is free once it has been cut off.
-        let mut next = Client::greeted(&house.socket);
+        let mut next = Client::greeted(&fixture.socket);
         while next.info(OptionType::Go, "", &[]).last().unwrap().kind > ERR {
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -69,8 +70,8 @@ fn a_client_that_takes_no_replies_has_its_time() {
 #[test]
 fn few_requests_may_be_in_flight_and_all_are_answered() {
     let (shelf, _disk) = Shelf::with_disk(8 * MIB);
-    let house = House::new(&shelf, Config { max_in_flight: 2, workers: 1, ..Config::default() });
-    let mut client = Client::attached(&house.socket, HeaderStyle::Structured);
+    let fixture = ServerFixture::new(&shelf, Config { max_in_flight: 2, workers: 1, ..Config::default() });
+    let mut client = Client::attached(&fixture.socket, HeaderStyle::Structured);
     let mut bytes = Vec::new();
     for cookie in 0..200 {
         let request = match cookie % 4 {
@@ -100,8 +101,8 @@ fn clients_that_hold_the_budget_do_not_stall_another() {
     let (shelf, _disk) = Shelf::with_disk(64 * MIB);
     // What is not reserved is 1 MiB; a quarter of the budget is less than one long request.
     let config = Config { budget: 2 << 20, max_connections: 16, ..Config::default() };
-    let house = House::new(&shelf, config);
-    let mut hogs: Vec<_> = (0..8).map(|_| Client::attached(&house.socket, HeaderStyle::Structured)).collect();
+    let fixture = ServerFixture::new(&shelf, config);
+    let mut hogs: Vec<_> = (0..8).map(|_| Client::attached(&fixture.socket, HeaderStyle::Structured)).collect();
     for (i, hog) in hogs.iter_mut().enumerate() {
         match i % 2 {
             0 => hog.request(command::WRITE, 0, 0, 32 << 20, &vec![1; 300_000]),
@@ -109,7 +110,7 @@ fn clients_that_hold_the_budget_do_not_stall_another() {
         };
     }
     for style in [HeaderStyle::Simple, HeaderStyle::Structured, HeaderStyle::Extended] {
-        let mut ninth = Client::attached(&house.socket, style);
+        let mut ninth = Client::attached(&fixture.socket, style);
         let data = pattern(8, 5 << 20);
         assert_eq!(ninth.try_write(40 * MIB, &data, cflag::FUA), 0);
         assert!(ninth.read(40 * MIB, 5 << 20) == data);
@@ -117,20 +118,20 @@ fn clients_that_hold_the_budget_do_not_stall_another() {
         assert!(ninth.try_read(40 * MIB, 5 << 20, whole).as_ref() == Ok(&data));
     }
     drop(hogs);
-    polite(&house.socket);
+    polite(&fixture.socket);
 }
 
 #[test]
 fn a_stopping_server_refuses_and_ends_with_clients_attached() {
     let (shelf, disk) = Shelf::with_disk(8 * MIB);
     let grace = Duration::from_secs(2);
-    let mut house = House::new(&shelf, Config { shutdown_grace: grace, ..Config::default() });
-    let mut idle = Client::attached(&house.socket, HeaderStyle::Structured);
-    let mut haggling = Client::greeted(&house.socket);
-    let mut busy = Client::attached(&house.socket, HeaderStyle::Extended);
+    let mut fixture = ServerFixture::new(&shelf, Config { shutdown_grace: grace, ..Config::default() });
+    let mut idle = Client::attached(&fixture.socket, HeaderStyle::Structured);
+    let mut haggling = Client::greeted(&fixture.socket);
+    let mut busy = Client::attached(&fixture.socket, HeaderStyle::Extended);
     let data = pattern(2, 1 << 20);
     busy.write(0, &data);
-    house.stop();
+    fixture.stop();
     // What was answered before the stop stays; what arrives after it is refused, payload and all.
     while busy.try_request(command::FLUSH, 0, 0, 0) != ESHUTDOWN {
         std::thread::sleep(Duration::from_millis(1));
@@ -140,9 +141,9 @@ fn a_stopping_server_refuses_and_ends_with_clients_attached() {
     assert_eq!(haggling.option(OptionType::List, &[])[0].kind, ERR + 7);
     assert_eq!(haggling.info(OptionType::Go, "", &[])[0].kind, ERR + 7);
     assert_eq!(haggling.option(OptionType::Abort, &[])[0].kind, 1);
-    assert!(!house.socket.exists() || std::os::unix::net::UnixStream::connect(&house.socket).is_err());
+    assert!(!fixture.socket.exists() || std::os::unix::net::UnixStream::connect(&fixture.socket).is_err());
     let start = Instant::now();
-    house.join();
+    fixture.join();
     assert!(start.elapsed() < Duration::from_secs(10), "it does not wait for clients that stay");
     idle.assert_ended();
     busy.assert_ended();
@@ -154,19 +155,20 @@ fn a_stopping_server_refuses_and_ends_with_clients_attached() {
 #[test]
 fn a_server_whose_clients_leave_ends_at_once() {
     let (shelf, _disk) = Shelf::with_disk(MIB);
-    let mut house = House::new(&shelf, Config { shutdown_grace: Duration::from_secs(60), ..Config::default() });
-    let mut client = Client::attached(&house.socket, HeaderStyle::Simple);
-    house.stop();
+    let mut fixture =
+        ServerFixture::new(&shelf, Config { shutdown_grace: Duration::from_secs(60), ..Config::default() });
+    let mut client = Client::attached(&fixture.socket, HeaderStyle::Simple);
+    fixture.stop();
     while client.try_request(command::FLUSH, 0, 0, 0) != ESHUTDOWN {}
     client.request(command::DISC, 0, 0, 0, &[]);
-    house.join();
+    fixture.join();
 }
 
 #[test]
 fn without_a_grace_nobody_is_refused_at_the_end() {
     let (shelf, _disk) = Shelf::with_disk(MIB);
-    let mut house = House::new(&shelf, Config { shutdown_grace: Duration::ZERO, ..Config::default() });
-    let mut stream = std::os::unix::net::UnixStream::connect(&house.socket).unwrap();
+    let mut fixture = ServerFixture::new(&shelf, Config { shutdown_grace: Duration::ZERO, ..Config::default() });
+    let mut stream = std::os::unix::net::UnixStream::connect(&fixture.socket).unwrap();
     nbd::client::handshake(&mut stream, b"").unwrap();
     let mut stopped = false;
     let (mut answered, mut reply) = (0_u64, [0; 16]);
@@ -183,19 +185,19 @@ fn without_a_grace_nobody_is_refused_at_the_end() {
         assert_eq!(reply[8..], answered.to_be_bytes());
         answered += 1;
         if answered == 100 {
-            house.stop();
+            fixture.stop();
             stopped = true;
         }
     }
     assert!(stopped);
-    house.join();
+    fixture.join();
 }
 
 #[test]
 fn requests_in_flight_are_finished_at_the_end() {
     let (shelf, _disk) = Shelf::with_disk(64 * MIB);
-    let mut house = House::new(&shelf, Config { shutdown_grace: Duration::ZERO, ..Config::default() });
-    let mut client = Client::attached(&house.socket, HeaderStyle::Structured);
+    let mut fixture = ServerFixture::new(&shelf, Config { shutdown_grace: Duration::ZERO, ..Config::default() });
+    let mut client = Client::attached(&fixture.socket, HeaderStyle::Structured);
     let mut bytes = Vec::new();
     for cookie in 0..64 {
         let write =
@@ -206,7 +208,7 @@ fn requests_in_flight_are_finished_at_the_end() {
     client.send(&bytes);
     // The first answer says that the server has begun.
     let first = client.reply(0);
-    house.stop();
+    fixture.stop();
     let mut outcomes = vec![first];
     outcomes.extend((1..64).map(|_| client.reply(0)));
     for reply in outcomes {
@@ -224,7 +226,7 @@ fn sockets_of_the_service_manager_and_tcp_of_both_families() {
     let handed = shelf.path("activated.sock");
     let listener: OwnedFd = UnixListener::bind(&handed).unwrap().into();
     let mut addresses = Vec::new();
-    let house = House::with_server(&shelf, Config::default(), |server| {
+    let fixture = ServerFixture::with_server(&shelf, Config::default(), |server| {
         server.adopt(listener).unwrap();
         for addr in ["127.0.0.1:0", "[::1]:0"] {
             // A machine without IPv6 has one address less.
@@ -233,7 +235,7 @@ fn sockets_of_the_service_manager_and_tcp_of_both_families() {
         assert!(server.listen_tcp("0.0.0.0:0".parse().unwrap()).is_err());
     });
     polite(&handed);
-    polite(&house.socket);
+    polite(&fixture.socket);
     assert!(!addresses.is_empty());
     for addr in addresses {
         let mut client = Client::connect_tcp(addr);

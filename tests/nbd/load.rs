@@ -7,8 +7,8 @@ use sealdisk::nbd::Config;
 use sealdisk::nbd::wire::transmission::{HeaderStyle, ReplyHeader, Request, command};
 
 use crate::child::Serving;
+use crate::fixture::MIB;
 use crate::hostile::PEAK;
-use crate::house::MIB;
 use crate::raw::Client;
 
 const IDLE: usize = 1000;

@@ -9,10 +9,10 @@
 mod support;
 
 mod activation;
-mod book;
 mod child;
 mod clients;
-mod house;
+mod docs;
+mod fixture;
 mod raw;
 
 mod cold;

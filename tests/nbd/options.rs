@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sealdisk::nbd::wire::handshake::OptionType;
 use sealdisk::nbd::wire::transmission::{HeaderStyle, Request, command, command_flag as cflag};
 
-use crate::house::MIB;
+use crate::fixture::MIB;
 use crate::raw::{ACK, Client, ERR, OptionReply};
 use crate::support::{Account, run};
 
@@ -39,7 +39,7 @@ fn what_a_handshake_may_ask() {
     assert_eq!(last(&client.info(OptionType::Info, "12345678", &[])), ERR + 6);
     client.go("");
     let mut client = Client::greeted(server.socket());
-    client.settle(HeaderStyle::Structured);
+    client.negotiate(HeaderStyle::Structured);
     assert_eq!(last(&client.meta_context(OptionType::ListMetaContext, "", &["a:"; 3])), ERR + 9);
     assert_eq!(last(&client.meta_context(OptionType::ListMetaContext, "", &["a:"; 2])), ACK);
     for _ in 0..2 {
@@ -56,7 +56,7 @@ fn how_long_a_request_may_be() {
     let most = MIB as usize;
     for style in STYLES {
         let mut client = Client::greeted(server.socket());
-        client.settle(style);
+        client.negotiate(style);
         let told = client.info(OptionType::Go, "", &[3]);
         let sizes = told.iter().find(|reply| reply.data.starts_with(&[0, 3])).unwrap();
         assert_eq!(sizes.data[10..], (1u32 << 20).to_be_bytes(), "the maximum is told");

@@ -11,7 +11,7 @@ use sealdisk::nbd::wire::handshake::{InfoRequest, MetaContextRequest, OptionHead
 use sealdisk::nbd::wire::transmission::{HeaderStyle, ReplyHeader, Request, command, command_flag};
 
 /// How long the server may take for anything.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A byte stream with a time limit.
 pub(crate) trait Stream: Read + Write + Send {}
@@ -54,16 +54,16 @@ pub(crate) struct Reply {
 impl Client {
     pub(crate) fn connect(socket: &Path) -> Self {
         let stream = UnixStream::connect(socket).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TIMEOUT)).unwrap();
         let socket = stream.try_clone().unwrap();
         Self { socket: Some(socket), ..Self::over(Box::new(stream)) }
     }
 
     pub(crate) fn connect_tcp(addr: std::net::SocketAddr) -> Self {
         let stream = TcpStream::connect(addr).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
+        stream.set_write_timeout(Some(TIMEOUT)).unwrap();
         Self::over(Box::new(stream))
     }
 
@@ -86,7 +86,7 @@ impl Client {
     /// The same with metadata contexts.
     pub(crate) fn attached_with(socket: &Path, style: HeaderStyle, contexts: &[&str]) -> Self {
         let mut client = Self::greeted(socket);
-        client.settle(style);
+        client.negotiate(style);
         if !contexts.is_empty() {
             let replies = client.meta_context(OptionType::SetMetaContext, "", contexts);
             assert_eq!(replies.len(), contexts.len() + 1, "{replies:?}");
@@ -100,7 +100,7 @@ impl Client {
         self.send(&client_flags.to_be_bytes());
     }
 
-    pub(crate) fn settle(&mut self, style: HeaderStyle) {
+    pub(crate) fn negotiate(&mut self, style: HeaderStyle) {
         let option = match style {
             HeaderStyle::Simple => return,
             HeaderStyle::Structured => OptionType::StructuredReply,

@@ -8,14 +8,14 @@ use sealdisk::nbd::wire::handshake::OptionType;
 use sealdisk::nbd::wire::transmission::{HeaderStyle, command, command_flag as cflag};
 use sealdisk::nbd::{Config, diff, encryption};
 
-use crate::house::{Counting, House, MIB, Shelf};
+use crate::fixture::{Counting, MIB, ServerFixture, Shelf};
 use crate::raw::Client;
 
 const ALL: [&str; 3] = ["base:allocation", "qemu:allocation-depth", "sealdisk:encryption"];
 const HOLE_ZERO: u64 = 3;
 
 /// Over a base of 1 MiB with a hole from 256 to 512 KiB: an encrypted MiB, a plain one, a trimmed one, nothing.
-fn layered() -> House {
+fn layered() -> ServerFixture {
     let shelf = Shelf::new();
     let disk = shelf.add("disk", 5 * MIB, Some(Counting(MIB)));
     let data = vec![1; MIB as usize];
@@ -24,14 +24,14 @@ fn layered() -> House {
     disk.set_encryption(false);
     disk.write(2 * MIB, &data, Durability::Volatile).unwrap();
     disk.zero(3 * MIB, MIB, Durability::Volatile).unwrap();
-    House::new(&shelf, Config::default())
+    ServerFixture::new(&shelf, Config::default())
 }
 
 #[test]
 fn every_context_tells_its_side_of_the_same_runs() {
-    let house = layered();
+    let fixture = layered();
     for style in [HeaderStyle::Structured, HeaderStyle::Extended] {
-        let mut client = Client::attached_with(&house.socket, style, &ALL);
+        let mut client = Client::attached_with(&fixture.socket, style, &ALL);
         let status = client.status(0, 5 * MIB, 0).unwrap();
         let quarter = MIB / 4;
         let allocation =
@@ -47,17 +47,17 @@ fn every_context_tells_its_side_of_the_same_runs() {
 
 #[test]
 fn only_selected_contexts_answer() {
-    let house = layered();
-    let mut client = Client::attached_with(&house.socket, HeaderStyle::Structured, &["sealdisk:encryption"]);
+    let fixture = layered();
+    let mut client = Client::attached_with(&fixture.socket, HeaderStyle::Structured, &["sealdisk:encryption"]);
     let status = client.status(MIB, 100, 0).unwrap();
     assert_eq!(status, [(3, vec![(100, u64::from(encryption::ENCRYPTED))])]);
 }
 
 #[test]
 fn an_answer_is_never_longer_than_the_question() {
-    let house = layered();
+    let fixture = layered();
     for style in [HeaderStyle::Structured, HeaderStyle::Extended] {
-        let mut client = Client::attached_with(&house.socket, style, &ALL);
+        let mut client = Client::attached_with(&fixture.socket, style, &ALL);
         for (offset, length) in [(0, 1), (MIB - 1, 2), (1_000_001, 2_000_003), (5 * MIB - 1, 1), (0, 5 * MIB)] {
             for (_, extents) in client.status(offset, length, 0).unwrap() {
                 assert_eq!(extents.iter().map(|(length, _)| length).sum::<u64>(), length);
@@ -74,12 +74,12 @@ fn an_answer_is_never_longer_than_the_question() {
 fn long_disks_are_described_at_both_sides_of_32_bits() {
     const TIB: u64 = 1 << 40;
     let (shelf, disk) = Shelf::with_disk(8 * TIB);
-    let house = House::new(&shelf, Config::default());
+    let fixture = ServerFixture::new(&shelf, Config::default());
     let most = u64::from(u32::MAX);
-    let mut client = Client::attached_with(&house.socket, HeaderStyle::Structured, &["base:allocation"]);
+    let mut client = Client::attached_with(&fixture.socket, HeaderStyle::Structured, &["base:allocation"]);
     assert_eq!(client.status(0, most, 0).unwrap()[0].1, [(most, HOLE_ZERO)]);
     assert_eq!(client.status(5 * TIB + 1, most - 1, cflag::REQ_ONE).unwrap()[0].1, [(most - 1, HOLE_ZERO)]);
-    let mut client = Client::attached_with(&house.socket, HeaderStyle::Extended, &["base:allocation"]);
+    let mut client = Client::attached_with(&fixture.socket, HeaderStyle::Extended, &["base:allocation"]);
     assert_eq!(client.status(0, 8 * TIB, 0).unwrap()[0].1, [(8 * TIB, HOLE_ZERO)]);
     disk.write(6 * TIB, &[1; 512], Durability::Volatile).unwrap();
     let parts = [(6 * TIB, HOLE_ZERO), (512, 0), (2 * TIB - 512, HOLE_ZERO)];
@@ -98,8 +98,8 @@ fn long_disks_are_described_at_both_sides_of_32_bits() {
 fn zeroing_takes_no_time_for_its_length() {
     const SIZE: u64 = 8 << 40;
     let (shelf, _disk) = Shelf::with_disk(SIZE);
-    let house = House::new(&shelf, Config::default());
-    let mut client = Client::attached(&house.socket, HeaderStyle::Extended);
+    let fixture = ServerFixture::new(&shelf, Config::default());
+    let mut client = Client::attached(&fixture.socket, HeaderStyle::Extended);
     for command in [command::TRIM, command::WRITE_ZEROES] {
         let mut least = |length| {
             let run = |_| {
@@ -123,9 +123,9 @@ fn fragmented_ranges_are_described_bit_by_bit() {
     for page in 0..8192u64 {
         disk.write(page * 1024, &[1; 512], Durability::Volatile).unwrap();
     }
-    let house = House::new(&shelf, Config::default());
+    let fixture = ServerFixture::new(&shelf, Config::default());
     for (style, contexts) in [(HeaderStyle::Structured, &ALL[..1]), (HeaderStyle::Extended, &ALL[..])] {
-        let mut client = Client::attached_with(&house.socket, style, contexts);
+        let mut client = Client::attached_with(&fixture.socket, style, contexts);
         let (mut at, mut seen) = (0, 0);
         while at < 8 * MIB {
             let extents = &client.status(at, 8 * MIB - at, 0).unwrap()[0].1;
@@ -145,16 +145,16 @@ fn fragmented_ranges_are_described_bit_by_bit() {
 #[test]
 fn changes_since_a_snapshot_are_told_as_far_as_there_is_room() {
     let (shelf, disk) = Shelf::with_disk(8 << 40);
-    disk.snapshot("a").unwrap();
+    disk.create_snapshot("a").unwrap();
     for page in 0..4096u64 {
         disk.write(MIB + page * 1024, &[1; 512], Durability::Volatile).unwrap();
     }
     disk.zero(6 << 40, MIB, Durability::Volatile).unwrap();
     disk.write(7 << 40, &[1; 512], Durability::Volatile).unwrap();
     disk.zero(7 << 40, 512, Durability::Volatile).unwrap();
-    let house = House::new(&shelf, Config::default());
+    let fixture = ServerFixture::new(&shelf, Config::default());
     let contexts = ["base:allocation", "sealdisk:diff:a"];
-    let mut client = Client::attached_with(&house.socket, HeaderStyle::Extended, &contexts);
+    let mut client = Client::attached_with(&fixture.socket, HeaderStyle::Extended, &contexts);
     let (mut at, mut told) = (0, Vec::new());
     while at < 8 << 40 {
         let status = client.status(at, (8 << 40) - at, 0).unwrap();
@@ -181,13 +181,13 @@ fn changes_since_a_snapshot_are_told_as_far_as_there_is_room() {
 fn nothing_is_a_hole_where_reading_is_refused() {
     let (shelf, disk) = Shelf::with_disk(4 * MIB);
     disk.write(0, &vec![1; MIB as usize], Durability::Volatile).unwrap();
-    disk.snapshot("a").unwrap();
+    disk.create_snapshot("a").unwrap();
     disk.zero(0, MIB, Durability::Volatile).unwrap();
     shelf.put("old", &Arc::new(disk.at_snapshot("a").unwrap()), true);
-    let house = House::new(&shelf, Config::default());
+    let fixture = ServerFixture::new(&shelf, Config::default());
     for style in [HeaderStyle::Structured, HeaderStyle::Extended] {
-        let mut client = Client::greeted(&house.socket);
-        client.settle(style);
+        let mut client = Client::greeted(&fixture.socket);
+        client.negotiate(style);
         client.meta_context(OptionType::SetMetaContext, "old", &["base:allocation"]);
         client.go("old");
         if style == HeaderStyle::Structured {
@@ -198,20 +198,20 @@ fn nothing_is_a_hole_where_reading_is_refused() {
         assert_eq!(client.try_read(0, MIB as usize, 0), Err(5));
         assert_eq!(client.status(0, 4 * MIB, 0), Err(5));
     }
-    let mut client = Client::greeted(&house.socket);
-    client.settle(HeaderStyle::Structured);
+    let mut client = Client::greeted(&fixture.socket);
+    client.negotiate(HeaderStyle::Structured);
     client.meta_context(OptionType::SetMetaContext, "disk", &["base:allocation"]);
     client.go("disk");
     assert_eq!(client.read(MIB, MIB as usize), vec![0; MIB as usize]);
-    disk.bar();
+    disk.suspend();
     assert_eq!(client.try_read(MIB, MIB as usize, 0), Err(5));
     assert_eq!(client.status(MIB, MIB, 0), Err(5));
 }
 
 #[test]
 fn a_payload_selects_contexts_for_one_request() {
-    let house = layered();
-    let mut client = Client::attached_with(&house.socket, HeaderStyle::Extended, &ALL);
+    let fixture = layered();
+    let mut client = Client::attached_with(&fixture.socket, HeaderStyle::Extended, &ALL);
     let mut ask = |length: u64, ids: &[u32], tail: &[u8]| {
         let mut payload = length.to_be_bytes().to_vec();
         payload.extend(ids.iter().flat_map(|id| id.to_be_bytes()));

@@ -15,7 +15,7 @@ use sealdisk::nbd::wire::handshake::{OptionHeader, OptionType};
 use sealdisk::nbd::wire::transmission::{HeaderStyle, command};
 use sealdisk::nbd::{Config, Tls, TlsFiles};
 
-use crate::house::{House, MIB, Shelf};
+use crate::fixture::{MIB, ServerFixture, Shelf};
 use crate::raw::{ACK, Client, ERR};
 use crate::support::Certificates;
 use crate::transmission::pattern;
@@ -57,9 +57,9 @@ pub(crate) fn server_files(folder: &Path) -> TlsFiles {
     TlsFiles { certificate, key, client_ca: None, crl: None }
 }
 
-fn house(tls: Tls, required: bool) -> House {
+fn fixture(tls: Tls, required: bool) -> ServerFixture {
     let (shelf, _disk) = Shelf::with_disk(8 * MIB);
-    House::new(&shelf, Config { tls: Some(tls), tls_required: required, ..Config::default() })
+    ServerFixture::new(&shelf, Config { tls: Some(tls), tls_required: required, ..Config::default() })
 }
 
 /// Greeted, STARTTLS acknowledged, TLS begun (the TLS handshake itself happens with the first bytes).
@@ -76,11 +76,11 @@ fn secured(socket: &Path, tls: ClientConnection, before: impl FnOnce(&mut Client
 #[test]
 fn both_versions_serve_all_sizes_of_requests() {
     let certificates = Certificates::make();
-    let house = house(server(&certificates, false), false);
+    let fixture = fixture(server(&certificates, false), false);
     for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
         for style in [HeaderStyle::Simple, HeaderStyle::Structured, HeaderStyle::Extended] {
-            let mut client = secured(&house.socket, client(&certificates, None, version), |_| {});
-            client.settle(style);
+            let mut client = secured(&fixture.socket, client(&certificates, None, version), |_| {});
+            client.negotiate(style);
             client.go("");
             for (offset, len) in [(0, 512), (100, 70_000), (MIB, 3 << 20)] {
                 let data = pattern(len as u64, len);
@@ -96,7 +96,7 @@ fn both_versions_serve_all_sizes_of_requests() {
 #[test]
 fn tls_is_offered_or_required() {
     let certificates = Certificates::make();
-    let offered = house(server(&certificates, false), false);
+    let offered = fixture(server(&certificates, false), false);
     Client::attached(&offered.socket, HeaderStyle::Structured).write(0, b"plain");
 
     // Asked for by word, and implied by a client authority.
@@ -105,7 +105,7 @@ fn tls_is_offered_or_required() {
         let tls = Some(server(&certificates, asks_clients));
         let config = Config { tls, tls_required: !asks_clients, ..Config::default() };
         let mut addr = None;
-        let required = House::with_server(&shelf, config, |server| {
+        let required = ServerFixture::with_server(&shelf, config, |server| {
             addr = Some(server.listen_tcp("127.0.0.1:0".parse().unwrap()).unwrap());
         });
         let greeted = |flags| {
@@ -135,12 +135,12 @@ fn tls_is_offered_or_required() {
 }
 
 #[test]
-fn starttls_forgets_what_was_settled_before() {
+fn starttls_forgets_what_was_negotiated_before() {
     let certificates = Certificates::make();
-    let house = house(server(&certificates, false), false);
+    let fixture = fixture(server(&certificates, false), false);
     let tls = client(&certificates, None, &rustls::version::TLS13);
-    let mut client = secured(&house.socket, tls, |plain| {
-        plain.settle(HeaderStyle::Structured);
+    let mut client = secured(&fixture.socket, tls, |plain| {
+        plain.negotiate(HeaderStyle::Structured);
         plain.meta_context(OptionType::SetMetaContext, "", &["base:allocation"]);
     });
     let refused = client.meta_context(OptionType::SetMetaContext, "", &["base:allocation"]);
@@ -153,8 +153,8 @@ fn starttls_forgets_what_was_settled_before() {
 #[test]
 fn plaintext_behind_starttls_reaches_nobody() {
     let certificates = Certificates::make();
-    let house = house(server(&certificates, false), false);
-    let mut client = Client::greeted(&house.socket);
+    let fixture = fixture(server(&certificates, false), false);
+    let mut client = Client::greeted(&fixture.socket);
     // An attacker in the middle appends an option of its own.
     let mut bytes = OptionHeader { option: OptionType::StartTls, length: 0 }.emit().to_vec();
     bytes.extend(OptionHeader { option: OptionType::List, length: 0 }.emit());
@@ -170,9 +170,9 @@ fn plaintext_behind_starttls_reaches_nobody() {
 fn with_a_client_authority_only_its_certificates_get_in() {
     let certificates = Certificates::make();
     let served = |asks_clients: bool, name: Option<&str>| {
-        let house = house(server(&certificates, asks_clients), true);
+        let fixture = fixture(server(&certificates, asks_clients), true);
         let tls = client(&certificates, name, &rustls::version::TLS13);
-        let mut client = secured(&house.socket, tls, |_| {});
+        let mut client = secured(&fixture.socket, tls, |_| {});
         // A refusal shows at the first answer.
         let list = OptionHeader { option: OptionType::List, length: 0 }.emit();
         client.stream.write_all(&list).and_then(|()| client.stream.read_exact(&mut [0; 20])).is_ok()
@@ -193,8 +193,8 @@ fn a_tls_handshake_has_its_time() {
         handshake_timeout: Duration::from_millis(50),
         ..Config::default()
     };
-    let house = House::new(&shelf, config);
-    let mut client = Client::greeted(&house.socket);
+    let fixture = ServerFixture::new(&shelf, config);
+    let mut client = Client::greeted(&fixture.socket);
     assert_eq!(client.option(OptionType::StartTls, &[])[0].kind, ACK);
     client.assert_ended();
 }
@@ -229,9 +229,10 @@ fn real_clients_over_tls() {
     disk.write(0, &pattern(1, 3 << 20), sealdisk::disk::Durability::Volatile).unwrap();
     let mut port = 0;
     let tls = Some(server(&certificates, true));
-    let house = House::with_server(&shelf, Config { tls, tls_required: true, ..Config::default() }, |server| {
-        port = server.listen_tcp("127.0.0.1:0".parse().unwrap()).unwrap().port();
-    });
+    let fixture =
+        ServerFixture::with_server(&shelf, Config { tls, tls_required: true, ..Config::default() }, |server| {
+            port = server.listen_tcp("127.0.0.1:0".parse().unwrap()).unwrap().port();
+        });
     let run = |program: &str, arguments: &[&str]| {
         let done = Command::new(program).args(arguments).output().unwrap();
         assert!(done.status.success(), "{program}: {}", String::from_utf8_lossy(&done.stderr));
@@ -242,7 +243,7 @@ fn real_clients_over_tls() {
     let copy = certificates.path("copy");
     for uri in [
         format!("nbds://localhost:{port}/disk?tls-certificates={pki}"),
-        format!("nbds+unix://localhost/disk?socket={}&tls-certificates={pki}", house.socket.display()),
+        format!("nbds+unix://localhost/disk?socket={}&tls-certificates={pki}", fixture.socket.display()),
     ] {
         assert!(run("nbdinfo", &[&uri]).contains("with TLS"));
         run("nbdcopy", &[&uri, copy.to_str().unwrap()]);

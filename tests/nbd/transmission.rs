@@ -4,7 +4,7 @@ use sealdisk::disk::Durability;
 use sealdisk::nbd::Config;
 use sealdisk::nbd::wire::transmission::{HeaderStyle, ReplyHeader, Request, command, command_flag as cflag};
 
-use crate::house::{Counting, House, MIB, Shelf};
+use crate::fixture::{Counting, MIB, ServerFixture, Shelf};
 use crate::raw::Client;
 
 const STYLES: [HeaderStyle; 3] = [HeaderStyle::Simple, HeaderStyle::Structured, HeaderStyle::Extended];
@@ -22,9 +22,9 @@ pub(crate) fn pattern(seed: u64, len: usize) -> Vec<u8> {
 
 #[test]
 fn what_is_written_is_read_at_any_alignment() {
-    let (house, _disk) = House::plain(4 * MIB);
+    let (fixture, _disk) = ServerFixture::plain(4 * MIB);
     for style in STYLES {
-        let mut client = Client::attached(&house.socket, style);
+        let mut client = Client::attached(&fixture.socket, style);
         for (offset, len) in
             [(0, 1), (511, 2), (512, 512), (1000, 5000), (4096, 4096), (65_537, 300_001), (4 * MIB - 3, 3)]
         {
@@ -37,10 +37,10 @@ fn what_is_written_is_read_at_any_alignment() {
 
 #[test]
 fn the_longest_requests_are_served() {
-    let (house, _disk) = House::plain(33 * MIB);
+    let (fixture, _disk) = ServerFixture::plain(33 * MIB);
     let data = pattern(7, 32 << 20);
     for style in STYLES {
-        let mut client = Client::attached(&house.socket, style);
+        let mut client = Client::attached(&fixture.socket, style);
         client.write(12_345, &data);
         assert!(client.read(12_345, data.len()) == data, "{style:?}");
     }
@@ -49,26 +49,26 @@ fn the_longest_requests_are_served() {
 #[test]
 fn requests_over_the_maximum_are_refused_and_drained() {
     let (shelf, _disk) = Shelf::with_disk(4 * MIB);
-    let house = House::new(&shelf, Config { max_request: MIB as u32, ..Config::default() });
+    let fixture = ServerFixture::new(&shelf, Config { max_request: MIB as u32, ..Config::default() });
     for style in [HeaderStyle::Simple, HeaderStyle::Structured] {
-        let mut client = Client::attached(&house.socket, style);
+        let mut client = Client::attached(&fixture.socket, style);
         assert_eq!(client.try_write(0, &vec![1; MIB as usize + 1], 0), EINVAL);
         assert_eq!(client.try_read(0, MIB as usize + 1, 0), Err(EOVERFLOW));
         assert_eq!(client.try_write(0, &vec![0; MIB as usize], 0), 0);
         assert_eq!(client.try_read(0, MIB as usize, 0).map(|data| data.len()), Ok(MIB as usize));
     }
     // With extended headers such a payload was never offered.
-    let mut client = Client::attached(&house.socket, HeaderStyle::Extended);
+    let mut client = Client::attached(&fixture.socket, HeaderStyle::Extended);
     client.request(command::WRITE, cflag::PAYLOAD_LEN, 0, MIB + 1, &[]);
     client.assert_ended();
 }
 
 #[test]
 fn every_command_checks_its_range() {
-    let (house, disk) = House::plain(MIB);
+    let (fixture, disk) = ServerFixture::plain(MIB);
     for style in STYLES {
         let contexts = if style == HeaderStyle::Simple { &[][..] } else { &["base:allocation"] };
-        let mut client = Client::attached_with(&house.socket, style, contexts);
+        let mut client = Client::attached_with(&fixture.socket, style, contexts);
         let huge = if style == HeaderStyle::Extended { u64::MAX } else { u64::from(u32::MAX) };
         for (offset, length) in
             [(MIB, 1), (MIB - 1, 2), (u64::MAX, 1), (u64::MAX - 511, 512), (u64::MAX, huge), (1, huge)]
@@ -96,10 +96,10 @@ fn every_command_checks_its_range() {
 
 #[test]
 fn requests_of_no_byte_do_nothing() {
-    let (house, _disk) = House::plain(MIB);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
     for style in STYLES {
         let mut client = Client::attached_with(
-            &house.socket,
+            &fixture.socket,
             style,
             if style == HeaderStyle::Simple { &[] } else { &["base:allocation"] },
         );
@@ -118,8 +118,8 @@ fn requests_of_no_byte_do_nothing() {
 /// As QEMU 9 and 10 write, against the letter of the protocol.
 #[test]
 fn an_extended_write_needs_no_flag_for_its_payload() {
-    let (house, _disk) = House::plain(MIB);
-    let mut client = Client::attached(&house.socket, HeaderStyle::Extended);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
+    let mut client = Client::attached(&fixture.socket, HeaderStyle::Extended);
     for flags in [0, cflag::FUA, cflag::FUA | cflag::PAYLOAD_LEN] {
         let data = [7 + flags as u8; 512];
         let cookie = client.request(command::WRITE, flags, 512, 512, &data);
@@ -131,9 +131,9 @@ fn an_extended_write_needs_no_flag_for_its_payload() {
 
 #[test]
 fn flags_are_taken_only_where_they_belong() {
-    let (house, _disk) = House::plain(MIB);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
     for style in STYLES {
-        let mut client = Client::attached(&house.socket, style);
+        let mut client = Client::attached(&fixture.socket, style);
         let all = [command::READ, command::FLUSH, command::TRIM, command::CACHE, command::WRITE_ZEROES];
         for bit in 0..16u16 {
             for command in all {
@@ -164,9 +164,9 @@ fn flags_are_taken_only_where_they_belong() {
 
 #[test]
 fn unknown_commands_are_invalid_and_the_connection_goes_on() {
-    let (house, _disk) = House::plain(MIB);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
     for style in STYLES {
-        let mut client = Client::attached(&house.socket, style);
+        let mut client = Client::attached(&fixture.socket, style);
         for command in [8, 9, 255, u16::MAX] {
             assert_eq!(client.try_request(command, 0, 0, 512), EINVAL);
         }
@@ -182,9 +182,9 @@ fn a_read_only_export_refuses_every_change() {
     let (shelf, disk) = Shelf::with_disk(MIB);
     disk.write(0, b"as it was", Durability::Volatile).unwrap();
     shelf.put("disk", &disk, true);
-    let house = House::new(&shelf, Config::default());
+    let fixture = ServerFixture::new(&shelf, Config::default());
     for style in STYLES {
-        let mut client = Client::attached(&house.socket, style);
+        let mut client = Client::attached(&fixture.socket, style);
         for len in [512, 100_000, 1 << 20] {
             assert_eq!(client.try_write(0, &vec![9; len], 0), EPERM);
         }
@@ -199,15 +199,15 @@ fn a_read_only_export_refuses_every_change() {
 #[test]
 fn a_read_only_server_serves_every_export_read_only() {
     let (shelf, _disk) = Shelf::with_disk(MIB);
-    let house = House::new(&shelf, Config { read_only: true, ..Config::default() });
-    let mut client = Client::attached(&house.socket, HeaderStyle::Simple);
+    let fixture = ServerFixture::new(&shelf, Config { read_only: true, ..Config::default() });
+    let mut client = Client::attached(&fixture.socket, HeaderStyle::Simple);
     assert_eq!(client.try_write(0, &[1], 0), EPERM);
 }
 
 #[test]
 fn trim_and_write_zeroes_read_back_as_zeros() {
-    let (house, disk) = House::plain(4 * MIB);
-    let mut client = Client::attached(&house.socket, HeaderStyle::Structured);
+    let (fixture, disk) = ServerFixture::plain(4 * MIB);
+    let mut client = Client::attached(&fixture.socket, HeaderStyle::Structured);
     for flags in [0, cflag::NO_HOLE, cflag::FUA, cflag::NO_HOLE | cflag::FUA, cflag::FAST_ZERO] {
         for command in [command::WRITE_ZEROES, command::TRIM] {
             if command == command::TRIM && flags & !cflag::FUA != 0 {
@@ -232,8 +232,8 @@ fn trim_and_write_zeroes_read_back_as_zeros() {
 
 #[test]
 fn fast_zero_fails_fast_where_zeros_would_be_written() {
-    let (house, _disk) = House::plain(MIB);
-    let mut client = Client::attached(&house.socket, HeaderStyle::Structured);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
+    let mut client = Client::attached(&fixture.socket, HeaderStyle::Structured);
     client.write(0, b"kept");
     let both = cflag::FAST_ZERO | cflag::NO_HOLE;
     assert_eq!(client.try_request(command::WRITE_ZEROES, both, 0, MIB), ENOTSUP);
@@ -243,9 +243,9 @@ fn fast_zero_fails_fast_where_zeros_would_be_written() {
 
 #[test]
 fn fua_and_flush_are_answered_after_the_disk() {
-    let (house, disk) = House::plain(MIB);
+    let (fixture, disk) = ServerFixture::plain(MIB);
     for style in STYLES {
-        let mut client = Client::attached(&house.socket, style);
+        let mut client = Client::attached(&fixture.socket, style);
         assert_eq!(client.try_write(0, &pattern(3, 4096), cflag::FUA), 0);
         assert_eq!(client.try_write(4096, &pattern(4, 500_000), cflag::FUA), 0);
         assert_eq!(client.try_request(command::FLUSH, cflag::FUA, 0, 0), 0);
@@ -262,9 +262,9 @@ fn holes_are_sent_as_holes() {
     let disk = shelf.add("disk", 4 * MIB, Some(Counting(MIB)));
     disk.write(2 * MIB, &pattern(5, 4096), Durability::Volatile).unwrap();
     disk.write_zeros(3 * MIB, 4096, Durability::Volatile).unwrap();
-    let house = House::new(&shelf, Config::default());
+    let fixture = ServerFixture::new(&shelf, Config::default());
     for style in [HeaderStyle::Structured, HeaderStyle::Extended] {
-        let mut client = Client::attached(&house.socket, style);
+        let mut client = Client::attached(&fixture.socket, style);
         let mut chunks = |offset, len: usize, flags| {
             let cookie = client.request(command::READ, flags, offset, len as u64, &[]);
             client.read_reply(cookie, offset, len).unwrap()
@@ -294,9 +294,9 @@ fn holes_are_sent_as_holes() {
 
 #[test]
 fn replies_carry_their_cookies_in_any_order() {
-    let (house, _disk) = House::plain(16 * MIB);
+    let (fixture, _disk) = ServerFixture::plain(16 * MIB);
     for style in STYLES {
-        let mut client = Client::attached(&house.socket, style);
+        let mut client = Client::attached(&fixture.socket, style);
         let mut open = std::collections::HashSet::new();
         let mut bytes = Vec::new();
         for i in 0..600u64 {
@@ -330,8 +330,8 @@ fn replies_carry_their_cookies_in_any_order() {
 
 #[test]
 fn the_same_cookie_may_be_used_twice_at_once() {
-    let (house, _disk) = House::plain(MIB);
-    let mut client = Client::attached(&house.socket, HeaderStyle::Simple);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
+    let mut client = Client::attached(&fixture.socket, HeaderStyle::Simple);
     let request = Request { flags: 0, command: command::FLUSH, cookie: 5, offset: 0, length: 0 };
     client.send(&[request.emit(HeaderStyle::Simple), request.emit(HeaderStyle::Simple)].concat());
     assert_eq!((client.outcome(5), client.outcome(5)), (0, 0));
@@ -339,9 +339,9 @@ fn the_same_cookie_may_be_used_twice_at_once() {
 
 #[test]
 fn disconnect_waits_for_what_is_in_flight() {
-    let (house, disk) = House::plain(8 * MIB);
+    let (fixture, disk) = ServerFixture::plain(8 * MIB);
     for style in STYLES {
-        let mut client = Client::attached(&house.socket, style);
+        let mut client = Client::attached(&fixture.socket, style);
         let payload = if style == HeaderStyle::Extended { cflag::PAYLOAD_LEN } else { 0 };
         let data = pattern(9, 1 << 20);
         for i in 0..4 {
@@ -363,15 +363,15 @@ fn disconnect_waits_for_what_is_in_flight() {
 
 #[test]
 fn what_is_no_request_ends_the_connection() {
-    let (house, _disk) = House::plain(MIB);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
     for style in STYLES {
-        let mut client = Client::attached(&house.socket, style);
+        let mut client = Client::attached(&fixture.socket, style);
         client.write(0, b"before");
         client.send(&[0x66; 64]);
         client.assert_ended();
     }
     // Headers of the other style are no requests either.
-    let mut client = Client::attached(&house.socket, HeaderStyle::Extended);
+    let mut client = Client::attached(&fixture.socket, HeaderStyle::Extended);
     client.style = HeaderStyle::Structured;
     client.request(command::READ, 0, 0, 512, &[0; 8]);
     client.assert_ended();
@@ -379,9 +379,9 @@ fn what_is_no_request_ends_the_connection() {
 
 #[test]
 fn flush_covers_the_writes_of_other_connections() {
-    let (house, _disk) = House::plain(MIB);
-    let mut one = Client::attached(&house.socket, HeaderStyle::Simple);
-    let mut other = Client::attached(&house.socket, HeaderStyle::Structured);
+    let (fixture, _disk) = ServerFixture::plain(MIB);
+    let mut one = Client::attached(&fixture.socket, HeaderStyle::Simple);
+    let mut other = Client::attached(&fixture.socket, HeaderStyle::Structured);
     for i in 0..20u8 {
         one.write(0, &[i; 4096]);
         assert_eq!(other.try_request(command::FLUSH, 0, 0, 0), 0);
@@ -391,11 +391,11 @@ fn flush_covers_the_writes_of_other_connections() {
 
 #[test]
 fn a_disk_that_fails_fails_the_request_only() {
-    let (house, disk) = House::plain(MIB);
-    Client::attached(&house.socket, HeaderStyle::Simple).write(0, b"before");
-    disk.bar();
+    let (fixture, disk) = ServerFixture::plain(MIB);
+    Client::attached(&fixture.socket, HeaderStyle::Simple).write(0, b"before");
+    disk.suspend();
     for style in STYLES {
-        let mut client = Client::attached(&house.socket, style);
+        let mut client = Client::attached(&fixture.socket, style);
         for len in [512, 300_000, 1 << 20] {
             assert_eq!(client.try_read(0, len, 0), Err(EIO));
             assert_eq!(client.try_write(0, &vec![1; len], 0), EIO);

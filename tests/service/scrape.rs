@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Account, Server};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const TIMEOUT: Duration = Duration::from_secs(20);
 /// Longer than a look is shared.
 pub(crate) const FRESH: Duration = Duration::from_millis(150);
 
@@ -36,7 +36,7 @@ pub(crate) fn address(account: &Account) -> SocketAddr {
         if let Some(addr) = addr.filter(|addr| TcpStream::connect(addr).is_ok()) {
             return addr;
         }
-        assert!(began.elapsed() < PATIENCE, "no metrics: {log}");
+        assert!(began.elapsed() < TIMEOUT, "no metrics: {log}");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
@@ -44,7 +44,7 @@ pub(crate) fn address(account: &Account) -> SocketAddr {
 /// A request, and all that is answered.
 pub(crate) fn http(addr: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(addr).expect("the metrics are served");
-    stream.set_read_timeout(Some(PATIENCE)).expect("a time-out");
+    stream.set_read_timeout(Some(TIMEOUT)).expect("a time-out");
     stream.write_all(request.as_bytes()).expect("a request is taken");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).expect("an answer");
@@ -76,7 +76,7 @@ impl Scrape {
             if taken(&scrape) > taken(&shared) {
                 return scrape;
             }
-            assert!(began.elapsed() < PATIENCE, "the same look is served for {PATIENCE:?}");
+            assert!(began.elapsed() < TIMEOUT, "the same look is served for {TIMEOUT:?}");
         }
     }
 

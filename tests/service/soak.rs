@@ -146,7 +146,7 @@ fn load(server: &Server, disk: &str, seed: u64, stop: &AtomicBool, asked: &Atomi
     random.fill(&mut data[..]);
     while !stop.load(Ordering::Relaxed) {
         let mut client = Client::greeted(server.socket());
-        client.settle(STYLES[random.random_range(0..STYLES.len())]);
+        client.negotiate(STYLES[random.random_range(0..STYLES.len())]);
         client.go(disk);
         for _ in 0..200 {
             let length = 512 * random.random_range(1..=data.len() as u64 / 512);

@@ -139,7 +139,7 @@ fn content(stored: &Stored, disk: &Disk, name: &str, expected: &model::Disk) {
     for (snapshot, pages) in &expected.snapshots {
         let line = disk.snapshot(snapshot);
         for (number, page) in (0..).zip(pages) {
-            let answer = stored.at_line(disk, line, number);
+            let answer = stored.at_snapshot_id(disk, line, number);
             assert_eq!(form(stored, answer), page.form, "{name}@{snapshot}, page {number}: {answer:?}");
             assert_eq!(stored.content(answer, number), model::bytes(page.content), "{name}@{snapshot}, page {number}");
         }

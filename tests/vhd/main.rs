@@ -9,7 +9,7 @@ mod build;
 mod corpus;
 mod figures;
 mod hostile;
-mod judges;
+mod interop;
 mod named;
 mod nbd_base;
 mod parents;

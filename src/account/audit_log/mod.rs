@@ -41,7 +41,7 @@ const RESERVE: u64 = 64 << 10;
 /// Space without which no act begins.
 const LEAST: u64 = 4096;
 /// How long the lock of the file is waited for.
-const PATIENCE: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(10);
 /// Lines that are kept while they cannot be written.
 const KEPT: usize = 1000;
@@ -225,7 +225,7 @@ struct Lock<'a> {
 
 impl<'a> Lock<'a> {
     fn take(file: &'a File) -> io::Result<Self> {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         loop {
             match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Self { file }),

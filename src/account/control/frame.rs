@@ -78,10 +78,10 @@ pub fn send(mut stream: &UnixStream, body: &[u8], files: &[BorrowedFd<'_>]) -> R
     stream.write_all(&header.as_bytes()[sent..]).and_then(|()| stream.write_all(body)).map_err(failed)
 }
 
-/// Receives one message with a body of at most `limit` bytes within `patience` (`None`: for as long as it takes).
+/// Receives one message with a body of at most `limit` bytes within `timeout` (`None`: for as long as it takes).
 /// `Ok(None)`: the other side closed the connection before a message began.
-pub fn receive(stream: &UnixStream, limit: usize, patience: Option<Duration>) -> Result<Option<Frame>> {
-    let deadline = patience.map(|p| Instant::now() + p);
+pub fn receive(stream: &UnixStream, limit: usize, timeout: Option<Duration>) -> Result<Option<Frame>> {
+    let deadline = timeout.map(|p| Instant::now() + p);
     let mut receiver = Receiver { stream, deadline, files: Vec::new(), sender: None };
     let mut header = [0; HEADER];
     match receiver.fill(&mut header)? {
@@ -182,7 +182,7 @@ mod tests {
     use std::io::{Read, Seek};
     use std::os::fd::AsFd;
 
-    const PATIENCE: Option<Duration> = Some(Duration::from_secs(20));
+    const TIMEOUT: Option<Duration> = Some(Duration::from_secs(20));
 
     fn bytes(magic: &[u8; 6], version: u16, body: u32, files: u32) -> Vec<u8> {
         let header = Header { magic: *magic, version: U16::new(version), body: U32::new(body), files: U32::new(files) };
@@ -194,7 +194,7 @@ mod tests {
         let (mut near, far) = UnixStream::pair().expect("pair");
         near.write_all(raw).expect("written");
         drop(near);
-        receive(&far, limit, PATIENCE)
+        receive(&far, limit, TIMEOUT)
     }
 
     #[test]
@@ -206,7 +206,7 @@ mod tests {
             send(&near, &[7; 100_000], &[file.as_fd(), file.as_fd()]).expect("sent");
             send(&near, b"", &[]).expect("sent");
         });
-        let frame = receive(&far, 100_000, PATIENCE).expect("received").expect("one");
+        let frame = receive(&far, 100_000, TIMEOUT).expect("received").expect("one");
         assert_eq!(frame.body, vec![7; 100_000]);
         assert_eq!(frame.files.len(), 2);
         let mut same = std::fs::File::from(frame.files.into_iter().next().expect("two"));
@@ -214,9 +214,9 @@ mod tests {
         let mut text = String::new();
         same.read_to_string(&mut text).expect("read");
         assert_eq!(text, "through the socket");
-        let second = receive(&far, 0, PATIENCE).expect("received").expect("empty");
+        let second = receive(&far, 0, TIMEOUT).expect("received").expect("empty");
         assert!(second.body.is_empty() && second.files.is_empty());
-        assert!(receive(&far, 0, PATIENCE).expect("closed").is_none());
+        assert!(receive(&far, 0, TIMEOUT).expect("closed").is_none());
         sender.join().expect("sender");
     }
 

@@ -25,9 +25,9 @@ use crate::{Error, ErrorKind, Result};
 /// Connections served at once; the next waits in the backlog.
 const CONNECTIONS: usize = 16;
 /// How long a client may take to send a request.
-const REQUEST_PATIENCE: Duration = Duration::from_secs(10);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may refuse to take its answer.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A listening control socket. Dropping it stops it.
 #[derive(Debug)]
@@ -171,13 +171,13 @@ impl Drop for Leave<'_> {
 fn converse(stream: &UnixStream, registry: &Registry) -> Result<()> {
     let failed = |error: io::Error| Error::io("the control connection failed", error);
     stream.set_nonblocking(false).map_err(failed)?;
-    stream.set_write_timeout(Some(ANSWER_PATIENCE)).map_err(failed)?;
+    stream.set_write_timeout(Some(ANSWER_TIMEOUT)).map_err(failed)?;
     let asker = match check_peer(stream) {
         Ok(asker) => asker,
         Err(error) => return answer(stream, &Err(error.into())),
     };
     loop {
-        let frame = match frame::receive(stream, REQUEST_BYTES, Some(REQUEST_PATIENCE)) {
+        let frame = match frame::receive(stream, REQUEST_BYTES, Some(REQUEST_TIMEOUT)) {
             Ok(Some(frame)) => frame,
             Ok(None) => return Ok(()),
             Err(error) => {

@@ -53,7 +53,7 @@ enum Read {
 fn read_line(terminal: &File, signals: &mut HeldBack, buf: &mut [u8]) -> io::Result<Read> {
     let mut len = 0;
     loop {
-        let mut fds = [PollFd::new(terminal, PollFlags::IN), PollFd::new(signals.bell(), PollFlags::IN)];
+        let mut fds = [PollFd::new(terminal, PollFlags::IN), PollFd::new(signals.wakeup(), PollFlags::IN)];
         match rustix::event::poll(&mut fds, None) {
             Err(Errno::INTR) => continue,
             polled => polled?,

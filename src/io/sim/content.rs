@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::dice::Dice;
+use super::rng::SimRng;
 
 /// The unit a device writes as one.
 pub(super) const SECTOR: usize = 512;
@@ -260,10 +260,10 @@ impl Content {
 
     /// A sync that fails: of what is numbered up to `seq` any part is durable, and all of it looks clean. Sizes go
     /// through the journal of the file system and are not lost.
-    pub(super) fn lose(&mut self, seq: u64, dice: &mut Dice) {
+    pub(super) fn lose(&mut self, seq: u64, rng: &mut SimRng) {
         let (now, later): (Vec<_>, Vec<_>) = self.pending.drain(..).partition(|pending| pending.seq <= seq);
-        let keep = if dice.coin() { Keep::Nothing } else { Keep::Any { whole: 300 } };
-        settle(&mut self.durable, &now, keep, 1, dice);
+        let keep = if rng.coin() { Keep::Nothing } else { Keep::Any { whole: 300 } };
+        choose_version(&mut self.durable, &now, keep, 1, rng);
         for pending in &now {
             if matches!(pending.change, Change::Size(_)) {
                 self.durable.apply(&pending.change);
@@ -285,10 +285,10 @@ impl Content {
         self.lost = false;
     }
 
-    /// The content after a power cut; `unit` sectors settle as one.
-    pub(super) fn after_power_cut(&self, keep: Keep, unit: usize, dice: &mut Dice) -> Self {
+    /// The content after a power cut; the version of `unit` sectors is chosen for all of them.
+    pub(super) fn after_power_cut(&self, keep: Keep, unit: usize, rng: &mut SimRng) -> Self {
         let mut durable = self.durable.clone();
-        settle(&mut durable, &self.pending, keep, unit, dice);
+        choose_version(&mut durable, &self.pending, keep, unit, rng);
         Self { cached: durable.clone(), durable, pending: Vec::new(), lost: false }
     }
 
@@ -315,7 +315,7 @@ impl Content {
 }
 
 /// Applies to `version` the changes that `keep` chooses.
-fn settle(version: &mut Version, pending: &[Pending], keep: Keep, unit: usize, dice: &mut Dice) {
+fn choose_version(version: &mut Version, pending: &[Pending], keep: Keep, unit: usize, rng: &mut SimRng) {
     match keep {
         Keep::Nothing => {}
         Keep::Everything => pending.iter().for_each(|pending| version.apply(&pending.change)),
@@ -333,7 +333,7 @@ fn settle(version: &mut Version, pending: &[Pending], keep: Keep, unit: usize, d
                 groups[group] += 1;
             }
             for count in groups.iter_mut().filter(|count| **count > 0) {
-                *count = if dice.chance(whole) { *count } else { dice.below(*count + 1) };
+                *count = if rng.chance(whole) { *count } else { rng.below(*count + 1) };
             }
             for pending in pending {
                 let left = &mut groups[pending.group(unit)];
@@ -376,14 +376,14 @@ mod tests {
         content.write(&[2; 1024], 0, 2);
         content.write(&[3; 512], 0, 3);
         let mut seen = std::collections::BTreeSet::new();
-        let mut dice = Dice::new(1);
+        let mut rng = SimRng::new(1);
         for _ in 0..200 {
-            let bytes = all(&content.after_power_cut(Keep::Any { whole: 0 }, 1, &mut dice));
+            let bytes = all(&content.after_power_cut(Keep::Any { whole: 0 }, 1, &mut rng));
             assert!(bytes[..512].iter().all(|byte| *byte == bytes[0]), "a sector is never torn");
             seen.insert((bytes[0], bytes[512]));
         }
         assert_eq!(seen.into_iter().collect::<Vec<_>>(), [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1), (3, 2)]);
-        let whole = all(&content.after_power_cut(Keep::Nothing, 1, &mut dice));
+        let whole = all(&content.after_power_cut(Keep::Nothing, 1, &mut rng));
         assert!(whole.iter().all(|byte| *byte == 1));
     }
 
@@ -393,8 +393,8 @@ mod tests {
         content.write(&[1; 512], 0, 1);
         content.write(&[2; 512], 0, 2);
         content.sync(1);
-        let mut dice = Dice::new(1);
-        assert_eq!(all(&content.after_power_cut(Keep::Nothing, 1, &mut dice))[0], 1);
+        let mut rng = SimRng::new(1);
+        assert_eq!(all(&content.after_power_cut(Keep::Nothing, 1, &mut rng))[0], 1);
         assert_eq!(all(&content)[0], 2);
     }
 
@@ -406,7 +406,7 @@ mod tests {
         let lost = (0..64).find_map(|seed| {
             let mut content = content.clone();
             content.write(&[2; 512], 0, 2);
-            content.lose(2, &mut Dice::new(seed));
+            content.lose(2, &mut SimRng::new(seed));
             assert_eq!((all(&content)[0], content.pending()), (2, 0));
             content.sync(9);
             content.drop_cache();
@@ -422,7 +422,7 @@ mod tests {
             content.write(&[1; 2 * 4096], 0, 1);
             content.sync(1);
             content.punch(512, 4096 + 3584, 2);
-            content.lose(2, &mut Dice::new(seed));
+            content.lose(2, &mut SimRng::new(seed));
             let device = content.durable.slots.iter().filter(|slot| matches!(slot, Slot::Data(_))).count();
             assert!(all(&content)[512..].iter().all(|byte| *byte == 0));
             (device == 16).then_some(content)

@@ -10,7 +10,7 @@ use super::fault::{Call, eio, plain};
 use super::file::SimFile;
 use super::names::Names;
 use super::point;
-use super::world::{FileNode, Node, World};
+use super::state::{FileNode, Node, SimState};
 use crate::io::{Dir, File, FileSystemId, Open};
 
 pub(super) struct SimDir {
@@ -32,14 +32,14 @@ impl SimDir {
         Self { disk, node, path, opened }
     }
 
-    fn begin(&self, call: Call, name: &str) -> io::Result<MutexGuard<'_, World>> {
+    fn begin(&self, call: Call, name: &str) -> io::Result<MutexGuard<'_, SimState>> {
         let (world, fault) = self.disk.begin(call, || format!("{}/{name}", self.path.display()))?;
         plain(fault)?;
         Ok(world)
     }
 
     /// Makes durable what `each` gives when the call begins, or loses it.
-    fn sync_names(&self, call: Call, each: impl Fn(&mut World, &mut dyn FnMut(&mut Names))) -> io::Result<()> {
+    fn sync_names(&self, call: Call, each: impl Fn(&mut SimState, &mut dyn FnMut(&mut Names))) -> io::Result<()> {
         let (world, fault) = self.disk.begin(call, || self.path.display().to_string())?;
         let began = world.last_seq();
         drop(world);

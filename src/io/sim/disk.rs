@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::content::SECTOR;
-use super::dice::Dice;
 use super::dir::SimDir;
 use super::fault::{Call, Fault, Faults, Fired};
 use super::point;
-use super::world::{RawFile, Tear, World};
+use super::rng::SimRng;
+use super::state::{RawFile, SimState, Tear};
 use crate::io::Dir;
 
 type Observer = Arc<dyn Fn(&SimDisk) + Send + Sync>;
@@ -20,7 +20,7 @@ type Observer = Arc<dyn Fn(&SimDisk) + Send + Sync>;
 pub struct SimDisk(Arc<Shared>);
 
 struct Shared {
-    world: Mutex<World>,
+    world: Mutex<SimState>,
     observer: Mutex<Option<Observer>>,
 }
 
@@ -34,14 +34,14 @@ impl SimDisk {
     /// An empty disk. `seed` fixes every choice it makes by itself.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self::over(World::new(seed))
+        Self::over(SimState::new(seed))
     }
 
-    fn over(world: World) -> Self {
+    fn over(world: SimState) -> Self {
         Self(Arc::new(Shared { world: Mutex::new(world), observer: Mutex::new(None) }))
     }
 
-    pub(super) fn world(&self) -> MutexGuard<'_, World> {
+    pub(super) fn world(&self) -> MutexGuard<'_, SimState> {
         self.0.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -51,23 +51,23 @@ impl SimDisk {
         Arc::new(SimDir::new(self.clone(), 0, PathBuf::from("sim"), opened))
     }
 
-    /// One possible disk after a power cut now, chosen by `dice`. This one goes on.
+    /// One possible disk after a power cut now, chosen by `rng`. This one goes on.
     #[must_use]
-    pub fn power_cut(&self, dice: &mut Dice, tear: Tear) -> Self {
-        Self::over(self.world().after_power_cut(dice, tear))
+    pub fn power_cut(&self, rng: &mut SimRng, tear: Tear) -> Self {
+        Self::over(self.world().after_power_cut(rng, tear))
     }
 
     /// One possible disk after its device was reset now, which looks like a power cut to the device and is none to the
     /// kernel. This one goes on.
     #[must_use]
-    pub fn reset(&self, dice: &mut Dice, tear: Tear) -> Self {
-        Self::over(self.world().after_reset(dice, tear))
+    pub fn reset(&self, rng: &mut SimRng, tear: Tear) -> Self {
+        Self::over(self.world().after_reset(rng, tear))
     }
 
     /// The disk after the death of the process now. This one goes on.
     #[must_use]
-    pub fn kill(&self, dice: &mut Dice) -> Self {
-        Self::over(self.world().after_kill(dice))
+    pub fn kill(&self, rng: &mut SimRng) -> Self {
+        Self::over(self.world().after_kill(rng))
     }
 
     /// The kernel's name of the boot it is in: another one after a power cut, the same after a kill.
@@ -172,7 +172,7 @@ impl SimDisk {
         &self,
         call: Call,
         what: impl Fn() -> String,
-    ) -> io::Result<(MutexGuard<'_, World>, Option<Fault>)> {
+    ) -> io::Result<(MutexGuard<'_, SimState>, Option<Fault>)> {
         point();
         let observer = self.0.observer.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(observer) = observer {
@@ -205,16 +205,16 @@ mod tests {
             let file = root.open("a", Open::New).unwrap();
             assert_eq!(file.write_at(&[7; 700], 0).unwrap(), 700);
             file.sync_data().unwrap();
-            let mut dice = Dice::new(1);
-            let outcomes = |disk: &SimDisk, dice: &mut Dice| {
-                let cut = |_| read(&disk.power_cut(dice, Tear::Sector).root(), "a").map_err(|error| error.kind());
+            let mut rng = SimRng::new(1);
+            let outcomes = |disk: &SimDisk, rng: &mut SimRng| {
+                let cut = |_| read(&disk.power_cut(rng, Tear::Sector).root(), "a").map_err(|error| error.kind());
                 (0..50).map(cut).collect::<Vec<_>>()
             };
-            let before = outcomes(&disk, &mut dice);
+            let before = outcomes(&disk, &mut rng);
             assert!(before.contains(&Err(io::ErrorKind::NotFound)) && before.contains(&Ok(vec![7; 700])));
             root.sync().unwrap();
-            assert!(outcomes(&disk, &mut dice).iter().all(|read| *read == Ok(vec![7; 700])));
-            assert_eq!(read(&disk.kill(&mut dice).root(), "a").unwrap(), [7; 700]);
+            assert!(outcomes(&disk, &mut rng).iter().all(|read| *read == Ok(vec![7; 700])));
+            assert_eq!(read(&disk.kill(&mut rng).root(), "a").unwrap(), [7; 700]);
         });
     }
 

@@ -4,7 +4,7 @@ use std::io;
 
 use rustix::io::Errno;
 
-use super::dice::Dice;
+use super::rng::SimRng;
 
 /// The calls of the seam.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -88,7 +88,7 @@ pub struct Fired {
 }
 
 impl Faults {
-    pub(super) fn draw(&mut self, at: u64, call: Call, dice: &mut Dice) -> Option<Fault> {
+    pub(super) fn draw(&mut self, at: u64, call: Call, rng: &mut SimRng) -> Option<Fault> {
         if let Some((from, fault)) = self.once
             && at >= from
             && fault.fits(call)
@@ -99,12 +99,12 @@ impl Faults {
             return Some(fault);
         }
         for (of, fault, rate) in &self.random {
-            if *of == call && dice.below(100_000) < u64::from(*rate) {
+            if *of == call && rng.below(100_000) < u64::from(*rate) {
                 return Some(*fault);
             }
         }
-        if self.nuisance != 0 && Fault::Short.fits(call) && dice.chance(self.nuisance) {
-            return Some(if dice.coin() { Fault::Short } else { Fault::Eintr });
+        if self.nuisance != 0 && Fault::Short.fits(call) && rng.chance(self.nuisance) {
+            return Some(if rng.coin() { Fault::Short } else { Fault::Eintr });
         }
         None
     }

@@ -9,19 +9,19 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use rustix::io::Errno;
 
 use super::content::SECTOR;
-use super::dice::Dice;
 use super::digest;
 use super::disk::SimDisk;
 use super::fault::{Call, Fault, eio, enospc, plain};
-use super::world::World;
+use super::rng::SimRng;
+use super::state::SimState;
 use super::{is_direct, point};
 use crate::io::File;
 
 /// What a write that stops half-way leaves whole in the page cache: less than a sector, more than a cipher's block.
 const WHOLE: usize = 256;
 
-fn first_part(len: usize, dice: &mut Dice) -> usize {
-    let part = dice.index(len + 1);
+fn first_part(len: usize, rng: &mut SimRng) -> usize {
+    let part = rng.index(len + 1);
     if len >= WHOLE { part / WHOLE * WHOLE } else { part }
 }
 
@@ -59,12 +59,12 @@ impl SimFile {
         Self { disk, node, path, seen: AtomicU32::new(reported), writable }
     }
 
-    fn begin(&self, call: Call, offset: u64, len: u64) -> io::Result<(MutexGuard<'_, World>, Option<Fault>)> {
+    fn begin(&self, call: Call, offset: u64, len: u64) -> io::Result<(MutexGuard<'_, SimState>, Option<Fault>)> {
         self.disk.begin(call, || format!("{} {offset}+{len}", self.path.display()))
     }
 
     /// For the calls that change the file.
-    fn begin_change(&self, call: Call, offset: u64, len: u64) -> io::Result<(MutexGuard<'_, World>, Option<Fault>)> {
+    fn begin_change(&self, call: Call, offset: u64, len: u64) -> io::Result<(MutexGuard<'_, SimState>, Option<Fault>)> {
         let begun = self.begin(call, offset, len)?;
         if self.writable { Ok(begun) } else { Err(Errno::BADF.into()) }
     }
@@ -75,7 +75,7 @@ impl File for SimFile {
         let (mut world, fault) = self.begin(Call::Read, offset, buf.len() as u64)?;
         let mut len = buf.len();
         match fault {
-            Some(Fault::Short) if len > 1 => len = 1 + world.dice.index(len - 1),
+            Some(Fault::Short) if len > 1 => len = 1 + world.rng.index(len - 1),
             Some(Fault::Short) | None => {}
             fault => plain(fault)?,
         }
@@ -83,7 +83,7 @@ impl File for SimFile {
     }
 
     fn try_read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        if self.disk.world().dice.one_in(4) {
+        if self.disk.world().rng.one_in(4) {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         self.read_at(buf, offset)
@@ -94,18 +94,18 @@ impl File for SimFile {
         digest::note(|digest| digest.add(&format!("{:08x}", crc32c::crc32c(buf))));
         let mut len = buf.len();
         match fault {
-            Some(Fault::Short) => len = first_part(len, &mut world.dice).max(len.min(WHOLE)),
+            Some(Fault::Short) => len = first_part(len, &mut world.rng).max(len.min(WHOLE)),
             Some(Fault::Eio) => {
                 // Any first part may have reached the cache.
-                let part = first_part(len, &mut world.dice);
+                let part = first_part(len, &mut world.rng);
                 let seq = world.next_seq();
                 world.file_mut(self.node).content.write(&buf[..part], offset, seq);
                 return Err(eio());
             }
             Some(Fault::WriteBack) => {
-                let (seq, mut dice) = (world.last_seq(), world.dice.fork());
+                let (seq, mut rng) = (world.last_seq(), world.rng.fork());
                 let file = world.file_mut(self.node);
-                file.content.lose(seq, &mut dice);
+                file.content.lose(seq, &mut rng);
                 file.errors += 1;
             }
             None => {}
@@ -134,9 +134,9 @@ impl File for SimFile {
         let (mut world, fault) = self.begin(Call::SyncData, 0, 0)?;
         let began = world.last_seq();
         if fault.is_some() {
-            let mut dice = world.dice.fork();
+            let mut rng = world.rng.fork();
             let file = world.file_mut(self.node);
-            file.content.lose(began, &mut dice);
+            file.content.lose(began, &mut rng);
             file.errors += 1;
         }
         drop(world);
@@ -171,7 +171,7 @@ impl File for SimFile {
     fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
         let (mut world, fault) = self.begin_change(Call::Punch, offset, len)?;
         // Any first part may be gone.
-        let done = if fault.is_some() { world.dice.below(len + 1) / SECTOR as u64 * SECTOR as u64 } else { len };
+        let done = if fault.is_some() { world.rng.below(len + 1) / SECTOR as u64 * SECTOR as u64 } else { len };
         let seq = world.next_seq();
         world.file_mut(self.node).content.punch(offset, done, seq);
         plain(fault)

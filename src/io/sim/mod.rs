@@ -14,7 +14,7 @@
 //!   reported once per open file: the sectors it lost count as clean, the cache goes on showing the new content until
 //!   it is dropped, and the next sync succeeds. A failed sync of a directory is reported once, to who asked for it: the
 //!   next succeeds, and makes nothing good of what was lost for who had the directory open then;
-//! - the end (`world.rs`): [`SimDisk::power_cut`] makes one possible disk after a power cut, [`SimDisk::kill`] the one
+//! - the end (`state.rs`): [`SimDisk::power_cut`] makes one possible disk after a power cut, [`SimDisk::kill`] the one
 //!   after the death of the process, where the page cache survives and is still volatile.
 //!
 //! Deterministic: every random choice comes from one seed, so do the keys and ids of the account, where a test runs it
@@ -24,7 +24,6 @@
 use std::cell::Cell;
 
 mod content;
-mod dice;
 mod digest;
 mod dir;
 mod disk;
@@ -32,17 +31,18 @@ mod fault;
 mod file;
 mod mutant;
 mod names;
+mod rng;
 mod seeded;
-mod world;
+mod state;
 
-pub use dice::Dice;
 pub use digest::{Digest, digested};
 pub use disk::SimDisk;
 pub use fault::{Call, Fault, Faults, Fired};
 pub use mutant::{Mutant, mutant, plant};
+pub use rng::SimRng;
 pub(super) use seeded::fill;
 pub use seeded::{seconds, seeded};
-pub use world::{RawFile, Tear};
+pub use state::{RawFile, Tear};
 
 thread_local! {
     static DIRECT: Cell<u32> = const { Cell::new(0) };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::content::Keep;
-use super::dice::Dice;
+use super::rng::SimRng;
 
 #[derive(Debug, Clone)]
 enum Change {
@@ -93,7 +93,7 @@ impl Names {
         let counts = |pending: &Pending| pending.seq <= seq && pending.lost.is_none_or(|lost| lost < opened);
         let wanted: Vec<bool> = self.pending.iter().map(counts).collect();
         let keep = self.closed(wanted);
-        self.settle(&keep);
+        self.keep_chosen(&keep);
         let mut kept = keep.iter();
         self.pending.retain(|_| !kept.next().is_some_and(|kept| *kept));
     }
@@ -103,16 +103,16 @@ impl Names {
         self.pending.iter_mut().filter(|pending| pending.seq <= seq).for_each(|pending| pending.lost = Some(now));
     }
 
-    pub(super) fn after_power_cut(&self, keep: Keep, dice: &mut Dice) -> Self {
+    pub(super) fn after_power_cut(&self, keep: Keep, rng: &mut SimRng) -> Self {
         let wanted = self.pending.iter().map(|pending| match keep {
             Keep::Nothing => false,
             Keep::Everything => true,
             Keep::UpTo(seq) => pending.seq <= seq,
-            Keep::Any { .. } => dice.coin(),
+            Keep::Any { .. } => rng.coin(),
         });
         let keep = self.closed(wanted.collect());
         let mut after = self.clone();
-        after.settle(&keep);
+        after.keep_chosen(&keep);
         after.seen = Arc::clone(&after.durable);
         after.pending.clear();
         after
@@ -135,7 +135,7 @@ impl Names {
         }
     }
 
-    fn settle(&mut self, keep: &[bool]) {
+    fn keep_chosen(&mut self, keep: &[bool]) {
         if keep.iter().any(|keep| *keep) {
             let durable = Arc::make_mut(&mut self.durable);
             for (pending, _) in self.pending.iter().zip(keep).filter(|(_, keep)| **keep) {
@@ -180,9 +180,9 @@ mod tests {
         names.link("b", 3, 3);
         names.rename("a.tmp", "a", 4);
         let mut seen = std::collections::BTreeSet::new();
-        let mut dice = Dice::new(3);
+        let mut rng = SimRng::new(3);
         for _ in 0..100 {
-            seen.insert(listed(&names.after_power_cut(Keep::Any { whole: 0 }, &mut dice)));
+            seen.insert(listed(&names.after_power_cut(Keep::Any { whole: 0 }, &mut rng)));
         }
         let a = |node: usize| ("a".to_owned(), node);
         let (b, tmp) = (("b".to_owned(), 3), ("a.tmp".to_owned(), 2));
@@ -203,10 +203,10 @@ mod tests {
         names.link("a", 1, 1);
         names.lose(1, 2);
         names.sync(2, 0);
-        let mut dice = Dice::new(0);
-        assert!(listed(&names.after_power_cut(Keep::Nothing, &mut dice)).is_empty());
-        assert_eq!(listed(&names.after_power_cut(Keep::Everything, &mut dice)).len(), 1);
+        let mut rng = SimRng::new(0);
+        assert!(listed(&names.after_power_cut(Keep::Nothing, &mut rng)).is_empty());
+        assert_eq!(listed(&names.after_power_cut(Keep::Everything, &mut rng)).len(), 1);
         names.sync(3, 3);
-        assert_eq!(listed(&names.after_power_cut(Keep::Nothing, &mut dice)).len(), 1);
+        assert_eq!(listed(&names.after_power_cut(Keep::Nothing, &mut rng)).len(), 1);
     }
 }

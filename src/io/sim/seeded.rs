@@ -7,10 +7,10 @@
 
 use std::cell::Cell;
 
-use super::dice::Dice;
+use super::rng::SimRng;
 
 thread_local! {
-    static SOURCE: Cell<Dice> = Cell::new(Dice::new(0));
+    static SOURCE: Cell<SimRng> = Cell::new(SimRng::new(0));
 }
 
 /// Seconds since the epoch, of the one moment at which all simulated runs happen.
@@ -18,23 +18,23 @@ const NOW: u64 = 1_700_000_000;
 
 /// Runs `work` with random numbers fixed by `seed`; afterwards those of this thread go on where they were.
 pub fn seeded<R>(seed: u64, work: impl FnOnce() -> R) -> R {
-    struct Restore(Dice);
+    struct Restore(SimRng);
     impl Drop for Restore {
         fn drop(&mut self) {
             SOURCE.set(self.0);
         }
     }
-    // Apart from the dice that the tests make of the same seed.
-    let _restore = Restore(SOURCE.replace(Dice::new(Dice::new(seed).roll())));
+    // Apart from the rng that the tests make of the same seed.
+    let _restore = Restore(SOURCE.replace(SimRng::new(SimRng::new(seed).roll())));
     work()
 }
 
 pub(in crate::io) fn fill(bytes: &mut [u8]) {
-    let mut dice = SOURCE.get();
+    let mut rng = SOURCE.get();
     for part in bytes.chunks_mut(8) {
-        part.copy_from_slice(&dice.roll().to_le_bytes()[..part.len()]);
+        part.copy_from_slice(&rng.roll().to_le_bytes()[..part.len()]);
     }
-    SOURCE.set(dice);
+    SOURCE.set(rng);
 }
 
 /// Seconds since the epoch, always the same.

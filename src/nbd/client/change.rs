@@ -5,7 +5,7 @@ use super::{Client, DEPTH};
 use crate::Result;
 
 impl Client {
-    /// Writes `data` at byte `offset`. It need not be done when this returns: [`Client::settle`] waits for it.
+    /// Writes `data` at byte `offset`. It need not be done when this returns: [`Client::await_writes`] waits for it.
     pub fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
         let flags = if self.style == HeaderStyle::Extended { command_flag::PAYLOAD_LEN } else { 0 };
         let mut at = offset;
@@ -15,7 +15,7 @@ impl Client {
             }
             let cookie = self.request(command::WRITE, flags, at, part.len() as u64)?;
             self.changes.push((cookie, at));
-            self.line.send(part)?;
+            self.transport.send(part)?;
             at += part.len() as u64;
         }
         Ok(())
@@ -29,7 +29,7 @@ impl Client {
     }
 
     /// Waits for all changes.
-    pub fn settle(&mut self) -> Result<()> {
+    pub fn await_writes(&mut self) -> Result<()> {
         while !self.changes.is_empty() {
             self.hear_change()?;
         }
@@ -38,10 +38,10 @@ impl Client {
 
     /// Makes all changes durable.
     pub fn flush(&mut self) -> Result<()> {
-        self.settle()?;
+        self.await_writes()?;
         let cookie = self.request(command::FLUSH, 0, 0, 0)?;
         self.changes.push((cookie, 0));
-        self.settle()
+        self.await_writes()
     }
 
     fn hear_change(&mut self) -> Result<()> {

@@ -3,14 +3,14 @@
 //!
 //! Every step ends: an option has so many replies at the most, each of so many bytes, and only its end is progress.
 
-use super::super::door::CONTEXT;
+use super::super::local_attach::CONTEXT;
 use super::super::uri::BY_PIPE;
 use super::super::wire::handshake::{
     self, InfoRequest, InfoType, MetaContextRequest, OptionHeader, OptionType, ReplyType, flag as handshake_flag,
 };
 use super::super::wire::transmission::{HeaderStyle, flag};
 use super::PART;
-use super::line::{Line, long, word, words};
+use super::transport::{Transport, long, word, words};
 use crate::{Error, ErrorKind, PAGE, Result};
 
 /// Replies to one option. To the longest of ours, GO, a server has a handful to say.
@@ -31,7 +31,7 @@ pub(super) struct Agreed {
 }
 
 /// Hears the type and the data of a reply that does not end its option.
-type Hear<'a> = &'a mut dyn FnMut(&Line, u32, &[u8]) -> Result<()>;
+type Hear<'a> = &'a mut dyn FnMut(&Transport, u32, &[u8]) -> Result<()>;
 
 /// How an option ended.
 enum End {
@@ -41,35 +41,37 @@ enum End {
 }
 
 /// Attaches `export`.
-pub(super) fn attach(line: &mut Line, export: &str) -> Result<Agreed> {
-    let greeting: [u8; 18] = line.receive()?;
+pub(super) fn attach(transport: &mut Transport, export: &str) -> Result<Agreed> {
+    let greeting: [u8; 18] = transport.receive()?;
     let ours = handshake::greeting();
     if greeting[..8] != ours[..8] {
-        return Err(line.broken("no NBD greeting"));
+        return Err(transport.broken("no NBD greeting"));
     }
     let flags = u16::from_be_bytes([greeting[16], greeting[17]]);
     if greeting[8..16] != ours[8..16] || flags & handshake_flag::FIXED_NEWSTYLE == 0 {
-        let what = format!("{} is too old: it speaks no fixed newstyle", line.who());
+        let what = format!("{} is too old: it speaks no fixed newstyle", transport.peer());
         return Err(Error::new(ErrorKind::Unsupported, what));
     }
     let both = flags & (handshake_flag::FIXED_NEWSTYLE | handshake_flag::NO_ZEROES);
-    line.send(&u32::from(both).to_be_bytes())?;
-    line.step();
+    transport.send(&u32::from(both).to_be_bytes())?;
+    transport.step();
     let (mut style, mut context) = (HeaderStyle::Simple, None);
-    if let End::Ack = option(line, OptionType::StructuredReply, &[], &mut |line, _, _| Err(unasked(line)))? {
+    if let End::Ack =
+        option(transport, OptionType::StructuredReply, &[], &mut |transport, _, _| Err(unasked(transport)))?
+    {
         style = HeaderStyle::Structured;
-        context = ask_context(line, export)?;
+        context = ask_context(transport, export)?;
     }
-    go(line, export, style, context)
+    go(transport, export, style, context)
 }
 
 /// The id of `base:allocation`, where the server has it.
-fn ask_context(line: &mut Line, export: &str) -> Result<Option<u32>> {
+fn ask_context(transport: &mut Transport, export: &str) -> Result<Option<u32>> {
     let query = MetaContextRequest { name: export, queries: vec![CONTEXT] }.emit();
     let mut id = None;
-    let end = option(line, OptionType::SetMetaContext, &query, &mut |line, kind, data| {
+    let end = option(transport, OptionType::SetMetaContext, &query, &mut |transport, kind, data| {
         if kind != ReplyType::MetaContext as u32 || data.get(4..) != Some(CONTEXT.as_bytes()) || id.is_some() {
-            return Err(unasked(line));
+            return Err(unasked(transport));
         }
         id = word(data, 0);
         Ok(())
@@ -77,32 +79,32 @@ fn ask_context(line: &mut Line, export: &str) -> Result<Option<u32>> {
     Ok(if let End::Ack = end { id } else { None })
 }
 
-fn go(line: &mut Line, export: &str, style: HeaderStyle, context: Option<u32>) -> Result<Agreed> {
+fn go(transport: &mut Transport, export: &str, style: HeaderStyle, context: Option<u32>) -> Result<Agreed> {
     let data = InfoRequest { name: export, wanted: vec![InfoType::BlockSize as u16] }.emit();
     let (mut found, mut most) = (None, PART);
-    let end = option(line, OptionType::Go, &data, &mut |line, kind, data| {
+    let end = option(transport, OptionType::Go, &data, &mut |transport, kind, data| {
         let number = data.first_chunk().map(|kind| u16::from_be_bytes(*kind));
-        let (true, Some(number)) = (kind == ReplyType::Info as u32, number) else { return Err(unasked(line)) };
+        let (true, Some(number)) = (kind == ReplyType::Info as u32, number) else { return Err(unasked(transport)) };
         if number == InfoType::Export as u16 {
             let flags = data.get(10..12).and_then(|flags| flags.try_into().ok()).map(u16::from_be_bytes);
             let (12, Some(size), Some(flags), None) = (data.len(), long(data, 2), flags, found) else {
-                return Err(line.broken("no size of the export, or more than one"));
+                return Err(transport.broken("no size of the export, or more than one"));
             };
             found = Some((size, flags));
         } else if number == InfoType::BlockSize as u16 {
-            most = largest(data).ok_or_else(|| line.broken("block sizes that cannot be"))?;
+            most = largest(data).ok_or_else(|| transport.broken("block sizes that cannot be"))?;
         }
         Ok(())
     })?;
     if let End::Refused(kind, message) = end {
-        return Err(refused(line, export, kind, &message));
+        return Err(refused(transport, export, kind, &message));
     }
-    let Some((size, flags)) = found else { return Err(line.broken("an export without a size")) };
+    let Some((size, flags)) = found else { return Err(transport.broken("an export without a size")) };
     if size > MOST_SIZE {
-        return Err(line.broken(format_args!("an export of {size} bytes")));
+        return Err(transport.broken(format_args!("an export of {size} bytes")));
     }
     if flags & flag::HAS_FLAGS == 0 {
-        return Err(line.broken("no transmission flags"));
+        return Err(transport.broken("no transmission flags"));
     }
     Ok(Agreed { style, context, size, most })
 }
@@ -116,36 +118,36 @@ fn largest(data: &[u8]) -> Option<usize> {
 }
 
 /// Sends an option, and hears what comes before its end.
-fn option(line: &mut Line, option: OptionType, data: &[u8], hear: Hear<'_>) -> Result<End> {
-    line.send(&OptionHeader { option, length: data.len() as u32 }.emit())?;
-    line.send(data)?;
+fn option(transport: &mut Transport, option: OptionType, data: &[u8], recv_reply: Hear<'_>) -> Result<End> {
+    transport.send(&OptionHeader { option, length: data.len() as u32 }.emit())?;
+    transport.send(data)?;
     let mut model = Vec::new();
     handshake::put_reply(&mut model, option, ReplyType::Ack, &[]);
     for _ in 0..MOST_REPLIES {
-        let header: [u8; 20] = line.receive()?;
+        let header: [u8; 20] = transport.receive()?;
         if header[..12] != model[..12] {
-            return Err(line.broken("no reply to the option"));
+            return Err(transport.broken("no reply to the option"));
         }
         let (kind, length) = (word(&header, 12).unwrap_or_default(), word(&header, 16).unwrap_or_default());
-        let data = line.receive_vec(u64::from(length), MOST_DATA, "an option reply")?;
+        let data = transport.receive_vec(u64::from(length), MOST_DATA, "an option reply")?;
         if kind == ReplyType::ErrTlsReqd as u32 {
-            let what = format!("{} wants TLS, which is not spoken here", line.who());
+            let what = format!("{} wants TLS, which is not spoken here", transport.peer());
             return Err(Error::new(ErrorKind::Unsupported, what).hint(BY_PIPE));
         }
         if kind == ReplyType::Ack as u32 || kind >> 31 == 1 {
-            line.step();
+            transport.step();
             return Ok(if kind >> 31 == 1 { End::Refused(kind, words(&data)) } else { End::Ack });
         }
-        hear(line, kind, &data)?;
+        recv_reply(transport, kind, &data)?;
     }
-    Err(line.broken("replies to an option without end"))
+    Err(transport.broken("replies to an option without end"))
 }
 
-fn unasked(line: &Line) -> Error {
-    line.broken("an option reply that was not asked for")
+fn unasked(transport: &Transport) -> Error {
+    transport.broken("an option reply that was not asked for")
 }
 
-fn refused(line: &Line, export: &str, kind: u32, message: &str) -> Error {
+fn refused(transport: &Transport, export: &str, kind: u32, message: &str) -> Error {
     let is = |reply: ReplyType| kind == reply as u32;
     let kind = match () {
         () if is(ReplyType::ErrUnsup) || is(ReplyType::ErrBlockSizeReqd) => ErrorKind::Unsupported,
@@ -154,7 +156,7 @@ fn refused(line: &Line, export: &str, kind: u32, message: &str) -> Error {
         () => ErrorKind::Io,
     };
     let why = if message.is_empty() { String::new() } else { format!(": {message}") };
-    Error::new(kind, format!("{} does not give the export \"{export}\"{why}", line.who()))
+    Error::new(kind, format!("{} does not give the export \"{export}\"{why}", transport.peer()))
 }
 
 #[cfg(test)]

@@ -13,8 +13,8 @@ use std::fmt;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use super::door::Terms;
 use super::errno::Errno;
+use super::local_attach::AttachTerms;
 use super::uri::Uri;
 use super::wire::transmission::{HeaderStyle, MAX_REPLY_LEN, ReplyHeader, Request, SIMPLE_REPLY_LEN, command};
 use crate::base::Content;
@@ -22,13 +22,13 @@ use crate::{Error, ErrorKind, Result};
 
 mod change;
 mod handshake;
-mod line;
 mod read;
 mod status;
+mod transport;
 
-pub use line::{LEAST_RATE, WaitBudget};
-use line::{Line, word, words};
 use status::Status;
+pub use transport::{LEAST_RATE, WaitBudget};
+use transport::{Transport, word, words};
 
 /// Bytes of one request.
 const PART: usize = 1 << 20;
@@ -41,7 +41,7 @@ const MOST_ERROR: u64 = 6 + 4096 + 8;
 
 /// A connection in its transmission phase.
 pub struct Client {
-    line: Line,
+    transport: Transport,
     style: HeaderStyle,
     /// The id of `base:allocation`, where the server has it.
     context: Option<u32>,
@@ -71,33 +71,33 @@ impl Client {
 
     /// The same, with `before` done when the server is reached and nothing of it was read yet.
     pub fn connect_and(uri: &Uri, budget: WaitBudget, before: impl FnOnce() -> Result<()>) -> Result<Self> {
-        let line = Line::reach(uri, budget)?;
+        let transport = Transport::reach(uri, budget)?;
         before()?;
-        Self::attach(line, &uri.export)
+        Self::attach(transport, &uri.export)
     }
 
     /// Attaches an export of the server at the other end of `stream`, of which nothing was read yet. A read or write
     /// that takes long may fail with [`std::io::ErrorKind::WouldBlock`], and is tried again as long as the budget
     /// lasts.
     pub fn over(stream: impl Read + Write + Send + 'static, export: &str, budget: WaitBudget) -> Result<Self> {
-        Self::attach(Line::new(Box::new(stream), "the NBD server".to_owned(), Some(budget)), export)
+        Self::attach(Transport::new(Box::new(stream), "the NBD server".to_owned(), Some(budget)), export)
     }
 
-    fn attach(mut line: Line, export: &str) -> Result<Self> {
-        let agreed = handshake::attach(&mut line, export)?;
-        Ok(Self::new(line, agreed.style, agreed.context, agreed.size, agreed.most))
+    fn attach(mut transport: Transport, export: &str) -> Result<Self> {
+        let agreed = handshake::attach(&mut transport, export)?;
+        Ok(Self::new(transport, agreed.style, agreed.context, agreed.size, agreed.most))
     }
 
     /// Takes a connection to a disk of `size` bytes that is in transmission, on the terms of [`super::Door`].
     #[must_use]
-    pub fn attached(stream: UnixStream, size: u64, terms: Terms) -> Self {
-        let line = Line::new(Box::new(stream), "the server of the disk".to_owned(), None);
-        Self::new(line, HeaderStyle::Extended, Some(terms.context), size, (terms.most as usize).min(PART))
+    pub fn attached(stream: UnixStream, size: u64, terms: AttachTerms) -> Self {
+        let transport = Transport::new(Box::new(stream), "the server of the disk".to_owned(), None);
+        Self::new(transport, HeaderStyle::Extended, Some(terms.context), size, (terms.most as usize).min(PART))
     }
 
-    fn new(line: Line, style: HeaderStyle, context: Option<u32>, size: u64, most: usize) -> Self {
+    fn new(transport: Transport, style: HeaderStyle, context: Option<u32>, size: u64, most: usize) -> Self {
         Self {
-            line,
+            transport,
             style,
             context,
             size,
@@ -116,10 +116,10 @@ impl Client {
     }
 
     fn request(&mut self, command: u16, flags: u16, offset: u64, length: u64) -> Result<u64> {
-        self.line.check()?;
+        self.transport.check()?;
         self.cookie += 1;
         let request = Request { flags, command, cookie: self.cookie, offset, length };
-        self.line.send(&request.emit(self.style))?;
+        self.transport.send(&request.emit(self.style))?;
         Ok(self.cookie)
     }
 
@@ -127,16 +127,16 @@ impl Client {
     fn reply(&mut self) -> Result<ReplyHeader> {
         let mut bytes = [0; MAX_REPLY_LEN];
         let (least, len) = (SIMPLE_REPLY_LEN, self.style.reply_len());
-        self.line.fill(&mut bytes[..least])?;
+        self.transport.fill(&mut bytes[..least])?;
         let simple = self.style != HeaderStyle::Extended;
         match ReplyHeader::parse(&bytes[..least]) {
             Some((header, _)) if simple => return Ok(header),
-            None if len > least => self.line.fill(&mut bytes[least..len])?,
-            _ => return Err(self.line.broken("no reply")),
+            None if len > least => self.transport.fill(&mut bytes[least..len])?,
+            _ => return Err(self.transport.broken("no reply")),
         }
         match ReplyHeader::parse(&bytes[..len]) {
             Some((header, parsed)) if parsed == len => Ok(header),
-            _ => Err(self.line.broken("no reply")),
+            _ => Err(self.transport.broken("no reply")),
         }
     }
 
@@ -146,18 +146,18 @@ impl Client {
             return Err(self.error_chunk(length, offset)?);
         }
         if kind != 0 || length != 0 || !done {
-            return Err(self.line.broken(format_args!("a chunk of type {kind} and {length} bytes")));
+            return Err(self.transport.broken(format_args!("a chunk of type {kind} and {length} bytes")));
         }
         Ok(())
     }
 
     /// The error that a chunk tells.
     fn error_chunk(&mut self, length: u64, offset: u64) -> Result<Error> {
-        let data = self.line.receive_vec(length, MOST_ERROR, "an error")?;
+        let data = self.transport.receive_vec(length, MOST_ERROR, "an error")?;
         let told = data.get(6..).filter(|_| word(&data, 0) != Some(0));
-        let Some(told) = told else { return Err(self.line.broken("an error that is none")) };
+        let Some(told) = told else { return Err(self.transport.broken("an error that is none")) };
         let message = usize::from(u16::from_be_bytes([data[4], data[5]]));
-        let message = told.get(..message).ok_or_else(|| self.line.broken("an error without its text"))?;
+        let message = told.get(..message).ok_or_else(|| self.transport.broken("an error without its text"))?;
         Ok(self.refused(word(&data, 0).unwrap_or_default(), &words(message), offset))
     }
 
@@ -168,11 +168,11 @@ impl Client {
             _ => (ErrorKind::Io, ""),
         };
         let why = if message.is_empty() { format!("error {error}") } else { message.to_owned() };
-        Error::new(kind, format!("{} failed a request{known}: {why}", self.line.who())).at_offset(offset)
+        Error::new(kind, format!("{} failed a request{known}: {why}", self.transport.peer())).at_offset(offset)
     }
 
     fn unasked(&self) -> Error {
-        self.line.broken("a reply to nothing that was asked")
+        self.transport.broken("a reply to nothing that was asked")
     }
 
     /// Asks for the status of the bytes from `offset` on, as far as the server tells at once.
@@ -192,17 +192,17 @@ impl Client {
                 // At most one that says that the reply is done.
                 self.plain_chunk(kind, done, length, offset)?;
             } else {
-                let payload = self.line.receive_vec(length, status::MOST_BYTES, "a block status")?;
+                let payload = self.transport.receive_vec(length, status::MOST_BYTES, "a block status")?;
                 let parsed = Status::parse(kind, &payload, context, (offset, asked), self.size);
-                status = Some(parsed.map_err(|what| self.line.broken(what))?);
+                status = Some(parsed.map_err(|what| self.transport.broken(what))?);
             }
             if done {
                 break;
             }
         }
         self.answered += 1;
-        self.status = status.ok_or_else(|| self.line.broken("no block status"))?;
-        self.line.progress(self.status.end() - offset);
+        self.status = status.ok_or_else(|| self.transport.broken("no block status"))?;
+        self.transport.progress(self.status.end() - offset);
         Ok(())
     }
 }
@@ -214,7 +214,7 @@ impl Content for Client {
 
     fn next_data(&mut self, offset: u64) -> Result<Option<u64>> {
         let Some(context) = self.context else { return Ok((offset < self.size).then_some(offset)) };
-        self.settle()?;
+        self.await_writes()?;
         let mut at = offset;
         while at < self.size {
             if !self.status.covers(at) {
@@ -241,7 +241,7 @@ impl Drop for Client {
         }
         self.cookie += 1;
         let goodbye = Request { flags: 0, command: command::DISC, cookie: self.cookie, offset: 0, length: 0 };
-        self.line.send_if_possible(&goodbye.emit(self.style));
+        self.transport.send_if_possible(&goodbye.emit(self.style));
     }
 }
 

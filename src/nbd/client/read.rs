@@ -47,7 +47,7 @@ impl Part {
 impl Client {
     /// Fills `buf` from byte `offset`; the range lies inside the size.
     pub(super) fn read(&mut self, offset: u64, buf: &mut [u8]) -> Result<()> {
-        self.settle()?;
+        self.await_writes()?;
         let mut parts = Vec::with_capacity(DEPTH);
         let mut asked = 0;
         while asked < buf.len() || !parts.is_empty() {
@@ -57,13 +57,13 @@ impl Client {
                 parts.push(Part::new(cookie, asked, len));
                 asked += len;
             }
-            self.hear(offset, buf, &mut parts)?;
+            self.recv_reply(offset, buf, &mut parts)?;
         }
         Ok(())
     }
 
     /// Takes one simple reply, or one chunk.
-    fn hear(&mut self, offset: u64, buf: &mut [u8], parts: &mut Vec<Part>) -> Result<()> {
+    fn recv_reply(&mut self, offset: u64, buf: &mut [u8], parts: &mut Vec<Part>) -> Result<()> {
         let header = self.reply()?;
         let (ReplyHeader::Simple { cookie, .. } | ReplyHeader::Chunk { cookie, .. }) = header;
         let index = parts.iter().position(|part| part.cookie == cookie).ok_or_else(|| self.unasked())?;
@@ -72,21 +72,21 @@ impl Client {
         let ours = &mut buf[part.start..part.start + part.len];
         match header {
             ReplyHeader::Simple { error: 0, .. } if self.style != HeaderStyle::Simple => {
-                return Err(self.line.broken("content in a simple reply"));
+                return Err(self.transport.broken("content in a simple reply"));
             }
             ReplyHeader::Simple { error: 0, .. } => {
-                self.line.fill_content(ours)?;
+                self.transport.fill_content(ours)?;
                 parts.swap_remove(index);
                 self.answered += 1;
             }
             ReplyHeader::Simple { error, .. } => return Err(self.refused(error, "", at)),
             ReplyHeader::Chunk { kind, done, length, .. } => {
-                part.chunks = part.chunks.checked_sub(1).ok_or_else(|| self.line.broken("chunks without end"))?;
+                part.chunks = part.chunks.checked_sub(1).ok_or_else(|| self.transport.broken("chunks without end"))?;
                 self.chunk((kind, done, length), at, part, ours)?;
                 if done {
                     let part = parts.swap_remove(index);
                     if part.filled != part.len {
-                        return Err(self.line.broken("less content than asked for"));
+                        return Err(self.transport.broken("less content than asked for"));
                     }
                     self.answered += 1;
                 }
@@ -107,23 +107,23 @@ impl Client {
         if !hole && (kind != ChunkType::OffsetData as u16 || length <= 8) {
             return self.plain_chunk(kind, done, length, at);
         }
-        let from = u64::from_be_bytes(self.line.receive()?);
-        let len = if hole { u64::from(u32::from_be_bytes(self.line.receive()?)) } else { length - 8 };
+        let from = u64::from_be_bytes(self.transport.receive()?);
+        let len = if hole { u64::from(u32::from_be_bytes(self.transport.receive()?)) } else { length - 8 };
         let start = from.checked_sub(at);
         let end = start.and_then(|start| start.checked_add(len)).filter(|&end| end <= ours.len() as u64);
         let (Some(start), Some(end)) = (start, end) else {
-            return Err(self.line.broken("content that was not asked for"));
+            return Err(self.transport.broken("content that was not asked for"));
         };
         let range = start as usize..end as usize;
         if !part.fill(&range) {
-            return Err(self.line.broken("content that came already, or none"));
+            return Err(self.transport.broken("content that came already, or none"));
         }
         if hole {
             ours[range].fill(0);
-            self.line.progress(len);
+            self.transport.progress(len);
             return Ok(());
         }
-        self.line.fill_content(&mut ours[range])
+        self.transport.fill_content(&mut ours[range])
     }
 }
 

@@ -162,7 +162,7 @@ mod tests {
         #[test]
         fn any_bytes_are_a_status_or_refused(kind: u16, bytes: Vec<u8>, begin in 0..SIZE, asked in 1..SIZE) {
             for kind in [kind, NARROW, WIDE] {
-                let context = super::super::line::word(&bytes, 0).unwrap_or_default();
+                let context = super::super::transport::word(&bytes, 0).unwrap_or_default();
                 if let Ok(status) = Status::parse(kind, &bytes, context, (begin, asked), SIZE) {
                     prop_assert!(status.end > begin && status.end <= SIZE);
                 }

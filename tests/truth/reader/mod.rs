@@ -109,7 +109,7 @@ impl Stored {
     }
 
     /// What answers for `page` of a disk as a snapshot sees it.
-    pub(crate) fn at_line(&self, disk: &Disk, line: &Line, page: u64) -> Answer {
+    pub(crate) fn at_snapshot_id(&self, disk: &Disk, line: &Line, page: u64) -> Answer {
         self.resolve(disk, View::from(line), page)
     }
 
@@ -128,7 +128,7 @@ impl Stored {
             (Some(parent), _) if below && page < parent.pages => {
                 let source = &self.disks[&parent.disk];
                 let line = source.line(parent.line);
-                match self.at_line(source, line, page) {
+                match self.at_snapshot_id(source, line, page) {
                     Answer::Zero(_) => Answer::Zero(None),
                     other => other,
                 }

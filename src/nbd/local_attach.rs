@@ -8,10 +8,10 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use super::context::Contexts;
+use super::counters::Counts;
 use super::server::Hub;
+use super::server_stats::{Attached, Stats};
 use super::session::Session;
-use super::stats::{Attached, Stats};
-use super::tally::Counts;
 use super::wire::transmission::HeaderStyle;
 use super::{Config, Export, ExportInfo, Exports, Identity};
 use crate::{Error, ErrorKind, Result};
@@ -21,7 +21,7 @@ pub(super) const CONTEXT: &str = "base:allocation";
 
 /// What the client has to know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Terms {
+pub struct AttachTerms {
     /// Bytes of one read or write at the most.
     pub most: u32,
     /// The id of `base:allocation` in replies.
@@ -30,11 +30,11 @@ pub struct Terms {
 
 /// Leads to the connections of a server.
 #[derive(Clone)]
-pub struct Door {
+pub struct LocalAttach {
     hub: Arc<Hub>,
 }
 
-impl Door {
+impl LocalAttach {
     pub(super) fn new(hub: Arc<Hub>) -> Self {
         Self { hub }
     }
@@ -50,14 +50,14 @@ impl Door {
     /// Serves `export` to the client at the other end of `socket`. `kept` goes when the client has left, and every
     /// request of it is done. The disk may be resized meanwhile: it checks every range itself.
     /// [`ErrorKind::LimitExceeded`]: there are as many clients as there may be.
-    pub fn admit(&self, socket: OwnedFd, export: Export, kept: Box<dyn Send>) -> Result<Terms> {
+    pub fn admit(&self, socket: OwnedFd, export: Export, kept: Box<dyn Send>) -> Result<AttachTerms> {
         let (contexts, named) = Contexts::selected(&[CONTEXT], &[])
             .map_err(|_| Error::new(ErrorKind::Unsupported, "base:allocation is no context of this server"))?;
         let context = named.first().map_or(0, |(context, _)| context.id());
         let session =
             Session { client: Arc::default(), export, size: u64::MAX, style: HeaderStyle::Extended, contexts };
         let most = self.hub.admit(session, socket, kept)?;
-        Ok(Terms { most, context })
+        Ok(AttachTerms { most, context })
     }
 
     /// Leaves nothing of what clients have read and written in the server's buffers, as soon as no request under way
@@ -73,9 +73,9 @@ impl Door {
     }
 }
 
-impl fmt::Debug for Door {
+impl fmt::Debug for LocalAttach {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Door").finish_non_exhaustive()
+        f.debug_struct("LocalAttach").finish_non_exhaustive()
     }
 }
 

@@ -63,22 +63,22 @@ impl fmt::Debug for WaitBudget {
 }
 
 /// A connection, and whose server is at its other end.
-pub(super) struct Line {
+pub(super) struct Transport {
     stream: Box<dyn Stream>,
     /// As messages call the server.
-    who: String,
+    peer: String,
     /// `None`: it is one of this program, and waited for as long as it takes.
     budget: Option<WaitBudget>,
 }
 
-impl Line {
-    pub(super) fn new(stream: Box<dyn Stream>, who: String, budget: Option<WaitBudget>) -> Self {
-        Self { stream, who, budget }
+impl Transport {
+    pub(super) fn new(stream: Box<dyn Stream>, peer: String, budget: Option<WaitBudget>) -> Self {
+        Self { stream, peer, budget }
     }
 
     /// Reaches the server of a URI.
     pub(super) fn reach(uri: &Uri, mut budget: WaitBudget) -> Result<Self> {
-        let who = format!("the NBD server of {uri}");
+        let peer = format!("the NBD server of {uri}");
         let place = uri.place.clone();
         let (sender, receiver) = mpsc::channel();
         // In a thread of its own, which is left behind when it takes too long: looking up a name, or a listener whose
@@ -88,22 +88,22 @@ impl Line {
         thread.map_err(|e| Error::io("cannot start a thread", e))?;
         let stream = loop {
             match receiver.recv_timeout(TICK) {
-                Ok(stream) => break stream.map_err(|e| Error::io(format!("cannot reach {who}"), e))?,
+                Ok(stream) => break stream.map_err(|e| Error::io(format!("cannot reach {peer}"), e))?,
                 Err(RecvTimeoutError::Timeout) if budget.pay(TICK)? => {}
-                Err(_) => return Err(Error::new(ErrorKind::Io, format!("cannot reach {who}: it does not answer"))),
+                Err(_) => return Err(Error::new(ErrorKind::Io, format!("cannot reach {peer}: it does not answer"))),
             }
         };
         budget.left = budget.idle;
-        Ok(Self::new(stream, who, Some(budget)))
+        Ok(Self::new(stream, peer, Some(budget)))
     }
 
-    pub(super) fn who(&self) -> &str {
-        &self.who
+    pub(super) fn peer(&self) -> &str {
+        &self.peer
     }
 
     /// What the server said breaks the protocol.
     pub(super) fn broken(&self, what: impl fmt::Display) -> Error {
-        Error::new(ErrorKind::Io, format!("{} sent nonsense: {what}", self.who))
+        Error::new(ErrorKind::Io, format!("{} sent nonsense: {what}", self.peer))
     }
 
     /// A step is done that can only be done once.
@@ -195,16 +195,16 @@ impl Line {
 
     fn out_of_time(&self) -> Error {
         let idle = self.budget.as_ref().map_or(0, |budget| budget.idle.as_secs());
-        let what = format!("{} was waited for in vain: nothing of use came for {idle} s", self.who);
+        let what = format!("{} was waited for in vain: nothing of use came for {idle} s", self.peer);
         Error::new(ErrorKind::Io, what).hint("if it only is slow: --nbd-timeout")
     }
 
     fn failed(&self, error: io::Error) -> Error {
         match error.kind() {
             io::ErrorKind::UnexpectedEof | io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset => {
-                Error::new(ErrorKind::Shutdown, format!("{} ended the connection", self.who))
+                Error::new(ErrorKind::Shutdown, format!("{} ended the connection", self.peer))
             }
-            _ => Error::io(format!("the connection to {} failed", self.who), error),
+            _ => Error::io(format!("the connection to {} failed", self.peer), error),
         }
     }
 }
@@ -277,8 +277,8 @@ mod tests {
         }
     }
 
-    fn line(every: Duration, idle: Duration) -> Line {
-        Line::new(Box::new(Drip(every)), "the server".to_owned(), Some(WaitBudget::new(idle, || Ok(()))))
+    fn line(every: Duration, idle: Duration) -> Transport {
+        Transport::new(Box::new(Drip(every)), "the server".to_owned(), Some(WaitBudget::new(idle, || Ok(()))))
     }
 
     #[test]
@@ -287,8 +287,8 @@ mod tests {
         // A byte in 2 ms is 500 a second: too slow, as content or as anything else.
         let mut buf = [0; 4096];
         for content in [false, true] {
-            let mut line = line(every, idle);
-            let filled = if content { line.fill_content(&mut buf) } else { line.fill(&mut buf) };
+            let mut transport = line(every, idle);
+            let filled = if content { transport.fill_content(&mut buf) } else { transport.fill(&mut buf) };
             assert_eq!(filled.expect_err("too slow").kind(), ErrorKind::Io);
         }
         let mut fast = line(Duration::ZERO, Duration::from_millis(500));

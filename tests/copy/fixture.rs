@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::support::{Account, program, run, stdout_of};
 
 /// A long wait, for what takes a moment.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A pattern that no page repeats: `len` bytes of noise from a seed, never all zero in a page.
 pub(crate) fn noise(seed: u64, len: usize) -> Vec<u8> {
@@ -91,7 +91,7 @@ impl Running {
         while !ready() {
             let ended = self.child.try_wait().expect("a child can be waited for");
             assert!(ended.is_none(), "it ended before {what}");
-            assert!(started.elapsed() < PATIENCE, "{what}: not after {PATIENCE:?}");
+            assert!(started.elapsed() < TIMEOUT, "{what}: not after {TIMEOUT:?}");
             std::thread::sleep(Duration::from_millis(1));
         }
     }

@@ -15,7 +15,7 @@ const WINDOW: u64 = 64 << 20;
 
 /// See the module documentation.
 #[derive(Debug)]
-pub struct Plain {
+pub struct UntrackedImage {
     image: Box<dyn BaseImage>,
     pub(super) files: Vec<ImageFile>,
     format: Format,
@@ -23,13 +23,13 @@ pub struct Plain {
     flat: bool,
 }
 
-impl Plain {
+impl UntrackedImage {
     /// Opens a regular file with its parents, or a block device.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self> {
         Self::of(HostFile::open_to_copy(path)?, options)
     }
 
-    /// The folders in which parents of an image may be looked for when `file` is opened by [`Plain::of`].
+    /// The folders in which parents of an image may be looked for when `file` is opened by [`UntrackedImage::of`].
     pub fn parent_folders(file: &HostFile, options: &OpenOptions) -> Result<Vec<PathBuf>> {
         let is_vhd = options.format.map_or_else(|| is_called_vhd(file.path()), |format| format == Format::Vhd);
         if is_vhd { crate::vhd::parent_folders(file, &options.of_vhd()) } else { Ok(Vec::new()) }

@@ -7,14 +7,14 @@
 use std::sync::Arc;
 
 use super::Options;
-use super::core::{Core, Growth};
+use super::core::{Core, LayerTable};
 use super::key_slots::SlotKey;
 use super::layer::Layer;
-use super::recent::{self, Recent};
 use super::reserve::{RESERVED, ensure_settings_spare};
 use super::settings::{DiskSettings, Kind, LayerRecord, StoreError};
 use super::state::{Entry, State};
 use super::transfer::is_full;
+use super::volatile_journal::{self, VolatileJournal};
 use crate::crypto::keyring::DiskKeys;
 use crate::io::mutant;
 use crate::io::sync::MutexGuard;
@@ -36,15 +36,15 @@ pub fn check_room(dir: &dyn Dir, options: &Options) -> Result<()> {
 
 impl Core {
     /// Replaces disk.toml. Not knowing whether the new one will be there after a crash poisons the disk.
-    pub(crate) fn store_settings(&self, growth: &mut Growth) -> Result<()> {
+    pub(crate) fn store_settings(&self, table: &mut LayerTable) -> Result<()> {
         // Where the exchange before is not durable, the spare may be what a power cut brings back.
         self.poison.check()?;
         let keys = self.keys()?;
-        let first_try = growth.settings.store(&*self.dir, &keys);
+        let first_try = table.settings.store(&*self.dir, &keys);
         let stored = match first_try {
             Err(StoreError::Unchanged(error)) if error.kind() == ErrorKind::NoSpace => {
                 self.release_reserve();
-                let stored = growth.settings.store(&*self.dir, &keys);
+                let stored = table.settings.store(&*self.dir, &keys);
                 let _ = self.ensure_reserve(RESERVED);
                 stored
             }
@@ -58,9 +58,9 @@ impl Core {
 
     /// Gives this opening its own log, durably, before its first change: the clean mark is gone from here on, and a
     /// torn end of an earlier log is never written to.
-    pub(crate) fn arm(&self) -> Result<()> {
-        let mut growth = self.growth.lock();
-        if self.gate.read().armed {
+    pub(crate) fn begin_session(&self) -> Result<()> {
+        let mut table = self.table.lock();
+        if self.gate.read().has_log {
             return Ok(());
         }
         let keys = self.keys()?;
@@ -81,28 +81,28 @@ impl Core {
             }
             begun => begun?,
         };
-        growth.settings.epoch = log.epoch;
-        self.store_settings(&mut growth)?;
+        table.settings.epoch = log.epoch;
+        self.store_settings(&mut table)?;
         if self.state.read().recent.is_none() {
             self.begin_recent(log.epoch, &keys);
         }
         committer.log = Some(log);
         drop(committer);
         self.opened_clean.store(false, Ordering::SeqCst);
-        self.gate.write().armed = true;
+        self.gate.write().has_log = true;
         if let Err(error) = self.ensure_reserve(RESERVED).and_then(|()| ensure_settings_spare(&*self.dir)) {
             tracing::warn!(path = %self.dir.path().display(), %error, "no space to reserve for a full file system");
         }
         Ok(())
     }
 
-    /// [`Core::arm`], and the lock without which no log is given up for another one.
-    pub(crate) fn arm_and_hold(&self) -> Result<MutexGuard<'_, Growth>> {
+    /// [`Core::begin_session`], and the lock without which no log is given up for another one.
+    pub(crate) fn arm_and_hold(&self) -> Result<MutexGuard<'_, LayerTable>> {
         loop {
-            self.arm()?;
-            let growth = self.growth.lock();
-            if self.gate.read().armed {
-                return Ok(growth);
+            self.begin_session()?;
+            let table = self.table.lock();
+            if self.gate.read().has_log {
+                return Ok(table);
             }
         }
     }
@@ -111,7 +111,7 @@ impl Core {
     /// it.
     pub(crate) fn begin_recent(&self, epoch: u64, keys: &DiskKeys) {
         let Some(boot) = &self.options.boot else { return };
-        let name = recent::file_name(epoch);
+        let name = volatile_journal::file_name(epoch);
         let begun = self.dir.open(&name, Open::New).and_then(|file| {
             self.begin_recent_in(file, boot, epoch, keys).inspect_err(|_| drop(self.dir.remove(&name)))
         });
@@ -133,11 +133,11 @@ impl Core {
         boot: &[u8; 16],
         epoch: u64,
         keys: &DiskKeys,
-    ) -> std::io::Result<Recent> {
+    ) -> std::io::Result<VolatileJournal> {
         const LEAST: u64 = 32 << 10;
         let mut bytes = self.fair_share(self.options.recent_bytes).max(LEAST.min(self.options.recent_bytes));
         loop {
-            match Recent::begin(Arc::clone(&file), bytes, self.uuid, boot, epoch, keys) {
+            match VolatileJournal::begin(Arc::clone(&file), bytes, self.uuid, boot, epoch, keys) {
                 Err(error) if is_full(&error) && bytes > LEAST => bytes = (bytes / 8).max(LEAST),
                 begun => return begun,
             }
@@ -152,7 +152,7 @@ impl Core {
 
     /// Puts a new layer on top, of the kind that the setting asks for. Does nothing if there is a top by now.
     pub(crate) fn make_layer(&self) -> Result<()> {
-        let mut growth = self.growth.lock();
+        let mut table = self.table.lock();
         let kind = {
             let gate = self.gate.read();
             if gate.top.is_some() {
@@ -161,9 +161,9 @@ impl Core {
             if gate.encryption { Kind::Xts } else { Kind::Plain }
         };
         let pages = self.state.read().size;
-        let made = self.create_layer(&mut growth, kind, pages);
+        let made = self.create_layer(&mut table, kind, pages);
         let (kind, made) = if mutant!(PlainWhereEncryptedFails) && made.is_err() {
-            (Kind::Plain, self.create_layer(&mut growth, Kind::Plain, pages))
+            (Kind::Plain, self.create_layer(&mut table, Kind::Plain, pages))
         } else {
             (kind, made)
         };
@@ -183,28 +183,28 @@ impl Core {
         Ok(())
     }
 
-    fn create_layer(&self, growth: &mut Growth, kind: Kind, pages: u64) -> Result<Layer> {
-        let id = match growth.settings.layers.last() {
+    fn create_layer(&self, table: &mut LayerTable, kind: Kind, pages: u64) -> Result<Layer> {
+        let id = match table.settings.layers.last() {
             Some(last) if mutant!(LayerIdUsedAgain) => last.id + 1,
-            _ => growth.settings.next_layer,
+            _ => table.settings.next_layer,
         };
         let created = (self.options.clock)();
-        growth.settings.next_layer = id
+        table.settings.next_layer = id
             .checked_add(1)
             .ok_or_else(|| Error::new(ErrorKind::LimitExceeded, "no layer id is left").at_path(self.dir.path()))?;
-        self.store_settings(growth)?;
+        self.store_settings(table)?;
 
         let file_name = DiskSettings::layer_file(id, kind);
-        let made = self.fill_layer(growth, id, kind, &file_name, pages, created).and_then(|layer| {
-            growth.settings.layers.push(LayerRecord { id, kind, created, sealed_pages: 0 });
-            self.store_settings(growth).inspect_err(|_| {
-                growth.settings.layers.pop();
+        let made = self.fill_layer(table, id, kind, &file_name, pages, created).and_then(|layer| {
+            table.settings.layers.push(LayerRecord { id, kind, created, encrypted_pages: 0 });
+            self.store_settings(table).inspect_err(|_| {
+                table.settings.layers.pop();
             })?;
             Ok(layer)
         });
         if made.is_err() && !self.poison.is_set() {
             // Nothing names it; what cannot be removed now is removed when the disk is opened next.
-            let _ = growth.slots.erase(id);
+            let _ = table.slots.erase(id);
             let _ = self.layers_dir.remove(&file_name);
         }
         made
@@ -212,7 +212,7 @@ impl Core {
 
     fn fill_layer(
         &self,
-        growth: &mut Growth,
+        table: &mut LayerTable,
         id: u32,
         kind: Kind,
         file_name: &str,
@@ -231,29 +231,29 @@ impl Core {
             Kind::Xts => {
                 let keys = self.keys()?;
                 let (cipher, wrapped) = keys.generate(id)?;
-                growth.slots.put(&SlotKey { layer: id, account_key: keys.account_key_id(), wrapped })?;
+                table.slots.put(&SlotKey { layer: id, account_key: keys.account_key_id(), wrapped })?;
                 Some(cipher)
             }
         };
         Ok(Layer::new(id, kind, created, file, path.display().to_string(), cipher))
     }
 
-    /// The layer that takes writes under this setting, if the newest one may: it must lie above every line, have a key
-    /// that was not rotated away, and be of the right kind. A line that is being erased is one until that is durable:
-    /// it comes back where it fails, and would see what was overwritten in place.
-    pub(crate) fn usable_top(state: &State, sealed_below: u32, encryption: bool) -> Option<Arc<Layer>> {
+    /// The layer that takes writes under this setting, if the newest one may: it must lie above every snapshot, have a
+    /// key that was not rotated away, and be of the right kind. A snapshot that is being erased is one until that is
+    /// durable: it comes back where it fails, and would see what was overwritten in place.
+    pub(crate) fn usable_top(state: &State, frozen_below: u32, encryption: bool) -> Option<Arc<Layer>> {
         let newest = &state.entries.last()?.layer;
         let fits =
-            newest.id > state.highest_seen() && newest.id >= sealed_below && (newest.kind == Kind::Xts) == encryption;
-        let settled = state.ops_settled() || mutant!(ErasedLineForgotten);
-        (fits && settled).then(|| Arc::clone(newest))
+            newest.id > state.highest_seen() && newest.id >= frozen_below && (newest.kind == Kind::Xts) == encryption;
+        let is_durable = state.ops_durable() || mutant!(ErasedLineForgotten);
+        (fits && is_durable).then(|| Arc::clone(newest))
     }
 
     /// How new writes are stored from now on. Waits for the changes in flight; makes no layer.
     pub(crate) fn set_encryption(&self, on: bool) {
-        let growth = self.growth.lock();
+        let table = self.table.lock();
         let mut gate = self.gate.write();
         gate.encryption = on;
-        gate.top = Self::usable_top(&self.state.read(), growth.settings.sealed_below, on);
+        gate.top = Self::usable_top(&self.state.read(), table.settings.frozen_below, on);
     }
 }

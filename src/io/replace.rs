@@ -7,7 +7,7 @@
 //!
 //! [`replace_and_wipe`] goes on: 4. the old content, which has lost its name, is overwritten with zeros and synced.
 //!
-//! A process killed between 2 and 3 leaves a change that looks durable and is not: [`settle`] makes it so.
+//! A process killed between 2 and 3 leaves a change that looks durable and is not: [`make_durable`] makes it so.
 
 use std::io;
 
@@ -42,7 +42,7 @@ pub fn read(dir: &dyn Dir, name: &str, limit: usize) -> Result<Vec<u8>> {
 
 /// Makes what [`read`] gives durable, and removes what an interrupted [`replace`] left. The first step of whoever is
 /// going to act on the file, and excludes other writers.
-pub fn settle(dir: &dyn Dir, name: &str) -> Result<()> {
+pub fn make_durable(dir: &dyn Dir, name: &str) -> Result<()> {
     let failed = |source| Error::io("cannot be made durable", source).at_path(dir.path().join(name));
     match dir.open(&temporary(name), Open::ReadWrite) {
         Ok(left) => wipe(&*left).and_then(|()| dir.remove(&temporary(name))).map_err(failed)?,
@@ -202,7 +202,7 @@ mod tests {
         replace(&dir, "x", b"good").unwrap();
         std::fs::write(temporary.path().join("x.new"), "half-made").unwrap();
         let left = dir.open("x.new", Open::Read).unwrap();
-        settle(&dir, "x").unwrap();
+        make_durable(&dir, "x").unwrap();
         assert_eq!(dir.list().unwrap(), ["x"]);
         assert_eq!(read(&dir, "x", 100).unwrap(), b"good");
         let mut bytes = [1; 9];

@@ -32,9 +32,9 @@ use super::extent_map::{ExtentMap, Mark};
 use super::layer::Layer;
 use super::log::{Batch, Extent, take_u64};
 use super::page_set::PageSet;
-use super::recent::{self, Notes};
 use super::state::State;
 use super::transfer::{read_full, write_full};
+use super::volatile_journal::{self, Notes};
 use crate::crypto::keyring::DiskKeys;
 use crate::io::{Dir, File, Open, mutant};
 use crate::{Error, ErrorKind, PAGE, Result};
@@ -54,7 +54,7 @@ pub(crate) fn room(places: u64) -> u64 {
 
 /// The notes of one file.
 #[derive(Debug)]
-pub(crate) struct Noted {
+pub(crate) struct Replay {
     epoch: u64,
     notes: Notes,
     /// What the notes call held in the end.
@@ -81,11 +81,11 @@ pub(crate) fn find(
     boot: &[u8; 16],
     keys: &DiskKeys,
     only_look: bool,
-) -> Result<(Vec<Noted>, bool)> {
+) -> Result<(Vec<Replay>, bool)> {
     use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
     let (mut all, mut writable) = (Vec::new(), true);
     for &epoch in epochs {
-        let name = recent::file_name(epoch);
+        let name = volatile_journal::file_name(epoch);
         let at = |error| Error::io("what was noted cannot be looked at", error).at_path(dir.path().join(&name));
         let file = match dir.open(&name, Open::ReadWrite) {
             Err(error) if only_look && matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem) => {
@@ -95,14 +95,14 @@ pub(crate) fn find(
             opened => opened,
         };
         let file = file.map_err(at)?;
-        if let Some(notes) = recent::read(&*file, boot, epoch, keys).map_err(at)? {
-            all.push(Noted::look(&*file, writable, notes, epoch, layers_dir, keys).map_err(at)?);
+        if let Some(notes) = volatile_journal::read(&*file, boot, epoch, keys).map_err(at)? {
+            all.push(Replay::look(&*file, writable, notes, epoch, layers_dir, keys).map_err(at)?);
         }
     }
     Ok((all, writable))
 }
 
-impl Noted {
+impl Replay {
     fn look(
         file: &dyn File,
         writable: bool,
@@ -214,7 +214,7 @@ impl Noted {
     /// It stays pending, so that nothing is punched on the strength of it. Pages that are not there are left out: their
     /// write-back failed, and the process died before it could say so.
     pub(crate) fn take(&self, dir: &dyn Dir, state: &mut State, uuid: Uuid, durable: u64) -> Result<()> {
-        let name = recent::file_name(self.epoch);
+        let name = volatile_journal::file_name(self.epoch);
         let at = |error| Error::io("what was noted cannot be looked at", error).at_path(dir.path().join(&name));
         if self.notes.header[16..32] != *uuid.as_bytes() {
             return Ok(());
@@ -227,7 +227,7 @@ impl Noted {
 
         let mut extents = Vec::new();
         for (_, extent) in new {
-            // What a growth that is not durable made room for goes with it.
+            // What growth that is not durable made room for goes with it.
             let pages = extent.pages.start..extent.pages.end.min(state.size);
             let entry = state.index_of(extent.layer).map(|index| &state.entries[index]);
             let Some(entry) = entry.filter(|_| !pages.is_empty()) else { continue };
@@ -349,7 +349,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::disk::tests::{Place, folder};
+    use crate::disk::tests::{TestDisk, folder};
     use crate::disk::{Access, Disk, Durability, Options};
     use crate::io::real::RealDir;
 
@@ -358,7 +358,7 @@ mod tests {
         Options { recent_bytes: 2048, boot: Some([boot; 16]), ..Options::default() }
     }
 
-    fn open(place: &Place, access: Access) -> Disk {
+    fn open(place: &TestDisk, access: Access) -> Disk {
         Disk::open(place.dir(), Some(place.keys.clone()), None, access, true, options(1)).unwrap()
     }
 
@@ -379,8 +379,8 @@ mod tests {
 
     /// A disk of which so many pages were written and nothing was flushed by a process that is dead, after an opening
     /// that looked at it and was killed.
-    fn looked_at(pages: u64) -> Place {
-        let place = Place::new(1 << 20, 0, true);
+    fn looked_at(pages: u64) -> TestDisk {
+        let place = TestDisk::new(1 << 20, 0, true);
         let disk = open(&place, Access::ReadWrite);
         let content: Vec<u8> = (0..pages).flat_map(fill).collect();
         disk.write(0, &content, Durability::Volatile).unwrap();
@@ -390,7 +390,7 @@ mod tests {
     }
 
     /// As if the write-back of the page had failed, and the page cache had been dropped since.
-    fn lose(place: &Place, page: u64) {
+    fn lose(place: &TestDisk, page: u64) {
         let layer = std::fs::read_dir(place.folder.path().join("layers")).unwrap().next().unwrap().unwrap();
         let layer = std::fs::OpenOptions::new().write(true).open(layer.path()).unwrap();
         layer.write_all_at(&[0xA5; PAGE], page * PAGE as u64).unwrap();
@@ -420,7 +420,7 @@ mod tests {
     #[test]
     fn checksums_that_are_not_whole_or_of_another_file_are_made_anew() {
         let place = looked_at(20);
-        let recent = place.folder.path().join(recent::file_name(1));
+        let recent = place.folder.path().join(volatile_journal::file_name(1));
         let good = std::fs::read(&recent).unwrap();
         let at = good.windows(8).position(|bytes| bytes == MAGIC).unwrap();
         for byte in [0, 8, 16, 32, 64, 64 + 19 * SUM] {
@@ -438,7 +438,7 @@ mod tests {
     #[test]
     fn an_opening_without_keys_leaves_all_as_it_is() {
         let place = looked_at(20);
-        let recent = place.folder.path().join(recent::file_name(1));
+        let recent = place.folder.path().join(volatile_journal::file_name(1));
         let before = std::fs::read(&recent).unwrap();
         drop(Disk::open(place.dir(), None, None, Access::ReadOnly, true, options(1)).unwrap());
         assert!(std::fs::read(&recent).unwrap() == before);

@@ -140,14 +140,14 @@ fn make_disk(dir: &Path, size: u64, base: Option<Arc<dyn BaseImage>>) -> Disk {
 }
 
 /// A running server on a unix socket. Stops, and waits for its end, when dropped.
-pub(crate) struct House {
+pub(crate) struct ServerFixture {
     pub(crate) shelf: Arc<Shelf>,
     pub(crate) socket: PathBuf,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl House {
+impl ServerFixture {
     pub(crate) fn new(shelf: &Arc<Shelf>, config: Config) -> Self {
         Self::with_server(shelf, config, |_| {})
     }
@@ -187,7 +187,7 @@ fn run(server: Server, stopped: oneshot::Receiver<()>) {
     runtime.block_on(server.run_until(async { drop(stopped.await) })).unwrap();
 }
 
-impl Drop for House {
+impl Drop for ServerFixture {
     fn drop(&mut self) {
         self.stop();
         if let Some(thread) = self.thread.take() {

@@ -9,13 +9,13 @@ use std::time::Instant;
 
 use tracing::{info, warn};
 
+use super::counters::{Command, Counts, Tally};
 use super::errno::Errno;
-use super::limiter::Limiter;
-use super::output::To;
+use super::log_limiter::Limiter;
+use super::output::ReplyTarget;
 use super::request::Refusal;
+use super::server_stats::{Attached, Stats};
 use super::session::Session;
-use super::stats::{Attached, Stats};
-use super::tally::{Command, Counts, Tally};
 use crate::Error;
 
 /// Lines about failed requests of one client: at once, and then in a second.
@@ -106,13 +106,13 @@ impl Record {
 
     /// The reply of a request is complete.
     #[inline]
-    pub(super) fn answered(&mut self, to: To) {
+    pub(super) fn answered(&mut self, to: ReplyTarget) {
         self.tally.moved(to.command, to.length);
         self.note(to);
     }
 
     #[inline]
-    fn note(&mut self, To { command, arrived, .. }: To) {
+    fn note(&mut self, ReplyTarget { command, arrived, .. }: ReplyTarget) {
         match self.answered.last_mut() {
             Some(last) if last.command == command && last.arrived == arrived => last.count += 1,
             _ => self.answered.push(Answered { command, arrived, count: 1 }),
@@ -121,7 +121,7 @@ impl Record {
 
     /// The reply of a request is complete, and an error.
     #[cold]
-    pub(super) fn failed(&mut self, to: To, cause: Cause<'_>) {
+    pub(super) fn failed(&mut self, to: ReplyTarget, cause: Cause<'_>) {
         self.note(to);
         let errno = cause.errno();
         self.tally.failed(errno);
@@ -148,7 +148,7 @@ impl Record {
 
     /// Reads the clock for what was answered, before it is sent.
     #[inline]
-    pub(super) fn settle(&mut self, in_flight: usize) {
+    pub(super) fn record_latency(&mut self, in_flight: usize) {
         self.tally.in_flight.set(in_flight as u64);
         if !self.answered.is_empty() {
             let now = Instant::now();
@@ -160,7 +160,7 @@ impl Record {
 
     /// Ends the record, with a line in the log; `error`: why the server ended the connection.
     pub(super) fn end(mut self, error: Option<&std::io::Error>) {
-        self.settle(0);
+        self.record_latency(0);
         if error.is_some() {
             self.stats.cut_off.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         }

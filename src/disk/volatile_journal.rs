@@ -15,7 +15,7 @@
 //! | 0 | magic `SDISKRCT`, version u32, number of the mounted file system u32, disk uuid, boot id (16), epoch u64, device u64, inode u64, places u64 |
 //! | 80 | MAC of bytes 0..80, 32 bytes |
 //! | 4096 | as many records as there are places, those of the first region, then those of the second |
-//! | the next 4 KiB border | room for what an opening adds: see [`super::noted`] |
+//! | the next 4 KiB border | room for what an opening adds: see [`super::volatile_replay`] |
 //!
 //! A record: start u64, pages u64, tag u64, layer u32, mark u32 (1 held, 2 zero), MAC over epoch, place and these.
 
@@ -26,8 +26,8 @@ use uuid::Uuid;
 
 use super::extent_map::Mark;
 use super::log::{BLOCK, Extent, take_u32, take_u64};
-use super::noted;
 use super::transfer::{read_full, write_full};
+use super::volatile_replay;
 use crate::crypto::keyring::DiskKeys;
 use crate::io::{File, mutant};
 
@@ -47,7 +47,7 @@ pub(crate) fn file_name(epoch: u64) -> String {
 
 /// The file of this opening.
 #[derive(Debug)]
-pub(crate) struct Recent {
+pub(crate) struct VolatileJournal {
     file: Arc<dyn File>,
     epoch: u64,
     /// Records of a region.
@@ -75,7 +75,7 @@ fn checks_at(places: u64) -> u64 {
     (BLOCK as u64 + places * RECORD as u64).next_multiple_of(BLOCK as u64)
 }
 
-impl Recent {
+impl VolatileJournal {
     /// Begins a new, empty file with room for `bytes` of records.
     pub(crate) fn begin(
         file: Arc<dyn File>,
@@ -88,7 +88,7 @@ impl Recent {
         let room = bytes / 2 / RECORD as u64;
         let places = 2 * room;
         // Whoever opens after a kill may find no space.
-        file.allocate(0, checks_at(places) + noted::room(places))?;
+        file.allocate(0, checks_at(places) + volatile_replay::room(places))?;
         let head = header(&*file, uuid, boot, epoch, places)?;
         let mac = keys.mac(&[HEADER_PURPOSE, &head]);
         write_full(&*file, &[&head[..], &mac].concat(), 0)?;

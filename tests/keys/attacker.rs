@@ -14,13 +14,13 @@ const SECTOR: usize = 512;
 const LONGEST: usize = 72;
 
 /// What is known of an account from when it could still be opened.
-pub(crate) struct Thief {
+pub(crate) struct Attacker {
     account_key_wrapping: KwAes256,
     /// A disk's name and layer, and what wraps the data key.
     data_key_wrapping: Vec<(String, KwAes256)>,
 }
 
-impl Thief {
+impl Attacker {
     /// Learns all there is to know about an account and these of its disks. Its KEK is in a file.
     pub(crate) fn new(account: &Account, disks: &[&str]) -> Self {
         let keys = AccountKeys::read(account, &secrets::kek_file(account));

@@ -3,48 +3,48 @@
 use std::sync::atomic::Ordering;
 
 use sealdisk::disk::{Disk, Swept};
-use sealdisk::io::sim::Dice;
+use sealdisk::io::sim::SimRng;
 use sealdisk::{ErrorKind, PAGE};
 
 use super::{Mood, Ring};
 use crate::check;
 
 /// One of them, if no other is under way.
-pub(super) fn request(ring: &Ring, disk: &Disk, dice: &mut Dice) {
+pub(super) fn request(ring: &Ring, disk: &Disk, rng: &mut SimRng) {
     if ring.lining.swap(true, Ordering::Relaxed) {
         return;
     }
     let what = match ring.mood {
         Mood::Switches => 11,
-        Mood::Lines => [0, 0, 3, 5, 5][dice.index(5)],
-        _ => dice.below(12),
+        Mood::Snapshots => [0, 0, 3, 5, 5][rng.index(5)],
+        _ => rng.below(12),
     };
     match what {
         0..3 => snapshot(ring, disk),
-        3..5 => look(ring, disk, dice),
-        5 => erase(ring, disk, dice),
-        6..8 => roll_back(ring, disk, dice),
-        8 => resize(ring, disk, dice),
+        3..5 => look(ring, disk, rng),
+        5 => erase(ring, disk, rng),
+        6..8 => roll_back(ring, disk, rng),
+        8 => resize(ring, disk, rng),
         9 => {
             if let Err(error) = disk.rotate_key() {
                 ring.refused("rotating the key", &error);
             }
         }
-        _ => sweep(ring, disk, dice),
+        _ => sweep(ring, disk, rng),
     }
     ring.lining.store(false, Ordering::Relaxed);
 }
 
-fn any_line(ring: &Ring, dice: &mut Dice) -> Option<String> {
-    let lines = ring.oracle().lines();
-    (!lines.is_empty()).then(|| lines[dice.index(lines.len())].clone())
+fn any_line(ring: &Ring, rng: &mut SimRng) -> Option<String> {
+    let snapshots = ring.oracle().snapshots();
+    (!snapshots.is_empty()).then(|| snapshots[rng.index(snapshots.len())].clone())
 }
 
 fn snapshot(ring: &Ring, disk: &Disk) {
     let _size_stays = ring.sized.read();
     let oracle = ring.oracle();
     let (name, begin) = oracle.draw();
-    let answer = disk.snapshot(&name);
+    let answer = disk.create_snapshot(&name);
     oracle.drawn(&name, begin, answer.is_ok());
     if let Err(error) = answer {
         ring.refused("a snapshot", &error);
@@ -52,19 +52,19 @@ fn snapshot(ring: &Ring, disk: &Disk) {
 }
 
 /// Reads a snapshot whole.
-fn look(ring: &Ring, disk: &Disk, dice: &mut Dice) {
-    let Some(name) = any_line(ring, dice) else { return };
+fn look(ring: &Ring, disk: &Disk, rng: &mut SimRng) {
+    let Some(name) = any_line(ring, rng) else { return };
     let fired = ring.world.fired().len();
-    match check::line_content(disk, name) {
+    match check::snapshot_content(disk, name) {
         _ if ring.is_over() => {}
-        Ok(content) => ring.note(ring.oracle().check_line(content)),
+        Ok(content) => ring.note(ring.oracle().check_snapshot(content)),
         Err(_) if ring.world.fired().len() > fired => {}
         Err(what) => ring.fail(what),
     }
 }
 
-fn erase(ring: &Ring, disk: &Disk, dice: &mut Dice) {
-    let Some(name) = any_line(ring, dice) else { return };
+fn erase(ring: &Ring, disk: &Disk, rng: &mut SimRng) {
+    let Some(name) = any_line(ring, rng) else { return };
     let oracle = ring.oracle();
     oracle.erase(&name);
     match disk.delete_snapshot(&name) {
@@ -74,8 +74,8 @@ fn erase(ring: &Ring, disk: &Disk, dice: &mut Dice) {
 }
 
 /// Clients go on meanwhile where the size stays.
-fn roll_back(ring: &Ring, disk: &Disk, dice: &mut Dice) {
-    let Some(name) = any_line(ring, dice) else { return };
+fn roll_back(ring: &Ring, disk: &Disk, rng: &mut SimRng) {
+    let Some(name) = any_line(ring, rng) else { return };
     let oracle = ring.oracle();
     let resizes = !oracle.has_size_of_line(&name);
     let _size_stays = (!resizes).then(|| ring.sized.read());
@@ -88,10 +88,10 @@ fn roll_back(ring: &Ring, disk: &Disk, dice: &mut Dice) {
     }
 }
 
-fn resize(ring: &Ring, disk: &Disk, dice: &mut Dice) {
+fn resize(ring: &Ring, disk: &Disk, rng: &mut SimRng) {
     let _alone = ring.sized.write();
     let oracle = ring.oracle();
-    let pages = 1 + dice.index(ring.rig.most_pages);
+    let pages = 1 + rng.index(ring.rig.most_pages);
     let request = oracle.resize(pages);
     let answer = disk.resize((pages * PAGE) as u64);
     oracle.resized(pages, request, answer.is_ok());
@@ -100,9 +100,9 @@ fn resize(ring: &Ring, disk: &Disk, dice: &mut Dice) {
     }
 }
 
-fn sweep(ring: &Ring, disk: &Disk, dice: &mut Dice) {
+fn sweep(ring: &Ring, disk: &Disk, rng: &mut SimRng) {
     let _size_stays = ring.sized.read();
-    let (oracle, base, mut page) = (ring.oracle(), dice.coin(), 0);
+    let (oracle, base, mut page) = (ring.oracle(), rng.coin(), 0);
     for _ in 0..20 {
         oracle.sweeping(true);
         let answer = disk.sweep(page, base);

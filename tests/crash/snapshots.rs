@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use smallvec::smallvec;
 
 use crate::cells::CELLS_A_PAGE;
-use crate::check::LineContent;
+use crate::check::SnapshotContent;
 use crate::oracle::{ANY, Oracle, State, Values, Write, ZERO, show};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +19,7 @@ enum Status {
 
 /// A snapshot, and what each of its cells may hold.
 #[derive(Debug, Clone)]
-pub(crate) struct LineModel {
+pub(crate) struct SnapshotModel {
     name: String,
     /// Pages: one of these, several where it was drawn while the size of the disk was in doubt.
     pages: Vec<usize>,
@@ -27,8 +27,8 @@ pub(crate) struct LineModel {
     status: Status,
 }
 
-impl LineModel {
-    pub(crate) fn settled(content: &LineContent) -> Self {
+impl SnapshotModel {
+    pub(crate) fn settled(content: &SnapshotContent) -> Self {
         let cells = content.values.iter().map(|value| smallvec![value.expect("checked before")]).collect();
         let pages = vec![content.values.len() / CELLS_A_PAGE];
         Self { name: content.name.clone(), pages, cells, status: Status::Drawn }
@@ -45,30 +45,30 @@ impl State {
         values.into_iter().collect()
     }
 
-    pub(crate) fn check_lines(&self, found: &[LineContent]) -> Result<(), String> {
-        for line in self.lines.iter().filter(|line| line.status == Status::Drawn) {
-            if !found.iter().any(|found| found.name == line.name) {
-                return Err(format!("snapshot {} is gone", line.name));
+    pub(crate) fn check_snapshots(&self, found: &[SnapshotContent]) -> Result<(), String> {
+        for snapshot in self.snapshots.iter().filter(|snapshot| snapshot.status == Status::Drawn) {
+            if !found.iter().any(|found| found.name == snapshot.name) {
+                return Err(format!("snapshot {} is gone", snapshot.name));
             }
         }
         for content in found {
-            let line = self.lines.iter().find(|line| line.name == content.name);
-            let line = line.ok_or_else(|| format!("snapshot {} is there", content.name))?;
-            if !line.pages.iter().any(|pages| content.values.len() == pages * CELLS_A_PAGE) {
-                let (name, cells, pages) = (&line.name, content.values.len(), &line.pages);
+            let snapshot = self.snapshots.iter().find(|snapshot| snapshot.name == content.name);
+            let snapshot = snapshot.ok_or_else(|| format!("snapshot {} is there", content.name))?;
+            if !snapshot.pages.iter().any(|pages| content.values.len() == pages * CELLS_A_PAGE) {
+                let (name, cells, pages) = (&snapshot.name, content.values.len(), &snapshot.pages);
                 return Err(format!("snapshot {name} has {cells} cells and should have {pages:?} pages"));
             }
             for (cell, value) in content.values.iter().enumerate() {
                 let now;
-                let values = if let Status::Drawing(begin) = line.status {
+                let values = if let Status::Drawing(begin) = snapshot.status {
                     now = self.since(cell, begin);
                     &now
                 } else {
-                    &line.cells[cell]
+                    &snapshot.cells[cell]
                 };
                 if !value.is_some_and(|value| values.contains(&value)) {
                     let possible: Vec<_> = values.iter().map(|value| show(Some(*value))).collect();
-                    let (name, value) = (&line.name, show(*value));
+                    let (name, value) = (&snapshot.name, show(*value));
                     return Err(format!("cell {cell} of snapshot {name} holds {value} instead of {possible:?}"));
                 }
             }
@@ -77,22 +77,27 @@ impl State {
     }
 
     fn forget(&mut self, name: &str) {
-        self.lines.retain(|line| line.name != name);
+        self.snapshots.retain(|snapshot| snapshot.name != name);
     }
 }
 
 impl Oracle {
     /// Names of the snapshots that are there without doubt, oldest first.
-    pub(crate) fn lines(&self) -> Vec<String> {
+    pub(crate) fn snapshots(&self) -> Vec<String> {
         let state = self.state();
-        state.lines.iter().filter(|line| line.status == Status::Drawn).map(|line| line.name.clone()).collect()
+        state
+            .snapshots
+            .iter()
+            .filter(|snapshot| snapshot.status == Status::Drawn)
+            .map(|snapshot| snapshot.name.clone())
+            .collect()
     }
 
     /// Whether the disk keeps its size, without doubt, where it is rolled back to this snapshot.
     pub(crate) fn has_size_of_line(&self, name: &str) -> bool {
         let state = self.state();
-        let line = state.lines.iter().find(|line| line.name == name);
-        state.pages.len() == 1 && line.is_some_and(|line| line.pages == state.pages)
+        let snapshot = state.snapshots.iter().find(|snapshot| snapshot.name == name);
+        state.pages.len() == 1 && snapshot.is_some_and(|snapshot| snapshot.pages == state.pages)
     }
 
     /// A snapshot of a new name is asked for.
@@ -102,7 +107,7 @@ impl Oracle {
         let begin = state.tick();
         *state.reads.entry(begin).or_default() += 1;
         let (pages, status) = (state.pages.clone(), Status::Drawing(begin));
-        state.lines.push(LineModel { name: name.clone(), pages, cells: Vec::new(), status });
+        state.snapshots.push(SnapshotModel { name: name.clone(), pages, cells: Vec::new(), status });
         (name, begin)
     }
 
@@ -116,32 +121,34 @@ impl Oracle {
         let most = pages.iter().max().map_or(0, |pages| pages * CELLS_A_PAGE);
         let cells = (0..most).map(|cell| state.since(cell, begin)).collect();
         let status = if succeeded { Status::Drawn } else { Status::Doubtful };
-        let model = LineModel { name: name.to_owned(), pages, cells, status };
-        if let Some(line) = state.lines.iter_mut().find(|line| line.name == name) {
-            *line = model;
+        let model = SnapshotModel { name: name.to_owned(), pages, cells, status };
+        if let Some(snapshot) = state.snapshots.iter_mut().find(|snapshot| snapshot.name == name) {
+            *snapshot = model;
         }
     }
 
     /// What a snapshot was read to hold is what it holds from now on.
-    pub(crate) fn check_line(&self, content: LineContent) -> Result<(), String> {
+    pub(crate) fn check_snapshot(&self, content: SnapshotContent) -> Result<(), String> {
         let mut state = self.state();
         if state.frozen {
             return Ok(());
         }
-        let known = state.lines.clone();
-        state.lines.retain(|line| line.name == content.name);
-        let checked = state.check_lines(std::slice::from_ref(&content));
-        state.lines = known;
-        if let (Ok(()), Some(line)) = (&checked, state.lines.iter_mut().find(|line| line.name == content.name)) {
-            *line = LineModel::settled(&content);
+        let known = state.snapshots.clone();
+        state.snapshots.retain(|snapshot| snapshot.name == content.name);
+        let checked = state.check_snapshots(std::slice::from_ref(&content));
+        state.snapshots = known;
+        if let (Ok(()), Some(snapshot)) =
+            (&checked, state.snapshots.iter_mut().find(|snapshot| snapshot.name == content.name))
+        {
+            *snapshot = SnapshotModel::settled(&content);
         }
         checked
     }
 
     pub(crate) fn erase(&self, name: &str) {
         let mut state = self.state();
-        if let Some(line) = state.lines.iter_mut().find(|line| line.name == name) {
-            line.status = Status::Doubtful;
+        if let Some(snapshot) = state.snapshots.iter_mut().find(|snapshot| snapshot.name == name) {
+            snapshot.status = Status::Doubtful;
         }
     }
 
@@ -156,14 +163,14 @@ impl Oracle {
     pub(crate) fn roll_back(&self, name: &str) -> u64 {
         let mut state = self.state();
         let (request, begin) = (state.next_request(), state.tick());
-        let at = state.lines.iter().position(|line| line.name == name).expect("a snapshot that is there");
-        let line = state.lines[at].clone();
-        state.pages.extend(&line.pages);
-        state.lines[at + 1..].iter_mut().for_each(|line| line.status = Status::Doubtful);
+        let at = state.snapshots.iter().position(|snapshot| snapshot.name == name).expect("a snapshot that is there");
+        let snapshot = state.snapshots[at].clone();
+        state.pages.extend(&snapshot.pages);
+        state.snapshots[at + 1..].iter_mut().for_each(|snapshot| snapshot.status = Status::Doubtful);
         // Past its end there are zeros.
-        let least = line.pages.iter().min().map_or(0, |pages| pages * CELLS_A_PAGE);
+        let least = snapshot.pages.iter().min().map_or(0, |pages| pages * CELLS_A_PAGE);
         for cell in 0..state.cells.len() {
-            let mut values = line.cells.get(cell).cloned().unwrap_or_default();
+            let mut values = snapshot.cells.get(cell).cloned().unwrap_or_default();
             if cell >= least && !values.contains(&0) {
                 values.push(0);
             }
@@ -177,9 +184,10 @@ impl Oracle {
         self.end(request, 0..cells, succeeded, true);
         let mut state = self.state();
         if !state.frozen && succeeded {
-            let at = state.lines.iter().position(|line| line.name == name).expect("a snapshot that is there");
-            state.pages = state.lines[at].pages.clone();
-            state.lines.truncate(at + 1);
+            let at =
+                state.snapshots.iter().position(|snapshot| snapshot.name == name).expect("a snapshot that is there");
+            state.pages = state.snapshots[at].pages.clone();
+            state.snapshots.truncate(at + 1);
         }
     }
 
@@ -224,7 +232,7 @@ mod tests {
         let (name, begin) = oracle.draw();
         oracle.drawn(&name, begin, true);
         let (values, layers) = (vec![Some(0); pages * CELLS_A_PAGE], vec![None; pages]);
-        let checked = oracle.check_line(LineContent { name: name.clone(), values, layers });
+        let checked = oracle.check_snapshot(SnapshotContent { name: name.clone(), values, layers });
         oracle.erased(&name);
         checked
     }

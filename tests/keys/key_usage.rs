@@ -39,7 +39,7 @@ fn put_count(account: &Account, pages: u64) {
 /// The one key of the disk in `status --json`, and what both verbs warn of.
 fn reports(account: &Account) -> (serde_json::Value, bool) {
     let status = account.json(&["status"]);
-    let worn = account.json(&["audit", "disk"])["layers"][0]["worn"] == true;
+    let rotation_due = account.json(&["audit", "disk"])["layers"][0]["worn"] == true;
     let [status_warns, audit_warns] = [&["status"][..], &["audit", "disk"]].map(|verb| {
         let output = crate::support::run(account.command().args(verb));
         assert!(output.status.success());
@@ -47,8 +47,8 @@ fn reports(account: &Account) -> (serde_json::Value, bool) {
         assert!(stderr.is_empty() || stderr.contains("128 TiB of the 256 TiB"), "{stderr}");
         stderr.contains("`sealdisk key rotate-data disk` takes a new one")
     });
-    assert_eq!([status_warns, audit_warns], [worn, worn]);
-    (status["disks"][0]["keys"][0].clone(), worn)
+    assert_eq!([status_warns, audit_warns], [rotation_due, rotation_due]);
+    (status["disks"][0]["keys"][0].clone(), rotation_due)
 }
 
 #[test]
@@ -62,11 +62,11 @@ fn a_server_warns_at_half_of_the_limit_and_reports_say_so_until_there_is_a_new_k
     let server = account.serve();
     let mut client = Client::attach(&server, "disk").expect("attached");
     client.write(0, &[1; 7 * 512]).expect("written");
-    let (key, worn) = reports(&account);
-    assert_eq!((key["sealed_blocks"].as_u64(), worn), (Some((HALF - 1) * 32), false));
+    let (key, rotation_due) = reports(&account);
+    assert_eq!((key["sealed_blocks"].as_u64(), rotation_due), (Some((HALF - 1) * 32), false));
     client.write(0, &[2; 512]).expect("the same page counts again");
-    let (key, worn) = reports(&account);
-    assert_eq!((key["sealed_blocks"].as_u64(), worn), (Some(HALF * 32), true));
+    let (key, rotation_due) = reports(&account);
+    assert_eq!((key["sealed_blocks"].as_u64(), rotation_due), (Some(HALF * 32), true));
     assert_eq!(warnings(&server.log()), 0);
     drop(client);
     assert!(server.terminate().success());

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use super::content::{BLOCK, Content, Keep, SECTOR};
-use super::dice::Dice;
 use super::digest;
 use super::fault::{Call, Fault, Faults, Fired};
 use super::names::Names;
+use super::rng::SimRng;
 
 /// The unit that a power cut leaves whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,13 +49,13 @@ pub(super) enum Node {
 
 /// See the module documentation.
 #[derive(Debug, Clone)]
-pub(super) struct World {
+pub(super) struct SimState {
     /// Node 0 is the root.
     nodes: Vec<Arc<Node>>,
     /// Number of the last change.
     seq: u64,
     pub(super) calls: u64,
-    pub(super) dice: Dice,
+    pub(super) rng: SimRng,
     pub(super) faults: Faults,
     pub(super) fired: Vec<Fired>,
     /// Blocks of the file system in all.
@@ -70,13 +70,13 @@ pub(super) struct World {
     pub(super) trace: Option<String>,
 }
 
-impl World {
+impl SimState {
     pub(super) fn new(seed: u64) -> Self {
         Self {
             nodes: vec![Arc::new(Node::Dir(Names::default()))],
             seq: 0,
             calls: 0,
-            dice: Dice::new(seed),
+            rng: SimRng::new(seed),
             faults: Faults::default(),
             fired: Vec::new(),
             capacity: None,
@@ -147,7 +147,7 @@ impl World {
         if self.off {
             return Err(std::io::Error::other("the power is off"));
         }
-        let fault = self.faults.draw(self.calls, call, &mut self.dice);
+        let fault = self.faults.draw(self.calls, call, &mut self.rng);
         self.fired.extend(fault.map(|fault| Fired { at: self.calls, call, fault, on: what() }));
         digest::note(|digest| digest.add(&format!("{call:?} {} {fault:?}", what())));
         if let Some(trace) = &mut self.trace {
@@ -185,70 +185,70 @@ impl World {
         }
     }
 
-    /// One possible disk after a power cut now. Random choices come from `dice`, not from the world's own.
-    pub(super) fn after_power_cut(&self, dice: &mut Dice, tear: Tear) -> Self {
+    /// One possible disk after a power cut now. Random choices come from `rng`, not from the world's own.
+    pub(super) fn after_power_cut(&self, rng: &mut SimRng, tear: Tear) -> Self {
         let unit = match tear {
             Tear::Sector => 1,
             Tear::Block => BLOCK,
         };
-        let style = dice.below(8);
-        let whole = [0, 0, 500, 900][dice.index(4)];
-        let up_to = self.seq - dice.below(24.min(self.seq + 1));
-        let choose = |dice: &mut Dice| match style {
+        let style = rng.below(8);
+        let whole = [0, 0, 500, 900][rng.index(4)];
+        let up_to = self.seq - rng.below(24.min(self.seq + 1));
+        let choose = |rng: &mut SimRng| match style {
             0 => Keep::Nothing,
             1 => Keep::Everything,
             2 => Keep::UpTo(up_to),
             // File by file, everything or nothing: what tells an order between files.
-            3..=5 => [Keep::Nothing, Keep::Everything][dice.index(2)],
+            3..=5 => [Keep::Nothing, Keep::Everything][rng.index(2)],
             _ => Keep::Any { whole },
         };
         let mut nodes: Vec<Arc<Node>> = Vec::with_capacity(self.nodes.len());
         for node in &self.nodes {
             nodes.push(match &**node {
                 Node::File(file) => {
-                    let keep = choose(dice);
+                    let keep = choose(rng);
                     if file.content.pending() == 0 && file.open == 0 && file.errors == 0 {
                         Arc::clone(node)
                     } else {
-                        let content = file.content.after_power_cut(keep, unit, dice);
+                        let content = file.content.after_power_cut(keep, unit, rng);
                         Arc::new(Node::File(FileNode { content, ..FileNode::default() }))
                     }
                 }
                 Node::Dir(names) => {
-                    let keep = choose(dice);
-                    Arc::new(Node::Dir(names.after_power_cut(keep, dice)))
+                    let keep = choose(rng);
+                    Arc::new(Node::Dir(names.after_power_cut(keep, rng)))
                 }
                 Node::Gone => Arc::clone(node),
             });
         }
-        Self { boot: self.boot + 1, ..self.restarted(nodes, dice) }
+        Self { boot: self.boot + 1, ..self.restarted(nodes, rng) }
     }
 
     /// One possible disk after its device was reset, as by a power cut, while the kernel runs on.
-    pub(super) fn after_reset(&self, dice: &mut Dice, tear: Tear) -> Self {
-        Self { boot: self.boot, mounts: self.mounts + 1, ..self.after_power_cut(dice, tear) }
+    pub(super) fn after_reset(&self, rng: &mut SimRng, tear: Tear) -> Self {
+        Self { boot: self.boot, mounts: self.mounts + 1, ..self.after_power_cut(rng, tear) }
     }
 
     /// The disk after the death of the process: all is as it looked, and what was volatile still is. Errors that no one
     /// was told of may have been forgotten.
-    pub(super) fn after_kill(&self, dice: &mut Dice) -> Self {
+    pub(super) fn after_kill(&self, rng: &mut SimRng) -> Self {
         let revived = |node: &Arc<Node>| match &**node {
             Node::File(file) => {
-                let reported = if dice.coin() { file.errors } else { file.reported };
+                let reported = if rng.coin() { file.errors } else { file.reported };
                 Arc::new(Node::File(FileNode { reported, open: 0, ..file.clone() }))
             }
             _ => Arc::clone(node),
         };
         let nodes = self.nodes.iter().map(revived).collect();
-        self.restarted(nodes, dice)
+        self.restarted(nodes, rng)
     }
 
-    fn restarted(&self, nodes: Vec<Arc<Node>>, dice: &mut Dice) -> Self {
+    fn restarted(&self, nodes: Vec<Arc<Node>>, rng: &mut SimRng) -> Self {
         let mut world = Self {
             nodes,
             seq: self.seq,
             calls: 0,
-            dice: dice.fork(),
+            rng: rng.fork(),
             faults: Faults::default(),
             fired: Vec::new(),
             capacity: self.capacity,

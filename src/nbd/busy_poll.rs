@@ -21,11 +21,11 @@ const MOST_NEEDED: u32 = 1 << 10;
 
 /// How many connections of a server may look out at once.
 #[derive(Debug)]
-pub(super) struct Lookouts {
+pub(super) struct PollSlots {
     free: AtomicUsize,
 }
 
-impl Lookouts {
+impl PollSlots {
     pub(super) fn new() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self { free: AtomicUsize::new(processors / 2) }
@@ -50,14 +50,14 @@ impl Drop for Lookout<'_> {
 
 /// What one connection has learnt of its client.
 #[derive(Debug)]
-pub(super) struct Patience {
+pub(super) struct BusyPoll {
     /// Short sleeps in a row.
     short: u32,
     /// So many of them make it worth looking out.
     needed: u32,
 }
 
-impl Patience {
+impl BusyPoll {
     pub(super) fn new() -> Self {
         Self { short: 0, needed: 1 }
     }
@@ -90,50 +90,50 @@ mod tests {
 
     #[test]
     fn it_looks_out_for_quick_clients_only() {
-        let mut patience = Patience::new();
-        assert!(!patience.worth_watching(), "nothing is known yet");
-        patience.slept(LONG);
-        assert!(!patience.worth_watching());
-        patience.slept(SHORT);
-        assert!(patience.worth_watching());
-        patience.watched(true);
-        assert!(patience.worth_watching());
-        patience.slept(LONG);
-        assert!(!patience.worth_watching());
+        let mut busy_poll = BusyPoll::new();
+        assert!(!busy_poll.worth_watching(), "nothing is known yet");
+        busy_poll.slept(LONG);
+        assert!(!busy_poll.worth_watching());
+        busy_poll.slept(SHORT);
+        assert!(busy_poll.worth_watching());
+        busy_poll.watched(true);
+        assert!(busy_poll.worth_watching());
+        busy_poll.slept(LONG);
+        assert!(!busy_poll.worth_watching());
     }
 
     #[test]
     fn what_was_in_vain_is_tried_less_and_less_often() {
-        let mut patience = Patience::new();
+        let mut busy_poll = BusyPoll::new();
         let mut needed = 0;
         for _ in 0..20 {
             let mut slept = 0;
-            while !patience.worth_watching() {
-                patience.slept(SHORT);
+            while !busy_poll.worth_watching() {
+                busy_poll.slept(SHORT);
                 slept += 1;
             }
             assert!(slept >= (needed * 2).min(MOST_NEEDED), "{slept} after {needed}");
             needed = slept;
-            patience.watched(false);
+            busy_poll.watched(false);
         }
         assert_eq!(needed, MOST_NEEDED);
         // And soon as often as before where it pays again.
         for _ in 0..MOST_NEEDED {
-            patience.slept(SHORT);
+            busy_poll.slept(SHORT);
         }
         for _ in 0..10 {
-            patience.watched(true);
+            busy_poll.watched(true);
         }
-        assert_eq!(patience.needed, 1);
+        assert_eq!(busy_poll.needed, 1);
     }
 
     #[test]
     fn places_are_bounded_and_come_back() {
-        let lookouts = Lookouts { free: AtomicUsize::new(1) };
+        let lookouts = PollSlots { free: AtomicUsize::new(1) };
         let one = lookouts.take();
         assert!(one.is_some() && lookouts.take().is_none());
         drop(one);
         assert!(lookouts.take().is_some());
-        assert!(Lookouts { free: AtomicUsize::new(0) }.take().is_none());
+        assert!(PollSlots { free: AtomicUsize::new(0) }.take().is_none());
     }
 }

@@ -14,7 +14,7 @@ const INTERVAL: u32 = 256;
 
 /// See the module documentation.
 #[derive(Debug)]
-pub(super) struct Watched {
+pub(super) struct GuardedImage {
     image: Box<dyn BaseImage>,
     files: Vec<WatchedFile>,
     reads: AtomicU32,
@@ -32,7 +32,7 @@ struct WatchedFile {
     stamp: Mutex<String>,
 }
 
-impl Watched {
+impl GuardedImage {
     /// `files`: what `image` is read from, each with the stamp at which it was found right.
     pub(super) fn new(image: Box<dyn BaseImage>, files: Vec<(ImageFile, FileIdentity, String)>) -> Self {
         let watch = |(file, identity, stamp)| WatchedFile { file, identity, stamp: Mutex::new(stamp) };
@@ -91,7 +91,7 @@ impl Watched {
     }
 }
 
-impl BaseImage for Watched {
+impl BaseImage for GuardedImage {
     fn size(&self) -> u64 {
         self.image.size()
     }

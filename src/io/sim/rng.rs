@@ -2,9 +2,9 @@
 
 /// Cheap to copy: a copy gives the same numbers again.
 #[derive(Debug, Clone, Copy)]
-pub struct Dice(u64);
+pub struct SimRng(u64);
 
-impl Dice {
+impl SimRng {
     #[must_use]
     pub fn new(seed: u64) -> Self {
         Self(seed)
@@ -42,7 +42,7 @@ impl Dice {
         self.roll() & 1 == 1
     }
 
-    /// Dice of their own, for a part whose number of rolls must not move the rest.
+    /// Random numbers of their own, for a part whose number of rolls must not move the rest.
     #[must_use]
     pub fn fork(&mut self) -> Self {
         Self(self.roll())

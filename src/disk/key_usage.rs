@@ -35,21 +35,21 @@ pub(crate) fn blocks(pages: u64) -> u64 {
 
 impl Core {
     /// Whether it is time for a new key instead of that of `layer`, unless it was rotated away.
-    pub(crate) fn is_worn(&self, layer: &Layer) -> bool {
-        layer.kind == Kind::Xts && blocks(layer.sealed()) >= self.options.key_blocks / 2
+    pub(crate) fn rotation_due(&self, layer: &Layer) -> bool {
+        layer.kind == Kind::Xts && blocks(layer.encrypted_pages()) >= self.options.key_blocks / 2
     }
 
     /// Says so of the layer that takes new writes.
-    pub(crate) fn warn_if_worn(&self) {
+    pub(crate) fn warn_if_rotation_due(&self) {
         let gate = self.gate.read();
-        if let Some(top) = gate.top.as_ref().filter(|top| self.is_worn(top)) {
-            self.warn_worn(top);
+        if let Some(top) = gate.top.as_ref().filter(|top| self.rotation_due(top)) {
+            self.warn_rotation_due(top);
         }
     }
 
-    fn warn_worn(&self, layer: &Layer) {
+    fn warn_rotation_due(&self, layer: &Layer) {
         tracing::warn!(
-            path = %self.dir.path().display(), layer = layer.id, blocks = blocks(layer.sealed()),
+            path = %self.dir.path().display(), layer = layer.id, blocks = blocks(layer.encrypted_pages()),
             limit = self.options.key_blocks,
             "much was encrypted under one data key: `sealdisk key rotate-data` takes a new one"
         );
@@ -68,20 +68,20 @@ impl Core {
         }
         let layers: Vec<_> = state.entries.iter().map(|entry| entry.layer.clone()).collect();
         drop(state);
-        let mut growth = self.growth.lock();
+        let mut table = self.table.lock();
         let mut noted = Vec::new();
-        for record in growth.settings.layers.iter_mut().filter(|record| record.kind == Kind::Xts) {
+        for record in table.settings.layers.iter_mut().filter(|record| record.kind == Kind::Xts) {
             let Some(layer) = layers.iter().find(|layer| layer.id == record.id) else { continue };
             if layer.wear_unnoted() > 0 {
-                record.sealed_pages = layer.sealed();
-                noted.push((layer, record.sealed_pages));
+                record.encrypted_pages = layer.encrypted_pages();
+                noted.push((layer, record.encrypted_pages));
             }
         }
-        self.store_settings(&mut growth)?;
+        self.store_settings(&mut table)?;
         for (layer, pages) in noted {
             layer.wear_noted(pages);
-            if layer.id >= growth.settings.sealed_below && self.is_worn(layer) {
-                self.warn_worn(layer);
+            if layer.id >= table.settings.frozen_below && self.rotation_due(layer) {
+                self.warn_rotation_due(layer);
             }
         }
         Ok(())
@@ -98,7 +98,7 @@ mod tests {
     use tracing::subscriber::with_default;
 
     use super::*;
-    use crate::disk::tests::Place;
+    use crate::disk::tests::TestDisk;
     use crate::disk::{Access, Disk, Durability};
 
     /// What the log says, in memory.
@@ -141,7 +141,7 @@ mod tests {
     /// The key may encrypt 128 pages: noted every 8, warned of from 64 on, and no more once there is a new one.
     #[test]
     fn a_key_that_encrypted_much_is_warned_of_until_it_is_replaced() {
-        let place = Place::new(1 << 20, 0, true);
+        let place = TestDisk::new(1 << 20, 0, true);
         let open = || {
             let options = Options { key_blocks: blocks(128), ..Options::default() };
             Disk::open(place.dir(), Some(place.keys.clone()), None, Access::ReadWrite, true, options).unwrap()
@@ -152,10 +152,10 @@ mod tests {
             while disk.maintain().unwrap() {}
         };
         assert_eq!(Log::of(|| write(&disk, 7)), "");
-        assert_eq!(disk.settings().layers[0].sealed_pages, 0, "not worth a sync yet");
+        assert_eq!(disk.settings().layers[0].encrypted_pages, 0, "not worth a sync yet");
         // Over the same pages again and again: that counts too.
         assert_eq!(Log::of(|| (0..5).for_each(|_| write(&disk, 8))), "");
-        assert!(disk.settings().layers[0].sealed_pages > 0);
+        assert!(disk.settings().layers[0].encrypted_pages > 0);
         let log = Log::of(|| write(&disk, 20));
         assert!(log.contains("key rotate-data") && log.contains("layer=1"), "{log}");
         disk.close().unwrap();
@@ -166,9 +166,9 @@ mod tests {
         let disk = open();
         let log = Log::of(|| write(&disk, 8));
         assert!(log.contains("key rotate-data"), "{log}");
-        assert!(disk.usage_and_keys().unwrap().1[0].worn && disk.layers()[0].worn);
+        assert!(disk.usage_and_keys().unwrap().1[0].rotation_due && disk.layers()[0].rotation_due);
         disk.rotate_key().unwrap();
-        assert!(disk.layers().iter().all(|layer| !layer.worn), "it encrypts no more");
+        assert!(disk.layers().iter().all(|layer| !layer.rotation_due), "it encrypts no more");
         assert_eq!(Log::of(|| write(&disk, 32)), "");
         let log = Log::of(|| (0..2).for_each(|_| write(&disk, 32)));
         assert!(log.contains("layer=2") && !log.contains("layer=1"), "{log}");

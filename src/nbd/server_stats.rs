@@ -10,8 +10,8 @@ use parking_lot::Mutex;
 use uuid::Uuid;
 
 use super::buffers::Buffers;
-use super::limiter::Limiter;
-use super::tally::{Counts, Tally};
+use super::counters::{Counts, Tally};
+use super::log_limiter::Limiter;
 use super::turned_away::{Reason, Turnings};
 use super::workers::Workers;
 use super::{Config, Identity};
@@ -70,7 +70,7 @@ pub struct Attached {
 
 /// Numbers of a moment. Those called totals only grow.
 #[derive(Debug, Clone)]
-pub struct Snapshot {
+pub struct StatsSample {
     /// Of all clients there were.
     pub all: Counts,
     /// By the disk they had attached; snapshots count with their disk.
@@ -188,7 +188,7 @@ impl Stats {
     }
 
     #[must_use]
-    pub fn read(&self) -> Snapshot {
+    pub fn read(&self) -> StatsSample {
         let state = self.state.lock();
         let (mut all, mut disks) = (state.ended, state.ended_of.clone());
         for Live { disk, tally, client: _ } in &state.live {
@@ -199,7 +199,7 @@ impl Stats {
         drop(state);
         let count = |number: &AtomicU64| number.load(Ordering::Relaxed);
         let (disk_threads, disk_threads_busy) = self.workers.threads();
-        Snapshot {
+        StatsSample {
             all,
             disks,
             connections,
@@ -225,7 +225,7 @@ impl Stats {
 mod tests {
     use std::time::Duration;
 
-    use super::super::tally::Command;
+    use super::super::counters::Command;
     use super::*;
 
     #[test]

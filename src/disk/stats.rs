@@ -8,7 +8,7 @@ use super::core::Core;
 
 /// Numbers of a moment. Counts are since the disk was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Vitals {
+pub struct DiskStats {
     /// Of the live view. What a clone reads from another disk counts as base.
     pub usage: Usage,
     /// Bytes of memory that say which pages each layer holds.
@@ -21,7 +21,7 @@ pub struct Vitals {
     /// The keys were taken back.
     pub revoked: bool,
     /// Whether the data key of what is written now is due to be replaced: see `wear`.
-    pub worn_key: bool,
+    pub rotation_due: bool,
     /// Rounds of the committer, each of which answers every flush that waits.
     pub rounds: u64,
     /// Syncs of files in those rounds, and the time they took.
@@ -55,20 +55,20 @@ impl Core {
     }
 
     /// `None`: the state is being changed; ask again.
-    pub(crate) fn try_vitals(&self) -> Option<Vitals> {
-        let worn_key = self.gate.try_read()?.top.as_ref().is_some_and(|top| self.is_worn(top));
+    pub(crate) fn try_stats(&self) -> Option<DiskStats> {
+        let rotation_due = self.gate.try_read()?.top.as_ref().is_some_and(|top| self.rotation_due(top));
         let state = self.state.try_read()?;
         let presence = |entry: &super::state::Entry| {
             entry.held().memory_bytes() + entry.zero().memory_bytes() + entry.dead.memory_bytes()
         };
-        Some(Vitals {
+        Some(DiskStats {
             usage: Self::usage_of(&state),
             presence_bytes: state.entries.iter().map(presence).sum::<u64>() + state.views.memory_bytes(),
             layers: state.entries.len(),
-            snapshots: state.lines.iter().filter(|line| line.is_listed()).count(),
+            snapshots: state.snapshots.iter().filter(|snapshot| snapshot.is_listed()).count(),
             poisoned: self.poison.is_set(),
             revoked: self.revoked.load(Ordering::SeqCst),
-            worn_key,
+            rotation_due,
             rounds: self.costs.rounds.load(Ordering::Relaxed),
             syncs: self.costs.syncs.load(Ordering::Relaxed),
             sync_time: Duration::from_nanos(self.costs.sync_nanos.load(Ordering::Relaxed)),
