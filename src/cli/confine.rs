@@ -6,7 +6,8 @@ use clap::Args;
 
 use super::service::Plan;
 use crate::Result;
-use crate::confine::{Confinement, Mode, Needs};
+use super::values::ConfineMode;
+use crate::confine::{Confinement, Needs};
 use crate::nbd::listen;
 
 /// The option of `serve`.
@@ -14,7 +15,7 @@ use crate::nbd::listen;
 pub(super) struct ConfineOptions {
     /// Give up what a server does not need: files outside the account and the recorded images, programs, sockets
     #[arg(long, value_enum, default_value = "on", value_name = "MODE")]
-    pub(super) confine: Mode,
+    pub(super) confine: ConfineMode,
 }
 
 impl Plan {
@@ -44,6 +45,6 @@ impl Plan {
             ports: self.listen.iter().map(|addr| addr.port()).collect(),
             ..Needs::default()
         };
-        Confinement::files(self.confine, &needs)
+        Confinement::files(self.confine.into(), &needs)
     }
 }

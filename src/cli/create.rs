@@ -7,6 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::context::{Context, Outcome};
+use super::values::ImageFormat;
 use super::{reading, rebase, show, size};
 use crate::Result;
 use crate::account::failure::Failure;
@@ -47,7 +48,7 @@ pub(super) struct Create {
     base: Option<PathBuf>,
     /// The format of the image; if left out, what is called .vhd or .avhd is a VHD, anything else is raw
     #[arg(long, value_name = "FORMAT", requires = "base")]
-    base_format: Option<base::Format>,
+    base_format: Option<ImageFormat>,
     /// A further folder in which parents of a differencing VHD may lie
     #[arg(long, value_name = "DIR", requires = "base")]
     base_root: Vec<PathBuf>,
@@ -69,7 +70,7 @@ pub(super) const NAMES: OptionNames =
 impl Create {
     pub(super) fn run(self, context: &Context) -> Outcome {
         let Self { name, size, base, base_format: format, base_root: roots, base_recover: recover, verify, key } = self;
-        let options = base::OpenOptions { format, roots, recover, names: NAMES };
+        let options = base::OpenOptions { format: format.map(Into::into), roots, recover, names: NAMES };
         let made = make(context, &key, (name, size), base, &options, verify)?;
         let report = &made.disk;
         if report.size_bytes % MIB != 0 {

@@ -9,6 +9,7 @@ use clap::Args;
 use super::context::{Context, Outcome};
 use super::copying::{self, Copied, CopySource};
 use super::limits::seconds;
+use super::values::ImageFormat;
 use super::vhd::Opening;
 use super::{reading, show, size};
 use crate::account::failure::Failure;
@@ -16,7 +17,7 @@ use crate::account::life_request::LifeRequest;
 use crate::account::name::BlobName;
 use crate::account::session::Session;
 use crate::base::file::HostFile;
-use crate::base::{Content, Format, OpenOptions, UntrackedImage};
+use crate::base::{Content, OpenOptions, UntrackedImage};
 use crate::confine::Needs;
 use crate::copy::source::Seekable;
 use crate::copy::stream::Stream;
@@ -48,7 +49,7 @@ pub(super) struct Import {
     name: BlobName,
     /// The format of the source; if left out, a file that is called .vhd or .avhd is a VHD, anything else is raw
     #[arg(long, value_name = "FORMAT")]
-    format: Option<Format>,
+    format: Option<ImageFormat>,
     /// Size of the disk, if it is to be larger than the image; a stream must hold an image of just this size
     #[arg(long, value_name = "SIZE", value_parser = size::parse, allow_negative_numbers = true)]
     size: Option<u64>,
@@ -117,11 +118,11 @@ impl Import {
     }
 
     fn options(&self) -> OpenOptions {
-        self.opening.image_options(self.format)
+        self.opening.image_options(self.format.map(Into::into))
     }
 
     fn nbd(&self, context: &Context, uri: &Uri, stop: Stop) -> Result<Copied, Failure> {
-        if self.format == Some(Format::Vhd) {
+        if self.format == Some(ImageFormat::Vhd) {
             let what = "an NBD export is taken as it is, as a raw image";
             return Err(Error::new(ErrorKind::InvalidInput, what).hint("leave --format out").into());
         }

@@ -65,6 +65,7 @@ mod table;
 mod time;
 mod unlock;
 mod uri;
+mod values;
 mod verify;
 mod vhd;
 

@@ -148,7 +148,7 @@ impl Serve {
             socket: self.socket,
             control: self.control,
             listen: self.listen,
-            confine: self.confine.confine,
+            confine: self.confine.confine.into(),
             handed,
             metrics,
             admission: Arc::new(Admission::new(config.tls.clone(), access)),

@@ -16,7 +16,6 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use clap::ValueEnum;
 use serde::Serialize;
 
 use crate::{Error, ErrorKind, Result};
@@ -48,7 +47,7 @@ mod reread;
 use calls::FilteredProcess;
 
 /// Whether a server confines itself.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Mode {
     /// As far as the kernel can
     #[default]

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::super::context::{Context, Outcome};
+use super::super::values::ImageFormat;
 use super::super::{progress, reading, size};
 use super::Opening;
 use crate::base::Format;
@@ -36,7 +37,7 @@ pub(in crate::cli) struct Convert {
     to: To,
     /// The format of the input; if left out, what is called .vhd or .avhd is a VHD, anything else is raw
     #[arg(long, value_name = "FORMAT")]
-    from: Option<Format>,
+    from: Option<ImageFormat>,
     #[command(flatten)]
     opening: Opening,
     /// Size of the blocks of a dynamic disk: a power of two from 4K to 256M
@@ -61,7 +62,7 @@ impl Convert {
             To::Fixed => Target::Fixed,
             To::Dynamic => Target::Dynamic { block_size: self.block_size.unwrap_or(DEFAULT_BLOCK) },
         };
-        let mut input = self.opening.image_options(self.from);
+        let mut input = self.opening.image_options(self.from.map(Into::into));
         input.names.format = Some("--from");
         let options = ConvertOptions { input, target, azure: self.azure };
         let bars = [progress::bytes(0, "copy"), progress::bytes(0, "compare")];
