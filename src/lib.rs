@@ -14,8 +14,6 @@
 //! | [`nbd`] | the NBD front end: wire types, handshake, transmission |
 //! | [`confine`] | a server gives up what it does not need: landlock, seccomp |
 //! | [`metrics`] | what a running server tells Prometheus |
-//! | [`signals`] | how a process is asked to end |
-//! | [`terminal`] | whether a terminal that a process was started in is still there |
 //! | [`spool`] | lines to standard error and output that hold up no thread of a server |
 //! | `text` | what comes from elsewhere, made harmless for terminals and logs |
 //! | [`cli`] | the command line, one file a verb |
@@ -33,9 +31,7 @@ pub mod error;
 pub mod io;
 pub mod metrics;
 pub mod nbd;
-pub mod signals;
 pub mod spool;
-pub mod terminal;
 mod text;
 pub mod vhd;
 

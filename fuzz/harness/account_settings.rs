@@ -51,7 +51,11 @@ pub(crate) fn run(data: &[u8]) {
     again.unlock(kek).expect("what was written opens");
     // A source that was recorded is made ready to be asked, or refused.
     if !matches!(again.kek_source(), SourceRecord::Passphrase(_)) {
-        drop(again.kek_source().approved_source(again.account(), "--key-command"));
+        drop(
+            again
+                .kek_source()
+                .approved_source(again.account(), "--key-command", |_, _| unreachable!("no passphrase is recorded")),
+        );
     }
 }
 

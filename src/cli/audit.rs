@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::audit_log;
 use super::context::{Context, Outcome};
+use super::kek_options::KekOptions;
 use super::progress;
 use super::size;
 use super::table::Table;
@@ -20,7 +21,6 @@ use crate::account::key_request::KeyRequest;
 use crate::account::report::{BaseReport, CloneReport, DiskReport, InheritedReport, LayerReport, State, Status};
 use crate::account::request::Request;
 use crate::account::session::Session;
-use crate::crypto::kek::KekOptions;
 use crate::{Error, ErrorKind, text};
 
 /// How often layers that have come meanwhile are read before it is given up.

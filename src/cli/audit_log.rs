@@ -5,12 +5,12 @@ use std::os::fd::AsFd;
 use std::path::Path;
 
 use super::context::{Context, Outcome};
+use super::kek_options::KekOptions;
 use super::{time, unlock};
 use crate::account::audit_log::check::{self, LogChecked};
 use crate::account::failure::Failure;
 use crate::account::key_request::KeyRequest;
 use crate::account::session;
-use crate::crypto::kek::KekOptions;
 use crate::{Error, ErrorKind, text};
 
 /// Checks the log at `path`, and fails where it is not whole. Where the keys are revoked, and so a server or this

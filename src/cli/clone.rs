@@ -6,7 +6,8 @@ use clap::Args;
 
 use super::context::{Context, Outcome};
 use super::copying::{self, Copied, CopySource};
-use super::{reading, show};
+use super::kek_options::{IntoKekOptions, KekOptions};
+use super::{reading, show, stop};
 use crate::account::failure::Failure;
 use crate::account::life_request::LifeRequest;
 use crate::account::name::BlobName;
@@ -16,7 +17,6 @@ use crate::account::view_name::ViewName;
 use crate::confine::Needs;
 use crate::copy::source::Seekable;
 use crate::copy::{Stop, Stoppable};
-use crate::crypto::kek::{IntoKekOptions, KekOptions};
 
 /// Make a disk that begins as another one is, or as one of its snapshots is
 ///
@@ -70,7 +70,7 @@ impl Clone {
 
     fn copy(self, context: &Context) -> Result<Copied, Failure> {
         let Self { source, name, into, key, into_key, .. } = self;
-        let stop = Stop::on_signals()?;
+        let stop = stop::on_signals()?;
         let reads = LifeRequest::Read { view: source.clone() };
         let writes = LifeRequest::Copied { name: name.clone(), done: 0, size: None };
         match into.filter(|into| !is_same(into, &context.account)) {

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::service::Plan;
-use crate::Result;
 use super::values::ConfineMode;
+use crate::Result;
 use crate::confine::{Confinement, Needs};
 use crate::nbd::listen;
 
@@ -45,6 +45,6 @@ impl Plan {
             ports: self.listen.iter().map(|addr| addr.port()).collect(),
             ..Needs::default()
         };
-        Confinement::files(self.confine.into(), &needs)
+        Confinement::files(self.confine, &needs)
     }
 }

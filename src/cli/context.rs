@@ -9,13 +9,14 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
+use super::kek_options::KekOptions;
 use super::size;
 use super::unlock;
 use crate::account::failure::Failure;
 use crate::account::health::FaultReport;
 use crate::account::request::Request;
 use crate::account::session::Session;
-use crate::crypto::kek::{self, KekOptions, SourceRecord};
+use crate::crypto::kek::{self, SourceRecord};
 use crate::spool;
 use crate::{Error, text};
 

@@ -7,6 +7,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::context::{Context, Outcome};
+use super::kek_options::KekOptions;
 use super::values::ImageFormat;
 use super::{reading, rebase, show, size};
 use crate::Result;
@@ -16,7 +17,6 @@ use crate::account::report::DiskReport;
 use crate::account::request::Request;
 use crate::base::file::HostFile;
 use crate::base::{self, BaseRecord, verify};
-use crate::crypto::kek::KekOptions;
 use crate::vhd::OptionNames;
 
 const MIB: u64 = 1 << 20;

@@ -7,10 +7,10 @@ use clap::Args;
 
 use super::audit;
 use super::context::{Context, Outcome};
+use super::kek_options::KekOptions;
 use crate::account::disk_ref::DiskRef;
 use crate::account::name::BlobName;
 use crate::account::request::{Deleted, Request};
-use crate::crypto::kek::KekOptions;
 use crate::{Error, ErrorKind, Result, text};
 
 /// Delete a disk and all that was written to it; its base image stays

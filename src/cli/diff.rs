@@ -4,6 +4,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::context::{Context, Outcome};
+use super::kek_options::KekOptions;
 use super::size;
 use super::table::Table;
 use crate::PAGE;
@@ -11,7 +12,6 @@ use crate::account::diff::{DiffPart, DiffRun, Kind};
 use crate::account::life_request::LifeRequest;
 use crate::account::name::BlobName;
 use crate::account::view_name::SnapshotName;
-use crate::crypto::kek::KekOptions;
 
 /// Show what changed since a snapshot of a disk, as runs of pages
 ///

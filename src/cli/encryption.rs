@@ -3,9 +3,9 @@
 use clap::{Args, ValueEnum};
 
 use super::context::{Context, Outcome};
+use super::kek_options::KekOptions;
 use crate::account::report::Switch;
 use crate::account::request::Request;
-use crate::crypto::kek::KekOptions;
 
 /// Turn encryption on or off, or show how it is set
 ///

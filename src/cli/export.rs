@@ -7,15 +7,15 @@ use clap::{Args, ValueEnum};
 use serde_json::json;
 
 use super::context::{Context, Outcome};
-use super::{copying, progress, reading, size};
+use super::kek_options::KekOptions;
+use super::{copying, progress, reading, size, stop};
 use crate::account::copies::Reading;
 use crate::account::failure::Failure;
 use crate::account::life_request::LifeRequest;
 use crate::account::view_name::ViewName;
 use crate::base::Format;
 use crate::confine::Needs;
-use crate::copy::{Stop, Stoppable, out};
-use crate::crypto::kek::KekOptions;
+use crate::copy::{Stoppable, out};
 use crate::io::system;
 use crate::nbd::client::Client;
 use crate::vhd::convert::{self, Phase, Target, azure_size};
@@ -78,7 +78,7 @@ impl To {
 
 impl Export {
     pub(super) fn run(self, context: &Context) -> Outcome {
-        let stop = Stop::on_signals()?;
+        let stop = stop::on_signals()?;
         let like = LifeRequest::Read { view: self.source.clone() };
         context.session(&self.key, &like.into(), |session| {
             let to_stream = self.file.as_os_str() == "-";

@@ -8,10 +8,11 @@ use clap::Args;
 
 use super::context::{Context, Outcome};
 use super::copying::{self, Copied, CopySource};
+use super::kek_options::KekOptions;
 use super::limits::seconds;
 use super::values::ImageFormat;
 use super::vhd::Opening;
-use super::{reading, show, size};
+use super::{reading, show, size, stop};
 use crate::account::failure::Failure;
 use crate::account::life_request::LifeRequest;
 use crate::account::name::BlobName;
@@ -22,7 +23,6 @@ use crate::confine::Needs;
 use crate::copy::source::Seekable;
 use crate::copy::stream::Stream;
 use crate::copy::{Stop, Stoppable};
-use crate::crypto::kek::KekOptions;
 use crate::nbd::client::{Client, LEAST_RATE, WaitBudget};
 use crate::nbd::uri::Uri;
 use crate::{Error, ErrorKind, Result, text};
@@ -75,7 +75,7 @@ fn timeout(text: &str) -> Result<Duration> {
 
 impl Import {
     pub(super) fn run(self, context: &Context) -> Outcome {
-        let stop = Stop::on_signals()?;
+        let stop = stop::on_signals()?;
         let shown = self.source.display().to_string();
         let copied = match self.source.to_str() {
             Some("-") => self.stream(context, stop)?,

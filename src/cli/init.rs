@@ -8,6 +8,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::context::{Context, Outcome};
+use super::kek_options::KekOptions;
 use super::key_place::KeyPlace;
 use super::{ACCOUNT_VARIABLE, DEFAULT_ACCOUNT, quickstart};
 use crate::Result;
@@ -16,7 +17,7 @@ use crate::account::audit_log::AuditLog;
 use crate::account::make::NewAccountDir;
 use crate::account::report::Switch;
 use crate::account::settings::Settings;
-use crate::crypto::kek::{self, Kek, KekOptions, KekSource, SourceRecord};
+use crate::crypto::kek::{self, Kek, KekSource, SourceRecord};
 use crate::io::system;
 use crate::text;
 

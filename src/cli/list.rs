@@ -3,12 +3,12 @@
 use clap::Args;
 
 use super::context::{self, Context, Outcome};
+use super::kek_options::KekOptions;
 use super::size;
 use super::table::Table;
 use crate::account::disk_ref::DiskRef;
 use crate::account::report::Listed;
 use crate::account::request::Request;
-use crate::crypto::kek::KekOptions;
 
 /// List the disks
 #[derive(Debug, Args)]

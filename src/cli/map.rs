@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::context::{Context, Outcome};
+use super::kek_options::KekOptions;
 use super::map_svg;
 use super::table::Table;
 use crate::account::disk_ref::ViewRef;
 use crate::account::report::{MapPart, MapRun};
 use crate::account::request::Request;
-use crate::crypto::kek::KekOptions;
 use crate::{Error, Result, text};
 
 /// Show how each page of a disk is stored, as runs of pages

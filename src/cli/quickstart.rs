@@ -14,6 +14,7 @@ use super::address;
 use super::context::{Context, Outcome};
 use super::create;
 use super::init;
+use super::kek_options::KekOptions;
 use super::log::LogOptions;
 use super::reading;
 use super::serve;
@@ -24,7 +25,6 @@ use crate::account::report::{Listed, Switch};
 use crate::account::request::Request;
 use crate::account::{session, settings};
 use crate::base;
-use crate::crypto::kek::KekOptions;
 use crate::vhd::OptionNames;
 use crate::{Error, ErrorKind, Result};
 

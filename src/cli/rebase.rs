@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::context::{Context, Outcome};
+use super::kek_options::KekOptions;
 use super::{progress, reading};
 use crate::account::failure::Failure;
 use crate::account::name::BlobName;
@@ -14,7 +15,6 @@ use crate::account::report::DiskReport;
 use crate::account::request::Request;
 use crate::base::file::HostFile;
 use crate::base::{self, BaseRecord, verify};
-use crate::crypto::kek::KekOptions;
 use crate::vhd::OptionNames;
 use crate::{Error, ErrorKind, text};
 

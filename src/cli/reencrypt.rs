@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use super::context::{Context, Outcome};
+use super::kek_options::KekOptions;
 use super::progress;
 use super::size;
 use crate::account::disk_ref::DiskRef;
@@ -14,7 +15,6 @@ use crate::account::reencrypt::{Reencrypted, Sweep};
 use crate::account::report::{Listed, Switch};
 use crate::account::request::Request;
 use crate::account::session::Session;
-use crate::crypto::kek::KekOptions;
 use crate::{Error, ErrorKind};
 
 /// How often to look whether encryption is on again.

@@ -3,10 +3,10 @@
 use clap::Args;
 
 use super::context::{Context, Outcome};
+use super::kek_options::KekOptions;
 use crate::account::name::BlobName;
 use crate::account::report::DiskReport;
 use crate::account::request::Request;
-use crate::crypto::kek::KekOptions;
 
 /// Give a disk another name; clients that have it attached go on
 #[derive(Debug, Args)]

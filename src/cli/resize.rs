@@ -4,11 +4,11 @@ use clap::Args;
 
 use super::context::{Context, Outcome};
 use super::delete::confirm;
+use super::kek_options::KekOptions;
 use super::{show, size};
 use crate::account::name::BlobName;
 use crate::account::report::DiskReport;
 use crate::account::request::Request;
-use crate::crypto::kek::KekOptions;
 use crate::disk::check_size;
 
 /// Make a disk larger, or smaller

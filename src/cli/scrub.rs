@@ -5,11 +5,11 @@ use std::fmt::Write;
 use clap::Args;
 
 use super::context::{Context, Outcome};
+use super::kek_options::KekOptions;
 use super::show::pending;
 use super::size;
 use crate::account::disk_ref::DiskRef;
 use crate::account::request::{Request, Scrubbed};
-use crate::crypto::kek::KekOptions;
 
 /// Give back pages that were overwritten in another form, so that no old plaintext stays in the files
 ///

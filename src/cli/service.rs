@@ -17,7 +17,9 @@ use super::fit::fit;
 use super::listeners::ListenerReport;
 use super::notify::Manager;
 use super::reload::Reload;
+use super::signals::EndSignals;
 use super::socket::SocketOptions;
+use super::terminal::Terminal;
 use super::uri;
 use crate::account::admission::Admission;
 use crate::account::control::server::ControlServer;
@@ -29,8 +31,6 @@ use crate::confine::{Confinement, Mode};
 use crate::metrics::{MetricsServer, Observed};
 use crate::nbd::listen::check_lengths;
 use crate::nbd::{Config, Server};
-use crate::signals::EndSignals;
-use crate::terminal::Terminal;
 use crate::{Error, ErrorKind, Result};
 
 /// Name of the NBD socket in an account directory.

@@ -6,13 +6,13 @@ use clap::Args;
 
 use super::audit::names;
 use super::context::{Context, Outcome};
+use super::kek_options::KekOptions;
 use super::size;
 use super::table::Table;
 use super::time;
 use crate::account::disk_ref::DiskRef;
 use crate::account::report::{Bytes, DiskReport};
 use crate::account::request::Request;
-use crate::crypto::kek::KekOptions;
 use crate::text;
 
 /// Show one disk: size, base, layers, keys, and how its bytes are stored

@@ -5,13 +5,13 @@ use std::fmt;
 use clap::{Args, Subcommand};
 
 use super::context::{Context, Outcome};
+use super::kek_options::KekOptions;
 use super::table::Table;
 use super::{size, time};
 use crate::account::name::BlobName;
 use crate::account::request::Request;
 use crate::account::snapshots::SnapshotReport;
 use crate::account::view_name::SnapshotName;
-use crate::crypto::kek::KekOptions;
 
 mod rollback;
 

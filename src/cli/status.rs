@@ -6,12 +6,12 @@ use clap::Args;
 
 use super::audit::names;
 use super::context::{self, Context, Outcome};
+use super::kek_options::KekOptions;
 use super::show::{pending, share};
 use super::size;
 use super::table::Table;
 use crate::account::report::{DiskState, HiddenStatus, ServerReport, Status as Report, Total};
 use crate::account::request::Request;
-use crate::crypto::kek::KekOptions;
 use crate::text;
 
 /// Clients that are shown at the most.

@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 
 use serde::de::DeserializeOwned;
 
+use super::kek_options::KekOptions;
 use crate::account::failure::Failure;
 use crate::account::key_request::{KeyRequest, Proven, ProvenRequest};
 use crate::account::owner::Owner;
@@ -12,7 +13,7 @@ use crate::account::registry::Keys;
 use crate::account::request::KeyNeed;
 use crate::account::session::Session;
 use crate::account::settings::Settings;
-use crate::crypto::kek::{Kek, KekOptions, SourceRecord};
+use crate::crypto::kek::{Kek, SourceRecord};
 use crate::{Error, ErrorKind, Result};
 
 /// How often a passphrase may be typed.

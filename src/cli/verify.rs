@@ -6,6 +6,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::context::{Context, Outcome};
+use super::kek_options::KekOptions;
 use super::{audit, reading, rebase, size};
 use crate::account::audit::AuditPiece;
 use crate::account::disk_ref::DiskRef;
@@ -15,7 +16,6 @@ use crate::account::request::Request;
 use crate::account::session;
 use crate::base::{BaseRecord, verify};
 use crate::confine::Needs;
-use crate::crypto::kek::KekOptions;
 use crate::{Error, ErrorKind, text};
 
 /// Check a disk: its settings, log and checkpoint, its layers against what they should hold, and its base

@@ -9,11 +9,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
-use signal_hook::flag;
-
 use crate::base::Content;
-use crate::signals::EndSignals;
 use crate::{Error, ErrorKind, Result};
 
 pub mod into_disk;
@@ -24,23 +20,15 @@ pub mod stream;
 /// Bytes looked at at a time.
 pub const PIECE: usize = 4 << 20;
 
-const SIGNALS: [i32; 2] = [SIGINT, SIGTERM];
-
-/// Whether the user wants no more of it: SIGINT or SIGTERM came. A later one ends the process at once: see
-/// [`EndSignals`].
+/// Whether the user wants no more of it.
 #[derive(Debug, Clone, Default)]
 pub struct Stop(Arc<AtomicBool>);
 
 impl Stop {
-    /// From now on a signal is heard here.
-    pub fn on_signals() -> Result<Self> {
-        let stop = Self::default();
-        for signal in SIGNALS {
-            // In the handler itself: the call that it interrupts finds the flag set.
-            flag::register(signal, Arc::clone(&stop.0)).map_err(|e| Error::io("cannot wait for signals", e))?;
-        }
-        EndSignals::take(&SIGNALS)?.hear(|_| false, |_| (), |signal| 128 + signal)?;
-        Ok(stop)
+    /// The user wants no more of it once `flag` is set.
+    #[must_use]
+    pub fn of(flag: Arc<AtomicBool>) -> Self {
+        Self(flag)
     }
 
     /// The program itself wants no more of it.

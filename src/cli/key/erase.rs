@@ -13,8 +13,8 @@ use crate::account::key_request::KeyRequest;
 use crate::account::session::{self, Session};
 use crate::account::settings;
 use crate::cli::context::{Context, Outcome};
+use crate::cli::kek_options::KekOptions;
 use crate::cli::size;
-use crate::crypto::kek::KekOptions;
 use crate::{Error, ErrorKind, Result, text};
 
 /// Destroy keys, so that what they encrypt cannot be read again, by anybody, with whatever key

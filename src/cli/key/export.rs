@@ -14,8 +14,8 @@ use crate::account::name::BlobName;
 use crate::account::registry::Keys;
 use crate::account::session::{self, Session};
 use crate::cli::context::{Context, Outcome};
+use crate::cli::kek_options::KekOptions;
 use crate::cli::unlock;
-use crate::crypto::kek::KekOptions;
 use crate::{Error, ErrorKind, text};
 
 /// Write the data key of one layer to a file, for an auditor

@@ -11,8 +11,8 @@ use crate::account::lock::Hold;
 use crate::account::registry::Keys;
 use crate::account::session::{self, Session};
 use crate::cli::context::{Context, Outcome};
+use crate::cli::kek_options::KekOptions;
 use crate::cli::unlock;
-use crate::crypto::kek::KekOptions;
 use crate::{Error, ErrorKind};
 
 /// Take the keys back: nothing is served any more, and no restart changes that

@@ -5,7 +5,7 @@ use clap::Args;
 use crate::account::key_request::KeyRequest;
 use crate::account::name::BlobName;
 use crate::cli::context::{Context, Outcome};
-use crate::crypto::kek::KekOptions;
+use crate::cli::kek_options::KekOptions;
 
 /// Store what is written from now on under a fresh data key
 ///

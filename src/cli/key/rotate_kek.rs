@@ -15,9 +15,10 @@ use crate::account::registry::Keys;
 use crate::account::session::{self, Session};
 use crate::account::settings::Settings;
 use crate::cli::context::{Context, Outcome};
+use crate::cli::kek_options::{KekOptions, OldKekOptions};
 use crate::cli::key_place::KeyPlace;
 use crate::cli::{reencrypt, size, unlock};
-use crate::crypto::kek::{self, Kek, KekOptions, KekSource, OldKekOptions, SourceRecord};
+use crate::crypto::kek::{self, Kek, KekSource, SourceRecord};
 use crate::io::system;
 use crate::{Error, ErrorKind, Result};
 

@@ -10,8 +10,8 @@ use crate::account::report::DiskReport;
 use crate::account::snapshots::RollbackReport;
 use crate::account::view_name::SnapshotName;
 use crate::cli::context::{Context, Outcome};
+use crate::cli::kek_options::KekOptions;
 use crate::cli::{delete, size};
-use crate::crypto::kek::KekOptions;
 
 /// Make a disk what a snapshot sees, for good: later writes and later snapshots are dropped
 ///

@@ -28,10 +28,8 @@ mod fd;
 mod file;
 mod made;
 mod new;
-mod options;
 mod passphrase;
 mod pipe;
-mod terminal;
 mod words;
 
 pub use approved::approve;
@@ -42,8 +40,7 @@ pub use fd::KeyFd;
 pub use file::KeyFile;
 pub use made::{make_default, make_next};
 pub use new::obtain_new;
-pub use options::{IntoKekOptions, KekOptions, OldKekOptions};
-pub use passphrase::{Passphrase, Prompt, Stretch};
+pub use passphrase::{Ask, Passphrase, Prompt, Stretch};
 
 use crate::crypto::secret::SecretKey;
 use crate::{Error, ErrorKind, Result, text};
@@ -131,13 +128,19 @@ impl SourceRecord {
     }
 
     /// The source that `account` recorded, if it may be asked: nothing proves yet who wrote the record. `option`: that
-    /// of a verb which names a command itself.
+    /// of a verb which names a command itself; `ask`: how a passphrase is asked for.
     ///
     /// # Errors
     /// [`ErrorKind::WrongKey`] for a command that the user has not [approved](approve), and as
     /// [`SourceRecord::source`].
-    pub fn approved_source(&self, account: Uuid, option: &str) -> Result<Box<dyn KekSource>> {
-        let Self::Command { argv, .. } = self else { return self.source() };
+    pub fn approved_source(&self, account: Uuid, option: &str, ask: Ask) -> Result<Box<dyn KekSource>> {
+        let argv = match self {
+            Self::Passphrase(stretch) => {
+                return Ok(Box::new(Passphrase::known(Prompt::Terminal(ask), stretch.clone())));
+            }
+            Self::Command { argv, .. } => argv,
+            _ => return self.source(),
+        };
         if let Some(command) = approved::find(account, argv)? {
             return Ok(Box::new(command));
         }
@@ -149,8 +152,8 @@ impl SourceRecord {
         )))
     }
 
-    /// The source that is recorded, whoever recorded it. [`ErrorKind::WrongKey`] for a descriptor: only an option can
-    /// name it.
+    /// The source that is recorded, whoever recorded it. [`ErrorKind::WrongKey`] for a descriptor, which only an option
+    /// can name, and for a passphrase, which is asked for.
     pub(super) fn source(&self) -> Result<Box<dyn KekSource>> {
         Ok(match self {
             Self::File { path } if path.is_relative() => {
@@ -166,7 +169,10 @@ impl SourceRecord {
             Self::Command { argv, timeout_seconds } => {
                 Box::new(KeyCommand::new(argv.clone(), Duration::from_secs(*timeout_seconds))?)
             }
-            Self::Passphrase(stretch) => Box::new(Passphrase::known(Prompt::Terminal, stretch.clone())),
+            Self::Passphrase(_) => {
+                return Err(Error::new(ErrorKind::WrongKey, "the key of this account is stretched from a passphrase")
+                    .hint("give it again: --passphrase"));
+            }
         })
     }
 }

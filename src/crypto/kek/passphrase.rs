@@ -4,7 +4,7 @@
 use argon2::{Algorithm, Argon2, Params, Version};
 use serde::{Deserialize, Serialize};
 
-use super::{Kek, KekSource, SourceRecord, fd, terminal};
+use super::{Kek, KekSource, SourceRecord, fd};
 use crate::crypto::secret::{SecretBytes, SecretKey};
 use crate::io::system;
 use crate::{Error, ErrorKind, Result};
@@ -65,11 +65,15 @@ impl Stretch {
     }
 }
 
+/// Asks the user the question and gives what was typed, without the end of the line. [`ErrorKind::WrongKey`] for more
+/// than the given number of bytes.
+pub type Ask = fn(&str, usize) -> Result<SecretBytes>;
+
 /// Where a passphrase is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 pub enum Prompt {
     /// Asked for on the controlling terminal, without echo.
-    Terminal,
+    Terminal(Ask),
     /// To the end of a descriptor; one line break at the end is not part of it.
     Fd(u32),
 }
@@ -105,15 +109,15 @@ impl Passphrase {
                 passphrase.truncate(len);
                 Ok(passphrase)
             }
-            Prompt::Terminal if self.new => {
-                let first = terminal::ask("New passphrase: ", LIMIT)?;
-                if terminal::ask("The same again: ", LIMIT)?.expose() != first.expose() {
+            Prompt::Terminal(ask) if self.new => {
+                let first = ask("New passphrase: ", LIMIT)?;
+                if ask("The same again: ", LIMIT)?.expose() != first.expose() {
                     return Err(Error::new(ErrorKind::InvalidInput, "the two passphrases differ")
                         .hint("nothing was changed: try again"));
                 }
                 Ok(first)
             }
-            Prompt::Terminal => terminal::ask("Passphrase: ", LIMIT),
+            Prompt::Terminal(ask) => ask("Passphrase: ", LIMIT),
         }
     }
 }
@@ -138,7 +142,7 @@ impl KekSource for Passphrase {
     }
 
     fn is_typed(&self) -> bool {
-        self.prompt == Prompt::Terminal
+        matches!(self.prompt, Prompt::Terminal(_))
     }
 }
 

@@ -13,7 +13,7 @@ const HANGUP: u64 = 1;
 
 /// The controlling terminal that a process had at its start.
 #[derive(Debug, Default)]
-pub struct Terminal {
+pub(super) struct Terminal {
     /// Open, so that it can be asked. `None`: there is none, or the process was told to outlive it.
     open: Option<OwnedFd>,
 }
@@ -22,7 +22,7 @@ impl Terminal {
     /// That of this process. To be called before SIGHUP is handled and files are out of reach. A process that was
     /// started to ignore SIGHUP (nohup(1)) counts as having none.
     #[must_use]
-    pub fn of_this_process() -> Self {
+    pub(super) fn of_this_process() -> Self {
         if is_hangup_ignored() {
             return Self::default();
         }
@@ -32,7 +32,7 @@ impl Terminal {
 
     /// Whether it was there and is gone.
     #[must_use]
-    pub fn is_gone(&self) -> bool {
+    pub(super) fn is_gone(&self) -> bool {
         let Some(terminal) = &self.open else { return false };
         let mut asked = [PollFd::new(terminal, PollFlags::empty())];
         let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };

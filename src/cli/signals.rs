@@ -21,18 +21,18 @@ const SENT_TWICE: Duration = Duration::from_millis(500);
 
 /// Signals that no longer end the process by themselves.
 #[derive(Debug)]
-pub struct EndSignals(Signals);
+pub(super) struct EndSignals(Signals);
 
 /// The thread that hears them.
 #[derive(Debug)]
-pub struct Hearing {
+pub(super) struct Hearing {
     handle: Handle,
     thread: JoinHandle<()>,
 }
 
 impl EndSignals {
     /// From now on `signals` are kept until they are [heard](EndSignals::hear).
-    pub fn take(signals: &[i32]) -> Result<Self> {
+    pub(super) fn take(signals: &[i32]) -> Result<Self> {
         let taken = Signals::new(signals).map(Self).map_err(|e| Error::io("cannot wait for signals", e))?;
         if let Some(by_default) = BY_DEFAULT.get() {
             by_default.store(false, Ordering::SeqCst);
@@ -42,7 +42,7 @@ impl EndSignals {
 
     /// Those that `aside` takes mean something else than the end. Of the others the first is told to `asked`. One that
     /// means at once ends the process with the status that `status` gives for it.
-    pub fn hear(
+    pub(super) fn hear(
         self,
         mut aside: impl FnMut(i32) -> bool + Send + 'static,
         asked: impl FnOnce(i32) + Send + 'static,
@@ -71,7 +71,7 @@ impl EndSignals {
 
 impl Hearing {
     /// Hears no more.
-    pub fn end(self) {
+    pub(super) fn end(self) {
         self.handle.close();
         let _ = self.thread.join();
     }
@@ -86,7 +86,7 @@ static BY_DEFAULT: OnceLock<Arc<AtomicBool>> = OnceLock::new();
 
 /// While this lives, the signals that would end or stop this process are only noted.
 #[derive(Debug)]
-pub struct HeldBack {
+pub(super) struct HeldBack {
     wakeup: UnixStream,
     last: Arc<AtomicUsize>,
     actions: Vec<SigId>,
@@ -94,7 +94,7 @@ pub struct HeldBack {
 
 impl HeldBack {
     /// Holds them back, but those that the process ignores.
-    pub fn take() -> Result<Self> {
+    pub(super) fn take() -> Result<Self> {
         Self::try_take().map_err(|error| Error::io("cannot hold signals back", error))
     }
 
@@ -119,12 +119,12 @@ impl HeldBack {
 
     /// Readable when one has come.
     #[must_use]
-    pub fn wakeup(&self) -> &UnixStream {
+    pub(super) fn wakeup(&self) -> &UnixStream {
         &self.wakeup
     }
 
     /// The last one that has come, once.
-    pub fn came(&mut self) -> Option<i32> {
+    pub(super) fn came(&mut self) -> Option<i32> {
         while io::Read::read(&mut self.wakeup, &mut [0; 16]).is_ok_and(|read| read > 0) {}
         match self.last.swap(0, Ordering::SeqCst) {
             0 => None,
@@ -149,7 +149,7 @@ impl Drop for HeldBack {
 }
 
 /// Does what `signal` does to a process that has no handler for it: returns after a stop, and else not.
-pub fn act(signal: i32) {
+pub(super) fn act(signal: i32) {
     let _ = low_level::emulate_default_handler(signal);
 }
 

@@ -6,7 +6,10 @@ use std::time::Duration;
 use clap::Args;
 use uuid::Uuid;
 
-use super::{KekSource, KeyCommand, KeyCredential, KeyFd, KeyFile, Passphrase, Prompt, SourceRecord, Stretch};
+use super::prompt;
+use crate::crypto::kek::{
+    KekSource, KeyCommand, KeyCredential, KeyFd, KeyFile, Passphrase, Prompt, SourceRecord, Stretch,
+};
 use crate::{Error, ErrorKind, Result};
 
 /// Where the key-encryption key comes from: one of them at most.
@@ -180,11 +183,11 @@ impl KekOptions {
 
     /// The source that `account` recorded, as [`SourceRecord::approved_source`].
     pub fn recorded(&self, account: Uuid, recorded: &SourceRecord) -> Result<Box<dyn KekSource>> {
-        recorded.approved_source(account, self.called.command())
+        recorded.approved_source(account, self.called.command(), prompt::ask)
     }
 
     fn prompt(&self) -> Option<Prompt> {
-        let terminal = self.source.passphrase.then_some(Prompt::Terminal);
+        let terminal = self.source.passphrase.then_some(Prompt::Terminal(prompt::ask));
         terminal.or(self.source.passphrase_fd.map(Prompt::Fd))
     }
 
@@ -238,7 +241,7 @@ mod tests {
         ] {
             let source = options(line).unwrap().new_source().unwrap().unwrap();
             assert_eq!(source.record(), expected, "{line}");
-            match expected.approved_source(Uuid::new_v4(), "--key-command") {
+            match expected.approved_source(Uuid::new_v4(), "--key-command", prompt::ask) {
                 Ok(again) => assert_eq!(again.record(), expected),
                 // A descriptor has to be given again, and a command to be approved.
                 Err(error) => {

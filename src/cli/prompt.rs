@@ -10,8 +10,8 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::termios::{LocalModes, OptionalActions, Termios};
 
+use super::signals::{self, HeldBack};
 use crate::crypto::secret::SecretBytes;
-use crate::signals::{self, HeldBack};
 use crate::{Error, ErrorKind, Result};
 
 /// What is typed in answer to `question`, without the end of the line. [`ErrorKind::WrongKey`] for more than `limit`
