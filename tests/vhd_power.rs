@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use sealdisk::io::sim::{Fault, Faults, SimDisk, SimRng, Tear, direct};
-use sealdisk::io::{File, Open, replace};
+use sealdisk::io::{File, Open, replace, transfer};
 use sealdisk::vhd::azure::{Cause, diagnose};
 use sealdisk::vhd::repair::{apply, repair};
 use sealdisk::vhd::resize::move_footer;
@@ -36,7 +36,7 @@ type Change<'a> = &'a dyn Fn(&dyn File) -> Result<()>;
 fn with_file(seed: u64, content: &[u8]) -> (SimDisk, Arc<dyn File>) {
     let disk = SimDisk::new(seed);
     let file = disk.root().open(FILE, Open::New).unwrap();
-    replace::write_all(&*file, content, 0).unwrap();
+    transfer::write_full(&*file, content, 0).unwrap();
     file.sync_data().and_then(|()| disk.root().sync()).unwrap();
     (disk, file)
 }

@@ -27,7 +27,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use crate::io::real::{RealDir, RealFile, not_regular};
-use crate::io::replace::write_all;
+use crate::io::transfer::{read_up_to, write_full};
 use crate::io::{Dir, File, mutant};
 use crate::{Error, ErrorKind, Result};
 
@@ -184,7 +184,7 @@ impl AccountLock {
     fn write(&self, text: &[u8]) -> io::Result<()> {
         let mut note = text.to_vec();
         note.resize(NOTE.max(text.len()), BLANK);
-        write_all(&*self.file, &note, 0)?;
+        write_full(&*self.file, &note, 0)?;
         if self.file.size()? == note.len() as u64 { Ok(()) } else { self.file.set_size(note.len() as u64) }
     }
 }
@@ -222,16 +222,8 @@ fn open(dir: &RealDir, hold: Hold) -> io::Result<RealFile> {
 /// What the lock file says, as far as it was written by us.
 fn read_note(file: &dyn File) -> io::Result<Vec<u8>> {
     let mut note = vec![0; CONTENT_BYTES];
-    let mut done = 0;
-    while done < note.len() {
-        match file.read_at(&mut note[done..], done as u64) {
-            Ok(0) => break,
-            Ok(n) => done += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    note.truncate(done);
+    let read = read_up_to(file, &mut note, 0)?;
+    note.truncate(read);
     Ok(note)
 }
 

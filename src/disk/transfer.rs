@@ -1,62 +1,14 @@
-//! Whole transfers over the file seam: short ones go on, interrupted ones are repeated, the end of a file is an error.
+//! Whole files of a disk, read and written over the seam.
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
 use super::log::BLOCK as LOG_BLOCK;
-use crate::io::mutant;
-use crate::io::{Dir, File, Open};
+pub(crate) use crate::io::transfer::{read_full, try_read_full, write_full};
+use crate::io::{Dir, File, Open, mutant};
 
 /// The unit in which file systems mostly take space.
 const BLOCK: u64 = LOG_BLOCK as u64;
-
-fn ended() -> io::Error {
-    io::Error::new(ErrorKind::UnexpectedEof, "the file ends here")
-}
-
-/// Fills `buf` from byte `offset`. Reading past the end is an error, never zeros.
-pub(crate) fn read_full(file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result<()> {
-    let mut done = 0;
-    while done < buf.len() {
-        match file.read_at(&mut buf[done..], offset + done as u64) {
-            Ok(0) => return Err(ended()),
-            Ok(n) => done += n,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
-
-/// Like [`read_full`], but `Ok(false)` where it would wait for a device.
-pub(crate) fn try_read_full(file: &dyn File, buf: &mut [u8], offset: u64) -> io::Result<bool> {
-    let mut done = 0;
-    while done < buf.len() {
-        match file.try_read_at(&mut buf[done..], offset + done as u64) {
-            Ok(0) => return Err(ended()),
-            Ok(n) => done += n,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(false),
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(true)
-}
-
-/// Writes all of `buf` at byte `offset`.
-pub(crate) fn write_full(file: &dyn File, buf: &[u8], offset: u64) -> io::Result<()> {
-    let mut done = 0;
-    while done < buf.len() {
-        match file.write_at(&buf[done..], offset + done as u64) {
-            Ok(0) => return Err(ErrorKind::WriteZero.into()),
-            Ok(_) if mutant!(ShortIsWhole) => return Ok(()),
-            Ok(n) => done += n,
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
-}
 
 /// The whole content of a file of at most `limit` bytes.
 pub(crate) fn read_file(dir: &dyn Dir, name: &str, limit: u64) -> io::Result<Vec<u8>> {

@@ -17,6 +17,7 @@ pub mod sim;
 pub(crate) mod superblock;
 pub mod sync;
 pub mod system;
+pub mod transfer;
 pub(crate) mod verity;
 
 /// Whether a fault is planted here for the crash tests (see [`sim::Mutant`]); `false` in a product build.

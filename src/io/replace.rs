@@ -11,6 +11,7 @@
 
 use std::io;
 
+use super::transfer::{read_full, read_up_to, write_full};
 use super::{Dir, File, Open, mutant};
 use crate::{Error, ErrorKind, Result};
 
@@ -27,16 +28,8 @@ pub fn read(dir: &dyn Dir, name: &str, limit: usize) -> Result<Vec<u8>> {
         return Err(Error::new(ErrorKind::Corrupt, what).at_path(dir.path().join(name)));
     }
     let mut content = vec![0; size as usize];
-    let mut done = 0;
-    while done < content.len() {
-        match file.read_at(&mut content[done..], done as u64) {
-            Ok(0) => break,
-            Ok(n) => done += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(failed(error)),
-        }
-    }
-    content.truncate(done);
+    let read = read_up_to(&*file, &mut content, 0).map_err(failed)?;
+    content.truncate(read);
     Ok(content)
 }
 
@@ -90,7 +83,7 @@ pub fn overwrite(dir: &dyn Dir, name: &str, content: &[u8]) -> Result<()> {
     if file.size().map_err(failed)? != content.len() as u64 {
         return Err(failed(io::ErrorKind::InvalidInput.into()));
     }
-    write_all(&*file, content, 0).and_then(|()| file.sync_data()).and_then(|()| file.drop_cache()).map_err(failed)?;
+    write_full(&*file, content, 0).and_then(|()| file.sync_data()).and_then(|()| file.drop_cache()).map_err(failed)?;
     if read(dir, name, content.len())? != content {
         return Err(failed(io::Error::other("something else is read back")));
     }
@@ -114,7 +107,7 @@ fn wipe(file: &dyn File) -> io::Result<()> {
     let size = file.size()?;
     let zeros = vec![0; PIECE.min(size) as usize];
     for at in (0..size).step_by(PIECE as usize) {
-        write_all(file, &zeros[..(size - at).min(PIECE) as usize], at)?;
+        write_full(file, &zeros[..(size - at).min(PIECE) as usize], at)?;
     }
     file.sync_data()
 }
@@ -122,17 +115,11 @@ fn wipe(file: &dyn File) -> io::Result<()> {
 fn check_wiped(file: &dyn File) -> io::Result<()> {
     let size = file.size()?;
     let mut bytes = vec![0; PIECE.min(size) as usize];
-    let mut at = 0;
-    while at < size {
-        let wanted = (size - at).min(PIECE) as usize;
-        match file.read_at(&mut bytes[..wanted], at) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(n) if bytes[..n].iter().any(|&byte| byte != 0) => {
-                return Err(io::Error::other("something else is read back"));
-            }
-            Ok(n) => at += n as u64,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+    for at in (0..size).step_by(PIECE as usize) {
+        let piece = &mut bytes[..(size - at).min(PIECE) as usize];
+        read_full(file, piece, at)?;
+        if piece.iter().any(|&byte| byte != 0) {
+            return Err(io::Error::other("something else is read back"));
         }
     }
     Ok(())
@@ -147,22 +134,8 @@ fn write_new(dir: &dyn Dir, name: &str, content: &[u8]) -> io::Result<()> {
         }
         other => other?,
     };
-    write_all(&*file, content, 0)?;
+    write_full(&*file, content, 0)?;
     file.sync_data()
-}
-
-/// Writes all of `content` at byte `offset`.
-pub fn write_all(file: &dyn File, content: &[u8], offset: u64) -> io::Result<()> {
-    let mut done = 0;
-    while done < content.len() {
-        match file.write_at(&content[done..], offset + done as u64) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(n) => done += n,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::io;
 
 use super::write::{sync, write_all};
 use crate::io::File;
+use crate::io::transfer::read_up_to;
 use crate::{Error, Result};
 
 /// See the module documentation.
@@ -41,15 +42,9 @@ impl<'a> Sink<'a> {
 
     fn holds(&self, bytes: &[u8], offset: u64) -> Result<bool> {
         let mut there = vec![0; bytes.len()];
-        let mut done = 0;
-        while done < there.len() {
-            match self.file.read_at(&mut there[done..], offset + done as u64) {
-                Ok(0) => return Ok(false),
-                Ok(read) => done += read,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) => return Err(Error::io("cannot read the file", e).at_offset(offset)),
-            }
-        }
+        let read = read_up_to(self.file, &mut there, offset);
+        let read = read.map_err(|e| Error::io("cannot read the file", e).at_offset(offset))?;
+        there.truncate(read);
         Ok(there == bytes)
     }
 

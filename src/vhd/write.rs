@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::header::{HEADER, Header};
 use super::sink::Sink;
 use super::{DiskType, FOOTER, Fault, Footer, MAX_SPARSE_SIZE, SECTOR, bitmap, locator};
-use crate::io::{File, replace};
+use crate::io::{File, transfer};
 use crate::{Error, ErrorKind, Result};
 
 const HEADER_AT: u64 = FOOTER as u64;
@@ -151,7 +151,7 @@ fn write_parent(sink: Sink<'_>, header: &mut Header, parent: &Parent, mut end: u
 }
 
 pub(super) fn write_all(file: &dyn File, bytes: &[u8], offset: u64) -> Result<()> {
-    replace::write_all(file, bytes, offset).map_err(|e| match e.kind() {
+    transfer::write_full(file, bytes, offset).map_err(|e| match e.kind() {
         io::ErrorKind::FileTooLarge => {
             Error::new(ErrorKind::NoSpace, "too large for the file system").at_offset(offset)
         }
