@@ -13,7 +13,7 @@ use std::path::Path;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use sealdisk::base::{self, BaseImage, OpenOptions};
-use sealdisk::vhd::convert::{ConvertOptions, Target, convert};
+use sealdisk::copy::convert::{ConvertOptions, Target, convert};
 use sealdisk::vhd::create::{New, create};
 
 const SIZE: u64 = 256 << 20;

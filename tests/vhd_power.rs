@@ -10,11 +10,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use sealdisk::io::sim::{Fault, Faults, SimDisk, SimRng, Tear, direct};
+use sealdisk::io::sink::Sink;
 use sealdisk::io::{File, Open, replace, transfer};
 use sealdisk::vhd::azure::{Cause, diagnose};
 use sealdisk::vhd::repair::{apply, repair};
 use sealdisk::vhd::resize::move_footer;
-use sealdisk::vhd::sink::Sink;
 use sealdisk::vhd::write::{self, SparseWriter};
 use sealdisk::vhd::{FOOTER, Footer, OpenOptions, check, open_sources};
 use sealdisk::{Result, vhd};

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use sealdisk::vhd::source::Source;
+use sealdisk::io::source::Source;
 use sealdisk::vhd::{Stored, open_sources};
 
 /// Larger disks are opened, and read at their ends only.

@@ -9,8 +9,8 @@ use std::sync::Arc;
 
 use rustix::fs::MemfdFlags;
 use sealdisk::io::real::RealFile;
+use sealdisk::io::sink::Sink;
 use sealdisk::vhd::open_sources;
-use sealdisk::vhd::sink::Sink;
 use sealdisk::vhd::write::SparseWriter;
 
 pub(crate) fn run(data: &[u8]) {

@@ -7,10 +7,10 @@
 
 use std::path::Path;
 
-use super::file::HostFile;
-use super::foreign::{Foreign, HEAD};
 use super::{Format, OpenOptions};
-use crate::vhd::source::Source;
+use crate::io::host_file::HostFile;
+use crate::io::source::Source;
+use crate::vhd::foreign::{Foreign, HEAD};
 use crate::vhd::{FOOTER, Fault};
 use crate::{Error, ErrorKind, Result};
 

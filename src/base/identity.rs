@@ -16,8 +16,8 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::Format;
-use super::file::HostFile;
-use crate::vhd::source::Source;
+use crate::io::host_file::HostFile;
+use crate::io::source::Source;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes up to which a file is digested whole.

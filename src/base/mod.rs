@@ -14,8 +14,6 @@ use uuid::Uuid;
 mod change_guard;
 mod content;
 mod detect;
-pub mod file;
-pub(crate) mod foreign;
 mod identity;
 mod raw;
 pub mod read_ahead;
@@ -30,7 +28,7 @@ pub use identity::{BaseRecord, FileIdentity};
 pub use untracked::UntrackedImage;
 
 use self::change_guard::GuardedImage;
-use self::file::HostFile;
+use crate::io::host_file::HostFile;
 use crate::vhd::OptionNames;
 use crate::{Error, ErrorKind, Result};
 

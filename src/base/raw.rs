@@ -1,8 +1,8 @@
 //! A raw image: byte n of the file is byte n of the disk.
 
-use super::file::HostFile;
 use super::{BaseImage, BaseRun};
-use crate::vhd::source::Source;
+use crate::io::host_file::HostFile;
+use crate::io::source::Source;
 use crate::{Error, ErrorKind, Result};
 
 #[derive(Debug)]

@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::file::HostFile;
 use super::identity::ImageFile;
 use super::raw::RawImage;
 use super::{BaseImage, BaseRun, Format, OpenOptions, detect, is_called_vhd};
 use crate::Result;
+use crate::io::host_file::HostFile;
 use crate::vhd::OpenChain;
 
 /// Bytes whose runs are asked for at a time when the next data is looked for.

@@ -10,10 +10,10 @@ use sha2::{Digest, Sha256};
 
 use zeroize::Zeroizing;
 
-use super::file::HostFile;
 use super::identity::{BaseRecord, FileIdentity};
 use super::{OpenOptions, open, open_files, reopen_files, share};
-use crate::vhd::source::Source;
+use crate::io::host_file::HostFile;
+use crate::io::source::Source;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes read at a time.

@@ -15,12 +15,13 @@ use crate::account::life_request::LifeRequest;
 use crate::account::view_name::ViewName;
 use crate::base::Format;
 use crate::confine::Needs;
+use crate::copy::convert::{self, Phase, Target};
 use crate::copy::{Stoppable, out};
+use crate::io::output::Output;
+use crate::io::sink::Sink;
 use crate::io::system;
 use crate::nbd::client::Client;
-use crate::vhd::convert::{self, Phase, Target, azure_size};
-use crate::vhd::output::Output;
-use crate::vhd::sink::Sink;
+use crate::vhd::azure::azure_size;
 use crate::vhd::{DEFAULT_BLOCK, Footer};
 use crate::{Error, ErrorKind, Result, text};
 

@@ -10,10 +10,10 @@ use std::path::{Path, PathBuf};
 
 use super::context::Context;
 use crate::account::session::Session;
-use crate::base::file::HostFile;
 use crate::base::{Format, OpenOptions, UntrackedImage, disagreement};
 use crate::confine::{self, Needs, Network};
-use crate::vhd::output::Output;
+use crate::io::host_file::HostFile;
+use crate::io::output::Output;
 use crate::{Error, Result, text, vhd};
 
 /// Says that a file is called otherwise than its format, where it is.

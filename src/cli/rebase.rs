@@ -13,8 +13,8 @@ use crate::account::failure::Failure;
 use crate::account::name::BlobName;
 use crate::account::report::DiskReport;
 use crate::account::request::Request;
-use crate::base::file::HostFile;
 use crate::base::{self, BaseRecord, verify};
+use crate::io::host_file::HostFile;
 use crate::vhd::OptionNames;
 use crate::{Error, ErrorKind, text};
 

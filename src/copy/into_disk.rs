@@ -14,8 +14,8 @@ use super::source::Pieces;
 use super::{PIECE, Stop};
 use crate::base::Content;
 use crate::base::read_ahead::read_ahead;
+use crate::io::zeros::is_zero;
 use crate::nbd::client::Client;
-use crate::vhd::convert::is_zero;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes that are zero or equal together are left out in units of this size.

@@ -4,7 +4,7 @@
 //!
 //! - [`source`]: what is copied, piece by piece: anything that can be read at any place, or a stream.
 //! - [`into_disk`]: into an unfinished disk. What is noted as done there is durable and was read back.
-//! - [`out`]: to a stream. To a file: [`crate::vhd::convert`].
+//! - [`out`]: to a stream. To a file: [`convert`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::base::Content;
 use crate::{Error, ErrorKind, Result};
 
+pub mod convert;
 pub mod into_disk;
 pub mod out;
 pub mod source;

@@ -13,8 +13,8 @@ use rustix::io::Errno;
 
 use super::source::Pieces;
 use super::{PIECE, Stop};
-use crate::base::foreign::{Foreign, HEAD};
 use crate::base::{Format, OpenOptions, ambiguous};
+use crate::vhd::foreign::{Foreign, HEAD};
 use crate::vhd::{FOOTER, Footer};
 use crate::{Error, ErrorKind, PAGE, Result};
 

@@ -9,16 +9,21 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+pub mod host_file;
+pub mod output;
 pub mod peer;
 pub mod real;
 pub mod replace;
 #[cfg(feature = "sim")]
 pub mod sim;
+pub mod sink;
+pub mod source;
 pub(crate) mod superblock;
 pub mod sync;
 pub mod system;
 pub mod transfer;
 pub(crate) mod verity;
+pub(crate) mod zeros;
 
 /// Whether a fault is planted here for the crash tests (see [`sim::Mutant`]); `false` in a product build.
 macro_rules! mutant {

@@ -11,6 +11,7 @@ use super::client_log::Cause;
 use super::output::{CONTROL, Output, ReplyTarget};
 use super::wire::transmission::HeaderStyle;
 use crate::disk::{Disk, PageState, Run};
+use crate::io::zeros::is_zero;
 use crate::{Error, PAGE, Result};
 
 /// Bytes of one piece at most.
@@ -278,10 +279,4 @@ fn plan(runs: &[Run], from: u64, end: u64) -> SmallVec<[Extent; 2]> {
         at = until;
     }
     plan
-}
-
-#[inline]
-fn is_zero(bytes: &[u8]) -> bool {
-    let (chunks, rest) = bytes.as_chunks::<64>();
-    rest.iter().all(|byte| *byte == 0) && chunks.iter().all(|chunk| chunk.iter().fold(0, |bits, byte| bits | byte) == 0)
 }

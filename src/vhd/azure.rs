@@ -7,19 +7,20 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::convert::azure_size;
 use super::footer::{FOOTER, Footer};
 use super::meta::{Metadata, Trailing, read_footer};
-use super::source::Source;
 use super::{DiskType, Fault, Warning};
-use crate::base::file::HostFile;
-use crate::base::foreign::{Foreign, HEAD};
+use crate::io::host_file::HostFile;
+use crate::io::source::Source;
 use crate::io::system;
+use crate::vhd::foreign::{Foreign, HEAD};
 use crate::{ErrorKind, Result};
 
 /// Bytes before the end of a file's data in which a footer that is not last is looked for.
 const SEARCH: u64 = 1 << 20;
 const MIB: u64 = 1 << 20;
+/// The least size that Azure takes.
+const LEAST: u64 = 20 * MIB;
 
 /// What is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -163,7 +164,7 @@ fn with_footer(meta: &Metadata, fixes: &Fixes) -> Vec<Problem> {
             let what = format!("the size, {size} bytes, is no whole number of MiB");
             Problem::new(Cause::SizeNotWholeMib, what, resize())
         });
-    } else if size < 20 * MIB {
+    } else if size < LEAST {
         problems.push(Problem::new(Cause::TooSmall, format!("{} MiB are less than 20", size / MIB), resize()));
     }
     problems
@@ -206,4 +207,10 @@ fn quote(path: &Path) -> String {
     }
     let guarded = if text.starts_with('-') { format!("./{text}") } else { text.into_owned() };
     format!("'{}'", guarded.replace('\'', "'\\''"))
+}
+
+/// The least size that Azure takes for a disk that holds `size` bytes; `None`: there is none.
+#[must_use]
+pub fn azure_size(size: u64) -> Option<u64> {
+    size.checked_next_multiple_of(MIB).map(|size| size.max(LEAST))
 }

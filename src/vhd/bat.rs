@@ -7,8 +7,8 @@ use zerocopy::FromBytes;
 
 use super::header::Header;
 use super::meta::{Metadata, Notice};
-use super::source::Source;
 use super::{Fault, SECTOR, Warning};
+use crate::io::source::Source;
 use crate::{Error, Result};
 
 /// The most entries in all tables of a chain, which bounds memory at 40 MiB. 2040 GiB in blocks of 512 KiB, the

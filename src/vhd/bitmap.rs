@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use parking_lot::Mutex;
 
 use super::SECTOR;
-use super::source::{Source, read};
 use crate::Result;
+use crate::io::source::{Source, read};
 
 /// The most bytes of bitmaps kept for one disk.
 const CACHE_BYTES: u64 = 2 << 20;

@@ -1,8 +1,8 @@
 //! A disk and its parents, read as one.
 
 use super::image::Image;
-use super::source::read;
 use crate::Result;
+use crate::io::source::read;
 
 /// The disk itself first, then its parent, and so on to one that has none.
 #[derive(Debug)]

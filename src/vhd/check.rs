@@ -4,14 +4,14 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::convert::is_zero;
 use super::image::Image;
 use super::meta::{Metadata, Notice};
 use super::open::{self, OpenOptions};
-use super::source::Source;
 use super::{DiskType, MAX_ENTRIES, Warning};
-use crate::base::file::HostFile;
+use crate::io::host_file::HostFile;
+use crate::io::source::Source;
 use crate::io::system;
+use crate::io::zeros::is_zero;
 use crate::{Error, ErrorKind, Result};
 
 /// Faults of the table after which no more are listed.

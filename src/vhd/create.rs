@@ -5,11 +5,11 @@ use std::path::{Component, Path, PathBuf};
 use uuid::Uuid;
 
 use super::open::{self, OpenOptions};
-use super::output::Output;
-use super::sink::Sink;
 use super::write::{self, Parent, SparseWriter};
 use super::{Bat, DiskType, Fault, Image, MAX_ENTRIES};
-use crate::base::file::HostFile;
+use crate::io::host_file::HostFile;
+use crate::io::output::Output;
+use crate::io::sink::Sink;
 use crate::io::system;
 use crate::{Error, ErrorKind, Result};
 

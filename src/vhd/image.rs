@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::bat::Bat;
 use super::bitmap::Bitmaps;
 use super::meta::{Metadata, Notice};
-use super::source::Source;
 use super::{DiskType, SECTOR};
+use crate::io::source::Source;
 use crate::{Error, Result};
 
 /// See the module documentation.

@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use super::Fault;
 use super::header::LocatorEntry;
-use super::source::Source;
 use crate::Result;
+use crate::io::source::Source;
 
 /// The most bytes of a path that are read.
 const MAX_LENGTH: u64 = 64 << 10;

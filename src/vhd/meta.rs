@@ -6,8 +6,8 @@
 
 use super::footer::{DiskType, FOOTER, Footer};
 use super::header::{HEADER, Header};
-use super::source::Source;
 use super::{Fault, SECTOR, Warning, locator};
+use crate::io::source::Source;
 use crate::{Error, Result};
 
 /// The hint where only the trailing footer is bad.

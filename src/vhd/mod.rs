@@ -12,26 +12,23 @@ mod bat;
 mod bitmap;
 mod chain;
 pub mod check;
-pub mod convert;
 pub mod create;
-mod fault;
 mod footer;
+pub(crate) mod foreign;
 mod header;
 mod image;
 mod locator;
 mod meta;
 mod open;
-pub mod output;
 mod parent;
 pub mod repair;
 pub mod resize;
-pub mod sink;
-pub mod source;
+mod warning;
 pub mod write;
 
+pub use crate::error::VhdFault as Fault;
 pub use bat::{Bat, MAX_ENTRIES};
 pub use chain::{Chain, Stored};
-pub use fault::{Fault, Warning};
 pub use footer::{DiskType, FOOTER, Footer, Geometry};
 pub use header::{DEFAULT_BLOCK, HEADER, Header};
 pub use image::Image;
@@ -40,6 +37,7 @@ pub use open::{
     MAX_DEPTH, OpenChain, OpenOptions, OptionNames, open, open_file, open_files, open_single, open_sources,
     parent_folders,
 };
+pub use warning::Warning;
 
 /// The most bytes of a dynamic or differencing disk: 2040 GiB.
 pub const MAX_SPARSE_SIZE: u64 = 2040 << 30;

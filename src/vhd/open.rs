@@ -12,9 +12,9 @@ use super::footer::to_vhd_time;
 use super::image::Image;
 use super::meta::{COPY_IS_VALID, Metadata, Notice};
 use super::parent::Search;
-use super::source::Source;
 use super::{DiskType, FOOTER, Fault, Warning};
-use crate::base::file::HostFile;
+use crate::io::host_file::HostFile;
+use crate::io::source::Source;
 use crate::io::system;
 use crate::{Error, ErrorKind, Result};
 

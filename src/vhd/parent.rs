@@ -18,7 +18,7 @@ use super::locator::{self, Locator};
 use super::meta::Notice;
 use super::open::{OpenOptions, OptionNames};
 use super::{Fault, Warning};
-use crate::base::file::{HostFile, READ_FLAGS};
+use crate::io::host_file::{HostFile, READ_FLAGS};
 use crate::{Error, ErrorKind, Result};
 
 /// One search, for the parent of one file.

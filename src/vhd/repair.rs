@@ -10,10 +10,11 @@ use super::footer::FOOTER;
 use super::header::Header;
 use super::image::Image;
 use super::meta::{Metadata, Trailing, read_footer, read_header_bytes};
-use super::source::Source;
-use super::{Fault, Footer, MAX_ENTRIES, SECTOR, write};
-use crate::base::file::HostFile;
+use super::{Fault, Footer, MAX_ENTRIES, SECTOR};
+use crate::io::host_file::HostFile;
 use crate::io::real::RealFile;
+use crate::io::sink::{sync, write_all};
+use crate::io::source::Source;
 use crate::io::{File, system};
 use crate::{Error, ErrorKind, Result};
 
@@ -44,9 +45,9 @@ pub fn repair(path: &Path, dry_run: bool) -> Result<Vec<Repair>> {
 /// Writes what [`repair`] found for the disk in `file`.
 pub fn apply(file: &dyn File, repairs: &[Repair]) -> Result<()> {
     for repair in repairs {
-        write::write_all(file, &repair.bytes, repair.offset)?;
+        write_all(file, &repair.bytes, repair.offset)?;
     }
-    write::sync(file)
+    sync(file)
 }
 
 fn plan(source: &Arc<HostFile>) -> Result<Vec<Repair>> {

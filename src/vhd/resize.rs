@@ -8,10 +8,11 @@ use std::fs;
 use std::path::Path;
 
 use super::meta::Metadata;
-use super::write::{check_size, sync, write_all};
+use super::write::check_size;
 use super::{DiskType, FOOTER, Footer};
-use crate::base::file::HostFile;
+use crate::io::host_file::HostFile;
 use crate::io::real::RealFile;
+use crate::io::sink::{sync, write_all};
 use crate::io::{File, system};
 use crate::{Error, ErrorKind, Result};
 

@@ -1,18 +1,15 @@
 //! Writing new VHDs: fixed, dynamic and differencing.
 //!
-//! A file is written front to back and its footer last, into a file that has no name yet ([`super::output`]): whoever
-//! sees the name sees a whole disk. Layout of a dynamic or differencing disk: footer copy at 0, header at 512, table at
-//! 1,536, parent locators, then the blocks, the data of each on a 4 KiB border, then the footer.
-
-use std::io;
+//! A file is written front to back and its footer last, into a file that has no name yet ([`crate::io::output`]):
+//! whoever sees the name sees a whole disk. Layout of a dynamic or differencing disk: footer copy at 0, header at 512,
+//! table at 1,536, parent locators, then the blocks, the data of each on a 4 KiB border, then the footer.
 
 use uuid::Uuid;
 
 use super::header::{HEADER, Header};
-use super::sink::Sink;
 use super::{DiskType, FOOTER, Fault, Footer, MAX_SPARSE_SIZE, SECTOR, bitmap, locator};
-use crate::io::{File, transfer};
-use crate::{Error, ErrorKind, Result};
+use crate::Result;
+use crate::io::sink::Sink;
 
 const HEADER_AT: u64 = FOOTER as u64;
 const TABLE_AT: u64 = HEADER_AT + HEADER as u64;
@@ -148,17 +145,4 @@ fn write_parent(sink: Sink<'_>, header: &mut Header, parent: &Parent, mut end: u
         end += space as u64;
     }
     Ok(end)
-}
-
-pub(super) fn write_all(file: &dyn File, bytes: &[u8], offset: u64) -> Result<()> {
-    transfer::write_full(file, bytes, offset).map_err(|e| match e.kind() {
-        io::ErrorKind::FileTooLarge => {
-            Error::new(ErrorKind::NoSpace, "too large for the file system").at_offset(offset)
-        }
-        _ => Error::io("cannot write the file", e).at_offset(offset),
-    })
-}
-
-pub(super) fn sync(file: &dyn File) -> Result<()> {
-    file.sync_data().map_err(|e| Error::io("cannot sync the file", e))
 }

@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use std::{fs, iter};
 
-use sealdisk::vhd::convert::{ConvertOptions, Target, convert};
-use sealdisk::vhd::source::Source;
+use sealdisk::copy::convert::{ConvertOptions, Target, convert};
+use sealdisk::io::source::Source;
 use sealdisk::{Result, base, vhd};
 
 use crate::build::{Held, Sparse, sector};

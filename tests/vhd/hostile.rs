@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sealdisk::ErrorKind;
-use sealdisk::vhd::source::Source;
+use sealdisk::io::source::Source;
 use sealdisk::vhd::{Fault, OpenOptions, check, open, open_sources};
 
 use crate::build::{Held, Parent, Sparse, beside, fixed, footer, mix, put, seal_footer, seal_header, utf16le};

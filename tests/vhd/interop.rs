@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use sealdisk::vhd::convert::{ConvertOptions, Phase, Target, convert};
+use sealdisk::copy::convert::{ConvertOptions, Phase, Target, convert};
 use sealdisk::vhd::create::{New, create};
 use sealdisk::{base, vhd};
 

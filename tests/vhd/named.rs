@@ -7,8 +7,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
-use sealdisk::base::file::HostFile;
-use sealdisk::vhd::source::Source;
+use sealdisk::io::host_file::HostFile;
+use sealdisk::io::source::Source;
 use sealdisk::vhd::{OpenOptions, check, open, open_sources};
 use sealdisk::{Error, ErrorKind, Result};
 
@@ -82,8 +82,8 @@ fn each_name_has_a_file_and_a_line_of_documentation() {
         see(&Sparse { parent: Some(parent), ..small.clone() }.build(), &plain);
     }
     // `Io` has tests of its own, below.
-    let source = include_str!("../../src/vhd/fault.rs");
-    let (causes, warnings) = (variants(source, "Fault"), variants(source, "Warning"));
+    let causes = variants(include_str!("../../src/error/vhd_fault.rs"), "VhdFault");
+    let warnings = variants(include_str!("../../src/vhd/warning.rs"), "Warning");
     let expected: BTreeSet<_> = causes.union(&warnings).cloned().collect();
     assert_eq!(seen, expected);
     let with_io: BTreeSet<_> = causes.into_iter().chain(["Io".to_owned()]).collect();

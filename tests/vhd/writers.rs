@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use proptest::prelude::*;
 use sealdisk::base;
-use sealdisk::vhd::convert::{ConvertOptions, Target, convert};
-use sealdisk::vhd::source::Source;
+use sealdisk::copy::convert::{ConvertOptions, Target, convert};
+use sealdisk::io::source::Source;
 use sealdisk::vhd::{Stored, open_sources};
 
 use crate::build::{Held, Model, Sparse, at, beside, flatten, mix, sector};

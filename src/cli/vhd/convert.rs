@@ -10,11 +10,11 @@ use super::super::values::ImageFormat;
 use super::super::{progress, reading, size};
 use super::Opening;
 use crate::base::Format;
-use crate::base::file::HostFile;
+use crate::copy::convert::{self, ConvertOptions, Phase, Target};
+use crate::io::host_file::HostFile;
+use crate::io::output::Output;
 use crate::text;
 use crate::vhd::DEFAULT_BLOCK;
-use crate::vhd::convert::{self, ConvertOptions, Phase, Target};
-use crate::vhd::output::Output;
 
 /// Copy an image into a new file of another format, sparse, and compare the two
 ///

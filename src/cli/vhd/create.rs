@@ -8,9 +8,9 @@ use serde_json::json;
 use super::super::context::{Context, Outcome};
 use super::super::{reading, size};
 use crate::confine::Needs;
+use crate::io::output::Output;
 use crate::text;
 use crate::vhd::create::{self, New};
-use crate::vhd::output::Output;
 use crate::vhd::{DEFAULT_BLOCK, OpenOptions, OptionNames};
 
 /// Make an empty VHD: fixed, dynamic, or differencing over a parent

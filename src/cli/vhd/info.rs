@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::super::context::{Context, Outcome};
 use super::super::{reading, size};
 use super::{Opening, notices_json, notices_text, warnings_json};
-use crate::base::file::HostFile;
+use crate::io::host_file::HostFile;
 use crate::text;
 use crate::vhd::{self, Image};
 

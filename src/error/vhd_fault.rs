@@ -1,4 +1,4 @@
-//! The named causes for which a VHD is refused, and the named warnings about one that is accepted.
+//! The named causes for which a VHD is refused.
 
 use serde::Serialize;
 
@@ -6,7 +6,7 @@ use crate::{Error, ErrorKind};
 
 /// Why a VHD is refused. The names are part of the `--json` interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
-pub enum Fault {
+pub enum VhdFault {
     /// The table offset of the dynamic header is no multiple of 512.
     BadBatOffset,
     /// The block size is no power of two from 4 KiB to 256 MiB.
@@ -53,7 +53,7 @@ pub enum Fault {
     UnsupportedVersion,
 }
 
-impl Fault {
+impl VhdFault {
     pub(crate) fn error(self, what: impl Into<String>) -> Error {
         Error::new(ErrorKind::Vhd(self), what)
     }
@@ -62,34 +62,4 @@ impl Fault {
     pub(crate) fn at(self, offset: u64, what: impl Into<String>) -> Error {
         self.error(what).at_offset(offset)
     }
-}
-
-/// What is odd about a VHD that is accepted all the same. The names are part of the `--json` interface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub enum Warning {
-    /// A parent locator is malformed or may not be followed, but the parent was found.
-    BadParentLocator,
-    /// A dynamic disk stores other than zeros in sectors that its bitmap calls unused: readers that ignore the bitmap
-    /// see other content.
-    ClearBitNonZeroData,
-    /// The data offset of a fixed disk is not all ones.
-    DataOffsetNotAllOnes,
-    /// The footer copy at offset 0 is valid and not the same as the footer.
-    FooterCopiesDiffer,
-    /// The footer copy at offset 0 is damaged.
-    FooterCopyBad,
-    /// The footer is damaged or missing and its copy at offset 0 was used, as was asked for.
-    FooterRecovered,
-    /// The parent was changed after the child was made.
-    ParentTimestampMismatch,
-    ReservedFeatureBitClear,
-    /// The disk belongs to a saved virtual machine.
-    SavedState,
-    /// A footer of 511 bytes, as old Virtual PC wrote.
-    ShortFooter,
-    TimestampInFuture,
-    /// Bytes between the last block (or the end of the disk) and the footer that belong to nothing.
-    TrailingGap,
-    /// Feature bits that the specification does not define.
-    UnknownFeatureBits,
 }

@@ -6,24 +6,23 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::output::Output;
-use super::sink::Sink;
-use super::write::{self, SparseWriter};
-use super::{DEFAULT_BLOCK, Fault, open};
-use crate::base::file::HostFile;
 use crate::base::read_ahead::read_ahead;
 use crate::base::{self, Content, Format, UntrackedImage};
+use crate::io::host_file::HostFile;
+use crate::io::output::Output;
 use crate::io::real::RealFile;
+use crate::io::sink::Sink;
+use crate::io::zeros::is_zero;
 use crate::io::{File, system};
+use crate::vhd::azure::azure_size;
+use crate::vhd::write::{self, SparseWriter};
+use crate::vhd::{self, DEFAULT_BLOCK, Fault};
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes read at a time; a whole number of default blocks.
 const PIECE: u64 = DEFAULT_BLOCK;
 /// A run of zeros of this length is left out of a flat file.
 const GRAIN: usize = 64 << 10;
-const MIB: u64 = 1 << 20;
-/// The least size Azure takes.
-const AZURE_LEAST: u64 = 20 * MIB;
 
 /// What to convert to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -221,9 +220,7 @@ fn verify(
     let written = HostFile::from_fd(file.as_fd().try_clone_to_owned().map_err(fail)?, path)?;
     let written = match target {
         Target::Raw => UntrackedImage::raw(written)?,
-        Target::Fixed | Target::Dynamic { .. } => {
-            UntrackedImage::vhd(open::open_files(vec![Arc::new(written)], false)?)
-        }
+        Target::Fixed | Target::Dynamic { .. } => UntrackedImage::vhd(vhd::open_files(vec![Arc::new(written)], false)?),
     };
     let differs =
         |at: u64| Error::new(ErrorKind::Io, "what was written reads back differently").at_path(path).at_offset(at);
@@ -268,16 +265,4 @@ fn first(a: Option<u64>, b: Option<u64>) -> Option<u64> {
         (Some(a), Some(b)) => Some(a.min(b)),
         (a, b) => a.or(b),
     }
-}
-
-pub(crate) fn is_zero(bytes: &[u8]) -> bool {
-    // Whole words first: a byte-wise loop stops the compiler from using wide registers.
-    let (words, rest) = bytes.as_chunks::<64>();
-    words.iter().all(|word| word == &[0; 64]) && rest.iter().all(|&byte| byte == 0)
-}
-
-/// The least size that Azure takes for a disk that holds `size` bytes; `None`: there is none.
-#[must_use]
-pub fn azure_size(size: u64) -> Option<u64> {
-    size.checked_next_multiple_of(MIB).map(|size| size.max(AZURE_LEAST))
 }

@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Advice, FileType, Mode, OFlags, SeekFrom};
 use rustix::io::{Errno, ReadWriteFlags};
 
+use crate::io::source::Source;
 use crate::io::verity;
-use crate::vhd::source::Source;
 use crate::{Error, ErrorKind, Result};
 
 /// Flags that open for reading and never wait: a FIFO put in the place of an image must not hang the program.

@@ -18,7 +18,7 @@ pub trait Source: Send + Sync + fmt::Debug {
 }
 
 /// Reads, waiting or not: `Ok(false)` only if `wait` is false.
-pub(super) fn read(source: &dyn Source, wait: bool, offset: u64, buf: &mut [u8]) -> Result<bool> {
+pub(crate) fn read(source: &dyn Source, wait: bool, offset: u64, buf: &mut [u8]) -> Result<bool> {
     if wait { source.read_at(offset, buf).map(|()| true) } else { source.try_read_at(offset, buf) }
 }
 

@@ -9,6 +9,10 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+mod vhd_fault;
+
+pub use vhd_fault::VhdFault;
+
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// What went wrong, for programs. People read [`Error`]'s `Display`.
@@ -48,7 +52,7 @@ pub enum ErrorKind {
     /// Stopped by the user; nothing half-made is left.
     Cancelled,
     /// A named fault of a VHD file.
-    Vhd(crate::vhd::Fault),
+    Vhd(VhdFault),
 }
 
 /// See the module documentation. Cheap to pass: one pointer.

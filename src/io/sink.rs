@@ -3,10 +3,9 @@
 
 use std::io;
 
-use super::write::{sync, write_all};
-use crate::io::File;
 use crate::io::transfer::read_up_to;
-use crate::{Error, Result};
+use crate::io::{File, transfer};
+use crate::{Error, ErrorKind, Result};
 
 /// See the module documentation.
 #[derive(Debug, Clone, Copy)]
@@ -85,6 +84,19 @@ impl<'a> Sink<'a> {
     pub fn sync(&self) -> Result<()> {
         sync(self.file)
     }
+}
+
+pub(crate) fn write_all(file: &dyn File, bytes: &[u8], offset: u64) -> Result<()> {
+    transfer::write_full(file, bytes, offset).map_err(|e| match e.kind() {
+        io::ErrorKind::FileTooLarge => {
+            Error::new(ErrorKind::NoSpace, "too large for the file system").at_offset(offset)
+        }
+        _ => Error::io("cannot write the file", e).at_offset(offset),
+    })
+}
+
+pub(crate) fn sync(file: &dyn File) -> Result<()> {
+    file.sync_data().map_err(|e| Error::io("cannot sync the file", e))
 }
 
 #[cfg(test)]
