@@ -9,16 +9,16 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::checkpoint::Checkpoint;
-use super::extent_map::Mark;
-use super::key_slots::KeySlots;
-use super::layer::Layer;
-use super::log::{Chain, Extent, Log};
-use super::poison::Poison;
-use super::range_lock::RangeLock;
-use super::settings::DiskSettings;
-use super::state::State;
-use super::stats::Costs;
+use super::commit::checkpoint::Checkpoint;
+use super::commit::log::{Chain, Extent, Log};
+use super::commit::poison::Poison;
+use super::stack::extent_map::Mark;
+use super::stack::layer::Layer;
+use super::stack::range_lock::RangeLock;
+use super::stack::state::State;
+use super::stack::stats::Costs;
+use super::table::key_slots::KeySlots;
+use super::table::settings::DiskSettings;
 use super::{Access, Options};
 use crate::base::BaseImage;
 use crate::crypto::keyring::DiskKeys;
@@ -73,7 +73,7 @@ pub(crate) struct Committer {
     pub(crate) chain: Chain,
     /// Above the number of every log and checkpoint there is.
     pub(crate) next_epoch: u64,
-    /// Preallocated, zero-filled and durable under [`super::log::NEXT`].
+    /// Preallocated, zero-filled and durable under [`super::commit::log::NEXT`].
     pub(crate) next_log: Option<Arc<dyn File>>,
     pub(crate) due: Option<Due>,
     /// The next round is to go over to the next log, full or not.

@@ -6,14 +6,14 @@
 
 use std::sync::Arc;
 
-use super::checkpoint::{self, Checkpoint, Presence};
-use super::key_slots::{KeySlots, SlotKey};
-use super::layer::Layer;
+use super::commit::checkpoint::{self, Checkpoint, Presence};
+use super::commit::poison::Poison;
 use super::open::{LAYERS, SIZE_LIMIT};
-use super::page_set::PageSet;
-use super::poison::Poison;
-use super::reserve;
-use super::settings::{DiskSettings, Kind, LayerRecord, StoreError};
+use super::stack::layer::Layer;
+use super::stack::page_set::PageSet;
+use super::table::key_slots::{KeySlots, SlotKey};
+use super::table::reserve;
+use super::table::settings::{DiskSettings, Kind, LayerRecord, StoreError};
 use super::transfer::write_new;
 use super::{Options, Spec};
 use crate::crypto::keyring::DiskKeys;

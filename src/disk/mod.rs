@@ -4,68 +4,32 @@
 //! layer on top; the layers below are never written again, only punched where they are covered. So live bytes are only
 //! ever overwritten by bytes under the same key, and no crash can leave a page between two representations.
 //!
-//! | file | its noun |
+//! | room | what it holds |
 //! |---|---|
 //! | `core` | what the parts share, the gate, the order of locks |
-//! | `access` | reading and changing pages |
-//! | `commit` | the committer: flush, FUA, the log's turn-over |
-//! | `table` | beginning to write, a new layer, the switch |
-//! | `snapshots`, `resize`, `sweep` | snapshots; growing and shrinking; re-encrypting |
+//! | `stack` | layers, presence, snapshots: reading and changing pages, which layer answers for one, runs and usage |
+//! | `commit` | the committer: flush, FUA, the log and its turn-over, checkpoints; what a failed sync forbids |
+//! | `table` | disk.toml and the data keys: beginning to write, a new layer, the switch; space held ready |
+//! | `volatile` | what a killed process had answered |
 //! | `upkeep` | punching, checkpoints, removing layers, in steps |
-//! | `reserve` | space held ready for a full file system |
-//! | `create`, `open`, `noted` | making; opening and recovering; what a killed process had answered |
-//! | `rekey` | going over to another account key |
-//! | `audit`, `verify` | what is really stored, against what is said to be; layers, and metadata |
-//! | `wear` | how much was encrypted under each data key |
-//! | `revoke` | taking the keys back, and giving them again |
-//! | `report`, `diff` | runs, usage, layers; what changed between snapshots |
-//! | `stats` | the same for whoever watches the server, and what rounds cost |
-//! | `state`, `pending` | presence, snapshots, what is pending; no I/O |
-//! | `resolve`, `view_cache` | which layer answers for a page; what is kept of the answers |
-//! | `layer`, `log`, `recent`, `checkpoint`, `settings`, `key_slots` | a file on disk each |
-//! | `guarded_dir`, `poison` | what a failed sync forbids |
-//! | `page_set`, `extent_map`, `range_lock`, `transfer` | small tools |
+//! | `admin` | snapshots; growing and shrinking; re-encrypting; what is really stored, against what is said to be |
+//! | `create`, `open` | making; opening and recovering |
+//! | `transfer` | whole transfers over the file seam |
 //!
 //! The core spawns nothing, reads no clock, and knows no NBD. The invariants, numbered 1 to 9, stand where they are
 //! kept; `docs/durability.md` has them together, with the argument why they hold.
 
-mod access;
-mod audit;
-mod checkpoint;
+mod admin;
 mod commit;
 mod core;
 mod create;
-mod diff;
-mod extent_map;
-mod guarded_dir;
-mod key_slots;
-mod key_usage;
-mod layer;
-mod layer_table;
-mod log;
 mod open;
 mod options;
-mod page_set;
-mod pending;
-mod poison;
-mod range_lock;
-mod rekey;
-mod report;
-mod reserve;
-mod resize;
-mod resolve;
-mod revoke;
-mod settings;
-mod snapshots;
-mod state;
-mod stats;
-mod sweep;
+mod stack;
+mod table;
 mod transfer;
 mod upkeep;
-mod verify;
-mod view_cache;
-mod volatile_journal;
-mod volatile_replay;
+mod volatile;
 
 #[cfg(test)]
 #[cfg(not(feature = "sim"))]
@@ -84,23 +48,24 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-pub use self::audit::Audited;
+pub use self::admin::audit::Audited;
+pub use self::admin::sweep::Swept;
+pub use self::commit::log::Snapshot;
 use self::core::Core;
 pub(crate) use self::create::check_size;
-pub use self::diff::Change;
-pub use self::log::Snapshot;
 pub use self::options::{Options, remember_system};
-pub use self::report::{Inherited, KeyUsage, LayerUsage, Stored};
-use self::resolve::View;
-pub use self::settings::{DiskSettings, Kind, LayerRecord, Parent, Unfinished};
-pub use self::stats::DiskStats;
-pub use self::sweep::Swept;
+pub use self::stack::diff::Change;
+pub use self::stack::report::{Inherited, KeyUsage, LayerUsage, Stored};
+use self::stack::resolve::View;
+pub use self::stack::stats::DiskStats;
+use self::table::key_slots;
+pub use self::table::settings::{DiskSettings, Kind, LayerRecord, Parent, Unfinished};
 use crate::base::{BaseImage, BaseRecord, DeletedFile};
 use crate::crypto::keyring::DiskKeys;
 use crate::crypto::secret::SecretBytes;
 use crate::io::Dir;
 use crate::{Error, ErrorKind, PAGE, Result};
-pub use layer_table::check_room;
+pub use table::layer_table::check_room;
 
 /// Whether a change must be on stable storage before it is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

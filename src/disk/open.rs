@@ -7,23 +7,23 @@
 
 use std::sync::Arc;
 
-use super::checkpoint::{self, Checkpoint};
+use super::commit::checkpoint::{self, Checkpoint};
+use super::commit::guarded_dir::GuardedDir;
+use super::commit::log::{self, Chain, LogReplay, Op};
+use super::commit::pending::Pending;
+use super::commit::poison::Poison;
 use super::core::{Committer, Core, Gate, LayerTable, Progress, Rounds};
-use super::guarded_dir::GuardedDir;
-use super::key_slots::{self, KeySlots, SlotKey};
-use super::layer::Layer;
-use super::log::{self, Chain, LogReplay, Op};
-use super::pending::Pending;
-use super::poison::Poison;
-use super::range_lock::RangeLock;
-use super::reserve;
-use super::settings::{self, DiskSettings, Kind, LayerRecord};
-use super::state::{Entry, State, Stray};
-use super::stats::Costs;
+use super::stack::layer::Layer;
+use super::stack::range_lock::RangeLock;
+use super::stack::state::{Entry, State, Stray};
+use super::stack::stats::Costs;
+use super::stack::view_cache::ViewCache;
+use super::table::key_slots::{self, KeySlots, SlotKey};
+use super::table::reserve;
+use super::table::settings::{self, DiskSettings, Kind, LayerRecord};
 use super::transfer::read_file;
-use super::view_cache::ViewCache;
-use super::volatile_journal;
-use super::volatile_replay::{self, Replay};
+use super::volatile::journal;
+use super::volatile::replay::{self, Replay};
 use super::{Access, Options};
 use crate::base::BaseImage;
 use crate::crypto::keyring::DiskKeys;
@@ -133,7 +133,7 @@ pub(crate) fn open(
         let gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
         for &epoch in &names.recent {
             core.dir
-                .remove(&volatile_journal::file_name(epoch))
+                .remove(&journal::file_name(epoch))
                 .or_else(|e| if gone(&e) { Ok(()) } else { Err(e) })
                 .map_err(|e| Error::io("the disk cannot be opened", e).at_path(core.dir.path()))?;
         }
@@ -169,8 +169,7 @@ impl Names {
             numbers.sort_unstable();
             numbers
         };
-        let (logs, checkpoints, recent) =
-            (numbered("log."), numbered("checkpoint."), numbered(volatile_journal::PREFIX));
+        let (logs, checkpoints, recent) = (numbered("log."), numbered("checkpoint."), numbered(journal::PREFIX));
         Self { logs, checkpoints, recent, all }
     }
 
@@ -202,13 +201,11 @@ fn sync_after_crash(
     let (noted, layers_too) = match (keys, boot) {
         (None, _) => (Vec::new(), names.recent.is_empty()),
         (Some(keys), Some(boot)) => {
-            volatile_replay::find(dir, layers_dir, &names.recent, boot, keys, access == Access::ReadOnly)?
+            replay::find(dir, layers_dir, &names.recent, boot, keys, access == Access::ReadOnly)?
         }
         (Some(_), None) => {
             // An opening that knows the boot could not tell what this one has made of the page cache.
-            let void = |&epoch: &u64| {
-                volatile_journal::void_if_any(&*dir.open(&volatile_journal::file_name(epoch), Open::ReadWrite)?)
-            };
+            let void = |&epoch: &u64| journal::void_if_any(&*dir.open(&journal::file_name(epoch), Open::ReadWrite)?);
             names.recent.iter().try_for_each(void).map_err(|error| {
                 Error::io("the notes of recent changes cannot be made worthless", error).at_path(dir.path())
             })?;

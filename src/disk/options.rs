@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::{commit, key_usage, log};
+use super::commit::{log, rounds};
+use super::table::key_usage;
 use crate::io::{superblock, system};
 use crate::{Error, ErrorKind, Result};
 
@@ -31,9 +32,9 @@ pub struct Options {
     pub least_log_bytes: u64,
     /// Extents not yet durable after which a writer commits them itself; from half of them on, upkeep does.
     pub pending_extents: usize,
-    /// Bytes of records of recent changes (see `recent`).
+    /// Bytes of records of recent changes (see `volatile`).
     pub recent_bytes: u64,
-    /// AES blocks under one data key that are not to be passed; from half of it on the log warns (see `wear`).
+    /// AES blocks under one data key that are not to be passed; from half of it on the log warns (see `key_usage`).
     pub key_blocks: u64,
     /// What tells this boot of the kernel from any other; `None`: a killed process loses what was not flushed.
     pub boot: Option<[u8; 16]>,
@@ -90,7 +91,7 @@ pub fn remember_system(account: &Path) {
 
 /// Bytes of the smallest log in which that many extents may gather before it is turned over.
 fn log_bytes_for(extents: usize) -> u64 {
-    (2 * log::BLOCK + 3 * (extents * log::EXTENT + commit::OPS_ROOM + log::BLOCK)).next_multiple_of(log::BLOCK) as u64
+    (2 * log::BLOCK + 3 * (extents * log::EXTENT + rounds::OPS_ROOM + log::BLOCK)).next_multiple_of(log::BLOCK) as u64
 }
 
 impl Options {
@@ -110,7 +111,7 @@ impl Options {
             return self.pending_extents;
         }
         let each = (log_bytes as usize).saturating_sub(2 * log::BLOCK) / 3;
-        let most = each.saturating_sub(commit::OPS_ROOM + log::BLOCK) / log::EXTENT;
+        let most = each.saturating_sub(rounds::OPS_ROOM + log::BLOCK) / log::EXTENT;
         (most / ROUNDS_OF_SMALL).clamp(LEAST_EXTENTS, self.pending_extents)
     }
 

@@ -7,7 +7,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tempfile::TempDir;
 
-use super::checkpoint::{self, Checkpoint};
+use super::commit::checkpoint::{self, Checkpoint};
 use super::*;
 use crate::io::real::RealDir;
 

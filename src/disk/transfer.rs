@@ -3,7 +3,7 @@
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
-use super::log::BLOCK as LOG_BLOCK;
+use super::commit::log::BLOCK as LOG_BLOCK;
 pub(crate) use crate::io::transfer::{read_full, try_read_full, write_full};
 use crate::io::{Dir, File, Open, mutant};
 

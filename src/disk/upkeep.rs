@@ -10,14 +10,14 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::checkpoint;
+use super::commit::checkpoint;
+use super::commit::log;
 use super::core::{Core, Due, Progress};
-use super::layer::Layer;
-use super::log;
-use super::reserve::{RESERVE, RESERVED};
-use super::settings::DiskSettings;
+use super::stack::layer::Layer;
+use super::table::reserve::{RESERVE, RESERVED};
+use super::table::settings::DiskSettings;
 use super::transfer::write_spare;
-use super::volatile_journal;
+use super::volatile::journal;
 use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, PAGE, Result};
@@ -364,8 +364,7 @@ impl Core {
         self.keep_for_next_opening(next_log);
         self.tidy_after_checkpoint(epoch, reserve)?;
         self.state.write().recent = None;
-        for name in self.dir.list().unwrap_or_default().iter().filter(|name| name.starts_with(volatile_journal::PREFIX))
-        {
+        for name in self.dir.list().unwrap_or_default().iter().filter(|name| name.starts_with(journal::PREFIX)) {
             let _ = self.dir.remove(name);
         }
         Ok(())

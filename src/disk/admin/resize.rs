@@ -3,11 +3,11 @@
 //! One batch: the new size, the base limit cut to it for good, the old footer page and everything cut off as zero, the
 //! new footer page. So shrinking and growing again never shows old content, of a layer or of the base.
 
-use super::core::Core;
-use super::create::check_size;
-use super::extent_map::Mark;
-use super::layer::Layer;
-use super::log::Op;
+use crate::disk::commit::log::Op;
+use crate::disk::core::Core;
+use crate::disk::create::check_size;
+use crate::disk::stack::extent_map::Mark;
+use crate::disk::stack::layer::Layer;
 use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
 use crate::vhd::Footer;

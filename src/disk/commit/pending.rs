@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
-use super::extent_map::ExtentMap;
 use super::log::{Batch, Extent, Op};
+use crate::disk::stack::extent_map::ExtentMap;
 use crate::io::mutant;
 
 /// Changes not durable yet.

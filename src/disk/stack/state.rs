@@ -9,14 +9,14 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::checkpoint::{Checkpoint, PAGES_LIMIT, Presence};
 use super::extent_map::Mark;
 use super::layer::Layer;
-use super::log::{Batch, Op, Snapshot};
 use super::page_set::{PageSet, Share};
-use super::pending::Pending;
 use super::view_cache::{Holder, ViewCache};
-use super::volatile_journal::VolatileJournal;
+use crate::disk::commit::checkpoint::{Checkpoint, PAGES_LIMIT, Presence};
+use crate::disk::commit::log::{Batch, Op, Snapshot};
+use crate::disk::commit::pending::Pending;
+use crate::disk::volatile::journal::VolatileJournal;
 use crate::io::mutant;
 
 /// A layer in the stack, and what it holds. `held` and `zero` are disjoint; `dead` is disjoint from `held`.

@@ -28,14 +28,14 @@ use uuid::Uuid;
 
 use zeroize::Zeroizing;
 
-use super::extent_map::{ExtentMap, Mark};
-use super::layer::Layer;
-use super::log::{Batch, Extent, take_u64};
-use super::page_set::PageSet;
-use super::state::State;
-use super::transfer::{read_full, write_full};
-use super::volatile_journal::{self, Notes};
+use super::journal::{self, Notes};
 use crate::crypto::keyring::DiskKeys;
+use crate::disk::commit::log::{Batch, Extent, take_u64};
+use crate::disk::stack::extent_map::{ExtentMap, Mark};
+use crate::disk::stack::layer::Layer;
+use crate::disk::stack::page_set::PageSet;
+use crate::disk::stack::state::State;
+use crate::disk::transfer::{read_full, write_full};
 use crate::io::{Dir, File, Open, mutant};
 use crate::{Error, ErrorKind, PAGE, Result};
 
@@ -85,7 +85,7 @@ pub(crate) fn find(
     use io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
     let (mut all, mut writable) = (Vec::new(), true);
     for &epoch in epochs {
-        let name = volatile_journal::file_name(epoch);
+        let name = journal::file_name(epoch);
         let at = |error| Error::io("what was noted cannot be looked at", error).at_path(dir.path().join(&name));
         let file = match dir.open(&name, Open::ReadWrite) {
             Err(error) if only_look && matches!(error.kind(), PermissionDenied | ReadOnlyFilesystem) => {
@@ -95,7 +95,7 @@ pub(crate) fn find(
             opened => opened,
         };
         let file = file.map_err(at)?;
-        if let Some(notes) = volatile_journal::read(&*file, boot, epoch, keys).map_err(at)? {
+        if let Some(notes) = journal::read(&*file, boot, epoch, keys).map_err(at)? {
             all.push(Replay::look(&*file, writable, notes, epoch, layers_dir, keys).map_err(at)?);
         }
     }
@@ -214,7 +214,7 @@ impl Replay {
     /// It stays pending, so that nothing is punched on the strength of it. Pages that are not there are left out: their
     /// write-back failed, and the process died before it could say so.
     pub(crate) fn take(&self, dir: &dyn Dir, state: &mut State, uuid: Uuid, durable: u64) -> Result<()> {
-        let name = volatile_journal::file_name(self.epoch);
+        let name = journal::file_name(self.epoch);
         let at = |error| Error::io("what was noted cannot be looked at", error).at_path(dir.path().join(&name));
         if self.notes.header[16..32] != *uuid.as_bytes() {
             return Ok(());
@@ -420,7 +420,7 @@ mod tests {
     #[test]
     fn checksums_that_are_not_whole_or_of_another_file_are_made_anew() {
         let place = looked_at(20);
-        let recent = place.folder.path().join(volatile_journal::file_name(1));
+        let recent = place.folder.path().join(journal::file_name(1));
         let good = std::fs::read(&recent).unwrap();
         let at = good.windows(8).position(|bytes| bytes == MAGIC).unwrap();
         for byte in [0, 8, 16, 32, 64, 64 + 19 * SUM] {
@@ -438,7 +438,7 @@ mod tests {
     #[test]
     fn an_opening_without_keys_leaves_all_as_it_is() {
         let place = looked_at(20);
-        let recent = place.folder.path().join(volatile_journal::file_name(1));
+        let recent = place.folder.path().join(journal::file_name(1));
         let before = std::fs::read(&recent).unwrap();
         drop(Disk::open(place.dir(), None, None, Access::ReadOnly, true, options(1)).unwrap());
         assert!(std::fs::read(&recent).unwrap() == before);

@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::transfer::{read_full, write_full, write_new};
 use crate::crypto::keyring::WrappedDek;
+use crate::disk::transfer::{read_full, write_full, write_new};
 use crate::io::mutant;
 use crate::io::{Dir, File, Open, replace};
 use crate::{Error, ErrorKind, Result};
@@ -131,7 +131,7 @@ impl KeySlots {
         Ok((Self { file, path, slots, mixed }, keys))
     }
 
-    /// See [`super::erase_keys`].
+    /// See [`crate::disk::erase_keys`].
     pub(crate) fn destroy(dir: &dyn Dir) -> Result<()> {
         let path = dir.path().join(FILE);
         let io = |error| Error::io("cannot be erased", error).at_path(&path);

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::layer::Layer;
-use super::log::Snapshot;
 use super::page_set::{PageSet, Share};
 use super::state::{Entry, State};
 use super::view_cache::{self, CHUNK, Holder};
+use crate::disk::commit::log::Snapshot;
 use crate::{Error, ErrorKind, Result};
 
 /// Longer ranges are walked: their answers would only drive others out.
@@ -310,9 +310,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::disk::extent_map::Mark;
-    use crate::disk::pending::Pending;
-    use crate::disk::settings::Kind;
+    use crate::disk::commit::pending::Pending;
+    use crate::disk::stack::extent_map::Mark;
+    use crate::disk::table::settings::Kind;
     use crate::io::real::RealDir;
     use crate::io::{Dir, Open};
 

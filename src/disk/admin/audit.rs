@@ -2,8 +2,8 @@
 
 use zeroize::Zeroizing;
 
-use super::core::Core;
-use super::settings::Kind;
+use crate::disk::core::Core;
+use crate::disk::table::settings::Kind;
 use crate::{Error, ErrorKind, PAGE, Result};
 
 /// Pages looked at under one lock.

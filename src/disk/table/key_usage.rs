@@ -9,11 +9,11 @@
 //! crash forgets what was not noted: a count of years does not depend on it, and steady-state writes cost no sync for
 //! it.
 
-use super::Options;
-use super::core::Core;
-use super::layer::Layer;
 use super::settings::Kind;
-use super::state::State;
+use crate::disk::Options;
+use crate::disk::core::Core;
+use crate::disk::stack::layer::Layer;
+use crate::disk::stack::state::State;
 use crate::{PAGE, Result};
 
 /// Pages after which the count is noted, at the most: 8 GiB.

@@ -16,10 +16,10 @@ use std::sync::atomic::AtomicU64;
 use parking_lot::Mutex as PlainMutex;
 use zeroize::Zeroizing;
 
-use super::poison::Poison;
-use super::settings::Kind;
-use super::transfer::{read_full, try_read_full, write_full};
 use crate::crypto::xts::{self, XtsKey};
+use crate::disk::commit::poison::Poison;
+use crate::disk::table::settings::Kind;
+use crate::disk::transfer::{read_full, try_read_full, write_full};
 use crate::io::File;
 use crate::io::mutant;
 use crate::io::sync::atomic::{AtomicBool, Ordering};

@@ -16,8 +16,8 @@ use std::path::Path;
 use uuid::Uuid;
 
 use super::log::{Chain, Snapshot, take_u32, take_u64};
-use super::page_set::PageSet;
 use crate::crypto::keyring::DiskKeys;
+use crate::disk::stack::page_set::PageSet;
 use crate::{Error, ErrorKind, Result};
 
 pub(crate) const TEMPORARY: &str = "checkpoint.new";

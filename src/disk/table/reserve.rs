@@ -13,10 +13,10 @@
 use std::io;
 use std::sync::Arc;
 
-use super::core::{Committer, Core, Due};
-use super::log;
 use super::settings;
-use super::transfer::{ensure_spare, is_full, read_full, write_full};
+use crate::disk::commit::log;
+use crate::disk::core::{Committer, Core, Due};
+use crate::disk::transfer::{ensure_spare, is_full, read_full, write_full};
 use crate::io::sync::atomic::Ordering;
 use crate::io::{Dir, File, Open, mutant};
 use crate::{Error, ErrorKind, Result};

@@ -7,7 +7,7 @@ use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
-use super::volatile_journal;
+use crate::disk::volatile::journal;
 use crate::io::{File, mutant};
 use crate::{Error, ErrorKind, Result};
 
@@ -44,7 +44,7 @@ impl Poison {
     pub(crate) fn set(&self, error: Error) -> Error {
         if !mutant!(FailureForgotten) && self.cause.set(error.to_string()).is_ok() {
             for noted in &*self.recent.lock() {
-                if let Err(error) = volatile_journal::void(&**noted) {
+                if let Err(error) = journal::void(&**noted) {
                     tracing::error!(%error, "the notes of recent changes cannot be made worthless");
                 }
             }

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::Durability;
-use super::core::{Core, Gate};
 use super::extent_map::Mark;
 use super::layer::Layer;
 use super::page_set::Share;
 use super::resolve::{PageSource, Segments, View};
 use crate::base::BaseImage;
+use crate::disk::Durability;
+use crate::disk::core::{Core, Gate};
 use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, PAGE, Result};

@@ -5,13 +5,13 @@ use std::ops::Range;
 
 use uuid::Uuid;
 
-use super::core::Core;
 use super::page_set::PageSet;
 use super::resolve::{PageSource, View};
-use super::settings::{DiskSettings, Kind};
 use super::state::State;
-use super::{Access, PageState, Run, Usage};
 use crate::base::{BaseImage, BaseRun};
+use crate::disk::core::Core;
+use crate::disk::table::settings::{DiskSettings, Kind};
+use crate::disk::{Access, PageState, Run, Usage};
 use crate::{PAGE, Result};
 
 /// Pages of a base that are asked about first.
@@ -189,7 +189,7 @@ impl Core {
                     layer,
                     pages,
                     current,
-                    sealed_blocks: Some(super::key_usage::blocks(entry.layer.encrypted_pages())),
+                    sealed_blocks: Some(crate::disk::table::key_usage::blocks(entry.layer.encrypted_pages())),
                     rotation_due: layer >= frozen_below && self.rotation_due(&entry.layer),
                 })
             };
@@ -289,7 +289,7 @@ impl Core {
             live: bytes(live),
             held: bytes(entry.held().len()),
             dead: bytes(entry.dead.len() + entry.punched),
-            sealed_blocks: super::key_usage::blocks(entry.layer.encrypted_pages()),
+            sealed_blocks: crate::disk::table::key_usage::blocks(entry.layer.encrypted_pages()),
             rotation_due: entry.layer.id >= frozen_below && self.rotation_due(&entry.layer),
         };
         state.entries.iter().zip(live).map(one).collect()

@@ -8,10 +8,10 @@
 
 use std::ops::Range;
 
-use super::core::Core;
 use super::page_set::PageSet;
 use super::resolve::{PageSource, Segment, View};
 use super::state::State;
+use crate::disk::core::Core;
 use crate::{Error, ErrorKind, Result};
 
 /// Pages looked through first; then twice as many each time.

@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::core::Core;
-use super::extent_map::Mark;
-use super::layer::Layer;
-use super::log::Op;
-use super::resolve::{PageSource, Segment};
-use super::settings::{DiskSettings, Kind};
 use crate::base::{BaseImage, BaseRun};
+use crate::disk::commit::log::Op;
+use crate::disk::core::Core;
+use crate::disk::stack::extent_map::Mark;
+use crate::disk::stack::layer::Layer;
+use crate::disk::stack::resolve::{PageSource, Segment};
+use crate::disk::table::settings::{DiskSettings, Kind};
 use crate::io::mutant;
 use crate::{Error, ErrorKind, PAGE, Result};
 

@@ -9,12 +9,12 @@
 //!
 //! Once that is done nothing on disk needs the old key.
 
-use super::core::{Core, LayerTable};
 use super::key_slots::{KeySlots, SlotKey};
-use super::open::find_slot;
 use super::settings::{Kind, LayerRecord};
 use crate::crypto::keyring::DiskKeys;
 use crate::crypto::secret::SecretBytes;
+use crate::disk::core::{Core, LayerTable};
+use crate::disk::open::find_slot;
 use crate::io::{Open, mutant};
 use crate::{Error, ErrorKind, Result};
 

@@ -6,16 +6,16 @@
 
 use std::sync::Arc;
 
-use super::Options;
-use super::core::{Core, LayerTable};
 use super::key_slots::SlotKey;
-use super::layer::Layer;
 use super::reserve::{RESERVED, ensure_settings_spare};
 use super::settings::{DiskSettings, Kind, LayerRecord, StoreError};
-use super::state::{Entry, State};
-use super::transfer::is_full;
-use super::volatile_journal::{self, VolatileJournal};
 use crate::crypto::keyring::DiskKeys;
+use crate::disk::Options;
+use crate::disk::core::{Core, LayerTable};
+use crate::disk::stack::layer::Layer;
+use crate::disk::stack::state::{Entry, State};
+use crate::disk::transfer::is_full;
+use crate::disk::volatile::journal::{self, VolatileJournal};
 use crate::io::mutant;
 use crate::io::sync::MutexGuard;
 use crate::io::sync::atomic::Ordering;
@@ -111,7 +111,7 @@ impl Core {
     /// it.
     pub(crate) fn begin_recent(&self, epoch: u64, keys: &DiskKeys) {
         let Some(boot) = &self.options.boot else { return };
-        let name = volatile_journal::file_name(epoch);
+        let name = journal::file_name(epoch);
         let begun = self.dir.open(&name, Open::New).and_then(|file| {
             self.begin_recent_in(file, boot, epoch, keys).inspect_err(|_| drop(self.dir.remove(&name)))
         });

@@ -33,9 +33,9 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::checkpoint::PAGES_LIMIT;
-use super::extent_map::Mark;
-use super::transfer::write_full;
 use crate::crypto::keyring::DiskKeys;
+use crate::disk::stack::extent_map::Mark;
+use crate::disk::transfer::write_full;
 use crate::io::File;
 use crate::io::mutant;
 use crate::{Error, ErrorKind, Result};

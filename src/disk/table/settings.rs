@@ -11,10 +11,10 @@ use std::io;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::Spec;
-use super::transfer::{read_file, write_spare};
 use crate::base::BaseRecord;
 use crate::crypto::keyring::DiskKeys;
+use crate::disk::Spec;
+use crate::disk::transfer::{read_file, write_spare};
 use crate::io::Dir;
 use crate::io::mutant;
 use crate::{Error, ErrorKind, Result};
@@ -58,7 +58,7 @@ fn is_zero(number: &u64) -> bool {
 #[serde(deny_unknown_fields)]
 pub struct Parent {
     pub disk: Uuid,
-    /// [`super::Snapshot::id`]; a name may come to mean another snapshot, an id never does.
+    /// [`crate::disk::Snapshot::id`]; a name may come to mean another snapshot, an id never does.
     #[serde(rename = "line")]
     pub snapshot: u32,
     /// Bytes that the snapshot sees, without the footer page.

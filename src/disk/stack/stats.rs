@@ -3,8 +3,8 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::Usage;
-use super::core::Core;
+use crate::disk::Usage;
+use crate::disk::core::Core;
 
 /// Numbers of a moment. Counts are since the disk was opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,13 +1,13 @@
 //! Whether what is on disk says what the open disk believes: settings, keys, checkpoint and logs are read again, every
 //! checksum and MAC is checked, and the state that they give is compared with the live one. Changes nothing.
 
-use super::Access;
-use super::core::Core;
-use super::key_slots::KeySlots;
-use super::open::{Names, recover};
-use super::settings::DiskSettings;
-use super::state::{Entry, State};
-use super::volatile_replay;
+use crate::disk::Access;
+use crate::disk::core::Core;
+use crate::disk::open::{Names, recover};
+use crate::disk::stack::state::{Entry, State};
+use crate::disk::table::key_slots::KeySlots;
+use crate::disk::table::settings::DiskSettings;
+use crate::disk::volatile::replay;
 use crate::io::Open;
 use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, Result};
@@ -45,9 +45,7 @@ impl Core {
             );
             let entries = state.entries.iter().map(|entry| Entry::new(entry.layer.clone())).collect();
             let noted = match boot {
-                Some(boot) => {
-                    volatile_replay::find(&*self.dir, &*self.layers_dir, names.recent(), &boot, &keys, true)?.0
-                }
+                Some(boot) => replay::find(&*self.dir, &*self.layers_dir, names.recent(), &boot, &keys, true)?.0,
                 None => Vec::new(),
             };
             let stored = recover(&*self.dir, &names, &settings, entries, Some(&keys), &noted)?.state;

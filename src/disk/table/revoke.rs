@@ -1,11 +1,11 @@
 //! Taking the keys of an open disk back, and giving them again.
 
-use super::core::Core;
 use super::key_slots::KeySlots;
-use super::open::unwrap_key;
 use super::settings::Kind;
 use crate::Result;
 use crate::crypto::keyring::DiskKeys;
+use crate::disk::core::Core;
+use crate::disk::open::unwrap_key;
 use crate::io::Open;
 use crate::io::sync::atomic::Ordering;
 

@@ -12,14 +12,14 @@
 
 use std::sync::Arc;
 
-use super::Access;
-use super::core::{Committer, Core, Due, Rounds};
-use super::layer::Layer;
 use super::log::{self, Log};
 use super::pending::Pending;
-use super::state::State;
-use super::transfer::write_new;
 use crate::crypto::keyring::DiskKeys;
+use crate::disk::Access;
+use crate::disk::core::{Committer, Core, Due, Rounds};
+use crate::disk::stack::layer::Layer;
+use crate::disk::stack::state::State;
+use crate::disk::transfer::write_new;
 use crate::io::sync::MutexGuard;
 use crate::io::sync::atomic::Ordering;
 use crate::io::{File, mutant};
@@ -252,7 +252,7 @@ impl Core {
         let old = |name: &String| name.starts_with("log.") && name != log::NEXT;
         if mutant!(LogRecycled)
             && let Some(old) = self.dir.list().ok().and_then(|names| names.into_iter().rfind(old))
-            && let Ok(content) = super::transfer::read_file(&*self.dir, &old, u64::MAX)
+            && let Ok(content) = crate::disk::transfer::read_file(&*self.dir, &old, u64::MAX)
         {
             let len = zeros.len().min(content.len());
             zeros[..len].copy_from_slice(&content[..len]);

@@ -4,7 +4,7 @@
 //! presence also leaves a record in `recent.E`, written and never synced. It counts only while the kernel that took it
 //! runs and the file system stays mounted: the header names the boot, the mounted file system and the file, and after a
 //! power cut, or where the device was reset, nothing of it is believed, because pages and records may then have reached
-//! the device in any order. It is not believed either once a sync has failed (see [`super::poison`]).
+//! the device in any order. It is not believed either once a sync has failed (see [`crate::disk::commit::poison`]).
 //!
 //! Two regions are used in turn, one for each batch that is gathering; a record's tag is the number of batches taken
 //! before it. Recovery takes those that no durable batch contains. They are written under the lock of the state, so
@@ -15,7 +15,7 @@
 //! | 0 | magic `SDISKRCT`, version u32, number of the mounted file system u32, disk uuid, boot id (16), epoch u64, device u64, inode u64, places u64 |
 //! | 80 | MAC of bytes 0..80, 32 bytes |
 //! | 4096 | as many records as there are places, those of the first region, then those of the second |
-//! | the next 4 KiB border | room for what an opening adds: see [`super::volatile_replay`] |
+//! | the next 4 KiB border | room for what an opening adds: see [`super::replay`] |
 //!
 //! A record: start u64, pages u64, tag u64, layer u32, mark u32 (1 held, 2 zero), MAC over epoch, place and these.
 
@@ -24,11 +24,11 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::extent_map::Mark;
-use super::log::{BLOCK, Extent, take_u32, take_u64};
-use super::transfer::{read_full, write_full};
-use super::volatile_replay;
+use super::replay;
 use crate::crypto::keyring::DiskKeys;
+use crate::disk::commit::log::{BLOCK, Extent, take_u32, take_u64};
+use crate::disk::stack::extent_map::Mark;
+use crate::disk::transfer::{read_full, write_full};
 use crate::io::{File, mutant};
 
 const MAGIC: &[u8; 8] = b"SDISKRCT";
@@ -88,7 +88,7 @@ impl VolatileJournal {
         let room = bytes / 2 / RECORD as u64;
         let places = 2 * room;
         // Whoever opens after a kill may find no space.
-        file.allocate(0, checks_at(places) + volatile_replay::room(places))?;
+        file.allocate(0, checks_at(places) + replay::room(places))?;
         let head = header(&*file, uuid, boot, epoch, places)?;
         let mac = keys.mac(&[HEADER_PURPOSE, &head]);
         write_full(&*file, &[&head[..], &mac].concat(), 0)?;
@@ -127,7 +127,7 @@ impl VolatileJournal {
         Ok(())
     }
 
-    /// For [`super::poison`], which makes it worthless.
+    /// For [`crate::disk::commit::poison`], which makes it worthless.
     pub(crate) fn file(&self) -> Arc<dyn File> {
         Arc::clone(&self.file)
     }

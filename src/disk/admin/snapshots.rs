@@ -9,12 +9,12 @@
 
 use std::sync::Arc;
 
-use super::Disk;
-use super::core::Core;
-use super::diff::Change;
-use super::log::{NAME_LIMIT, Op, Snapshot};
-use super::resolve::View;
-use super::state::State;
+use crate::disk::Disk;
+use crate::disk::commit::log::{NAME_LIMIT, Op, Snapshot};
+use crate::disk::core::Core;
+use crate::disk::stack::diff::Change;
+use crate::disk::stack::resolve::View;
+use crate::disk::stack::state::State;
 use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, Result};
