@@ -14,7 +14,7 @@
 //! | `upkeep` | punching, checkpoints, removing layers, in steps |
 //! | `admin` | snapshots; growing and shrinking; re-encrypting; what is really stored, against what is said to be |
 //! | `create`, `open` | making; opening and recovering |
-//! | `transfer` | whole transfers over the file seam |
+//! | `numbered`, `transfer` | names that end in a number; whole transfers over the file seam |
 //!
 //! The core spawns nothing, reads no clock, and knows no NBD. The invariants, numbered 1 to 9, stand where they are
 //! kept; `docs/durability.md` has them together, with the argument why they hold.
@@ -23,6 +23,7 @@ mod admin;
 mod commit;
 mod core;
 mod create;
+mod numbered;
 mod open;
 mod options;
 mod stack;

@@ -13,6 +13,7 @@ use super::commit::log::{self, Chain, LogReplay, Op};
 use super::commit::pending::Pending;
 use super::commit::poison::Poison;
 use super::core::{Committer, Core, Gate, LayerTable, Progress, Rounds};
+use super::numbered::numbers;
 use super::stack::layer::Layer;
 use super::stack::range_lock::RangeLock;
 use super::stack::state::{Entry, State, Stray};
@@ -22,8 +23,7 @@ use super::table::key_slots::{self, KeySlots, SlotKey};
 use super::table::reserve;
 use super::table::settings::{self, DiskSettings, Kind, LayerRecord};
 use super::transfer::read_file;
-use super::volatile::journal;
-use super::volatile::replay::{self, Replay};
+use super::volatile::{self, Replay, VolatileJournal};
 use super::{Access, Options};
 use crate::base::BaseImage;
 use crate::crypto::keyring::DiskKeys;
@@ -130,11 +130,8 @@ pub(crate) fn open(
             core.flush()?;
         }
         // What they noted is in the log now, or was never to be believed.
-        let gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::NotFound;
         for &epoch in &names.recent {
-            core.dir
-                .remove(&journal::file_name(epoch))
-                .or_else(|e| if gone(&e) { Ok(()) } else { Err(e) })
+            VolatileJournal::remove(&*core.dir, epoch)
                 .map_err(|e| Error::io("the disk cannot be opened", e).at_path(core.dir.path()))?;
         }
         // Not before: what is noted is believed by what lies in the layers, and this opening may be killed.
@@ -160,16 +157,7 @@ pub(crate) struct Names {
 
 impl Names {
     pub(crate) fn of(all: Vec<String>) -> Self {
-        let numbered = |prefix: &str| {
-            let mut numbers: Vec<u64> = all
-                .iter()
-                .filter_map(|name| name.strip_prefix(prefix)?.parse().ok())
-                .filter(|&number: &u64| number < u64::MAX)
-                .collect();
-            numbers.sort_unstable();
-            numbers
-        };
-        let (logs, checkpoints, recent) = (numbered("log."), numbered("checkpoint."), numbered(journal::PREFIX));
+        let (logs, checkpoints, recent) = (numbers(&all, "log."), numbers(&all, "checkpoint."), volatile::epochs(&all));
         Self { logs, checkpoints, recent, all }
     }
 
@@ -201,12 +189,11 @@ fn sync_after_crash(
     let (noted, layers_too) = match (keys, boot) {
         (None, _) => (Vec::new(), names.recent.is_empty()),
         (Some(keys), Some(boot)) => {
-            replay::find(dir, layers_dir, &names.recent, boot, keys, access == Access::ReadOnly)?
+            volatile::replay(dir, layers_dir, &names.recent, boot, keys, access == Access::ReadOnly)?
         }
         (Some(_), None) => {
             // An opening that knows the boot could not tell what this one has made of the page cache.
-            let void = |&epoch: &u64| journal::void_if_any(&*dir.open(&journal::file_name(epoch), Open::ReadWrite)?);
-            names.recent.iter().try_for_each(void).map_err(|error| {
+            VolatileJournal::void(dir, &names.recent).map_err(|error| {
                 Error::io("the notes of recent changes cannot be made worthless", error).at_path(dir.path())
             })?;
             (Vec::new(), true)

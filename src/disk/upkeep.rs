@@ -17,7 +17,7 @@ use super::stack::layer::Layer;
 use super::table::reserve::{RESERVE, RESERVED};
 use super::table::settings::DiskSettings;
 use super::transfer::write_spare;
-use super::volatile::journal;
+use super::volatile::{self, VolatileJournal};
 use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, PAGE, Result};
@@ -364,8 +364,8 @@ impl Core {
         self.keep_for_next_opening(next_log);
         self.tidy_after_checkpoint(epoch, reserve)?;
         self.state.write().recent = None;
-        for name in self.dir.list().unwrap_or_default().iter().filter(|name| name.starts_with(journal::PREFIX)) {
-            let _ = self.dir.remove(name);
+        for epoch in volatile::epochs(&self.dir.list().unwrap_or_default()) {
+            let _ = VolatileJournal::remove(&*self.dir, epoch);
         }
         Ok(())
     }

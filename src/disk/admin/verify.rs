@@ -7,7 +7,7 @@ use crate::disk::open::{Names, recover};
 use crate::disk::stack::state::{Entry, State};
 use crate::disk::table::key_slots::KeySlots;
 use crate::disk::table::settings::DiskSettings;
-use crate::disk::volatile::replay;
+use crate::disk::volatile;
 use crate::io::Open;
 use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, Result};
@@ -45,7 +45,7 @@ impl Core {
             );
             let entries = state.entries.iter().map(|entry| Entry::new(entry.layer.clone())).collect();
             let noted = match boot {
-                Some(boot) => replay::find(&*self.dir, &*self.layers_dir, names.recent(), &boot, &keys, true)?.0,
+                Some(boot) => volatile::replay(&*self.dir, &*self.layers_dir, names.recent(), &boot, &keys, true)?.0,
                 None => Vec::new(),
             };
             let stored = recover(&*self.dir, &names, &settings, entries, Some(&keys), &noted)?.state;

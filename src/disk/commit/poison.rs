@@ -3,20 +3,26 @@
 //! Invariant 8: nothing is retried, because after a failed fsync the kernel may call lost pages clean, and a second
 //! fsync that succeeds would say nothing about them.
 
-use std::sync::{Arc, OnceLock};
+use std::fmt;
+use std::sync::OnceLock;
 
 use parking_lot::Mutex;
 
-use crate::disk::volatile::journal;
-use crate::io::{File, mutant};
+use crate::io::mutant;
 use crate::{Error, ErrorKind, Result};
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct Poison {
     /// What failed first.
     cause: OnceLock<String>,
-    /// The files of recent changes: what they say of is maybe lost once the mark is set.
-    recent: Mutex<Vec<Arc<dyn File>>>,
+    /// What must be done once the mark is set.
+    callbacks: Mutex<Vec<Box<dyn Fn() + Send + Sync>>>,
+}
+
+impl fmt::Debug for Poison {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Poison").field(&self.cause.get()).finish()
+    }
 }
 
 impl Poison {
@@ -35,19 +41,16 @@ impl Poison {
         self.cause.get().is_some()
     }
 
-    /// Takes the file that is worthless once the mark is set.
-    pub(crate) fn guard(&self, recent: Arc<dyn File>) {
-        self.recent.lock().push(recent);
+    /// Calls `callback` where the mark is set from now on: once, on the thread that sets it, before that is answered. It
+    /// must not take a lock of the disk.
+    pub(crate) fn call_back(&self, callback: impl Fn() + Send + Sync + 'static) {
+        self.callbacks.lock().push(Box::new(callback));
     }
 
     /// Sets the mark and gives the error back.
     pub(crate) fn set(&self, error: Error) -> Error {
         if !mutant!(FailureForgotten) && self.cause.set(error.to_string()).is_ok() {
-            for noted in &*self.recent.lock() {
-                if let Err(error) = journal::void(&**noted) {
-                    tracing::error!(%error, "the notes of recent changes cannot be made worthless");
-                }
-            }
+            self.callbacks.lock().iter().for_each(|callback| callback());
             tracing::error!(%error, "storing failed: the disk takes no more changes");
         }
         error

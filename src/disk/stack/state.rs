@@ -16,7 +16,7 @@ use super::view_cache::{Holder, ViewCache};
 use crate::disk::commit::checkpoint::{Checkpoint, PAGES_LIMIT, Presence};
 use crate::disk::commit::log::{Batch, Op, Snapshot};
 use crate::disk::commit::pending::Pending;
-use crate::disk::volatile::journal::VolatileJournal;
+use crate::disk::volatile::VolatileJournal;
 use crate::io::mutant;
 
 /// A layer in the stack, and what it holds. `held` and `zero` are disjoint; `dead` is disjoint from `held`.

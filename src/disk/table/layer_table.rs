@@ -14,12 +14,11 @@ use crate::disk::Options;
 use crate::disk::core::{Core, LayerTable};
 use crate::disk::stack::layer::Layer;
 use crate::disk::stack::state::{Entry, State};
-use crate::disk::transfer::is_full;
-use crate::disk::volatile::journal::{self, VolatileJournal};
+use crate::disk::volatile::VolatileJournal;
 use crate::io::mutant;
 use crate::io::sync::MutexGuard;
 use crate::io::sync::atomic::Ordering;
-use crate::io::{Dir, File, Open};
+use crate::io::{Dir, Open};
 use crate::{Error, ErrorKind, PAGE, Result};
 
 /// See [`Core::check_room`]; `dir` is the folder of a disk, or lies on its file system.
@@ -107,39 +106,18 @@ impl Core {
         }
     }
 
-    /// Begins noting changes for the case that the process dies. Where that cannot be, only what is flushed outlives
-    /// it.
+    /// Begins noting changes for the case that the process dies, as many as there is space for. Where that cannot be,
+    /// only what is flushed outlives it.
     pub(crate) fn begin_recent(&self, epoch: u64, keys: &DiskKeys) {
         let Some(boot) = &self.options.boot else { return };
-        let name = journal::file_name(epoch);
-        let begun = self.dir.open(&name, Open::New).and_then(|file| {
-            self.begin_recent_in(file, boot, epoch, keys).inspect_err(|_| drop(self.dir.remove(&name)))
-        });
-        match begun {
-            Ok(recent) => {
-                self.poison.guard(recent.file());
-                self.state.write().recent = Some(recent);
-            }
+        let wanted = || {
+            let wanted = self.options.recent_bytes;
+            VolatileJournal::bytes(wanted, self.fair_share(wanted))
+        };
+        match VolatileJournal::begin(&*self.dir, wanted, self.uuid, boot, epoch, keys, &self.poison) {
+            Ok(recent) => self.state.write().recent = Some(recent),
             Err(error) => {
                 tracing::warn!(path = %self.dir.path().display(), %error, "a killed server would lose unflushed writes");
-            }
-        }
-    }
-
-    /// As many notes as there is space for.
-    fn begin_recent_in(
-        &self,
-        file: Arc<dyn File>,
-        boot: &[u8; 16],
-        epoch: u64,
-        keys: &DiskKeys,
-    ) -> std::io::Result<VolatileJournal> {
-        const LEAST: u64 = 32 << 10;
-        let mut bytes = self.fair_share(self.options.recent_bytes).max(LEAST.min(self.options.recent_bytes));
-        loop {
-            match VolatileJournal::begin(Arc::clone(&file), bytes, self.uuid, boot, epoch, keys) {
-                Err(error) if is_full(&error) && bytes > LEAST => bytes = (bytes / 8).max(LEAST),
-                begun => return begun,
             }
         }
     }

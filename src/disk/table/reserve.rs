@@ -16,6 +16,7 @@ use std::sync::Arc;
 use super::settings;
 use crate::disk::commit::log;
 use crate::disk::core::{Committer, Core, Due};
+use crate::disk::numbered::numbers;
 use crate::disk::transfer::{ensure_spare, is_full, read_full, write_full};
 use crate::io::sync::atomic::Ordering;
 use crate::io::{Dir, File, Open, mutant};
@@ -229,6 +230,5 @@ impl Core {
 }
 
 fn newest_log(names: &[String]) -> Option<u64> {
-    let number = |name: &String| name.strip_prefix("log.")?.parse::<u64>().ok().filter(|&number| number < u64::MAX);
-    names.iter().filter_map(number).max()
+    numbers(names, "log.").pop()
 }

@@ -27,21 +27,25 @@ use uuid::Uuid;
 use super::replay;
 use crate::crypto::keyring::DiskKeys;
 use crate::disk::commit::log::{BLOCK, Extent, take_u32, take_u64};
+use crate::disk::commit::poison::Poison;
+use crate::disk::numbered::numbers;
 use crate::disk::stack::extent_map::Mark;
-use crate::disk::transfer::{read_full, write_full};
-use crate::io::{File, mutant};
+use crate::disk::transfer::{is_full, read_full, write_full};
+use crate::io::{Dir, File, Open, mutant};
 
 const MAGIC: &[u8; 8] = b"SDISKRCT";
-pub(crate) const HEADER: usize = 80;
-pub(crate) const RECORD: usize = 64;
+pub(super) const HEADER: usize = 80;
+const RECORD: usize = 64;
 const FIELDS: usize = 32;
 const HEADER_PURPOSE: &[u8] = b"sealdisk recent header";
 const RECORD_PURPOSE: &[u8] = b"sealdisk recent record";
-pub(crate) const PREFIX: &str = "recent.";
+const PREFIX: &str = "recent.";
 /// Far above what is ever configured.
-pub(crate) const SIZE_LIMIT: u64 = 1 << 30;
+const SIZE_LIMIT: u64 = 1 << 30;
+/// Bytes of records for which a full file system must have room.
+const LEAST: u64 = 32 << 10;
 
-pub(crate) fn file_name(epoch: u64) -> String {
+pub(super) fn file_name(epoch: u64) -> String {
     format!("{PREFIX}{epoch}")
 }
 
@@ -75,9 +79,44 @@ fn checks_at(places: u64) -> u64 {
     (BLOCK as u64 + places * RECORD as u64).next_multiple_of(BLOCK as u64)
 }
 
+/// The epochs of the openings that left notes among these files, ascending.
+pub(crate) fn epochs(names: &[String]) -> Vec<u64> {
+    numbers(names, PREFIX)
+}
+
 impl VolatileJournal {
-    /// Begins a new, empty file with room for `bytes` of records.
+    /// Begins the notes of an opening in a new, empty file, with room for as many bytes of records as are `wanted`, or
+    /// for less where the file system is full. Once `poison` is set they are worthless.
     pub(crate) fn begin(
+        dir: &dyn Dir,
+        wanted: impl FnOnce() -> u64,
+        uuid: Uuid,
+        boot: &[u8; 16],
+        epoch: u64,
+        keys: &DiskKeys,
+        poison: &Poison,
+    ) -> io::Result<Self> {
+        let name = file_name(epoch);
+        let file = dir.open(&name, Open::New)?;
+        let begun = || {
+            let mut bytes = wanted();
+            loop {
+                match Self::begin_in(Arc::clone(&file), bytes, uuid, boot, epoch, keys) {
+                    Err(error) if is_full(&error) && bytes > LEAST => bytes = (bytes / 8).max(LEAST),
+                    begun => return begun,
+                }
+            }
+        };
+        let begun = begun().inspect_err(|_| drop(dir.remove(&name)))?;
+        poison.call_back(move || {
+            if let Err(error) = void(&*file) {
+                tracing::error!(%error, "the notes of recent changes cannot be made worthless");
+            }
+        });
+        Ok(begun)
+    }
+
+    fn begin_in(
         file: Arc<dyn File>,
         bytes: u64,
         uuid: Uuid,
@@ -93,6 +132,24 @@ impl VolatileJournal {
         let mac = keys.mac(&[HEADER_PURPOSE, &head]);
         write_full(&*file, &[&head[..], &mac].concat(), 0)?;
         Ok(Self { file, epoch, room, tag: 0, used: 0 })
+    }
+
+    /// Bytes of records that an opening needs, where up to `wanted` would do and `fair` may be taken.
+    pub(crate) fn bytes(wanted: u64, fair: u64) -> u64 {
+        fair.max(LEAST.min(wanted))
+    }
+
+    /// Makes worthless what the openings of these epochs noted.
+    pub(crate) fn void(dir: &dyn Dir, epochs: &[u64]) -> io::Result<()> {
+        epochs.iter().try_for_each(|&epoch| void_if_any(&*dir.open(&file_name(epoch), Open::ReadWrite)?))
+    }
+
+    /// Removes what the opening of `epoch` noted; nothing there: nothing to do.
+    pub(crate) fn remove(dir: &dyn Dir, epoch: u64) -> io::Result<()> {
+        match dir.remove(&file_name(epoch)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
     }
 
     /// Records that still fit before the next batch is taken, where `tag` were taken.
@@ -126,21 +183,16 @@ impl VolatileJournal {
         self.used += 1;
         Ok(())
     }
-
-    /// For [`crate::disk::commit::poison`], which makes it worthless.
-    pub(crate) fn file(&self) -> Arc<dyn File> {
-        Arc::clone(&self.file)
-    }
 }
 
 /// Makes a file worthless for good. Where it cannot be written, it is emptied.
-pub(crate) fn void(file: &dyn File) -> io::Result<()> {
+fn void(file: &dyn File) -> io::Result<()> {
     write_full(file, &[0; BLOCK], 0).or_else(|_| file.set_size(0))
 }
 
 /// Like [`void`]. One that says nothing, short or a hole, is left alone: to write there might take space that there is
 /// not.
-pub(crate) fn void_if_any(file: &dyn File) -> io::Result<()> {
+fn void_if_any(file: &dyn File) -> io::Result<()> {
     let mut magic = [0; MAGIC.len()];
     match read_full(file, &mut magic, 0) {
         Ok(()) if magic == *MAGIC => void(file),
@@ -151,18 +203,18 @@ pub(crate) fn void_if_any(file: &dyn File) -> io::Result<()> {
 
 /// What a file says, as an opening finds it.
 #[derive(Debug)]
-pub(crate) struct Notes {
-    pub(crate) header: [u8; HEADER],
+pub(super) struct Notes {
+    pub(super) header: [u8; HEADER],
     /// Records that the file has room for.
-    pub(crate) places: u64,
+    pub(super) places: u64,
     /// Byte at which an opening may add something.
-    pub(crate) checks_at: u64,
+    pub(super) checks_at: u64,
     /// With their tags, in the order in which they were answered: all that can be in no durable batch.
-    pub(crate) records: Vec<(u64, Extent)>,
+    pub(super) records: Vec<(u64, Extent)>,
 }
 
 /// Reads a file. `None`: it is of another boot, or not believed for another reason.
-pub(crate) fn read(file: &dyn File, boot: &[u8; 16], epoch: u64, keys: &DiskKeys) -> io::Result<Option<Notes>> {
+pub(super) fn read(file: &dyn File, boot: &[u8; 16], epoch: u64, keys: &DiskKeys) -> io::Result<Option<Notes>> {
     let size = file.size()?;
     if size < BLOCK as u64 || size > SIZE_LIMIT {
         return Ok(None);

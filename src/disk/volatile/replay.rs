@@ -48,7 +48,7 @@ const PURPOSE: &[u8] = b"sealdisk recent checks";
 const STEP: u64 = 2048;
 
 /// Bytes of the checksums of a file with `places` records: one for each, so that every layer can have one.
-pub(crate) fn room(places: u64) -> u64 {
+pub(super) fn room(places: u64) -> u64 {
     HEAD as u64 + places * SUM as u64
 }
 
@@ -74,7 +74,7 @@ struct Checks {
 
 /// Looks at what was noted in the files of these epochs, before anything is synced. And whether the next opening will
 /// see that: with `only_look` the account may lie where nothing can be written.
-pub(crate) fn find(
+pub(crate) fn replay(
     dir: &dyn Dir,
     layers_dir: &dyn Dir,
     epochs: &[u64],
