@@ -19,12 +19,13 @@ use super::stack::state::State;
 use super::stack::stats::Costs;
 use super::table::key_slots::KeySlots;
 use super::table::settings::DiskSettings;
+use super::volatile::Note;
 use super::{Access, Options};
 use crate::base::BaseImage;
 use crate::crypto::keyring::DiskKeys;
 use crate::io::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use crate::io::sync::{Condvar, Mutex, RwLock};
-use crate::io::{Dir, File};
+use crate::io::sync::{Condvar, Mutex, RwLock, RwLockWriteGuard};
+use crate::io::{Dir, File, mutant};
 use crate::{Error, ErrorKind, PAGE, Result};
 
 /// Invariant 2: every change holds this shared from reading `top` until its presence is updated; putting a layer on
@@ -221,19 +222,35 @@ impl Core {
             || state.recent.as_ref().is_some_and(|recent| recent.half_full(state.generation))
     }
 
-    /// Publishes a change of presence that is going to be answered before it is durable: noted first, so that it
-    /// outlives the process. The caller reserved room.
-    pub(crate) fn publish(&self, state: &mut State, top: u32, pages: Range<u64>, mark: Mark) -> Result<()> {
-        let tag = state.generation;
-        if let Some(recent) = &mut state.recent {
-            let extent = Extent { pages: pages.clone(), layer: top, mark };
-            recent.append(&extent, tag, &self.keys()?).map_err(|error| {
-                // Later ones would be believed without it.
-                self.poison.set(Error::io("a change cannot be noted", error).at_path(self.dir.path()))
-            })?;
-        }
+    /// Publishes a change of presence that is going to be answered before it is durable, and notes it, so that it
+    /// outlives the process: it gets its place under the lock of the state, and is written without it. The caller
+    /// reserved room, and holds the locks of the pages and the gate until this returns. Where it cannot be noted the
+    /// disk is poisoned: later changes would be believed without it.
+    pub(crate) fn publish(
+        &self,
+        mut state: RwLockWriteGuard<'_, State>,
+        top: u32,
+        pages: Range<u64>,
+        mark: Mark,
+    ) -> Result<()> {
+        let keys = match state.recent.as_ref().map(|_| self.keys()).transpose() {
+            Ok(keys) => keys,
+            Err(error) => {
+                if mark == Mark::Held {
+                    state.write_failed(top, pages);
+                }
+                return Err(error);
+            }
+        };
+        let (tag, extent) = (state.generation, Extent { pages: pages.clone(), layer: top, mark });
+        let note = state.recent.as_mut().zip(keys).map(|(recent, keys)| recent.append(&extent, tag, keys));
         state.publish(top, pages, mark);
-        Ok(())
+        drop(state);
+        if mutant!(AnsweredBeforeNoted) {
+            return Ok(());
+        }
+        note.map_or(Ok(()), |note| note.and_then(Note::write))
+            .map_err(|error| self.poison.set(Error::io("a change cannot be noted", error).at_path(self.dir.path())))
     }
 
     /// Whole pages that cover the bytes.

@@ -48,6 +48,7 @@ fn hunt(mutant: Mutant) -> Option<String> {
             let steps = [Step::Toggle, Step::ZeroFua(0), Step::Toggle, Step::Write(0), Step::Maintain];
             exhaustive::repeat(&steps, mutant)
         }
+        Mutant::LateNotesNotAwaited => among_clients(mutant, "late ", a_note_that_comes_late),
         Mutant::DirectoryNotGuarded => among_clients(mutant, "directory ", a_directory_that_is_not_synced),
         Mutant::SameSizeNotFlushed => among_clients(mutant, "resize ", two_resizes_to_one_size),
         Mutant::SyncsNotSerialised => crowded(Mood::Syncs),
@@ -168,6 +169,42 @@ fn two_resizes_to_one_size(seed: u64) -> Result<(), String> {
     let second = shuttle::thread::spawn(move || resize(&other, fork));
     let first = resized(&disk, rng);
     second.join().expect("a panic ends the execution").and(first)
+}
+
+/// The note of a write is still to be written while two rounds go by, and others then are noted in the same region:
+/// what was answered of those outlives the process, too.
+fn a_note_that_comes_late(seed: u64) -> Result<(), String> {
+    let rig = Rig::sized(seed, 8, None).with_boots(true);
+    let (disk, world) = direct(|| {
+        let mut solo = Solo::new(&rig, seed, true);
+        prepare(&mut solo, &[Step::Write(4), Step::Flush])?;
+        Ok::<_, String>((Arc::new(solo.disk.take().expect("it is open")), solo.world))
+    })?;
+    let write = |disk: &Disk, page: usize| {
+        let written = disk.write((page * PAGE) as u64, &[page as u8 + 1; PAGE], Durability::Volatile);
+        written.map_err(|error| format!("writing page {page}: {error:?}"))
+    };
+    let flush = || disk.flush().map_err(|error| format!("flushing: {error:?}"));
+    let slow = Arc::clone(&disk);
+    let slowly = shuttle::thread::spawn(move || write(&slow, 0));
+    // None of these pages has a lock in common with page 0.
+    write(&disk, 2)?;
+    flush()?;
+    write(&disk, 3)?;
+    flush()?;
+    write(&disk, 6)?;
+    write(&disk, 7)?;
+    slowly.join().expect("a panic ends the execution")?;
+    direct(|| {
+        let left = world.kill(&mut SimRng::new(seed));
+        let disk = check::open(&rig, &left, true)?;
+        [0, 2, 3, 6, 7].into_iter().try_for_each(|page: usize| {
+            let mut found = [0; PAGE];
+            disk.read((page * PAGE) as u64, &mut found).map_err(|error| format!("reading: {error:?}"))?;
+            let kept = found == [page as u8 + 1; PAGE];
+            if kept { Ok(()) } else { Err(format!("a kill lost the write of page {page}, which was answered")) }
+        })
+    })
 }
 
 /// A new layer is named while upkeep makes the next log in the same directory, whose sync fails, once: a write into

@@ -149,7 +149,7 @@ impl Core {
     /// Takes over a run of the base, and answers how many pages of it were stored. What is empty in an image stays
     /// empty, whether the format says so or the content; what another disk holds is taken over as it is.
     fn take_up_base(&self, top: &Layer, base: &dyn BaseImage, kind: BaseRun, run: Range<u64>) -> Result<u64> {
-        let empty = |pages: Range<u64>| self.publish(&mut self.state.write(), top.id, pages, Mark::Zero);
+        let empty = |pages: Range<u64>| self.publish(self.state.write(), top.id, pages, Mark::Zero);
         if kind == BaseRun::Zero {
             return empty(run).map(|()| 0);
         }
@@ -178,9 +178,13 @@ impl Core {
         let written = top.write(pages.start, bytes, true);
         let mut state = self.state.write();
         top.mark_dirty();
-        written
-            .and_then(|()| self.publish(&mut state, top.id, pages.clone(), Mark::Held))
-            .inspect_err(|_| state.write_failed(top.id, pages))
+        match written {
+            Ok(()) => self.publish(state, top.id, pages, Mark::Held),
+            Err(error) => {
+                state.write_failed(top.id, pages);
+                Err(error)
+            }
+        }
     }
 
     /// Lets go of a base, or a parent, that nothing reads any more, the live disk or a snapshot. `false`: something

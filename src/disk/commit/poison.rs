@@ -41,8 +41,8 @@ impl Poison {
         self.cause.get().is_some()
     }
 
-    /// Calls `callback` where the mark is set from now on: once, on the thread that sets it, before that is answered. It
-    /// must not take a lock of the disk.
+    /// Calls `callback` where the mark is set from now on: once, on the thread that sets it, before that is answered.
+    /// It must not take a lock of the disk.
     pub(crate) fn call_back(&self, callback: impl Fn() + Send + Sync + 'static) {
         self.callbacks.lock().push(Box::new(callback));
     }

@@ -20,8 +20,8 @@ use crate::disk::core::{Committer, Core, Due, Rounds};
 use crate::disk::stack::layer::Layer;
 use crate::disk::stack::state::State;
 use crate::disk::transfer::write_new;
-use crate::io::sync::MutexGuard;
 use crate::io::sync::atomic::Ordering;
+use crate::io::sync::{MutexGuard, RwLockWriteGuard};
 use crate::io::{File, mutant};
 use crate::{Error, ErrorKind, Result};
 
@@ -153,7 +153,7 @@ impl Core {
 
         let stale = mutant!(CheckpointBeforeItsBorder).then(|| self.state.write().checkpoint(false));
         let (taken, border) = {
-            let mut state = self.state.write();
+            let mut state = self.lock_to_take();
             let border = switch.then(|| stale.unwrap_or_else(|| state.checkpoint(false)));
             (self.take(&mut state), border)
         };
@@ -193,6 +193,17 @@ impl Core {
         let full = committer.log.as_ref().is_some_and(|log| !log.fits(2 * limit, 2 * OPS_ROOM));
         self.log_full.store(full, Ordering::SeqCst);
         Ok(())
+    }
+
+    /// The lock of the state, once what is noted of the batch before is written: the notes of the next one go there.
+    fn lock_to_take(&self) -> RwLockWriteGuard<'_, State> {
+        loop {
+            let state = self.state.write();
+            let late = state.recent.as_ref().and_then(|recent| recent.late(state.generation));
+            let Some(late) = late.filter(|_| !mutant!(LateNotesNotAwaited)) else { return state };
+            drop(state);
+            late.wait();
+        }
     }
 
     fn take(&self, state: &mut State) -> Taken {

@@ -174,12 +174,7 @@ impl Core {
                 top.mark_dirty();
             }
             match stored {
-                Ok(()) => {
-                    if let Err(error) = self.publish(&mut state, top.id, pages.clone(), Mark::Held) {
-                        state.write_failed(top.id, pages);
-                        return Err(error);
-                    }
-                }
+                Ok(()) => self.publish(state, top.id, pages, Mark::Held)?,
                 Err(_) if mutant!(FailedWritePublished) => state.publish(top.id, pages, Mark::Held),
                 Err(error) => {
                     if !mutant!(FailedWriteNotDead) {
@@ -188,7 +183,6 @@ impl Core {
                     return Err(error);
                 }
             }
-            drop(state);
             if mutant!(DirtyAfterPublished) {
                 top.mark_dirty();
             }
@@ -310,7 +304,7 @@ impl Core {
             Err(need) => return Ok(Attempt::First(need)),
         };
         let Some(_reserved) = self.reserve() else { return Ok(Attempt::First(Need::Room)) };
-        self.publish(&mut self.state.write(), top.id, first..pages.end, Mark::Zero)?;
+        self.publish(self.state.write(), top.id, first..pages.end, Mark::Zero)?;
         Ok(Attempt::Done(Some(top)))
     }
 

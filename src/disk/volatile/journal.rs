@@ -7,8 +7,13 @@
 //! the device in any order. It is not believed either once a sync has failed (see [`crate::disk::commit::poison`]).
 //!
 //! Two regions are used in turn, one for each batch that is gathering; a record's tag is the number of batches taken
-//! before it. Recovery takes those that no durable batch contains. They are written under the lock of the state, so
-//! that none comes late into a region that is used again.
+//! before it. Recovery takes those that no durable batch contains.
+//!
+//! A change gets the place of its record under the lock of the state, where it is published, so that the order of
+//! places is that of the changes and its tag that of the batch which takes it. The record is written after that lock is
+//! given back, and before the locks of the pages and the gate are: nobody else can be answered on the strength of a
+//! change that is not noted. A round waits for the records of the region that is used next, so that none comes late
+//! there.
 //!
 //! | offset | what |
 //! |---|---|
@@ -31,6 +36,8 @@ use crate::disk::commit::poison::Poison;
 use crate::disk::numbered::numbers;
 use crate::disk::stack::extent_map::Mark;
 use crate::disk::transfer::{is_full, read_full, write_full};
+use crate::io::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use crate::io::sync::{Condvar, Mutex};
 use crate::io::{Dir, File, Open, mutant};
 
 const MAGIC: &[u8; 8] = b"SDISKRCT";
@@ -49,15 +56,45 @@ pub(super) fn file_name(epoch: u64) -> String {
     format!("{PREFIX}{epoch}")
 }
 
-/// The file of this opening.
+/// The notes of this opening. It gives places out, under the lock of the state.
 #[derive(Debug)]
 pub(crate) struct VolatileJournal {
+    file: Arc<NoteFile>,
+    tag: u64,
+    used: u64,
+}
+
+/// Their file, and what of it is being written.
+#[derive(Debug)]
+struct NoteFile {
     file: Arc<dyn File>,
     epoch: u64,
     /// Records of a region.
     room: u64,
-    tag: u64,
-    used: u64,
+    /// Records of each region that have a place and are not written yet.
+    unwritten: [AtomicUsize; 2],
+    /// A round waits for `unwritten` of a region to come to nothing.
+    awaited: AtomicBool,
+    waiting: Mutex<()>,
+    written: Condvar,
+}
+
+/// A record that has its place.
+#[derive(Debug)]
+#[must_use = "a change is answered once it is noted"]
+pub(crate) struct Note {
+    file: Arc<NoteFile>,
+    region: usize,
+    place: u64,
+    fields: [u8; FIELDS],
+    keys: DiskKeys,
+}
+
+/// Records of the batch before the one that gathers, not written yet.
+#[derive(Debug)]
+pub(crate) struct LateNotes {
+    file: Arc<NoteFile>,
+    region: usize,
 }
 
 fn header(file: &dyn File, uuid: Uuid, boot: &[u8; 16], epoch: u64, places: u64) -> io::Result<[u8; HEADER]> {
@@ -131,7 +168,10 @@ impl VolatileJournal {
         let head = header(&*file, uuid, boot, epoch, places)?;
         let mac = keys.mac(&[HEADER_PURPOSE, &head]);
         write_full(&*file, &[&head[..], &mac].concat(), 0)?;
-        Ok(Self { file, epoch, room, tag: 0, used: 0 })
+        let (unwritten, awaited) = (Default::default(), AtomicBool::new(false));
+        let (waiting, written) = (Mutex::default(), Condvar::new());
+        let file = Arc::new(NoteFile { file, epoch, room, unwritten, awaited, waiting, written });
+        Ok(Self { file, tag: 0, used: 0 })
     }
 
     /// Bytes of records that an opening needs, where up to `wanted` would do and `fair` may be taken.
@@ -154,34 +194,79 @@ impl VolatileJournal {
 
     /// Records that still fit before the next batch is taken, where `tag` were taken.
     pub(crate) fn left(&self, tag: u64) -> u64 {
-        self.room - if self.tag == tag { self.used } else { 0 }
+        self.file.room - if self.tag == tag { self.used } else { 0 }
     }
 
     pub(crate) fn half_full(&self, tag: u64) -> bool {
-        self.left(tag) < self.room / 2
+        self.left(tag) < self.file.room / 2
     }
 
-    /// Adds a record. Room was reserved.
-    pub(crate) fn append(&mut self, extent: &Extent, tag: u64, keys: &DiskKeys) -> io::Result<()> {
+    /// Gives a record its place, behind those of all changes before it. Room was reserved.
+    pub(crate) fn append(&mut self, extent: &Extent, tag: u64, keys: DiskKeys) -> io::Result<Note> {
         if self.tag != tag {
             (self.tag, self.used) = (tag, 0);
         }
-        if self.used == self.room {
+        if self.used == self.file.room {
             return Err(io::Error::new(io::ErrorKind::StorageFull, "no room for a recent change"));
         }
-        let place = tag % 2 * self.room + self.used;
-        let mut record = [0; RECORD];
-        record[..8].copy_from_slice(&extent.pages.start.to_le_bytes());
-        record[8..16].copy_from_slice(&(extent.pages.end - extent.pages.start).to_le_bytes());
-        record[16..24].copy_from_slice(&tag.to_le_bytes());
-        record[24..28].copy_from_slice(&extent.layer.to_le_bytes());
-        let mark: u32 = if extent.mark == Mark::Held { 1 } else { 2 };
-        record[28..32].copy_from_slice(&mark.to_le_bytes());
-        let mac = keys.mac(&[RECORD_PURPOSE, &self.epoch.to_le_bytes(), &place.to_le_bytes(), &record[..FIELDS]]);
-        record[FIELDS..].copy_from_slice(&mac);
-        write_full(&*self.file, &record, BLOCK as u64 + place * RECORD as u64)?;
+        let region = region(tag);
+        let place = region as u64 * self.file.room + self.used;
         self.used += 1;
-        Ok(())
+        let mut fields = [0; FIELDS];
+        fields[..8].copy_from_slice(&extent.pages.start.to_le_bytes());
+        fields[8..16].copy_from_slice(&(extent.pages.end - extent.pages.start).to_le_bytes());
+        fields[16..24].copy_from_slice(&tag.to_le_bytes());
+        fields[24..28].copy_from_slice(&extent.layer.to_le_bytes());
+        let mark: u32 = if extent.mark == Mark::Held { 1 } else { 2 };
+        fields[28..32].copy_from_slice(&mark.to_le_bytes());
+        self.file.unwritten[region].fetch_add(1, Ordering::SeqCst);
+        Ok(Note { file: Arc::clone(&self.file), region, place, fields, keys })
+    }
+
+    /// Those that must be written before the batch after `tag` is taken, because the next ones go where they lie.
+    pub(crate) fn late(&self, tag: u64) -> Option<LateNotes> {
+        let region = region(tag + 1);
+        let late = self.file.unwritten[region].load(Ordering::SeqCst) > 0;
+        late.then(|| LateNotes { file: Arc::clone(&self.file), region })
+    }
+}
+
+fn region(tag: u64) -> usize {
+    (tag % 2) as usize
+}
+
+impl Note {
+    /// To be called before the change is answered, and before another change of its pages can begin: that one may need
+    /// no note, because of this one.
+    pub(crate) fn write(self) -> io::Result<()> {
+        let (epoch, place) = (self.file.epoch.to_le_bytes(), self.place.to_le_bytes());
+        let mut record = [0; RECORD];
+        record[..FIELDS].copy_from_slice(&self.fields);
+        record[FIELDS..].copy_from_slice(&self.keys.mac(&[RECORD_PURPOSE, &epoch, &place, &self.fields]));
+        write_full(&*self.file.file, &record, BLOCK as u64 + self.place * RECORD as u64)
+    }
+}
+
+impl Drop for Note {
+    fn drop(&mut self) {
+        let file = &self.file;
+        if file.unwritten[self.region].fetch_sub(1, Ordering::SeqCst) == 1 && file.awaited.load(Ordering::SeqCst) {
+            drop(file.waiting.lock());
+            file.written.notify_all();
+        }
+    }
+}
+
+impl LateNotes {
+    /// For the one committer, with no lock that a change waits for.
+    pub(crate) fn wait(self) {
+        let file = &self.file;
+        let mut waiting = file.waiting.lock();
+        file.awaited.store(true, Ordering::SeqCst);
+        while file.unwritten[self.region].load(Ordering::SeqCst) > 0 {
+            waiting = file.written.wait(waiting);
+        }
+        file.awaited.store(false, Ordering::SeqCst);
     }
 }
 

@@ -6,6 +6,8 @@ use std::cell::Cell;
 /// A rule of the core, broken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Mutant {
+    /// A change is answered before it is noted for the case that the process dies.
+    AnsweredBeforeNoted,
     /// What a round is making durable does not count as not yet durable.
     BatchInFlightForgotten,
     /// Opening after a crash trusts the page cache.
@@ -54,6 +56,8 @@ pub enum Mutant {
     KeyNotSynced,
     /// The id of a removed layer is given out again.
     LayerIdUsedAgain,
+    /// A round does not wait for notes that are being written where those of the next batch will lie.
+    LateNotesNotAwaited,
     /// A layer is named before its file's name is durable.
     LayerNameNotSynced,
     /// An empty layer goes before what emptied it is durable.
@@ -207,6 +211,7 @@ impl Mutant {
 
     /// Those in the core of a disk.
     pub const CORE: &[Self] = &[
+        Self::AnsweredBeforeNoted,
         Self::BatchInFlightForgotten,
         Self::CacheNotDropped,
         Self::CheckpointBeforeItsBorder,
@@ -230,6 +235,7 @@ impl Mutant {
         Self::FuaPastThePending,
         Self::GateNotHeld,
         Self::KeyNotSynced,
+        Self::LateNotesNotAwaited,
         Self::LayerIdUsedAgain,
         Self::LayerNameNotSynced,
         Self::LayerRemovedEarly,
