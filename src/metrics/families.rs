@@ -15,7 +15,7 @@ use crate::account::health::Fault;
 use crate::account::watch::{Condition, Watched};
 use crate::crypto::xts;
 use crate::disk::DiskStats;
-use crate::nbd::{BUCKETS, Command, CommandCounts, Errno, Reason, Tls, bucket_bound};
+use crate::nbd::{BUCKETS, Command, CommandCounts, Reason, RequestError, Tls, bucket_bound};
 use crate::spool;
 
 /// The sample in the text form of OpenMetrics 1.0.
@@ -111,8 +111,8 @@ impl Sample {
             by_command(Command::has_bytes, |counts| counts.bytes),
         )?;
         let errors = counted().flat_map(|(disk, counts)| {
-            let of = Errno::ALL.into_iter().zip(counts.errors);
-            of.map(move |(errno, count)| ([("disk", disk), ("errno", errno.name())], count))
+            let of = RequestError::ALL.into_iter().zip(counts.errors);
+            of.map(move |(error, count)| ([("disk", disk), ("errno", error.name())], count))
         });
         out.counters("sealdisk_request_errors", "Requests that were answered with an error.", errors)?;
         let in_flight = counted().map(|(disk, counts)| ([("disk", disk)], counts.in_flight));

@@ -3,56 +3,29 @@
 //! The clock is read when requests arrive and once before replies are sent, not for each request: all that were
 //! answered in between have waited until then.
 
-use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
 use tracing::{info, warn};
+use uuid::Uuid;
 
-use super::counters::{Command, Counts, Tally};
-use super::errno::Errno;
+use super::counters::{Command, Counts, RequestError, Tally};
 use super::log_limiter::Limiter;
-use super::output::ReplyTarget;
-use super::request::Refusal;
 use super::server_stats::{Attached, Stats};
-use super::session::Session;
 use crate::Error;
 
 /// Lines about failed requests of one client: at once, and then in a second.
 const FAILURE_LINES: (u32, f64) = (10, 1.0);
 
-/// Why a request failed.
+/// A request, as far as it is counted and logged.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Cause<'a> {
-    /// The client asked for what it may not have.
-    Refused(Refusal),
-    Disk(&'a Error),
-}
-
-impl Cause<'_> {
-    pub(super) fn errno(&self) -> Errno {
-        match self {
-            Self::Refused(refusal) => refusal.errno,
-            Self::Disk(error) => error.kind().into(),
-        }
-    }
-
-    /// For the client: without the paths of the server.
-    pub(super) fn message(&self) -> &str {
-        match self {
-            Self::Refused(refusal) => refusal.why,
-            Self::Disk(error) => error.what(),
-        }
-    }
-}
-
-impl fmt::Display for Cause<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Refused(refusal) => f.write_str(refusal.why),
-            Self::Disk(error) => error.fmt(f),
-        }
-    }
+pub(super) struct LoggedRequest {
+    pub(super) command: Command,
+    /// Byte of the export at which it begins.
+    pub(super) offset: u64,
+    /// Bytes that it asks for.
+    pub(super) length: u64,
+    pub(super) arrived: Instant,
 }
 
 /// See the module documentation.
@@ -77,27 +50,19 @@ struct Answered {
 }
 
 impl Record {
-    /// Begins the record of a client, with a line in the log.
-    pub(super) fn begin(stats: &Arc<Stats>, session: &Session, peer: &str, tls: bool) -> Self {
-        let began = Instant::now();
-        let export = &session.export;
+    /// Begins the record of a client that has attached `disk`, with a line in the log.
+    pub(super) fn begin(stats: &Arc<Stats>, disk: Uuid, client: Attached) -> Self {
+        let Attached { peer, export, tls, read_only, since: began, .. } = &client;
+        let began = *began;
         if stats.may_log_coming() {
-            let client = session.client.name();
-            info!(%peer, client, export = %export.name, tls, read_only = export.read_only, "attached");
+            info!(%peer, client = client.identity.name(), %export, tls, read_only, "attached");
         }
-        let client = Attached {
-            peer: peer.to_owned(),
-            export: export.name.clone(),
-            identity: Arc::clone(&session.client),
-            tls,
-            read_only: export.read_only,
-            since: began,
-        };
+        let (peer, export) = (peer.clone(), export.clone());
         Self {
             stats: Arc::clone(stats),
-            tally: stats.begin(export.disk.uuid(), client),
-            peer: peer.to_owned(),
-            export: export.name.clone(),
+            tally: stats.begin(disk, client),
+            peer,
+            export,
             began,
             answered: Vec::new(),
             lines: Limiter::new(FAILURE_LINES.0, FAILURE_LINES.1, began),
@@ -106,44 +71,56 @@ impl Record {
 
     /// The reply of a request is complete.
     #[inline]
-    pub(super) fn answered(&mut self, to: ReplyTarget) {
-        self.tally.moved(to.command, to.length);
-        self.note(to);
+    pub(super) fn answered(&mut self, request: LoggedRequest) {
+        self.tally.moved(request.command, request.length);
+        self.note(request);
     }
 
     #[inline]
-    fn note(&mut self, ReplyTarget { command, arrived, .. }: ReplyTarget) {
+    fn note(&mut self, LoggedRequest { command, arrived, .. }: LoggedRequest) {
         match self.answered.last_mut() {
             Some(last) if last.command == command && last.arrived == arrived => last.count += 1,
             _ => self.answered.push(Answered { command, arrived, count: 1 }),
         }
     }
 
-    /// The reply of a request is complete, and an error.
+    /// The reply of a request is complete, and an error: the client asked for what it may not have.
     #[cold]
-    pub(super) fn failed(&mut self, to: ReplyTarget, cause: Cause<'_>) {
-        self.note(to);
-        let errno = cause.errno();
-        self.tally.failed(errno);
+    pub(super) fn refused(&mut self, request: LoggedRequest, kind: RequestError, why: &str) {
+        if self.may_log_failure(request, kind) {
+            let (peer, export, errno) = (&self.peer, &self.export, kind.name());
+            let (command, LoggedRequest { offset, length, .. }) = (request.command.name(), request);
+            info!(%peer, %export, command, offset, length, errno, error = %why, "request refused");
+        }
+    }
+
+    /// The reply of a request is complete, and an error of the disk.
+    #[cold]
+    pub(super) fn failed(&mut self, request: LoggedRequest, kind: RequestError, error: &Error) {
+        if self.may_log_failure(request, kind) {
+            let (peer, export, errno) = (&self.peer, &self.export, kind.name());
+            let (command, LoggedRequest { offset, length, .. }) = (request.command.name(), request);
+            warn!(%peer, %export, command, offset, length, errno, %error, "request failed");
+        }
+    }
+
+    /// Counts a failed request. Whether a line about it may be written.
+    fn may_log_failure(&mut self, request: LoggedRequest, kind: RequestError) -> bool {
+        self.note(request);
+        self.tally.failed(kind);
         let now = Instant::now();
-        let Some(own) = self.lines.allow(now) else { return self.stats.suppressed() };
-        let Some(all) = self.stats.may_log_failure(now) else { return self.stats.suppressed() };
+        let own = self.lines.allow(now);
+        let Some((own, all)) = own.and_then(|own| Some((own, self.stats.may_log_failure(now)?))) else {
+            self.stats.suppressed();
+            return false;
+        };
         if own > 0 {
             info!(peer = %self.peer, suppressed = own, "lines about failed requests of this client were left out");
         }
         if all > 0 {
             info!(suppressed = all, "lines about failed requests of all clients were left out");
         }
-        let (peer, export, command) = (&self.peer, &self.export, to.command.name());
-        let (offset, length, errno) = (to.offset, to.length, errno.name());
-        match cause {
-            Cause::Refused(_) => {
-                info!(%peer, %export, command, offset, length, errno, error = %cause, "request refused");
-            }
-            Cause::Disk(_) => {
-                warn!(%peer, %export, command, offset, length, errno, error = %cause, "request failed");
-            }
-        }
+        true
     }
 
     /// Reads the clock for what was answered, before it is sent.

@@ -21,12 +21,12 @@ use super::Config;
 use super::buffers::{Buffers, Share};
 use super::busy_poll::{BusyPoll, PollSlots};
 use super::channel::Channel;
-use super::client_log::{Cause, Record};
-use super::counters::Command;
+use super::client_log::Record;
 use super::input::Input;
 use super::job::{Done, Job, Product, Tag, Work};
 use super::output::{CONTROL, Output, ReplyTarget};
 use super::read::{PIECE, Progress, ReadStream};
+use super::request::{Cause, counted};
 use super::session::Session;
 use super::wire::transmission::Request;
 use super::workers::{CompletionQueue, Workers};
@@ -300,7 +300,7 @@ impl Connection {
     #[inline]
     pub(super) fn to(&self, request: &Request) -> ReplyTarget {
         let &Request { command, cookie, offset, length, .. } = request;
-        let command = Command::of(command);
+        let command = counted(command);
         ReplyTarget { style: self.session.style, cookie, offset, length, command, arrived: self.arrived }
     }
 

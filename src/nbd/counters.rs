@@ -6,9 +6,6 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use super::errno::Errno;
-use super::wire::transmission::command;
-
 /// The commands that are told apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
@@ -36,20 +33,6 @@ impl Command {
         Self::Other,
     ];
 
-    #[inline]
-    pub(super) const fn of(wire: u16) -> Self {
-        match wire {
-            command::READ => Self::Read,
-            command::WRITE => Self::Write,
-            command::FLUSH => Self::Flush,
-            command::TRIM => Self::Trim,
-            command::WRITE_ZEROES => Self::WriteZeroes,
-            command::CACHE => Self::Cache,
-            command::BLOCK_STATUS => Self::BlockStatus,
-            _ => Self::Other,
-        }
-    }
-
     /// As logs and metrics call it.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -70,6 +53,45 @@ impl Command {
     #[must_use]
     pub const fn has_bytes(self) -> bool {
         !matches!(self, Self::Flush | Self::BlockStatus | Self::Other)
+    }
+}
+
+/// Why requests fail, as far as it is told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum RequestError {
+    NotPermitted,
+    Io,
+    Invalid,
+    NoSpace,
+    TooLarge,
+    NotSupported,
+    ShuttingDown,
+}
+
+impl RequestError {
+    pub const ALL: [Self; 7] = [
+        Self::NotPermitted,
+        Self::Io,
+        Self::Invalid,
+        Self::NoSpace,
+        Self::TooLarge,
+        Self::NotSupported,
+        Self::ShuttingDown,
+    ];
+
+    /// As POSIX, logs and metrics call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotPermitted => "EPERM",
+            Self::Io => "EIO",
+            Self::Invalid => "EINVAL",
+            Self::NoSpace => "ENOSPC",
+            Self::TooLarge => "EOVERFLOW",
+            Self::NotSupported => "ENOTSUP",
+            Self::ShuttingDown => "ESHUTDOWN",
+        }
     }
 }
 
@@ -122,7 +144,7 @@ struct OfCommand {
 #[derive(Debug, Default)]
 pub(super) struct Tally {
     commands: [OfCommand; Command::ALL.len()],
-    errors: [Single; Errno::ALL.len()],
+    errors: [Single; RequestError::ALL.len()],
     pub(super) in_flight: Single,
 }
 
@@ -135,8 +157,8 @@ impl Tally {
         }
     }
 
-    pub(super) fn failed(&self, errno: Errno) {
-        self.errors[errno.index()].add(1);
+    pub(super) fn failed(&self, error: RequestError) {
+        self.errors[error as usize].add(1);
     }
 
     /// `count` requests were answered, each after `latency`.
@@ -173,8 +195,8 @@ impl CommandCounts {
 pub struct Counts {
     /// In the order of [`Command::ALL`].
     pub commands: [CommandCounts; Command::ALL.len()],
-    /// Failed requests, in the order of [`Errno::ALL`].
-    pub errors: [u64; Errno::ALL.len()],
+    /// Failed requests, in the order of [`RequestError::ALL`].
+    pub errors: [u64; RequestError::ALL.len()],
     /// Requests that are not answered yet.
     pub in_flight: u64,
 }
@@ -227,13 +249,20 @@ mod tests {
     }
 
     #[test]
+    fn each_error_has_its_own_place() {
+        for (index, error) in RequestError::ALL.into_iter().enumerate() {
+            assert_eq!(error as usize, index);
+        }
+    }
+
+    #[test]
     fn a_sum_has_what_was_counted() {
         let (one, other) = (Tally::default(), Tally::default());
         one.answered(Command::Read, Duration::from_micros(20), 3);
         one.moved(Command::Read, 4096);
         other.answered(Command::Read, Duration::from_secs(60), 1);
         other.moved(Command::Flush, 99);
-        other.failed(Errno::Io);
+        other.failed(RequestError::Io);
         other.in_flight.set(2);
         let mut sum = Counts::default();
         sum.add(&one);

@@ -2,12 +2,11 @@
 
 use std::io;
 
-use super::client_log::Cause;
 use super::connection::{Connection, Stalled};
 use super::errno::Errno;
 use super::job::{Tag, Work};
 use super::read::{Progress, ReadStream};
-use super::request::{Op, Refusal, check, in_range, refuse};
+use super::request::{Cause, Op, Refusal, check, in_range, refuse};
 use super::wire::transmission::{HeaderStyle, Request};
 use crate::disk::Durability;
 

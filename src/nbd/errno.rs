@@ -1,11 +1,12 @@
 //! The error values of the protocol, and the one place where an error of ours becomes one of them.
 
+use super::counters::RequestError;
 use crate::ErrorKind;
 
 /// An error value of a reply ("Error values").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Errno {
+pub(super) enum Errno {
     Perm = 1,
     Io = 5,
     Inval = 22,
@@ -15,34 +16,16 @@ pub enum Errno {
     Shutdown = 108,
 }
 
-impl Errno {
-    pub const ALL: [Self; 7] =
-        [Self::Perm, Self::Io, Self::Inval, Self::NoSpace, Self::Overflow, Self::NotSup, Self::Shutdown];
-
-    /// Place in [`Errno::ALL`].
-    pub(super) const fn index(self) -> usize {
-        match self {
-            Self::Perm => 0,
-            Self::Io => 1,
-            Self::Inval => 2,
-            Self::NoSpace => 3,
-            Self::Overflow => 4,
-            Self::NotSup => 5,
-            Self::Shutdown => 6,
-        }
-    }
-
-    /// As the protocol calls it, without its prefix.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Perm => "EPERM",
-            Self::Io => "EIO",
-            Self::Inval => "EINVAL",
-            Self::NoSpace => "ENOSPC",
-            Self::Overflow => "EOVERFLOW",
-            Self::NotSup => "ENOTSUP",
-            Self::Shutdown => "ESHUTDOWN",
+impl From<Errno> for RequestError {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::Perm => Self::NotPermitted,
+            Errno::Io => Self::Io,
+            Errno::Inval => Self::Invalid,
+            Errno::NoSpace => Self::NoSpace,
+            Errno::Overflow => Self::TooLarge,
+            Errno::NotSup => Self::NotSupported,
+            Errno::Shutdown => Self::ShuttingDown,
         }
     }
 }
@@ -64,13 +47,6 @@ impl From<ErrorKind> for Errno {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn each_has_its_own_place() {
-        for (index, errno) in Errno::ALL.into_iter().enumerate() {
-            assert_eq!(errno.index(), index);
-        }
-    }
 
     #[test]
     fn kinds_become_the_errno_a_guest_understands() {

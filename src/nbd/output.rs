@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::buffers::{LARGE, Lease, SENDING, Share};
-use super::client_log::{Cause, Record};
+use super::client_log::{LoggedRequest, Record};
 use super::context::{Contexts, Extent, Status};
 use super::counters::Command;
+use super::request::Cause;
 use super::wire::transmission::{Chunk, ChunkType, HeaderStyle, MAX_REPLY_LEN, put_simple_reply};
 
 /// Room that any reply without data fits in.
@@ -33,6 +34,13 @@ pub(super) struct ReplyTarget {
 }
 
 impl ReplyTarget {
+    /// The request that is answered, for the record of the connection.
+    #[inline]
+    pub(super) const fn request(self) -> LoggedRequest {
+        let Self { command, offset, length, arrived, .. } = self;
+        LoggedRequest { command, offset, length, arrived }
+    }
+
     /// Bytes before the data of a read reply.
     pub(super) const fn data_header(self) -> usize {
         match self.style {
@@ -143,7 +151,7 @@ impl Output {
     /// Success, without data.
     #[inline]
     pub(super) fn success(&mut self, to: ReplyTarget) {
-        self.record.answered(to);
+        self.record.answered(to.request());
         self.end += match to.style {
             HeaderStyle::Extended => to.chunk(ChunkType::None, 0, true).put(to.style, self.next()),
             // Four bytes less than a structured one, and allowed beside them.
@@ -153,14 +161,17 @@ impl Output {
 
     /// Ends a reply in chunks whose last chunk is not marked.
     pub(super) fn finish(&mut self, to: ReplyTarget) {
-        self.record.answered(to);
+        self.record.answered(to.request());
         self.end += to.chunk(ChunkType::None, 0, true).put(to.style, self.next());
     }
 
     /// An error reply, or the error that ends a reply in chunks. `at`: the byte of the export it happened at.
     pub(super) fn failure(&mut self, to: ReplyTarget, cause: Cause<'_>, at: Option<u64>) {
-        self.record.failed(to, cause);
         let (errno, why) = (cause.errno(), cause.message());
+        match cause {
+            Cause::Refused(_) => self.record.refused(to.request(), errno.into(), why),
+            Cause::Disk(error) => self.record.failed(to.request(), errno.into(), error),
+        }
         if to.style == HeaderStyle::Simple {
             self.end += put_simple_reply(self.next(), to.cookie, errno as u32);
             return;
@@ -235,7 +246,7 @@ impl Output {
             let done = index + 1 == contexts.len();
             self.extents(to, *id, &extents[..extents.len().min(most)], done);
         }
-        self.record.answered(to);
+        self.record.answered(to.request());
         true
     }
 

@@ -7,8 +7,8 @@
 use smallvec::SmallVec;
 
 use super::buffers::Lease;
-use super::client_log::Cause;
 use super::output::{CONTROL, Output, ReplyTarget};
+use super::request::Cause;
 use super::wire::transmission::HeaderStyle;
 use crate::disk::{Disk, PageState, Run};
 use crate::io::zeros::is_zero;
@@ -138,7 +138,7 @@ impl ReadStream {
                     }
                     output.hole(self.to, self.next, end - self.next, end == self.end);
                     if self.step(end) {
-                        output.record.answered(self.to);
+                        output.record.answered(self.to.request());
                         return Progress::Done;
                     }
                     continue;
@@ -169,7 +169,7 @@ impl ReadStream {
             };
             match read {
                 Ok(true) if self.frame(output, len) => {
-                    output.record.answered(self.to);
+                    output.record.answered(self.to.request());
                     return Progress::Done;
                 }
                 Ok(true) => {}

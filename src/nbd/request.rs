@@ -1,8 +1,10 @@
 //! What a client may ask: every request is checked here, whole, before anything is done about it.
 
+use super::counters::Command;
 use super::errno::Errno;
 use super::session::Session;
 use super::wire::transmission::{HeaderStyle, Request, command, command_flag as flag};
+use crate::Error;
 
 /// A request that may be carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +33,46 @@ pub(super) enum Op {
     BlockStatusPayload {
         one: bool,
     },
+}
+
+/// The command of a request, as it is counted.
+#[inline]
+pub(super) const fn counted(wire: u16) -> Command {
+    match wire {
+        command::READ => Command::Read,
+        command::WRITE => Command::Write,
+        command::FLUSH => Command::Flush,
+        command::TRIM => Command::Trim,
+        command::WRITE_ZEROES => Command::WriteZeroes,
+        command::CACHE => Command::Cache,
+        command::BLOCK_STATUS => Command::BlockStatus,
+        _ => Command::Other,
+    }
+}
+
+/// Why a request failed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Cause<'a> {
+    /// The client asked for what it may not have.
+    Refused(Refusal),
+    Disk(&'a Error),
+}
+
+impl Cause<'_> {
+    pub(super) fn errno(&self) -> Errno {
+        match self {
+            Self::Refused(refusal) => refusal.errno,
+            Self::Disk(error) => error.kind().into(),
+        }
+    }
+
+    /// For the client: without the paths of the server.
+    pub(super) fn message(&self) -> &str {
+        match self {
+            Self::Refused(refusal) => refusal.why,
+            Self::Disk(error) => error.what(),
+        }
+    }
 }
 
 /// Why a request is refused.

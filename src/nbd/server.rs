@@ -14,7 +14,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::net::{Shutdown, sockopt};
@@ -35,7 +35,7 @@ use super::connection::{Connection, Shared};
 use super::handshake::{Handshake, Outcome, Security, ServerContext};
 use super::listen::{self, Listener, Reach, SocketAccess, SocketFile};
 use super::local_attach::LocalAttach;
-use super::server_stats::Stats;
+use super::server_stats::{Attached, Stats};
 use super::session::Session;
 use super::tls::Tls;
 use super::turned_away::{HandshakeEnd, Reason};
@@ -395,7 +395,15 @@ impl Hub {
         }
         let serve = move || {
             let guard = guard;
-            let record = Record::begin(&guard.hub.stats, &session, &peer, channel.is_tls());
+            let client = Attached {
+                peer: peer.clone(),
+                export: session.export.name.clone(),
+                identity: Arc::clone(&session.client),
+                tls: channel.is_tls(),
+                read_only: session.export.read_only,
+                since: Instant::now(),
+            };
+            let record = Record::begin(&guard.hub.stats, session.export.disk.uuid(), client);
             match Connection::new(shared, session, channel, record) {
                 Ok(connection) => connection.run(),
                 Err(error) => warn!(%peer, %error, "cannot serve a client"),

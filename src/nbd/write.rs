@@ -5,11 +5,10 @@
 //! that fails half-way, nor about one whose client leaves before its end; one for which there is no space fails before
 //! its first piece.
 
-use super::client_log::Cause;
 use super::connection::{Connection, Stalled};
 use super::job::{Tag, Work};
 use super::output::ReplyTarget;
-use super::request::Refusal;
+use super::request::{Cause, Refusal};
 use super::wire::transmission::Request;
 use crate::disk::Durability;
 use crate::{Error, Result};
