@@ -55,7 +55,7 @@ pub(super) struct Connection {
     pub(super) channel: Channel,
     pub(super) input: Input,
     pub(super) output: Output,
-    queue: Arc<CompletionQueue>,
+    queue: Arc<CompletionQueue<Job>>,
     /// Jobs handed to the pool and not collected yet.
     jobs: usize,
     pub(super) finished: VecDeque<Done>,

@@ -101,8 +101,10 @@ pub(super) enum Product {
     Status(Status),
 }
 
-impl Job {
-    pub(super) fn run(self) -> Done {
+impl super::workers::Job for Job {
+    type Done = Done;
+
+    fn run(self) -> Done {
         let Self { session, stopping, work, tag } = self;
         let result = work.run(&session.export.disk, &stopping);
         Done { tag, result }

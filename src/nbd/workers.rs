@@ -2,9 +2,11 @@
 //!
 //! Each connection has a [`CompletionQueue`]: jobs go in, finished ones come out. Threads take one job from each queue
 //! in turn, so a connection with a thousand slow requests does not push another's single one to the end of the queue.
-//! Threads are started as they are needed, up to a limit, and end when there has been nothing to do for a while.
+//! Threads are started as they are needed, up to a limit, and end when there has been nothing to do for a while. The
+//! queues of one pool may have [jobs](Job) of different kinds: connections that speak different protocols share it.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -14,12 +16,18 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex};
 use rustix::event::EventfdFlags;
 
-use super::job::{Done, Job};
-
 /// How long a thread waits for work before it ends.
 const LINGER: Duration = Duration::from_secs(5);
 /// Bytes of stack of a thread.
 const STACK: usize = 512 << 10;
+
+/// Work that may wait for the disk.
+pub(super) trait Job: fmt::Debug + Send + 'static {
+    /// What comes back to the connection.
+    type Done: fmt::Debug + Send;
+
+    fn run(self) -> Self::Done;
+}
 
 /// The pool.
 #[derive(Debug)]
@@ -31,8 +39,8 @@ pub(super) struct Workers {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Lanes with jobs waiting, each once.
-    queues: VecDeque<Arc<CompletionQueue>>,
+    /// Queues with jobs that no thread has claimed, each once.
+    queues: VecDeque<Arc<dyn Queue>>,
     threads: usize,
     /// Threads that wait and that no submitted job has claimed yet.
     idle: usize,
@@ -55,14 +63,11 @@ impl Workers {
     }
 
     /// Hands over a job; it comes back through `queue`. With no thread to be had it is done before this returns.
-    pub(super) fn submit(self: &Arc<Self>, queue: &Arc<CompletionQueue>, job: Job) {
+    pub(super) fn submit<J: Job>(self: &Arc<Self>, queue: &Arc<CompletionQueue<J>>, job: J) {
         let mut state = self.state.lock();
-        let mut jobs = queue.jobs.lock();
-        jobs.push_back(job);
-        if jobs.len() == 1 {
-            state.queues.push_back(Arc::clone(queue));
+        if queue.push(job) {
+            state.queues.push_back(Arc::<CompletionQueue<J>>::clone(queue));
         }
-        drop(jobs);
         if state.idle > 0 {
             state.idle -= 1;
             self.work.notify_one();
@@ -75,20 +80,20 @@ impl Workers {
                 let mut state = self.state.lock();
                 state.threads -= 1;
                 if state.threads == 0
-                    && let Some((queue, job)) = state.next()
+                    && let Some(queue) = state.next()
                 {
                     drop(state);
-                    queue.finish(job.run());
+                    queue.run_claimed();
                 }
             }
         }
     }
 
     /// Forgets the jobs of a connection that is gone; those being done are finished.
-    pub(super) fn abandon(&self, queue: &Arc<CompletionQueue>) {
+    pub(super) fn abandon<J: Job>(&self, queue: &Arc<CompletionQueue<J>>) {
         let mut state = self.state.lock();
-        state.queues.retain(|queued| !Arc::ptr_eq(queued, queue));
-        let forgotten = std::mem::take(&mut *queue.jobs.lock());
+        state.queues.retain(|queued| !std::ptr::addr_eq(Arc::as_ptr(queued), Arc::as_ptr(queue)));
+        let forgotten = std::mem::take(&mut queue.jobs.lock().waiting);
         drop(state);
         drop(forgotten);
     }
@@ -96,9 +101,9 @@ impl Workers {
     fn run(&self) {
         let mut state = self.state.lock();
         loop {
-            if let Some((queue, job)) = state.next() {
+            if let Some(queue) = state.next() {
                 drop(state);
-                queue.finish(job.run());
+                queue.run_claimed();
                 state = self.state.lock();
                 continue;
             }
@@ -115,37 +120,76 @@ impl Workers {
 }
 
 impl State {
-    fn next(&mut self) -> Option<(Arc<CompletionQueue>, Job)> {
+    /// The queue whose turn it is, with a job of it claimed.
+    fn next(&mut self) -> Option<Arc<dyn Queue>> {
         let queue = self.queues.pop_front()?;
-        let mut jobs = queue.jobs.lock();
-        let job = jobs.pop_front()?;
-        if !jobs.is_empty() {
+        if queue.claim() {
             self.queues.push_back(Arc::clone(&queue));
         }
-        drop(jobs);
-        Some((queue, job))
+        Some(queue)
     }
+}
+
+/// A queue as the pool sees it, whatever its jobs are.
+trait Queue: fmt::Debug + Send + Sync {
+    /// Claims a job. Whether there are more that are not claimed.
+    fn claim(&self) -> bool;
+
+    /// Does a job that was claimed, unless it was abandoned meanwhile.
+    fn run_claimed(&self);
 }
 
 /// The way of one connection's jobs through the pool.
 #[derive(Debug)]
-pub(super) struct CompletionQueue {
-    /// Locked only while the pool's state is.
-    jobs: Mutex<VecDeque<Job>>,
-    done: Mutex<Vec<Done>>,
+pub(super) struct CompletionQueue<J: Job> {
+    jobs: Mutex<Jobs<J>>,
+    done: Mutex<Vec<J::Done>>,
     /// Readable when a job has finished while the connection sleeps.
     wakeup: OwnedFd,
     sleeping: AtomicBool,
 }
 
-impl CompletionQueue {
+#[derive(Debug)]
+struct Jobs<J> {
+    waiting: VecDeque<J>,
+    /// Threads that are about to take one of them.
+    claimed: usize,
+}
+
+impl<J: Job> Queue for CompletionQueue<J> {
+    fn claim(&self) -> bool {
+        let mut jobs = self.jobs.lock();
+        jobs.claimed += 1;
+        jobs.waiting.len() > jobs.claimed
+    }
+
+    fn run_claimed(&self) {
+        let mut jobs = self.jobs.lock();
+        jobs.claimed -= 1;
+        let job = jobs.waiting.pop_front();
+        drop(jobs);
+        if let Some(job) = job {
+            self.finish(job.run());
+        }
+    }
+}
+
+impl<J: Job> CompletionQueue<J> {
     pub(super) fn new() -> io::Result<Arc<Self>> {
         let wakeup = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let sleeping = AtomicBool::new(false);
-        Ok(Arc::new(Self { jobs: Mutex::default(), done: Mutex::default(), wakeup, sleeping }))
+        let jobs = Mutex::new(Jobs { waiting: VecDeque::new(), claimed: 0 });
+        Ok(Arc::new(Self { jobs, done: Mutex::default(), wakeup, sleeping }))
     }
 
-    fn finish(&self, done: Done) {
+    /// Whether it is the only one that is not claimed.
+    fn push(&self, job: J) -> bool {
+        let mut jobs = self.jobs.lock();
+        jobs.waiting.push_back(job);
+        jobs.waiting.len() == jobs.claimed + 1
+    }
+
+    fn finish(&self, done: J::Done) {
         self.done.lock().push(done);
         // Pairs with `sleep`: either this sees that the connection sleeps, or the connection sees the job.
         if self.sleeping.swap(false, Ordering::SeqCst) {
@@ -154,7 +198,7 @@ impl CompletionQueue {
     }
 
     /// Moves finished jobs to the end of `into`.
-    pub(super) fn collect(&self, into: &mut VecDeque<Done>) {
+    pub(super) fn collect(&self, into: &mut VecDeque<J::Done>) {
         into.extend(self.done.lock().drain(..));
     }
 
@@ -175,5 +219,64 @@ impl CompletionQueue {
         if rang {
             let _ = rustix::io::read(&self.wakeup, &mut [0; 8]);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Waits until it is told to go on, and tells its number.
+    #[derive(Debug)]
+    struct Waiting(mpsc::Receiver<()>, mpsc::Sender<u32>);
+
+    #[derive(Debug)]
+    struct Quick(u32, mpsc::Sender<u32>);
+
+    impl Job for Waiting {
+        type Done = ();
+
+        fn run(self) {
+            self.0.recv().unwrap();
+            self.1.send(0).unwrap();
+        }
+    }
+
+    impl Job for Quick {
+        type Done = u32;
+
+        fn run(self) -> u32 {
+            self.1.send(self.0).unwrap();
+            self.0
+        }
+    }
+
+    #[test]
+    fn queues_of_all_kinds_take_turns_and_abandoned_jobs_are_forgotten() {
+        let pool = Workers::new(1);
+        let (go_on, waits) = mpsc::channel();
+        let (tell, told) = mpsc::channel();
+        let first = CompletionQueue::new().unwrap();
+        pool.submit(&first, Waiting(waits, tell.clone()));
+        let queues: Vec<_> = (0..3).map(|_| CompletionQueue::new().unwrap()).collect();
+        for (queue, jobs) in queues.iter().zip([&[11, 12, 13][..], &[21], &[31, 32]]) {
+            jobs.iter().for_each(|job| pool.submit(queue, Quick(*job, tell.clone())));
+        }
+        pool.abandon(&queues[2]);
+        pool.submit(&queues[2], Quick(33, tell.clone()));
+        go_on.send(()).unwrap();
+        let order: Vec<_> = (0..6).map(|_| told.recv().unwrap()).collect();
+        assert_eq!(order, [0, 11, 21, 33, 12, 13]);
+        // The last one is told of before it is done.
+        let mut done = VecDeque::new();
+        while done.len() < 3 {
+            queues[0].collect(&mut done);
+        }
+        assert_eq!(done, [11, 12, 13]);
+        assert_eq!(pool.threads().0, 1);
+        drop(tell);
+        assert!(told.recv().is_err(), "no job was done twice");
     }
 }
