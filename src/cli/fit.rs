@@ -2,7 +2,7 @@
 
 use crate::account::registry::IDLE_DISKS;
 use crate::account::report::ServerLimits;
-use crate::nbd::Config;
+use crate::nbd::Limits;
 use crate::{Error, ErrorKind, Result};
 
 /// Sockets that listen, control connections, metrics, and what a verb opens for a while.
@@ -14,13 +14,13 @@ pub(super) const OF_DISK: u64 = 12;
 
 /// Lowers the number of connections, and of idle disks, to what fits, if each client attaches a disk of its own.
 /// [`ErrorKind::LimitExceeded`]: not even a few do.
-pub(super) fn fit(descriptors: Option<u64>, config: &mut Config) -> Result<ServerLimits> {
+pub(super) fn fit(descriptors: Option<u64>, limits: &mut Limits) -> Result<ServerLimits> {
     let mut idle_disks = IDLE_DISKS;
     if let Some(limit) = descriptors {
         let left = limit.saturating_sub(FIXED);
         // Clients that say nothing are to leave room for those that do.
-        config.max_handshakes = config.max_handshakes.min((left / 4) as usize);
-        let left = left - config.max_handshakes as u64;
+        limits.max_handshakes = limits.max_handshakes.min((left / 4) as usize);
+        let left = left - limits.max_handshakes as u64;
         idle_disks = idle_disks.min((left / 4 / OF_DISK) as usize);
         let left = left - idle_disks as u64 * OF_DISK;
         let connections = (left / (OF_CONNECTION + OF_DISK)) as usize;
@@ -28,22 +28,22 @@ pub(super) fn fit(descriptors: Option<u64>, config: &mut Config) -> Result<Serve
             return Err(Error::new(ErrorKind::LimitExceeded, format!("{limit} descriptors are too few for a server"))
                 .hint("raise the limit: `ulimit -n 1024`, or LimitNOFILE= in the unit"));
         }
-        if connections < config.max_connections {
+        if connections < limits.max_connections {
             tracing::warn!(
                 descriptors = limit,
-                asked = config.max_connections,
+                asked = limits.max_connections,
                 connections,
                 "the limit of descriptors allows fewer clients than asked for"
             );
-            config.max_connections = connections;
+            limits.max_connections = connections;
         }
     }
     Ok(ServerLimits {
         descriptors,
-        connections: config.max_connections,
+        connections: limits.max_connections,
         idle_disks,
-        buffer_bytes: config.budget,
-        disk_threads: config.workers,
+        buffer_bytes: limits.budget,
+        disk_threads: limits.workers,
     })
 }
 
@@ -52,8 +52,8 @@ mod tests {
     use super::*;
 
     fn fitted(descriptors: Option<u64>) -> (ServerLimits, usize) {
-        let mut config = Config::default();
-        (fit(descriptors, &mut config).unwrap(), config.max_handshakes)
+        let mut limits = Limits::default();
+        (fit(descriptors, &mut limits).unwrap(), limits.max_handshakes)
     }
 
     #[test]
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn too_few_are_refused() {
-        let error = fit(Some(100), &mut Config::default()).unwrap_err();
+        let error = fit(Some(100), &mut Limits::default()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::LimitExceeded);
     }
 }

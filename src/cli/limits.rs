@@ -64,20 +64,20 @@ impl LimitOptions {
                 *limit = value;
             }
         }
-        set(self.max_connections, &mut config.max_connections);
-        set(self.max_handshakes, &mut config.max_handshakes);
-        set(self.handshake_timeout, &mut config.handshake_timeout);
+        set(self.max_connections, &mut config.limits.max_connections);
+        set(self.max_handshakes, &mut config.limits.max_handshakes);
+        set(self.handshake_timeout, &mut config.limits.handshake_timeout);
         set(self.max_options, &mut config.max_options);
         set(self.max_option_bytes, &mut config.max_option_bytes);
         set(self.max_name, &mut config.max_name);
         set(self.max_queries, &mut config.max_queries);
         set(self.max_request, &mut config.max_request);
-        set(self.max_in_flight, &mut config.max_in_flight);
-        set(self.buffer_budget, &mut config.budget);
-        set(self.disk_threads, &mut config.workers);
-        set(self.idle_timeout.map(Some), &mut config.idle_timeout);
-        set(self.stall_timeout, &mut config.stall_timeout);
-        set(self.shutdown_grace, &mut config.shutdown_grace);
+        set(self.max_in_flight, &mut config.limits.max_in_flight);
+        set(self.buffer_budget, &mut config.limits.budget);
+        set(self.disk_threads, &mut config.limits.workers);
+        set(self.idle_timeout.map(Some), &mut config.limits.idle_timeout);
+        set(self.stall_timeout, &mut config.limits.stall_timeout);
+        set(self.shutdown_grace, &mut config.limits.shutdown_grace);
     }
 }
 
@@ -127,13 +127,16 @@ mod tests {
             --max-option-bytes=4K --max-name=5 --max-queries=6 --max-request=1M --max-in-flight=7 --buffer-budget=8M \
             --disk-threads=9 --idle-timeout=10 --stall-timeout=11 --shutdown-grace=0";
         let config = parse(&arguments.split_whitespace().collect::<Vec<_>>()).unwrap();
-        let counts = [config.max_connections, config.max_handshakes, config.max_options, config.max_name];
+        let counts = [config.limits.max_connections, config.limits.max_handshakes, config.max_options, config.max_name];
         assert_eq!(counts, [1, 2, 3, 5]);
         assert_eq!((config.max_option_bytes, config.max_queries, config.max_request), (4096, 6, 1 << 20));
-        assert_eq!((config.max_in_flight, config.budget, config.workers), (7, 8 << 20, 9));
-        assert_eq!(config.handshake_timeout, Duration::from_millis(250));
-        assert_eq!(config.idle_timeout, Some(Duration::from_secs(10)));
-        assert_eq!((config.stall_timeout, config.shutdown_grace), (Duration::from_secs(11), Duration::ZERO));
+        assert_eq!((config.limits.max_in_flight, config.limits.budget, config.limits.workers), (7, 8 << 20, 9));
+        assert_eq!(config.limits.handshake_timeout, Duration::from_millis(250));
+        assert_eq!(config.limits.idle_timeout, Some(Duration::from_secs(10)));
+        assert_eq!(
+            (config.limits.stall_timeout, config.limits.shutdown_grace),
+            (Duration::from_secs(11), Duration::ZERO)
+        );
     }
 
     #[test]

@@ -115,11 +115,11 @@ impl TlsOptions {
     fn apply(self, config: &mut Config) -> Result<()> {
         if let (Some(certificate), Some(key)) = (self.tls_cert, self.tls_key) {
             let files = TlsFiles { certificate, key, client_ca: self.tls_client_ca, crl: self.tls_crl };
-            config.tls = Some(Tls::load(files)?);
+            config.listeners.tls = Some(Tls::load(files)?);
         }
-        config.tls_required = self.tls_required;
-        config.insecure_tcp = self.insecure_tcp;
-        config.insecure_anonymous_clients = self.insecure_anonymous_clients;
+        config.listeners.tls_required = self.tls_required;
+        config.listeners.insecure_tcp = self.insecure_tcp;
+        config.listeners.insecure_anonymous_clients = self.insecure_anonymous_clients;
         Ok(())
     }
 }
@@ -151,7 +151,7 @@ impl Serve {
             confine: self.confine.confine.into(),
             handed,
             metrics,
-            admission: Arc::new(Admission::new(config.tls.clone(), access)),
+            admission: Arc::new(Admission::new(config.listeners.tls.clone(), access)),
             config,
         };
         let opened = open(context, &self.key, &plan)?;

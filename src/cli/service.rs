@@ -114,7 +114,7 @@ impl Service {
     pub(super) fn start(context: &Context, opened: Opened, plan: Plan) -> Result<Self> {
         let Opened { registry, confined, manager, terminal } = opened;
         let mut config = plan.config;
-        let limits = fit(raise_descriptor_limit(), &mut config)?;
+        let limits = fit(raise_descriptor_limit(), &mut config.limits)?;
         tracing::info!(
             descriptors = limits.descriptors,
             connections = limits.connections,

@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::Config;
-use super::handshake::Security;
-use super::tls::Tls;
+use super::listener_policy::ListenerPolicy;
 
 /// A socket on which a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +54,7 @@ pub enum Audience {
 }
 
 impl Listening {
-    pub(super) fn unix(path: Option<&Path>, config: &Config) -> Self {
+    pub(super) fn unix(path: Option<&Path>, policy: &ListenerPolicy) -> Self {
         let file = path.and_then(|path| fs::metadata(path).ok());
         let audience = match file {
             // Connecting takes the right to write.
@@ -66,24 +64,18 @@ impl Listening {
             Some(file) if file.mode() & 0o002 == 0 => Audience::Owner { uid: file.uid() },
             _ => Audience::Machine,
         };
-        let tls = if config.tls.is_some() { TlsUse::Offered } else { TlsUse::Off };
         let address = path.map_or(Address::Abstract, |path| Address::Unix(path.to_owned()));
-        Self { address, tls, audience, host: None }
+        Self { address, tls: policy.unix_tls(), audience, host: None }
     }
 
-    pub(super) fn tcp(addr: SocketAddr, config: &Config) -> Self {
-        let tls = match config.tcp_security() {
-            Security::None => TlsUse::Off,
-            Security::Offered => TlsUse::Offered,
-            Security::Required | Security::Established => TlsUse::Required,
-        };
+    pub(super) fn tcp(addr: SocketAddr, policy: &ListenerPolicy) -> Self {
         let audience = match () {
-            () if config.tls.as_ref().is_some_and(Tls::asks_clients) => Audience::Certificate,
+            () if policy.asks_clients() => Audience::Certificate,
             () if addr.ip().to_canonical().is_loopback() => Audience::Machine,
             () => Audience::Anybody,
         };
-        let host = config.tls.as_ref().and_then(|tls| tls.host_for(addr.ip()));
-        Self { address: Address::Tcp(addr), tls, audience, host }
+        let host = policy.tls.as_ref().and_then(|tls| tls.host_for(addr.ip()));
+        Self { address: Address::Tcp(addr), tls: policy.tcp_tls(), audience, host }
     }
 
     /// Whether clients get in that prove nothing of themselves.
@@ -147,10 +139,10 @@ mod tests {
             (0o602, Audience::Machine),
         ] {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            assert_eq!(Listening::unix(Some(&path), &Config::default()).audience, audience, "{mode:o}");
+            assert_eq!(Listening::unix(Some(&path), &ListenerPolicy::default()).audience, audience, "{mode:o}");
         }
         // Without a file there are no permissions.
-        assert!(Listening::unix(None, &Config::default()).is_open());
+        assert!(Listening::unix(None, &ListenerPolicy::default()).is_open());
     }
 
     #[test]
@@ -163,7 +155,7 @@ mod tests {
             ("[::]:1", Audience::Anybody),
             ("192.0.2.1:1", Audience::Anybody),
         ] {
-            assert_eq!(Listening::tcp(addr.parse().unwrap(), &Config::default()).audience, audience, "{addr}");
+            assert_eq!(Listening::tcp(addr.parse().unwrap(), &ListenerPolicy::default()).audience, audience, "{addr}");
         }
     }
 }

@@ -19,8 +19,10 @@ use memmap2::MmapMut;
 use parking_lot::Mutex;
 use zeroize::Zeroize;
 
-use super::config::{Config, RESERVED};
+use super::limits::Limits;
 
+/// Bytes that a connection may use without asking the [budget](Limits::budget): its receive and its send buffer.
+pub(super) const RESERVED: usize = 64 << 10;
 /// Sizes of buffers in bytes.
 const CLASSES: [usize; 5] = [4 << 10, 16 << 10, SMALL, LARGE, SENDING];
 /// A connection's receive or send buffer: two of them are what is reserved for it.
@@ -56,12 +58,12 @@ struct Pool {
 }
 
 impl Buffers {
-    pub(super) fn new(config: &Config) -> Arc<Self> {
-        let reserved = config.max_connections * RESERVED;
+    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+        let reserved = limits.max_connections * RESERVED;
         Arc::new(Self {
             pool: Mutex::default(),
-            shared: config.budget - reserved,
-            share: config.budget / 4 - RESERVED,
+            shared: limits.budget - reserved,
+            share: limits.budget / 4 - RESERVED,
             used: AtomicUsize::new(0),
             generation: AtomicU64::new(0),
             forgets: AtomicBool::new(false),
@@ -225,8 +227,8 @@ mod tests {
 
     #[test]
     fn a_connection_holds_a_quarter_and_all_hold_the_whole() {
-        let config = Config { budget: 16 << 20, max_connections: 32, ..Config::default() };
-        let buffers = Buffers::new(&config);
+        let limits = Limits { budget: 16 << 20, max_connections: 32, ..Limits::default() };
+        let buffers = Buffers::new(&limits);
         let drain = |share: &Arc<Share>| std::iter::from_fn(|| share.take(LARGE)).collect::<Vec<_>>();
         let shares: Vec<_> = (0..5).map(|_| Share::new(&buffers)).collect();
         let mut leases: Vec<_> = shares.iter().map(drain).collect();
@@ -246,7 +248,7 @@ mod tests {
 
     #[test]
     fn nothing_is_used_again_once_all_is_to_be_forgotten() {
-        let buffers = Buffers::new(&Config::default());
+        let buffers = Buffers::new(&Limits::default());
         let share = Share::new(&buffers);
         let held = share.reserved().unwrap();
         let fill = |mut lease: Lease| lease.fill(7);
@@ -274,7 +276,7 @@ mod tests {
 
     #[test]
     fn buffers_are_reused_while_one_is_in_use() {
-        let buffers = Buffers::new(&Config::default());
+        let buffers = Buffers::new(&Limits::default());
         let share = Share::new(&buffers);
         let _held = share.reserved().unwrap();
         let first = share.take(4096).unwrap().as_ptr();

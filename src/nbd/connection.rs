@@ -24,6 +24,7 @@ use super::channel::Channel;
 use super::client_log::Record;
 use super::input::Input;
 use super::job::{Done, Job, Product, Tag, Work};
+use super::limits::Limits;
 use super::output::{CONTROL, Output, ReplyTarget};
 use super::read::{PIECE, Progress, ReadStream};
 use super::request::{Cause, counted};
@@ -94,8 +95,8 @@ pub(super) enum Stalled {
 
 impl Connection {
     /// A tick, the longest time between two looks at the clock, for [`Channel::new`].
-    pub(super) fn tick(config: &Config) -> Duration {
-        REST_AFTER.min(config.stall_timeout).min(config.idle_timeout.unwrap_or(REST_AFTER))
+    pub(super) fn tick(limits: &Limits) -> Duration {
+        REST_AFTER.min(limits.stall_timeout).min(limits.idle_timeout.unwrap_or(REST_AFTER))
     }
 
     pub(super) fn new(shared: Arc<Shared>, session: Session, channel: Channel, record: Record) -> io::Result<Self> {
@@ -280,7 +281,7 @@ impl Connection {
             if self.closing {
                 return Ok(Stalled::Nothing);
             }
-            if self.in_flight() >= self.shared.config.max_in_flight {
+            if self.in_flight() >= self.shared.config.limits.max_in_flight {
                 return Ok(Stalled::Job);
             }
             // Room for any answer that is no data, so that no request is given up half done.
@@ -343,7 +344,7 @@ impl Connection {
         }
         // A client may take as long as it likes between requests, but not within one.
         let mid_request = stalled == Stalled::Input && self.within_request();
-        let limit = (blocked || mid_request).then_some(self.shared.config.stall_timeout);
+        let limit = (blocked || mid_request).then_some(self.shared.config.limits.stall_timeout);
         let Some(wakeup) = self.queue.sleep() else { return Ok(()) };
         let mut fds =
             [PollFd::from_borrowed_fd(wakeup, PollFlags::IN), PollFd::from_borrowed_fd(self.channel.fd(), interest)];

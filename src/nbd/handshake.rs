@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use uuid::Uuid;
 
+use super::audience::TlsUse;
 use super::clock::Clock;
 use super::context::Contexts;
 use super::server_stats::Stats;
@@ -44,11 +45,8 @@ pub(super) enum Outcome {
 /// What of TLS this connection has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Security {
-    /// The server has no certificate.
-    None,
-    Offered,
-    /// Nothing but STARTTLS and ABORT is answered.
-    Required,
+    /// Nothing yet. Where TLS is required nothing but STARTTLS and ABORT is answered.
+    Plain(TlsUse),
     Established,
 }
 
@@ -57,7 +55,7 @@ pub(super) struct Handshake<'a> {
     exports: &'a Arc<dyn Exports>,
     config: &'a Config,
     stopping: &'a AtomicBool,
-    /// Claims a place among [`Config::max_connections`]; `false` when there is none left.
+    /// Claims a place among [`Limits::max_connections`](super::Limits::max_connections); `false` when there is none left.
     admit: &'a mut (dyn FnMut() -> bool + Send + Sync),
     /// Who it is, as the log says it.
     peer: &'a str,
@@ -112,7 +110,7 @@ impl<'a> Handshake<'a> {
         identity: Identity,
         admit: &'a mut (dyn FnMut() -> bool + Send + Sync),
     ) -> Result<Self, HandshakeEnd> {
-        let mut clock = Clock::new(at.config.handshake_timeout);
+        let mut clock = Clock::new(at.config.limits.handshake_timeout);
         let flags = clock
             .wait(async {
                 stream.write_all(&greeting()).await?;
@@ -218,7 +216,7 @@ impl<'a> Handshake<'a> {
             return OptionReply::Finish(Outcome::End);
         }
         let barred = match () {
-            () if security == Security::Required && option != OptionType::StartTls => {
+            () if security == Security::Plain(TlsUse::Required) && option != OptionType::StartTls => {
                 Some((ReplyType::ErrTlsReqd, "this server requires TLS"))
             }
             () if self.stopping.load(Ordering::Relaxed) => Some((ReplyType::ErrShutdown, "the server is stopping")),
@@ -252,12 +250,12 @@ impl<'a> Handshake<'a> {
         match option {
             OptionType::List => return OptionReply::List,
             OptionType::StartTls => match security {
-                Security::Offered | Security::Required => {
+                Security::Plain(TlsUse::Offered | TlsUse::Required) => {
                     reply(ReplyType::Ack, "");
                     return OptionReply::Finish(Outcome::StartTls);
                 }
                 Security::Established => reply(ReplyType::ErrInvalid, "TLS is in use already"),
-                Security::None => reply(ReplyType::ErrPolicy, "this server has no certificate"),
+                Security::Plain(TlsUse::Off) => reply(ReplyType::ErrPolicy, "this server has no certificate"),
             },
             OptionType::StructuredReply if terms.style == HeaderStyle::Extended => {
                 reply(ReplyType::ErrExtHeaderReqd, "extended headers are in use already");
@@ -413,7 +411,7 @@ impl<'a> Handshake<'a> {
     fn admitted(&mut self) -> bool {
         let admitted = (self.admit)();
         if !admitted {
-            let most = self.config.max_connections;
+            let most = self.config.limits.max_connections;
             let why = format!("too many clients: {most} are allowed (--max-connections)");
             self.stats.turned_away(self.peer, Reason::Connections, why);
         }

@@ -43,7 +43,7 @@ impl LocalAttach {
     #[must_use]
     pub fn alone() -> Self {
         let config = Arc::new(Config::default());
-        let stats = Stats::new(&config);
+        let stats = Stats::new(&config.limits);
         Self::new(Arc::new(Hub::new(Arc::new(NoExports), config, stats)))
     }
 

@@ -77,7 +77,7 @@ impl Connection {
         let since = Instant::now();
         while !self.receive_some(true)? {
             if self.within_request() {
-                if since.elapsed() >= self.shared.config.stall_timeout {
+                if since.elapsed() >= self.shared.config.limits.stall_timeout {
                     return Err(io::ErrorKind::TimedOut.into());
                 }
                 continue;
@@ -85,7 +85,7 @@ impl Connection {
             self.input.rest();
             self.output.rest();
             self.finished.shrink_to_fit();
-            let left = self.shared.config.idle_timeout.map(|limit| limit.saturating_sub(since.elapsed()));
+            let left = self.shared.config.limits.idle_timeout.map(|limit| limit.saturating_sub(since.elapsed()));
             let mut fds = [PollFd::from_borrowed_fd(self.channel.fd(), PollFlags::IN)];
             if poll(&mut fds, left)? == 0 {
                 return Err(io::ErrorKind::TimedOut.into());

@@ -26,7 +26,7 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
-use super::audience::Listening;
+use super::audience::{Listening, TlsUse};
 use super::busy_poll::PollSlots;
 use super::certificate;
 use super::channel::Channel;
@@ -37,7 +37,6 @@ use super::listen::{self, Listener, Reach, SocketAccess, SocketFile};
 use super::local_attach::LocalAttach;
 use super::server_stats::{Attached, Stats};
 use super::session::Session;
-use super::tls::Tls;
 use super::turned_away::{HandshakeEnd, Reason};
 use super::{Config, Exports, Identity};
 use crate::io::peer::Peer;
@@ -59,7 +58,7 @@ impl Server {
     /// [`crate::ErrorKind::InvalidInput`] when settings contradict each other.
     pub fn new(exports: Arc<dyn Exports>, config: Config) -> Result<Self> {
         config.check()?;
-        let stats = Stats::new(&config);
+        let stats = Stats::new(&config.limits);
         let hub = Arc::new(Hub::new(exports, Arc::new(config), stats));
         Ok(Self { hub, listeners: Vec::new(), files: Vec::new() })
     }
@@ -91,8 +90,8 @@ impl Server {
     }
 
     /// Listens on a TCP address and returns it with the port that was chosen, if it was 0. An address that is not
-    /// loopback is refused unless clients have to prove themselves by a certificate, or [`Config::insecure_tcp`] or
-    /// [`Config::insecure_anonymous_clients`] says otherwise.
+    /// loopback is refused unless clients have to prove themselves by a certificate, or [`ListenerPolicy::insecure_tcp`] or
+    /// [`ListenerPolicy::insecure_anonymous_clients`] says otherwise.
     pub fn listen_tcp(&mut self, addr: SocketAddr) -> Result<SocketAddr> {
         let (listener, addr) = listen::tcp(addr, self.reach())?;
         self.listeners.push(listener);
@@ -107,11 +106,11 @@ impl Server {
 
     fn reach(&self) -> Reach {
         let config = &self.hub.shared.config;
-        let proven = config.tls.as_ref().is_some_and(Tls::asks_clients) || config.insecure_anonymous_clients;
-        match config.tcp_security() {
-            _ if config.insecure_tcp => Reach::Anybody,
-            Security::Required if proven => Reach::Anybody,
-            Security::Required => Reach::ThisMachine {
+        let proven = config.listeners.asks_clients() || config.listeners.insecure_anonymous_clients;
+        match config.listeners.tcp_tls() {
+            _ if config.listeners.insecure_tcp => Reach::Anybody,
+            TlsUse::Required if proven => Reach::Anybody,
+            TlsUse::Required => Reach::ThisMachine {
                 lacking: "and no client has to prove who it is",
                 hint: "--tls-client-ca asks clients for a certificate; --insecure-anonymous-clients lets anybody read and write the disks",
             },
@@ -129,15 +128,15 @@ impl Server {
         let of = |listener: &Listener| match listener {
             Listener::Unix(listener) => {
                 let addr = listener.local_addr().ok();
-                Some(Listening::unix(addr.as_ref().and_then(|addr| addr.as_pathname()), config))
+                Some(Listening::unix(addr.as_ref().and_then(|addr| addr.as_pathname()), &config.listeners))
             }
-            Listener::Tcp(listener) => Some(Listening::tcp(listener.local_addr().ok()?, config)),
+            Listener::Tcp(listener) => Some(Listening::tcp(listener.local_addr().ok()?, &config.listeners)),
         };
         self.listeners.iter().filter_map(of).collect()
     }
 
     /// Serves until `stop` is ready, then: accepts no more, answers what still arrives with "shutting down" for
-    /// [`Config::shutdown_grace`], or with none carries out what has arrived, finishes what is in flight, and returns
+    /// [`Limits::shutdown_grace`], or with none carries out what has arrived, finishes what is in flight, and returns
     /// when the last connection has ended. Flushing the disks is left to whoever owns them. Runs on a multi-threaded
     /// tokio runtime with time and I/O.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<()> {
@@ -160,8 +159,8 @@ impl Server {
         }
         stop.await;
         // Handshakes see this before a new client could be accepted in their place. Without a grace nobody is refused,
-        // so that no client takes the end for an error of the disk: see `Config::shutdown_grace`.
-        hub.shared.stopping.store(!hub.shared.config.shutdown_grace.is_zero(), Ordering::Relaxed);
+        // so that no client takes the end for an error of the disk: see `Limits::shutdown_grace`.
+        hub.shared.stopping.store(!hub.shared.config.limits.shutdown_grace.is_zero(), Ordering::Relaxed);
         accepting.shutdown().await;
         drop(files);
         hub.end().await;
@@ -176,7 +175,7 @@ async fn accept_unix(hub: Arc<Hub>, listener: UnixListener) {
                 let peer = Peer::of(&stream).ok();
                 let identity = Identity { uid: peer.map(|peer| peer.uid), ..Identity::default() };
                 let peer = peer.map(|peer| format!("unix:{peer}"));
-                let security = hub.shared.config.unix_security();
+                let security = Security::Plain(hub.shared.config.listeners.unix_tls());
                 hub.greet(stream, security, identity, peer.unwrap_or_else(|| "unix".into()));
             }
             Err(e) => hub.not_accepted(&e).await,
@@ -191,7 +190,8 @@ async fn accept_tcp(hub: Arc<Hub>, listener: TcpListener) {
                 // Replies are gathered already, and a client that has lost its network must be noticed some day.
                 let _ = stream.set_nodelay(true);
                 let _ = sockopt::set_socket_keepalive(&stream, true);
-                hub.greet(stream, hub.shared.config.tcp_security(), Identity::default(), peer.to_string());
+                let security = Security::Plain(hub.shared.config.listeners.tcp_tls());
+                hub.greet(stream, security, Identity::default(), peer.to_string());
             }
             Err(e) => hub.not_accepted(&e).await,
         }
@@ -254,7 +254,7 @@ impl Hub {
         });
         Self {
             exports,
-            places: Arc::new(Semaphore::new(shared.config.max_connections)),
+            places: Arc::new(Semaphore::new(shared.config.limits.max_connections)),
             shared,
             stats,
             next_id: AtomicU64::new(0),
@@ -280,7 +280,7 @@ impl Hub {
     /// Starts the handshake with a client.
     fn greet<S: Socket>(self: &Arc<Self>, stream: S, security: Security, identity: Identity, peer: String) {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        if self.handshakes.lock().len() >= self.shared.config.max_handshakes {
+        if self.handshakes.lock().len() >= self.shared.config.limits.max_handshakes {
             self.evict_oldest();
         }
         let (sender, evicted) = oneshot::channel();
@@ -342,7 +342,7 @@ impl Hub {
         let (session, stream, tls) = match handshake.haggle(&mut stream, security).await? {
             Outcome::Transmit(session) => (session, stream, None),
             Outcome::StartTls => {
-                let Some(tls) = &config.tls else { return Ok(None) };
+                let Some(tls) = &config.listeners.tls else { return Ok(None) };
                 let accepted = handshake.wait(TlsAcceptor::from(tls.config()).accept(stream)).await;
                 let mut stream = accepted.map_err(|error| match error.kind() {
                     io::ErrorKind::TimedOut => error.into(),
@@ -370,7 +370,7 @@ impl Hub {
     pub(super) fn admit(self: &Arc<Self>, session: Session, socket: OwnedFd, kept: Box<dyn Send>) -> Result<u32> {
         let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
             self.stats.connections_refused.fetch_add(1, Ordering::Relaxed);
-            let most = self.shared.config.max_connections;
+            let most = self.shared.config.limits.max_connections;
             return Err(Error::new(ErrorKind::LimitExceeded, format!("the server has its {most} clients already"))
                 .hint("detach one, or serve with a larger --max-connections"));
         };
@@ -383,7 +383,7 @@ impl Hub {
     fn start(self: &Arc<Self>, id: u64, ready: Ready, peer: String) {
         let Ready { session, socket, tls, place, kept } = ready;
         let (shared, hub) = (Arc::clone(&self.shared), Arc::clone(self));
-        let channel = match Channel::new(socket, tls, Connection::tick(&shared.config)) {
+        let channel = match Channel::new(socket, tls, Connection::tick(&shared.config.limits)) {
             Ok(channel) => channel,
             Err(error) => return warn!(%peer, %error, "cannot serve a client"),
         };
@@ -416,14 +416,14 @@ impl Hub {
 
     /// Ends everything that is alive.
     async fn end(&self) {
-        let grace = self.shared.config.shutdown_grace;
+        let grace = self.shared.config.limits.shutdown_grace;
         if self.all_gone_within(grace).await {
             return;
         }
         self.cut.store(true, Ordering::SeqCst);
         self.handshakes.lock().clear();
         self.shut(Shutdown::Read);
-        if !self.all_gone_within(self.shared.config.stall_timeout).await {
+        if !self.all_gone_within(self.shared.config.limits.stall_timeout).await {
             warn!("some clients do not take their last replies");
             self.shut(Shutdown::Both);
             self.all_gone_within(grace.max(Duration::from_secs(1))).await;

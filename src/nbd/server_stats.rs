@@ -9,12 +9,13 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
+use super::Identity;
 use super::buffers::Buffers;
 use super::counters::{Counts, Tally};
+use super::limits::Limits;
 use super::log_limiter::Limiter;
 use super::turned_away::{Reason, Turnings};
 use super::workers::Workers;
-use super::{Config, Identity};
 
 /// Lines of the log that all clients together may cause at once, and then in a second: for failed requests, and for
 /// coming and going.
@@ -101,13 +102,13 @@ pub struct StatsSample {
 }
 
 impl Stats {
-    pub(super) fn new(config: &Config) -> Arc<Self> {
+    pub(super) fn new(limits: &Limits) -> Arc<Self> {
         let now = Instant::now();
         let limiter = |(burst, per_second)| Mutex::new(Limiter::new(burst, per_second, now));
         Arc::new(Self {
             state: Mutex::default(),
-            buffers: Buffers::new(config),
-            workers: Workers::new(config.workers),
+            buffers: Buffers::new(limits),
+            workers: Workers::new(limits.workers),
             handshakes: AtomicUsize::new(0),
             handshakes_failed: AtomicU64::new(0),
             connections_refused: AtomicU64::new(0),
@@ -116,8 +117,8 @@ impl Stats {
             turnings: Turnings::new(now),
             failures: limiter(FAILURE_LINES),
             coming: limiter(COMING_LINES),
-            max_connections: config.max_connections,
-            budget: config.budget,
+            max_connections: limits.max_connections,
+            budget: limits.budget,
         })
     }
 
@@ -230,7 +231,7 @@ mod tests {
 
     #[test]
     fn nothing_is_lost_when_a_client_leaves() {
-        let stats = Stats::new(&Config::default());
+        let stats = Stats::new(&Limits::default());
         let (disk, other) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let client = |export: &str| Attached {
             peer: "somebody".to_owned(),

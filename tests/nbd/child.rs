@@ -26,9 +26,10 @@ fn serve_when_told_to() {
     let shelf = Shelf::new();
     shelf.add("disk", size, Some(Counting(MIB)));
     let mut config = Config::default();
-    config.max_connections = number(CONNECTIONS).map_or(config.max_connections, |n| n as usize);
-    config.budget = number(BUDGET).map_or(config.budget, |n| n as usize);
-    config.tls = std::env::var_os(CERTIFICATES).map(|folder| Tls::load(server_files(folder.as_ref())).unwrap());
+    config.limits.max_connections = number(CONNECTIONS).map_or(config.limits.max_connections, |n| n as usize);
+    config.limits.budget = number(BUDGET).map_or(config.limits.budget, |n| n as usize);
+    config.listeners.tls =
+        std::env::var_os(CERTIFICATES).map(|folder| Tls::load(server_files(folder.as_ref())).unwrap());
     let fixture = ServerFixture::new(&shelf, config);
     println!("\nserving {}", fixture.socket.display());
     let _ = std::io::stdin().read(&mut [0]);
@@ -54,8 +55,8 @@ impl Serving {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "child::serve_when_told_to", "--nocapture"])
             .env(SIZE, size.to_string())
-            .env(CONNECTIONS, config.max_connections.to_string())
-            .env(BUDGET, config.budget.to_string())
+            .env(CONNECTIONS, config.limits.max_connections.to_string())
+            .env(BUDGET, config.limits.budget.to_string())
             .envs(environment.iter().copied())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use sealdisk::base::{BaseImage, BaseRun};
 use sealdisk::disk::Durability;
-use sealdisk::nbd::Config;
 use sealdisk::nbd::wire::transmission::{HeaderStyle, ReplyHeader, command, command_flag as cflag};
+use sealdisk::nbd::{Config, Limits};
 use sealdisk::{Error, ErrorKind, Result};
 
 use crate::fixture::{MIB, ServerFixture, Shelf};
@@ -110,7 +110,9 @@ fn whole(style: HeaderStyle) -> u16 {
 fn cold_reads_of_every_size_and_form_are_right() {
     let base = Base::new(false, 0..0);
     // Ordinary limits, and so little memory that every wait is done by the connection itself.
-    for config in [Config::default(), Config { budget: MIB as usize, max_connections: 8, ..Config::default() }] {
+    for config in
+        [Config::default(), Config::from(Limits { budget: MIB as usize, max_connections: 8, ..Limits::default() })]
+    {
         let fixture = fixture(&base, config);
         for style in STYLES {
             let mut client = Client::attached(&fixture.socket, style);
@@ -131,16 +133,16 @@ fn cold_reads_of_every_size_and_form_are_right() {
 #[test]
 fn only_so_many_reads_wait_for_the_disk_at_once() {
     let base = Base::new(false, 0..0);
-    let threads = |workers| Config { workers, ..Config::default() };
+    let threads = |workers| Config::from(Limits { workers, ..Limits::default() });
     for (config, clients, reads, waiting) in [
         (threads(3), 5, 1, 3),
         (threads(3), 1, 3, 3),
         (threads(3), 1, 4, 3),
         (Config::default(), 8, 8, 64),
         (Config::default(), 7, 10, 64),
-        (Config { max_in_flight: 2, ..Config::default() }, 1, 2, 2),
-        (Config { max_in_flight: 2, ..Config::default() }, 1, 7, 2),
-        (Config { max_in_flight: 2, ..Config::default() }, 3, 7, 6),
+        (Config::from(Limits { max_in_flight: 2, ..Limits::default() }), 1, 2, 2),
+        (Config::from(Limits { max_in_flight: 2, ..Limits::default() }), 1, 7, 2),
+        (Config::from(Limits { max_in_flight: 2, ..Limits::default() }), 3, 7, 6),
     ] {
         let fixture = fixture(&base, config);
         let mut clients: Vec<_> =
@@ -213,7 +215,8 @@ fn a_slow_request_holds_up_no_quick_one() {
 #[test]
 fn a_stopping_server_waits_for_slow_requests() {
     let base = Base::new(false, 0..0);
-    let mut fixture = fixture(&base, Config { shutdown_grace: std::time::Duration::ZERO, ..Config::default() });
+    let mut fixture =
+        fixture(&base, Config::from(Limits { shutdown_grace: std::time::Duration::ZERO, ..Limits::default() }));
     let mut client = Client::attached(&fixture.socket, HeaderStyle::Structured);
     base.close();
     let cookie = client.request(command::READ, 0, 0, 4096, &[]);

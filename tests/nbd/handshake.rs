@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use sealdisk::nbd::Config;
 use sealdisk::nbd::wire::handshake::{MetaContextRequest, OptionHeader, OptionType};
 use sealdisk::nbd::wire::transmission::{HeaderStyle, command, flag};
+use sealdisk::nbd::{Config, Limits};
 
 use crate::fixture::{MIB, ServerFixture, Shelf};
 use crate::raw::{ACK, Client, ERR, INFO, META_CONTEXT, OptionReply, SERVER, polite};
@@ -132,7 +132,7 @@ fn a_list_of_thousands_comes_in_pieces_and_to_a_client_that_takes_them() {
     let name = |index: usize| format!("{index:0200}");
     (0..EXPORTS).for_each(|index| shelf.put(&name(index), &disk, true));
     let limit = std::time::Duration::from_millis(500);
-    let fixture = ServerFixture::new(&shelf, Config { handshake_timeout: limit, ..Config::default() });
+    let fixture = ServerFixture::new(&shelf, Config::from(Limits { handshake_timeout: limit, ..Limits::default() }));
     let mut client = Client::greeted(&fixture.socket);
     let replies = client.option(OptionType::List, &[]);
     assert_eq!(replies.len(), EXPORTS + 2);
@@ -394,8 +394,10 @@ fn names_and_option_data_have_settable_limits() {
 #[test]
 fn a_handshake_has_its_time() {
     let (shelf, _disk) = Shelf::with_disk(MIB);
-    let fixture =
-        ServerFixture::new(&shelf, Config { handshake_timeout: Duration::from_millis(50), ..Config::default() });
+    let fixture = ServerFixture::new(
+        &shelf,
+        Config::from(Limits { handshake_timeout: Duration::from_millis(50), ..Limits::default() }),
+    );
     let mut silent = Client::connect(&fixture.socket);
     let mut slow = Client::greeted(&fixture.socket);
     slow.send(b"IHAVE");
@@ -408,7 +410,7 @@ fn a_handshake_has_its_time() {
 #[test]
 fn connections_are_limited_and_their_places_given_back() {
     let (shelf, _disk) = Shelf::with_disk(MIB);
-    let fixture = ServerFixture::new(&shelf, Config { max_connections: 2, ..Config::default() });
+    let fixture = ServerFixture::new(&shelf, Config::from(Limits { max_connections: 2, ..Limits::default() }));
     let mut first = Client::attached(&fixture.socket, HeaderStyle::Simple);
     let _second = Client::attached(&fixture.socket, HeaderStyle::Simple);
     let mut third = Client::greeted(&fixture.socket);
@@ -429,7 +431,7 @@ fn connections_are_limited_and_their_places_given_back() {
 #[test]
 fn the_oldest_handshake_makes_room() {
     let (shelf, _disk) = Shelf::with_disk(MIB);
-    let fixture = ServerFixture::new(&shelf, Config { max_handshakes: 4, ..Config::default() });
+    let fixture = ServerFixture::new(&shelf, Config::from(Limits { max_handshakes: 4, ..Limits::default() }));
     let mut half_open: Vec<_> = (0..12).map(|_| Client::greeted(&fixture.socket)).collect();
     polite(&fixture.socket);
     half_open[0].assert_ended();

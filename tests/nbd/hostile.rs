@@ -98,7 +98,7 @@ fn the_server_outlives_them_all() {
     let certificates = Certificates::make();
     let environment = [("MALLOC_ARENA_MAX", "1"), (CERTIFICATES, certificates.folder().to_str().unwrap())];
     let mut server = Serving::start_with(64 * MIB, &config, &environment);
-    warm_up(&server, config.max_connections);
+    warm_up(&server, config.limits.max_connections);
     let (resident, descriptors) = (server.resident(), server.descriptors());
     let mut battery = Battery { server: &mut server, connections: 0 };
     handshakes(&mut battery);

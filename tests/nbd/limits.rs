@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use sealdisk::nbd::wire::handshake::OptionType;
 use sealdisk::nbd::wire::transmission::{HeaderStyle, ReplyHeader, Request, command, command_flag as cflag};
-use sealdisk::nbd::{Config, Exports, Server};
+use sealdisk::nbd::{Config, Exports, Limits, Server};
 
 use crate::fixture::{MIB, ServerFixture, Shelf};
 use crate::raw::{Client, ERR, polite};
@@ -20,7 +20,7 @@ const ESHUTDOWN: u32 = 108;
 #[test]
 fn an_idle_client_is_let_go_only_when_asked_for() {
     let (shelf, _disk) = Shelf::with_disk(MIB);
-    let fixture = ServerFixture::new(&shelf, Config { idle_timeout: Some(SHORT), ..Config::default() });
+    let fixture = ServerFixture::new(&shelf, Config::from(Limits { idle_timeout: Some(SHORT), ..Limits::default() }));
     let mut client = Client::attached(&fixture.socket, HeaderStyle::Simple);
     client.read(0, 512);
     client.assert_ended();
@@ -37,7 +37,7 @@ fn an_idle_client_is_let_go_only_when_asked_for() {
 #[test]
 fn a_request_that_stops_half_way_has_its_time() {
     let (shelf, _disk) = Shelf::with_disk(MIB);
-    let fixture = ServerFixture::new(&shelf, Config { stall_timeout: SHORT, ..Config::default() });
+    let fixture = ServerFixture::new(&shelf, Config::from(Limits { stall_timeout: SHORT, ..Limits::default() }));
     let write = Request { flags: 0, command: command::WRITE, cookie: 1, offset: 0, length: 100_000 };
     let bytes = [write.emit(HeaderStyle::Simple), vec![0; 50_000]].concat();
     for sent in [1, 27, 28, 29, bytes.len()] {
@@ -55,8 +55,10 @@ fn a_request_that_stops_half_way_has_its_time() {
 fn a_client_that_takes_no_replies_has_its_time() {
     for style in [HeaderStyle::Simple, HeaderStyle::Structured] {
         let (shelf, _disk) = Shelf::with_disk(8 * MIB);
-        let fixture =
-            ServerFixture::new(&shelf, Config { stall_timeout: SHORT, max_connections: 1, ..Config::default() });
+        let fixture = ServerFixture::new(
+            &shelf,
+            Config::from(Limits { stall_timeout: SHORT, max_connections: 1, ..Limits::default() }),
+        );
         let mut client = Client::attached(&fixture.socket, style);
         client.request(command::READ, cflag::DF * u16::from(style != HeaderStyle::Simple), 0, 8 * MIB, &[]);
         // Its place is free once it has been cut off.
@@ -70,7 +72,8 @@ fn a_client_that_takes_no_replies_has_its_time() {
 #[test]
 fn few_requests_may_be_in_flight_and_all_are_answered() {
     let (shelf, _disk) = Shelf::with_disk(8 * MIB);
-    let fixture = ServerFixture::new(&shelf, Config { max_in_flight: 2, workers: 1, ..Config::default() });
+    let fixture =
+        ServerFixture::new(&shelf, Config::from(Limits { max_in_flight: 2, workers: 1, ..Limits::default() }));
     let mut client = Client::attached(&fixture.socket, HeaderStyle::Structured);
     let mut bytes = Vec::new();
     for cookie in 0..200 {
@@ -100,7 +103,7 @@ fn few_requests_may_be_in_flight_and_all_are_answered() {
 fn clients_that_hold_the_budget_do_not_stall_another() {
     let (shelf, _disk) = Shelf::with_disk(64 * MIB);
     // What is not reserved is 1 MiB; a quarter of the budget is less than one long request.
-    let config = Config { budget: 2 << 20, max_connections: 16, ..Config::default() };
+    let config = Config::from(Limits { budget: 2 << 20, max_connections: 16, ..Limits::default() });
     let fixture = ServerFixture::new(&shelf, config);
     let mut hogs: Vec<_> = (0..8).map(|_| Client::attached(&fixture.socket, HeaderStyle::Structured)).collect();
     for (i, hog) in hogs.iter_mut().enumerate() {
@@ -125,7 +128,7 @@ fn clients_that_hold_the_budget_do_not_stall_another() {
 fn a_stopping_server_refuses_and_ends_with_clients_attached() {
     let (shelf, disk) = Shelf::with_disk(8 * MIB);
     let grace = Duration::from_secs(2);
-    let mut fixture = ServerFixture::new(&shelf, Config { shutdown_grace: grace, ..Config::default() });
+    let mut fixture = ServerFixture::new(&shelf, Config::from(Limits { shutdown_grace: grace, ..Limits::default() }));
     let mut idle = Client::attached(&fixture.socket, HeaderStyle::Structured);
     let mut haggling = Client::greeted(&fixture.socket);
     let mut busy = Client::attached(&fixture.socket, HeaderStyle::Extended);
@@ -155,8 +158,10 @@ fn a_stopping_server_refuses_and_ends_with_clients_attached() {
 #[test]
 fn a_server_whose_clients_leave_ends_at_once() {
     let (shelf, _disk) = Shelf::with_disk(MIB);
-    let mut fixture =
-        ServerFixture::new(&shelf, Config { shutdown_grace: Duration::from_secs(60), ..Config::default() });
+    let mut fixture = ServerFixture::new(
+        &shelf,
+        Config::from(Limits { shutdown_grace: Duration::from_secs(60), ..Limits::default() }),
+    );
     let mut client = Client::attached(&fixture.socket, HeaderStyle::Simple);
     fixture.stop();
     while client.try_request(command::FLUSH, 0, 0, 0) != ESHUTDOWN {}
@@ -167,7 +172,8 @@ fn a_server_whose_clients_leave_ends_at_once() {
 #[test]
 fn without_a_grace_nobody_is_refused_at_the_end() {
     let (shelf, _disk) = Shelf::with_disk(MIB);
-    let mut fixture = ServerFixture::new(&shelf, Config { shutdown_grace: Duration::ZERO, ..Config::default() });
+    let mut fixture =
+        ServerFixture::new(&shelf, Config::from(Limits { shutdown_grace: Duration::ZERO, ..Limits::default() }));
     let mut stream = std::os::unix::net::UnixStream::connect(&fixture.socket).unwrap();
     nbd::client::handshake(&mut stream, b"").unwrap();
     let mut stopped = false;
@@ -196,7 +202,8 @@ fn without_a_grace_nobody_is_refused_at_the_end() {
 #[test]
 fn requests_in_flight_are_finished_at_the_end() {
     let (shelf, _disk) = Shelf::with_disk(64 * MIB);
-    let mut fixture = ServerFixture::new(&shelf, Config { shutdown_grace: Duration::ZERO, ..Config::default() });
+    let mut fixture =
+        ServerFixture::new(&shelf, Config::from(Limits { shutdown_grace: Duration::ZERO, ..Limits::default() }));
     let mut client = Client::attached(&fixture.socket, HeaderStyle::Structured);
     let mut bytes = Vec::new();
     for cookie in 0..64 {
@@ -249,7 +256,7 @@ fn sockets_of_the_service_manager_and_tcp_of_both_families() {
 #[test]
 fn a_server_needs_settings_that_fit() {
     let shelf = Shelf::new();
-    let config = Config { max_connections: 100_000, ..Config::default() };
+    let config = Config::from(Limits { max_connections: 100_000, ..Limits::default() });
     let refused = Server::new(shelf as std::sync::Arc<dyn Exports>, config);
     assert!(refused.is_err_and(|error| error.kind() == sealdisk::ErrorKind::InvalidInput));
 }

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use sealdisk::nbd::Config;
 use sealdisk::nbd::wire::transmission::{HeaderStyle, ReplyHeader, Request, command};
+use sealdisk::nbd::{Config, Limits};
 
 use crate::child::Serving;
 use crate::fixture::MIB;
@@ -19,7 +19,7 @@ const ROUNDS: usize = 8;
 /// A thousand clients that only listen, and 256 that keep 4,096 requests in flight, all of which are answered, right.
 #[test]
 fn thousands_of_requests_in_flight() {
-    let config = Config { max_connections: 1500, budget: 256 << 20, ..Config::default() };
+    let config = Config::from(Limits { max_connections: 1500, budget: 256 << 20, ..Limits::default() });
     let server = Serving::start(64 * MIB, &config);
     let style = HeaderStyle::Structured;
     let mut idle: Vec<_> = (0..IDLE).map(|_| Client::attached(&server.socket, style)).collect();

@@ -13,7 +13,7 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, Support
 use sealdisk::ErrorKind;
 use sealdisk::nbd::wire::handshake::{OptionHeader, OptionType};
 use sealdisk::nbd::wire::transmission::{HeaderStyle, command};
-use sealdisk::nbd::{Config, Tls, TlsFiles};
+use sealdisk::nbd::{Config, Limits, ListenerPolicy, Tls, TlsFiles};
 
 use crate::fixture::{MIB, ServerFixture, Shelf};
 use crate::raw::{ACK, Client, ERR};
@@ -59,7 +59,13 @@ pub(crate) fn server_files(folder: &Path) -> TlsFiles {
 
 fn fixture(tls: Tls, required: bool) -> ServerFixture {
     let (shelf, _disk) = Shelf::with_disk(8 * MIB);
-    ServerFixture::new(&shelf, Config { tls: Some(tls), tls_required: required, ..Config::default() })
+    ServerFixture::new(
+        &shelf,
+        Config {
+            listeners: ListenerPolicy { tls: Some(tls), tls_required: required, ..ListenerPolicy::default() },
+            ..Config::default()
+        },
+    )
 }
 
 /// Greeted, STARTTLS acknowledged, TLS begun (the TLS handshake itself happens with the first bytes).
@@ -103,7 +109,10 @@ fn tls_is_offered_or_required() {
     for asks_clients in [false, true] {
         let (shelf, _disk) = Shelf::with_disk(8 * MIB);
         let tls = Some(server(&certificates, asks_clients));
-        let config = Config { tls, tls_required: !asks_clients, ..Config::default() };
+        let config = Config {
+            listeners: ListenerPolicy { tls, tls_required: !asks_clients, ..ListenerPolicy::default() },
+            ..Config::default()
+        };
         let mut addr = None;
         let required = ServerFixture::with_server(&shelf, config, |server| {
             addr = Some(server.listen_tcp("127.0.0.1:0".parse().unwrap()).unwrap());
@@ -189,8 +198,8 @@ fn a_tls_handshake_has_its_time() {
     let certificates = Certificates::make();
     let (shelf, _disk) = Shelf::with_disk(MIB);
     let config = Config {
-        tls: Some(server(&certificates, false)),
-        handshake_timeout: Duration::from_millis(50),
+        limits: Limits { handshake_timeout: Duration::from_millis(50), ..Limits::default() },
+        listeners: ListenerPolicy { tls: Some(server(&certificates, false)), ..ListenerPolicy::default() },
         ..Config::default()
     };
     let fixture = ServerFixture::new(&shelf, config);
@@ -229,10 +238,16 @@ fn real_clients_over_tls() {
     disk.write(0, &pattern(1, 3 << 20), sealdisk::disk::Durability::Volatile).unwrap();
     let mut port = 0;
     let tls = Some(server(&certificates, true));
-    let fixture =
-        ServerFixture::with_server(&shelf, Config { tls, tls_required: true, ..Config::default() }, |server| {
+    let fixture = ServerFixture::with_server(
+        &shelf,
+        Config {
+            listeners: ListenerPolicy { tls, tls_required: true, ..ListenerPolicy::default() },
+            ..Config::default()
+        },
+        |server| {
             port = server.listen_tcp("127.0.0.1:0".parse().unwrap()).unwrap().port();
-        });
+        },
+    );
     let run = |program: &str, arguments: &[&str]| {
         let done = Command::new(program).args(arguments).output().unwrap();
         assert!(done.status.success(), "{program}: {}", String::from_utf8_lossy(&done.stderr));
