@@ -12,6 +12,7 @@
 //! | [`crypto`] | XTS over runs of pages, the key hierarchy, sources of the key-encryption key |
 //! | [`io`] | the file seam over real files, and `sync`, the locks and waiting of the core |
 //! | [`nbd`] | the NBD front end: wire types, handshake, transmission |
+//! | [`serve`] | what every front end needs: exports, listeners, TLS, limits, counters, threads |
 //! | [`confine`] | a server gives up what it does not need: landlock, seccomp |
 //! | [`metrics`] | what a running server tells Prometheus |
 //! | [`spool`] | lines to standard error and output that hold up no thread of a server |
@@ -31,6 +32,7 @@ pub mod error;
 pub mod io;
 pub mod metrics;
 pub mod nbd;
+pub mod serve;
 pub mod spool;
 mod text;
 pub mod vhd;

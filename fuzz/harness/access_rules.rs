@@ -3,7 +3,7 @@
 use sealdisk::ErrorKind;
 use sealdisk::account::access::{Access, Right};
 use sealdisk::account::name::BlobName;
-use sealdisk::nbd::Identity;
+use sealdisk::serve::Identity;
 
 /// Longer ones take the model's matcher too long.
 const MOST: usize = 4096;

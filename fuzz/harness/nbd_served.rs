@@ -8,7 +8,8 @@ use std::time::Duration;
 use sealdisk::crypto::keyring::DiskKeys;
 use sealdisk::disk::{Access, Disk, Options, Spec};
 use sealdisk::io::real::RealDir;
-use sealdisk::nbd::{Config, Export, ExportInfo, Exports, Identity, Server};
+use sealdisk::nbd::{Config, Server};
+use sealdisk::serve::{Export, ExportInfo, Exports, Identity};
 use sealdisk::{Error, ErrorKind, Result};
 use tempfile::TempDir;
 

@@ -10,7 +10,7 @@ use toml::Spanned;
 
 use super::glob::Glob;
 use super::name::{BlobName, DEFAULT_CONTAINER};
-use crate::nbd::Identity;
+use crate::serve::Identity;
 use crate::{Error, ErrorKind, Result};
 
 /// The rules of one file.

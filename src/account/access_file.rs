@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::RwLock;
 
 use super::access::Access;
-use crate::nbd::trust_file::{self, Kind};
+use crate::serve::trust_file::{self, Kind};
 use crate::{Error, ErrorKind, Result};
 
 /// See the module documentation.

@@ -11,7 +11,7 @@ use super::access::{Access, Right};
 use super::access_file::AccessFile;
 use super::name::BlobName;
 use crate::Result;
-use crate::nbd::{Attached, Due, Identity, Tls};
+use crate::serve::{Attached, Due, Identity, Tls};
 
 /// See the module documentation.
 #[derive(Debug, Default)]

@@ -23,7 +23,8 @@ use super::under_way::Ticket;
 use super::view_name::ViewName;
 use crate::disk::{Disk, Spec, Unfinished, check_size};
 use crate::io::{mutant, system};
-use crate::nbd::{AttachTerms, Attached, Counts, Export, LocalAttach};
+use crate::nbd::{AttachTerms, LocalAttach};
+use crate::serve::{Attached, Counts, Export};
 use crate::{Error, ErrorKind, Result};
 
 /// How the name of a snapshot begins that is drawn for a reader.

@@ -8,7 +8,7 @@ use super::access::Right;
 use super::admission::Admission;
 use super::name::BlobName;
 use super::registry::{Registry, no_disk};
-use crate::nbd::{Export, ExportInfo, Exports, Identity};
+use crate::serve::{Export, ExportInfo, Exports, Identity};
 use crate::{Error, ErrorKind, Result};
 
 /// What one server shows of an account. Disks that are made or deleted while it runs come and go with it.

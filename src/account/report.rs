@@ -9,7 +9,7 @@ use crate::account::failure::Failure;
 use crate::account::health::FaultReport;
 use crate::base::{BaseRecord, FileIdentity, Format};
 use crate::disk::{self, KeyUsage, PageState, Run, Usage};
-use crate::nbd::{Attached, Command, Counts};
+use crate::serve::{Attached, Command, Counts};
 use crate::{PAGE, text};
 
 /// The encryption setting of an account.

@@ -8,7 +8,7 @@ use super::service::Plan;
 use super::values::ConfineMode;
 use crate::Result;
 use crate::confine::{Confinement, Needs};
-use crate::nbd::listen;
+use crate::serve::listen;
 
 /// The option of `serve`.
 #[derive(Debug, Clone, Args)]

@@ -2,7 +2,7 @@
 
 use crate::account::registry::IDLE_DISKS;
 use crate::account::report::ServerLimits;
-use crate::nbd::Limits;
+use crate::serve::Limits;
 use crate::{Error, ErrorKind, Result};
 
 /// Sockets that listen, control connections, metrics, and what a verb opens for a while.

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::uri;
-use crate::nbd::{Address, Audience, Listening, TlsUse};
+use crate::serve::{Address, Audience, Listening, TlsUse};
 
 /// A socket, for `serve --json`.
 #[derive(Debug, Serialize)]

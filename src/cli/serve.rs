@@ -29,7 +29,8 @@ use crate::account::request::KeyNeed;
 use crate::account::session;
 use crate::crypto::memlock;
 use crate::metrics::MetricsServer;
-use crate::nbd::{Config, Tls, TlsFiles};
+use crate::nbd::Config;
+use crate::serve::{Tls, TlsFiles};
 use crate::text;
 use crate::{Error, ErrorKind, Result};
 

@@ -29,8 +29,8 @@ use crate::account::name::BlobName;
 use crate::account::registry::Registry;
 use crate::confine::{Confinement, Mode};
 use crate::metrics::{MetricsServer, Observed};
-use crate::nbd::listen::check_lengths;
 use crate::nbd::{Config, Server};
+use crate::serve::listen::check_lengths;
 use crate::{Error, ErrorKind, Result};
 
 /// Name of the NBD socket in an account directory.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::nbd::SocketAccess;
+use crate::serve::SocketAccess;
 use crate::{Error, ErrorKind, Result};
 
 #[derive(Debug, Clone, Default, Args)]

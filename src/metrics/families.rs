@@ -15,7 +15,7 @@ use crate::account::health::Fault;
 use crate::account::watch::{Condition, Watched};
 use crate::crypto::xts;
 use crate::disk::DiskStats;
-use crate::nbd::{BUCKETS, Command, CommandCounts, Reason, RequestError, Tls, bucket_bound};
+use crate::serve::{BUCKETS, Command, CommandCounts, Reason, RequestError, Tls, bucket_bound};
 use crate::spool;
 
 /// The sample in the text form of OpenMetrics 1.0.

@@ -34,7 +34,7 @@ use tokio::task::JoinHandle as Task;
 use super::process::Process;
 use super::sample::{Observed, Sampler};
 use super::{families, health};
-use crate::nbd::listen::{self, Listener, Reach};
+use crate::serve::listen::{self, Listener, Reach};
 use crate::{Error, ErrorKind, Result};
 
 /// Clients at once.

@@ -13,7 +13,7 @@ use crate::account::health::HealthSample;
 use crate::account::registry::Registry;
 use crate::account::watch::{AccountStats, Condition, Watched};
 use crate::disk::DiskStats;
-use crate::nbd::{self, Counts, Stats};
+use crate::serve::{Counts, Stats, StatsSample};
 
 /// A look at all disks takes no longer, however many are stuck.
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
@@ -40,7 +40,7 @@ pub(super) struct Sampler {
 pub(super) struct Sample {
     pub(super) account: AccountStats,
     pub(super) disks: Vec<DiskSample>,
-    pub(super) nbd: nbd::StatsSample,
+    pub(super) nbd: StatsSample,
     /// Whom the server lets in.
     pub(super) admission: Option<Arc<Admission>>,
     pub(super) process: ProcessSample,

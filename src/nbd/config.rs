@@ -1,7 +1,7 @@
 //! Settings of the NBD server: how clients come in, its limits, and those of the protocol.
 
-use super::limits::{Limits, none_allowed};
-use super::listener_policy::ListenerPolicy;
+use crate::serve::limits::{Limits, none_allowed};
+use crate::serve::listener_policy::ListenerPolicy;
 use crate::{Error, ErrorKind, Result};
 
 /// Settings of a [`Server`](super::Server). Bytes are bytes, counts are counts.
@@ -9,7 +9,6 @@ use crate::{Error, ErrorKind, Result};
 pub struct Config {
     /// Every export is read-only, whatever the registry says.
     pub read_only: bool,
-    /// Clients on unix sockets are told of TLS; from other machines none comes in without it, unless the policy says so.
     pub listeners: ListenerPolicy,
     pub limits: Limits,
 

@@ -1,7 +1,7 @@
 //! Transmission: one client, one thread.
 //!
 //! The thread receives much at once, answers all complete requests in it, and sends the replies together. What the page
-//! cache can answer is answered in place. What would wait for the disk goes to the [pool](super::workers) and is
+//! cache can answer is answered in place. What would wait for the disk goes to the [pool](crate::serve::workers) and is
 //! answered when it comes back, in any order, by its cookie: a slow request never holds up a quick one.
 //!
 //! 1. Only this thread touches the socket, so a client that takes no replies holds up nobody but itself.
@@ -18,21 +18,21 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use super::Config;
-use super::buffers::{Buffers, Share};
-use super::busy_poll::{BusyPoll, PollSlots};
-use super::channel::Channel;
-use super::client_log::Record;
 use super::input::Input;
 use super::job::{Done, Job, Product, Tag, Work};
-use super::limits::Limits;
 use super::output::{CONTROL, Output, ReplyTarget};
 use super::read::{PIECE, Progress, ReadStream};
 use super::request::{Cause, counted};
 use super::session::Session;
 use super::wire::transmission::Request;
-use super::workers::{CompletionQueue, Workers};
 use super::write::{Payload, Writing};
 use crate::Error;
+use crate::serve::buffers::{Buffers, Share};
+use crate::serve::busy_poll::{BusyPoll, PollSlots};
+use crate::serve::channel::Channel;
+use crate::serve::client_log::Record;
+use crate::serve::limits::Limits;
+use crate::serve::workers::{CompletionQueue, Workers};
 
 /// How long buffers are kept after the last request.
 const REST_AFTER: Duration = Duration::from_secs(1);

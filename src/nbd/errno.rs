@@ -1,7 +1,7 @@
 //! The error values of the protocol, and the one place where an error of ours becomes one of them.
 
-use super::counters::RequestError;
 use crate::ErrorKind;
+use crate::serve::counters::RequestError;
 
 /// An error value of a reply ("Error values").
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

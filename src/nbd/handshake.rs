@@ -11,18 +11,19 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use uuid::Uuid;
 
-use super::audience::TlsUse;
+use super::Config;
 use super::clock::Clock;
 use super::context::Contexts;
-use super::server_stats::Stats;
 use super::session::{Session, transmission_flags};
-use super::turned_away::{HandshakeEnd, Reason};
 use super::wire::handshake::{
     EXPORT_NAME_ZEROES, InfoRequest, InfoType, Malformed, MetaContextRequest, OptionHeader, OptionType, ReplyType,
     export_name_answer, flag, greeting, info_block_size, info_export, put_reply, text,
 };
 use super::wire::transmission::HeaderStyle;
-use super::{Config, Export, Exports, Identity};
+use crate::serve::audience::TlsUse;
+use crate::serve::server_stats::Stats;
+use crate::serve::turned_away::{HandshakeEnd, Reason};
+use crate::serve::{Export, Exports, Identity};
 use crate::{Error, ErrorKind, PAGE};
 
 /// Bytes at which requests are efficient.
@@ -55,7 +56,7 @@ pub(super) struct Handshake<'a> {
     exports: &'a Arc<dyn Exports>,
     config: &'a Config,
     stopping: &'a AtomicBool,
-    /// Claims a place among [`Limits::max_connections`](super::Limits::max_connections); `false` when there is none left.
+    /// Claims a place among [`max_connections`](crate::serve::Limits::max_connections); `false`: there is none left.
     admit: &'a mut (dyn FnMut() -> bool + Send + Sync),
     /// Who it is, as the log says it.
     peer: &'a str,

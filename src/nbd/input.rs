@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::buffers::{LARGE, Lease, Share};
+use crate::serve::buffers::{LARGE, Lease, Share};
 
 /// See the module documentation.
 #[derive(Debug)]

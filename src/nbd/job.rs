@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::buffers::Lease;
 use super::context::{Contexts, Status};
 use super::output::ReplyTarget;
 use super::read::ReadStream;
 use super::session::Session;
 use crate::disk::{Disk, Durability};
+use crate::serve::buffers::Lease;
+use crate::serve::workers;
 use crate::{Error, ErrorKind, PAGE, Result};
 
 /// Bytes of zeros written at once, so that a long NO_HOLE request notices that the server stops.
@@ -101,7 +102,7 @@ pub(super) enum Product {
     Status(Status),
 }
 
-impl super::workers::Job for Job {
+impl workers::Job for Job {
     type Done = Done;
 
     fn run(self) -> Done {

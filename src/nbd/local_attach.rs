@@ -7,13 +7,14 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use super::Config;
 use super::context::Contexts;
-use super::counters::Counts;
 use super::server::Hub;
-use super::server_stats::{Attached, Stats};
 use super::session::Session;
 use super::wire::transmission::HeaderStyle;
-use super::{Config, Export, ExportInfo, Exports, Identity};
+use crate::serve::counters::Counts;
+use crate::serve::server_stats::{Attached, Stats};
+use crate::serve::{Export, ExportInfo, Exports, Identity};
 use crate::{Error, ErrorKind, Result};
 
 /// The metadata context of every such connection.

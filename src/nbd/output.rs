@@ -4,12 +4,12 @@ use std::io;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::buffers::{LARGE, Lease, SENDING, Share};
-use super::client_log::{LoggedRequest, Record};
 use super::context::{Contexts, Extent, Status};
-use super::counters::Command;
 use super::request::Cause;
 use super::wire::transmission::{Chunk, ChunkType, HeaderStyle, MAX_REPLY_LEN, put_simple_reply};
+use crate::serve::buffers::{LARGE, Lease, SENDING, Share};
+use crate::serve::client_log::{LoggedRequest, Record};
+use crate::serve::counters::Command;
 
 /// Room that any reply without data fits in.
 pub(super) const CONTROL: usize = 512;

@@ -6,12 +6,12 @@
 
 use smallvec::SmallVec;
 
-use super::buffers::Lease;
 use super::output::{CONTROL, Output, ReplyTarget};
 use super::request::Cause;
 use super::wire::transmission::HeaderStyle;
 use crate::disk::{Disk, PageState, Run};
 use crate::io::zeros::is_zero;
+use crate::serve::buffers::Lease;
 use crate::{Error, PAGE, Result};
 
 /// Bytes of one piece at most.

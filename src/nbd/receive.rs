@@ -6,8 +6,8 @@ use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
 
-use super::busy_poll::WATCH;
 use super::connection::{Connection, poll};
+use crate::serve::busy_poll::WATCH;
 
 impl Connection {
     /// Whether a request has begun to arrive and its end has not.

@@ -1,10 +1,10 @@
 //! What a client may ask: every request is checked here, whole, before anything is done about it.
 
-use super::counters::Command;
 use super::errno::Errno;
 use super::session::Session;
 use super::wire::transmission::{HeaderStyle, Request, command, command_flag as flag};
 use crate::Error;
+use crate::serve::counters::Command;
 
 /// A request that may be carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

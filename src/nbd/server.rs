@@ -26,20 +26,21 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
 
-use super::audience::{Listening, TlsUse};
-use super::busy_poll::PollSlots;
-use super::certificate;
-use super::channel::Channel;
-use super::client_log::Record;
+use super::Config;
 use super::connection::{Connection, Shared};
 use super::handshake::{Handshake, Outcome, Security, ServerContext};
-use super::listen::{self, Listener, Reach, SocketAccess, SocketFile};
 use super::local_attach::LocalAttach;
-use super::server_stats::{Attached, Stats};
 use super::session::Session;
-use super::turned_away::{HandshakeEnd, Reason};
-use super::{Config, Exports, Identity};
 use crate::io::peer::Peer;
+use crate::serve::audience::{Listening, TlsUse};
+use crate::serve::busy_poll::PollSlots;
+use crate::serve::certificate;
+use crate::serve::channel::Channel;
+use crate::serve::client_log::Record;
+use crate::serve::listen::{self, Listener, Reach, SocketAccess, SocketFile};
+use crate::serve::server_stats::{Attached, Stats};
+use crate::serve::turned_away::{HandshakeEnd, Reason};
+use crate::serve::{Exports, Identity};
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of stack of a connection's thread.
@@ -90,8 +91,9 @@ impl Server {
     }
 
     /// Listens on a TCP address and returns it with the port that was chosen, if it was 0. An address that is not
-    /// loopback is refused unless clients have to prove themselves by a certificate, or [`ListenerPolicy::insecure_tcp`] or
-    /// [`ListenerPolicy::insecure_anonymous_clients`] says otherwise.
+    /// loopback is refused unless clients have to prove themselves by a certificate, or
+    /// [`ListenerPolicy::insecure_tcp`](crate::serve::ListenerPolicy::insecure_tcp) or
+    /// [`insecure_anonymous_clients`](crate::serve::ListenerPolicy::insecure_anonymous_clients) says otherwise.
     pub fn listen_tcp(&mut self, addr: SocketAddr) -> Result<SocketAddr> {
         let (listener, addr) = listen::tcp(addr, self.reach())?;
         self.listeners.push(listener);
@@ -136,9 +138,9 @@ impl Server {
     }
 
     /// Serves until `stop` is ready, then: accepts no more, answers what still arrives with "shutting down" for
-    /// [`Limits::shutdown_grace`], or with none carries out what has arrived, finishes what is in flight, and returns
-    /// when the last connection has ended. Flushing the disks is left to whoever owns them. Runs on a multi-threaded
-    /// tokio runtime with time and I/O.
+    /// [`shutdown_grace`](crate::serve::Limits::shutdown_grace), or with none carries out what has arrived, finishes
+    /// what is in flight, and returns when the last connection has ended. Flushing the disks is left to their owner.
+    /// Runs on a multi-threaded tokio runtime with time and I/O.
     pub async fn run_until(self, stop: impl Future<Output = ()>) -> Result<()> {
         let Self { hub, listeners, files } = self;
         let mut accepting = JoinSet::new();

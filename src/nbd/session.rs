@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::context::Contexts;
 use super::wire::transmission::{HeaderStyle, flag};
-use super::{Export, Identity};
+use crate::serve::{Export, Identity};
 
 /// The terms of a connection in transmission; they never change.
 #[derive(Debug)]

@@ -7,7 +7,8 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use sealdisk::nbd::{Config, Tls};
+use sealdisk::nbd::Config;
+use sealdisk::serve::Tls;
 
 use crate::fixture::{Counting, MIB, ServerFixture, Shelf};
 use crate::tls::server_files;

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use sealdisk::base::{BaseImage, BaseRun};
 use sealdisk::disk::Durability;
+use sealdisk::nbd::Config;
 use sealdisk::nbd::wire::transmission::{HeaderStyle, ReplyHeader, command, command_flag as cflag};
-use sealdisk::nbd::{Config, Limits};
+use sealdisk::serve::Limits;
 use sealdisk::{Error, ErrorKind, Result};
 
 use crate::fixture::{MIB, ServerFixture, Shelf};

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use sealdisk::nbd::Config;
 use sealdisk::nbd::wire::handshake::{MetaContextRequest, OptionHeader, OptionType};
 use sealdisk::nbd::wire::transmission::{HeaderStyle, command, flag};
-use sealdisk::nbd::{Config, Limits};
+use sealdisk::serve::Limits;
 
 use crate::fixture::{MIB, ServerFixture, Shelf};
 use crate::raw::{ACK, Client, ERR, INFO, META_CONTEXT, OptionReply, SERVER, polite};

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use sealdisk::nbd::wire::handshake::OptionType;
 use sealdisk::nbd::wire::transmission::{HeaderStyle, ReplyHeader, Request, command, command_flag as cflag};
-use sealdisk::nbd::{Config, Exports, Limits, Server};
+use sealdisk::nbd::{Config, Server};
+use sealdisk::serve::{Exports, Limits};
 
 use crate::fixture::{MIB, ServerFixture, Shelf};
 use crate::raw::{Client, ERR, polite};

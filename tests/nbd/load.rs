@@ -3,8 +3,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use sealdisk::nbd::Config;
 use sealdisk::nbd::wire::transmission::{HeaderStyle, ReplyHeader, Request, command};
-use sealdisk::nbd::{Config, Limits};
+use sealdisk::serve::Limits;
 
 use crate::child::Serving;
 use crate::fixture::MIB;

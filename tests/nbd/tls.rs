@@ -11,9 +11,10 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 use sealdisk::ErrorKind;
+use sealdisk::nbd::Config;
 use sealdisk::nbd::wire::handshake::{OptionHeader, OptionType};
 use sealdisk::nbd::wire::transmission::{HeaderStyle, command};
-use sealdisk::nbd::{Config, Limits, ListenerPolicy, Tls, TlsFiles};
+use sealdisk::serve::{Limits, ListenerPolicy, Tls, TlsFiles};
 
 use crate::fixture::{MIB, ServerFixture, Shelf};
 use crate::raw::{ACK, Client, ERR};

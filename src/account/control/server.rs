@@ -18,8 +18,8 @@ use crate::account::failure::Failure;
 use crate::account::registry::Registry;
 use crate::account::request::Request;
 use crate::io::peer::Peer;
-use crate::nbd::SocketAccess;
-use crate::nbd::listen::{self, SocketFile};
+use crate::serve::SocketAccess;
+use crate::serve::listen::{self, SocketFile};
 use crate::{Error, ErrorKind, Result};
 
 /// Connections served at once; the next waits in the backlog.

@@ -72,14 +72,14 @@ impl Reason {
 
 /// How a handshake ended without a client.
 #[derive(Debug)]
-pub(super) enum HandshakeEnd {
+pub(crate) enum HandshakeEnd {
     /// The client left, in order or not.
     Left,
     TurnedAway(Reason, String),
 }
 
 impl HandshakeEnd {
-    pub(super) fn away(reason: Reason, why: impl Into<String>) -> Self {
+    pub(crate) fn away(reason: Reason, why: impl Into<String>) -> Self {
         Self::TurnedAway(reason, why.into())
     }
 }
@@ -96,18 +96,18 @@ impl From<io::Error> for HandshakeEnd {
 
 /// See the module documentation.
 #[derive(Debug)]
-pub(super) struct Turnings {
+pub(crate) struct Turnings {
     counts: [AtomicU64; Reason::ALL.len()],
     lines: Mutex<Limiter>,
 }
 
 impl Turnings {
-    pub(super) fn new(now: Instant) -> Self {
+    pub(crate) fn new(now: Instant) -> Self {
         Self { counts: Default::default(), lines: Mutex::new(Limiter::new(LINES.0, LINES.1, now)) }
     }
 
     /// Counts a client, and tells the log. `false`: there were too many lines already.
-    pub(super) fn note(&self, peer: &str, reason: Reason, why: impl Display) -> bool {
+    pub(crate) fn note(&self, peer: &str, reason: Reason, why: impl Display) -> bool {
         self.counts[reason as usize].fetch_add(1, Ordering::Relaxed);
         let Some(suppressed) = self.lines.lock().allow(Instant::now()) else { return false };
         if suppressed > 0 {
@@ -119,7 +119,7 @@ impl Turnings {
     }
 
     /// By reason, in the order of [`Reason::ALL`].
-    pub(super) fn counts(&self) -> [u64; Reason::ALL.len()] {
+    pub(crate) fn counts(&self) -> [u64; Reason::ALL.len()] {
         std::array::from_fn(|index| self.counts[index].load(Ordering::Relaxed))
     }
 }

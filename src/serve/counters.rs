@@ -114,21 +114,21 @@ fn bucket_of(nanos: u64) -> usize {
 
 /// A number with one writer.
 #[derive(Debug, Default)]
-pub(super) struct Single(AtomicU64);
+pub(crate) struct Single(AtomicU64);
 
 impl Single {
     #[inline]
-    pub(super) fn add(&self, more: u64) {
+    pub(crate) fn add(&self, more: u64) {
         self.set(self.get() + more);
     }
 
     #[inline]
-    pub(super) fn set(&self, value: u64) {
+    pub(crate) fn set(&self, value: u64) {
         self.0.store(value, Ordering::Relaxed);
     }
 
     #[inline]
-    pub(super) fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -142,28 +142,28 @@ struct OfCommand {
 
 /// See the module documentation.
 #[derive(Debug, Default)]
-pub(super) struct Tally {
+pub(crate) struct Tally {
     commands: [OfCommand; Command::ALL.len()],
     errors: [Single; RequestError::ALL.len()],
-    pub(super) in_flight: Single,
+    pub(crate) in_flight: Single,
 }
 
 impl Tally {
     /// A request without an error moved so many bytes.
     #[inline]
-    pub(super) fn moved(&self, command: Command, bytes: u64) {
+    pub(crate) fn moved(&self, command: Command, bytes: u64) {
         if command.has_bytes() {
             self.commands[command as usize].bytes.add(bytes);
         }
     }
 
-    pub(super) fn failed(&self, error: RequestError) {
+    pub(crate) fn failed(&self, error: RequestError) {
         self.errors[error as usize].add(1);
     }
 
     /// `count` requests were answered, each after `latency`.
     #[inline]
-    pub(super) fn answered(&self, command: Command, latency: Duration, count: u64) {
+    pub(crate) fn answered(&self, command: Command, latency: Duration, count: u64) {
         let nanos = latency.as_nanos() as u64;
         let of = &self.commands[command as usize];
         of.nanos.add(nanos.saturating_mul(count));
@@ -202,7 +202,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    pub(super) fn add(&mut self, tally: &Tally) {
+    pub(crate) fn add(&mut self, tally: &Tally) {
         for (sum, of) in self.commands.iter_mut().zip(&tally.commands) {
             sum.bytes += of.bytes.get();
             sum.nanos += of.nanos.get();

@@ -51,7 +51,7 @@ impl Default for Limits {
 
 impl Limits {
     /// Limits that contradict each other: [`ErrorKind::InvalidInput`].
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let wrong = |what: &str, hint: &str| Err(Error::new(ErrorKind::InvalidInput, what).hint(hint));
         if [self.max_connections, self.max_handshakes, self.max_in_flight, self.workers].contains(&0) {
             return Err(none_allowed());
@@ -74,7 +74,7 @@ impl Limits {
 }
 
 /// A limit under which nothing could be served.
-pub(super) fn none_allowed() -> Error {
+pub(crate) fn none_allowed() -> Error {
     Error::new(ErrorKind::InvalidInput, "a limit of the NBD server is 0").hint("every limit is at least 1")
 }
 

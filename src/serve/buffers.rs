@@ -22,22 +22,22 @@ use zeroize::Zeroize;
 use super::limits::Limits;
 
 /// Bytes that a connection may use without asking the [budget](Limits::budget): its receive and its send buffer.
-pub(super) const RESERVED: usize = 64 << 10;
+pub(crate) const RESERVED: usize = 64 << 10;
 /// Sizes of buffers in bytes.
 const CLASSES: [usize; 5] = [4 << 10, 16 << 10, SMALL, LARGE, SENDING];
 /// A connection's receive or send buffer: two of them are what is reserved for it.
-pub(super) const SMALL: usize = RESERVED / 2;
+pub(crate) const SMALL: usize = RESERVED / 2;
 /// The receive buffer under load, and the longest piece of a request that is handled at once.
-pub(super) const LARGE: usize = 256 << 10;
+pub(crate) const LARGE: usize = 256 << 10;
 /// The send buffer under load: four pieces of reads with their headers. What is sent at once wakes the client once, and
 /// it is still small enough to stay in the second-level cache from the disk to the socket.
-pub(super) const SENDING: usize = (512 << 10) + (4 << 10);
+pub(crate) const SENDING: usize = (512 << 10) + (4 << 10);
 /// Bytes of free buffers kept for reuse.
 const MAX_FREE: usize = 8 << 20;
 
 /// The pool and the budget of a server.
 #[derive(Debug)]
-pub(super) struct Buffers {
+pub(crate) struct Buffers {
     pool: Mutex<Pool>,
     /// Bytes that connections may use together beyond what is reserved for each.
     shared: usize,
@@ -58,7 +58,7 @@ struct Pool {
 }
 
 impl Buffers {
-    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+    pub(crate) fn new(limits: &Limits) -> Arc<Self> {
         let reserved = limits.max_connections * RESERVED;
         Arc::new(Self {
             pool: Mutex::default(),
@@ -71,18 +71,18 @@ impl Buffers {
     }
 
     /// Bytes used beyond what is reserved.
-    pub(super) fn used(&self) -> usize {
+    pub(crate) fn used(&self) -> usize {
         self.used.load(Ordering::Relaxed)
     }
 
     /// Bytes that may be used beyond what is reserved.
-    pub(super) fn limit(&self) -> usize {
+    pub(crate) fn limit(&self) -> usize {
         self.shared
     }
 
     /// Overwrites what clients have left in buffers, and has connections do so with theirs. `from_now_on`: until the
     /// next call no buffer is used again with what is in it.
-    pub(super) fn forget(&self, from_now_on: bool) {
+    pub(crate) fn forget(&self, from_now_on: bool) {
         self.forgets.store(from_now_on, Ordering::SeqCst);
         self.generation.fetch_add(1, Ordering::SeqCst);
         let mut pool = self.pool.lock();
@@ -93,7 +93,7 @@ impl Buffers {
     }
 
     /// Another one than before: whoever holds a buffer with something in it that is not needed gives it back.
-    pub(super) fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Relaxed)
     }
 
@@ -142,23 +142,23 @@ fn overwrite(mut map: MmapMut) {
 
 /// What one connection holds of the budget.
 #[derive(Debug)]
-pub(super) struct Share {
+pub(crate) struct Share {
     buffers: Arc<Buffers>,
     held: AtomicUsize,
 }
 
 impl Share {
-    pub(super) fn new(buffers: &Arc<Buffers>) -> Arc<Self> {
+    pub(crate) fn new(buffers: &Arc<Buffers>) -> Arc<Self> {
         Arc::new(Self { buffers: Arc::clone(buffers), held: AtomicUsize::new(0) })
     }
 
     /// One of the connection's two reserved buffers, of [`SMALL`] bytes. `None`: the system has no memory.
-    pub(super) fn reserved(self: &Arc<Self>) -> Option<Lease> {
+    pub(crate) fn reserved(self: &Arc<Self>) -> Option<Lease> {
         self.lease(SMALL, 0)
     }
 
     /// A buffer of at least `len` bytes on the budget. `None`: the budget or the system has no memory left.
-    pub(super) fn take(self: &Arc<Self>, len: usize) -> Option<Lease> {
+    pub(crate) fn take(self: &Arc<Self>, len: usize) -> Option<Lease> {
         let bytes = *CLASSES.iter().find(|class| **class >= len)?;
         let within = |limit: usize| move |used: usize| used.checked_add(bytes).filter(|sum| *sum <= limit);
         let buffers = &self.buffers;
@@ -189,7 +189,7 @@ impl Share {
 
 /// A buffer in use; it goes back to the pool, and its bytes to the budget, when dropped. Its content is undefined.
 #[derive(Debug)]
-pub(super) struct Lease {
+pub(crate) struct Lease {
     /// Taken out by drop only.
     map: Option<MmapMut>,
     class: usize,

@@ -22,7 +22,7 @@ const LINGER: Duration = Duration::from_secs(5);
 const STACK: usize = 512 << 10;
 
 /// Work that may wait for the disk.
-pub(super) trait Job: fmt::Debug + Send + 'static {
+pub(crate) trait Job: fmt::Debug + Send + 'static {
     /// What comes back to the connection.
     type Done: fmt::Debug + Send;
 
@@ -31,7 +31,7 @@ pub(super) trait Job: fmt::Debug + Send + 'static {
 
 /// The pool.
 #[derive(Debug)]
-pub(super) struct Workers {
+pub(crate) struct Workers {
     state: Mutex<State>,
     work: Condvar,
     max: usize,
@@ -47,23 +47,23 @@ struct State {
 }
 
 impl Workers {
-    pub(super) fn new(max: usize) -> Arc<Self> {
+    pub(crate) fn new(max: usize) -> Arc<Self> {
         Arc::new(Self { state: Mutex::default(), work: Condvar::new(), max })
     }
 
     /// Threads there are, and those of them that wait for the disk.
-    pub(super) fn threads(&self) -> (usize, usize) {
+    pub(crate) fn threads(&self) -> (usize, usize) {
         let state = self.state.lock();
         (state.threads, state.threads.saturating_sub(state.idle))
     }
 
     /// Threads there may be.
-    pub(super) fn limit(&self) -> usize {
+    pub(crate) fn limit(&self) -> usize {
         self.max
     }
 
     /// Hands over a job; it comes back through `queue`. With no thread to be had it is done before this returns.
-    pub(super) fn submit<J: Job>(self: &Arc<Self>, queue: &Arc<CompletionQueue<J>>, job: J) {
+    pub(crate) fn submit<J: Job>(self: &Arc<Self>, queue: &Arc<CompletionQueue<J>>, job: J) {
         let mut state = self.state.lock();
         if queue.push(job) {
             state.queues.push_back(Arc::<CompletionQueue<J>>::clone(queue));
@@ -90,7 +90,7 @@ impl Workers {
     }
 
     /// Forgets the jobs of a connection that is gone; those being done are finished.
-    pub(super) fn abandon<J: Job>(&self, queue: &Arc<CompletionQueue<J>>) {
+    pub(crate) fn abandon<J: Job>(&self, queue: &Arc<CompletionQueue<J>>) {
         let mut state = self.state.lock();
         state.queues.retain(|queued| !std::ptr::addr_eq(Arc::as_ptr(queued), Arc::as_ptr(queue)));
         let forgotten = std::mem::take(&mut queue.jobs.lock().waiting);
@@ -141,7 +141,7 @@ trait Queue: fmt::Debug + Send + Sync {
 
 /// The way of one connection's jobs through the pool.
 #[derive(Debug)]
-pub(super) struct CompletionQueue<J: Job> {
+pub(crate) struct CompletionQueue<J: Job> {
     jobs: Mutex<Jobs<J>>,
     done: Mutex<Vec<J::Done>>,
     /// Readable when a job has finished while the connection sleeps.
@@ -175,7 +175,7 @@ impl<J: Job> Queue for CompletionQueue<J> {
 }
 
 impl<J: Job> CompletionQueue<J> {
-    pub(super) fn new() -> io::Result<Arc<Self>> {
+    pub(crate) fn new() -> io::Result<Arc<Self>> {
         let wakeup = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let sleeping = AtomicBool::new(false);
         let jobs = Mutex::new(Jobs { waiting: VecDeque::new(), claimed: 0 });
@@ -198,12 +198,12 @@ impl<J: Job> CompletionQueue<J> {
     }
 
     /// Moves finished jobs to the end of `into`.
-    pub(super) fn collect(&self, into: &mut VecDeque<J::Done>) {
+    pub(crate) fn collect(&self, into: &mut VecDeque<J::Done>) {
         into.extend(self.done.lock().drain(..));
     }
 
     /// Announces that the connection is about to wait for the wakeup. `None`: a job has finished already.
-    pub(super) fn sleep(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn sleep(&self) -> Option<BorrowedFd<'_>> {
         self.sleeping.store(true, Ordering::SeqCst);
         if self.done.lock().is_empty() {
             return Some(self.wakeup.as_fd());
@@ -214,7 +214,7 @@ impl<J: Job> CompletionQueue<J> {
 
     /// Ends the sleep, for whatever reason the connection woke; `rang`: the wakeup was readable. A job that finishes at
     /// the same moment may ring afterwards: the next sleep is then a short one.
-    pub(super) fn wake(&self, rang: bool) {
+    pub(crate) fn wake(&self, rang: bool) {
         self.sleeping.store(false, Ordering::SeqCst);
         if rang {
             let _ = rustix::io::read(&self.wakeup, &mut [0; 8]);

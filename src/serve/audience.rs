@@ -54,7 +54,7 @@ pub enum Audience {
 }
 
 impl Listening {
-    pub(super) fn unix(path: Option<&Path>, policy: &ListenerPolicy) -> Self {
+    pub(crate) fn unix(path: Option<&Path>, policy: &ListenerPolicy) -> Self {
         let file = path.and_then(|path| fs::metadata(path).ok());
         let audience = match file {
             // Connecting takes the right to write.
@@ -68,7 +68,7 @@ impl Listening {
         Self { address, tls: policy.unix_tls(), audience, host: None }
     }
 
-    pub(super) fn tcp(addr: SocketAddr, policy: &ListenerPolicy) -> Self {
+    pub(crate) fn tcp(addr: SocketAddr, policy: &ListenerPolicy) -> Self {
         let audience = match () {
             () if policy.asks_clients() => Audience::Certificate,
             () if addr.ip().to_canonical().is_loopback() => Audience::Machine,

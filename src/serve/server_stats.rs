@@ -26,14 +26,14 @@ const COMING_LINES: (u32, f64) = (200, 20.0);
 #[derive(Debug)]
 pub struct Stats {
     state: Mutex<State>,
-    pub(super) buffers: Arc<Buffers>,
-    pub(super) workers: Arc<Workers>,
-    pub(super) handshakes: AtomicUsize,
+    pub(crate) buffers: Arc<Buffers>,
+    pub(crate) workers: Arc<Workers>,
+    pub(crate) handshakes: AtomicUsize,
     /// Handshakes that ended without a client in transmission, and clients refused because there were too many.
-    pub(super) handshakes_failed: AtomicU64,
-    pub(super) connections_refused: AtomicU64,
-    pub(super) cut_off: AtomicU64,
-    pub(super) lines_suppressed: AtomicU64,
+    pub(crate) handshakes_failed: AtomicU64,
+    pub(crate) connections_refused: AtomicU64,
+    pub(crate) cut_off: AtomicU64,
+    pub(crate) lines_suppressed: AtomicU64,
     turnings: Turnings,
     failures: Mutex<Limiter>,
     coming: Mutex<Limiter>,
@@ -102,7 +102,7 @@ pub struct StatsSample {
 }
 
 impl Stats {
-    pub(super) fn new(limits: &Limits) -> Arc<Self> {
+    pub(crate) fn new(limits: &Limits) -> Arc<Self> {
         let now = Instant::now();
         let limiter = |(burst, per_second)| Mutex::new(Limiter::new(burst, per_second, now));
         Arc::new(Self {
@@ -123,7 +123,7 @@ impl Stats {
     }
 
     /// The numbers of a client that has attached `disk`, for [`Stats::end`] to take back.
-    pub(super) fn begin(&self, disk: Uuid, client: Attached) -> Arc<Tally> {
+    pub(crate) fn begin(&self, disk: Uuid, client: Attached) -> Arc<Tally> {
         let tally = Arc::new(Tally::default());
         let mut state = self.state.lock();
         state.attached += 1;
@@ -131,7 +131,7 @@ impl Stats {
         tally
     }
 
-    pub(super) fn end(&self, tally: &Arc<Tally>) {
+    pub(crate) fn end(&self, tally: &Arc<Tally>) {
         tally.in_flight.set(0);
         let mut state = self.state.lock();
         if let Some(index) = state.live.iter().position(|live| Arc::ptr_eq(&live.tally, tally)) {
@@ -142,12 +142,12 @@ impl Stats {
     }
 
     /// Whether a line about a failed request may be written now; how many were not since the last one.
-    pub(super) fn may_log_failure(&self, now: Instant) -> Option<u64> {
+    pub(crate) fn may_log_failure(&self, now: Instant) -> Option<u64> {
         self.failures.lock().allow(now)
     }
 
     /// Whether a line about a client that comes or goes may be written now.
-    pub(super) fn may_log_coming(&self) -> bool {
+    pub(crate) fn may_log_coming(&self) -> bool {
         let allowed = self.coming.lock().allow(Instant::now());
         match allowed {
             None => self.suppressed(),
@@ -158,13 +158,13 @@ impl Stats {
     }
 
     /// A client was turned away before it was attached.
-    pub(super) fn turned_away(&self, peer: &str, reason: Reason, why: impl Display) {
+    pub(crate) fn turned_away(&self, peer: &str, reason: Reason, why: impl Display) {
         if !self.turnings.note(peer, reason, why) {
             self.suppressed();
         }
     }
 
-    pub(super) fn suppressed(&self) {
+    pub(crate) fn suppressed(&self) {
         self.lines_suppressed.fetch_add(1, Ordering::Relaxed);
     }
 

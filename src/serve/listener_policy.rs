@@ -20,7 +20,7 @@ pub struct ListenerPolicy {
 
 impl ListenerPolicy {
     /// What TCP clients have of TLS.
-    pub(super) fn tcp_tls(&self) -> TlsUse {
+    pub(crate) fn tcp_tls(&self) -> TlsUse {
         match &self.tls {
             None => TlsUse::Off,
             Some(_) if self.tls_required || self.asks_clients() => TlsUse::Required,
@@ -29,17 +29,17 @@ impl ListenerPolicy {
     }
 
     /// What clients on unix sockets have of it.
-    pub(super) fn unix_tls(&self) -> TlsUse {
+    pub(crate) fn unix_tls(&self) -> TlsUse {
         if self.tls.is_some() { TlsUse::Offered } else { TlsUse::Off }
     }
 
     /// Whether TLS clients have to show a certificate.
-    pub(super) fn asks_clients(&self) -> bool {
+    pub(crate) fn asks_clients(&self) -> bool {
         self.tls.as_ref().is_some_and(Tls::asks_clients)
     }
 
     /// Settings that contradict each other: [`ErrorKind::InvalidInput`].
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         if self.tls_required && self.tls.is_none() {
             return Err(Error::new(ErrorKind::InvalidInput, "TLS is required, but there is no certificate")
                 .hint("name a certificate and its key"));

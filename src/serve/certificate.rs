@@ -22,7 +22,7 @@ const DUE_PART: u64 = 4;
 
 /// Its subject's common names and its alternative names: DNS names (in lower case), addresses, e-mail addresses and
 /// URIs.
-pub(super) fn names(der: &[u8]) -> Vec<String> {
+pub(crate) fn names(der: &[u8]) -> Vec<String> {
     let Ok(certificate) = Certificate::from_der(der) else { return Vec::new() };
     let subject = certificate.tbs_certificate().subject().iter();
     let common = subject.filter(|attribute| attribute.oid == COMMON_NAME);
@@ -36,7 +36,7 @@ pub(super) fn names(der: &[u8]) -> Vec<String> {
 
 /// The host for which a client that goes to `address` accepts the certificate: the address itself, `localhost` for a
 /// loopback one, or the first DNS name. `None`: the certificate names no host.
-pub(super) fn host_for(der: &[u8], address: IpAddr) -> Option<String> {
+pub(crate) fn host_for(der: &[u8], address: IpAddr) -> Option<String> {
     let certificate = Certificate::from_der(der).ok()?;
     let (_, SubjectAltName(names)) = certificate.tbs_certificate().get_extension().ok()??;
     let own = address.to_string();
@@ -80,7 +80,7 @@ pub enum Due {
 }
 
 impl Validity {
-    pub(super) fn of_certificate(der: &[u8]) -> Option<Self> {
+    pub(crate) fn of_certificate(der: &[u8]) -> Option<Self> {
         let certificate = Certificate::from_der(der).ok()?;
         let validity = certificate.tbs_certificate().validity();
         let seconds = |time: x509_cert::time::Time| time.to_unix_duration().as_secs();
@@ -88,14 +88,14 @@ impl Validity {
     }
 
     /// Until the next list is promised. `None`: none is.
-    pub(super) fn of_crl(der: &[u8]) -> Option<Self> {
+    pub(crate) fn of_crl(der: &[u8]) -> Option<Self> {
         let list = <CertificateList>::from_der(der).ok()?.tbs_cert_list;
         let seconds = |time: x509_cert::time::Time| time.to_unix_duration().as_secs();
         Some(Self { from: seconds(list.this_update), until: seconds(list.next_update?) })
     }
 
     /// When both count.
-    pub(super) fn and(self, other: Self) -> Self {
+    pub(crate) fn and(self, other: Self) -> Self {
         Self { from: self.from.max(other.from), until: self.until.min(other.until) }
     }
 

@@ -19,18 +19,18 @@ const FAILURE_LINES: (u32, f64) = (10, 1.0);
 
 /// A request, as far as it is counted and logged.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct LoggedRequest {
-    pub(super) command: Command,
+pub(crate) struct LoggedRequest {
+    pub(crate) command: Command,
     /// Byte of the export at which it begins.
-    pub(super) offset: u64,
+    pub(crate) offset: u64,
     /// Bytes that it asks for.
-    pub(super) length: u64,
-    pub(super) arrived: Instant,
+    pub(crate) length: u64,
+    pub(crate) arrived: Instant,
 }
 
 /// See the module documentation.
 #[derive(Debug)]
-pub(super) struct Record {
+pub(crate) struct Record {
     stats: Arc<Stats>,
     tally: Arc<Tally>,
     /// Who it is about, as the log says it.
@@ -51,7 +51,7 @@ struct Answered {
 
 impl Record {
     /// Begins the record of a client that has attached `disk`, with a line in the log.
-    pub(super) fn begin(stats: &Arc<Stats>, disk: Uuid, client: Attached) -> Self {
+    pub(crate) fn begin(stats: &Arc<Stats>, disk: Uuid, client: Attached) -> Self {
         let Attached { peer, export, tls, read_only, since: began, .. } = &client;
         let began = *began;
         if stats.may_log_coming() {
@@ -71,7 +71,7 @@ impl Record {
 
     /// The reply of a request is complete.
     #[inline]
-    pub(super) fn answered(&mut self, request: LoggedRequest) {
+    pub(crate) fn answered(&mut self, request: LoggedRequest) {
         self.tally.moved(request.command, request.length);
         self.note(request);
     }
@@ -86,7 +86,7 @@ impl Record {
 
     /// The reply of a request is complete, and an error: the client asked for what it may not have.
     #[cold]
-    pub(super) fn refused(&mut self, request: LoggedRequest, kind: RequestError, why: &str) {
+    pub(crate) fn refused(&mut self, request: LoggedRequest, kind: RequestError, why: &str) {
         if self.may_log_failure(request, kind) {
             let (peer, export, errno) = (&self.peer, &self.export, kind.name());
             let (command, LoggedRequest { offset, length, .. }) = (request.command.name(), request);
@@ -96,7 +96,7 @@ impl Record {
 
     /// The reply of a request is complete, and an error of the disk.
     #[cold]
-    pub(super) fn failed(&mut self, request: LoggedRequest, kind: RequestError, error: &Error) {
+    pub(crate) fn failed(&mut self, request: LoggedRequest, kind: RequestError, error: &Error) {
         if self.may_log_failure(request, kind) {
             let (peer, export, errno) = (&self.peer, &self.export, kind.name());
             let (command, LoggedRequest { offset, length, .. }) = (request.command.name(), request);
@@ -125,7 +125,7 @@ impl Record {
 
     /// Reads the clock for what was answered, before it is sent.
     #[inline]
-    pub(super) fn record_latency(&mut self, in_flight: usize) {
+    pub(crate) fn record_latency(&mut self, in_flight: usize) {
         self.tally.in_flight.set(in_flight as u64);
         if !self.answered.is_empty() {
             let now = Instant::now();
@@ -136,7 +136,7 @@ impl Record {
     }
 
     /// Ends the record, with a line in the log; `error`: why the server ended the connection.
-    pub(super) fn end(mut self, error: Option<&std::io::Error>) {
+    pub(crate) fn end(mut self, error: Option<&std::io::Error>) {
         self.record_latency(0);
         if error.is_some() {
             self.stats.cut_off.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

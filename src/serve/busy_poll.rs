@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// The longest time of looking out.
-pub(super) const WATCH: Duration = Duration::from_micros(50);
+pub(crate) const WATCH: Duration = Duration::from_micros(50);
 /// A sleep not longer than this, waking up included, could have been spared.
 const SHORT: Duration = Duration::from_micros(100);
 /// Short sleeps before a further attempt, at the most.
@@ -21,18 +21,18 @@ const MOST_NEEDED: u32 = 1 << 10;
 
 /// How many connections of a server may look out at once.
 #[derive(Debug)]
-pub(super) struct PollSlots {
+pub(crate) struct PollSlots {
     free: AtomicUsize,
 }
 
 impl PollSlots {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let processors = std::thread::available_parallelism().map_or(1, usize::from);
         Self { free: AtomicUsize::new(processors / 2) }
     }
 
     /// A place, until it is dropped; `None`: all are taken.
-    pub(super) fn take(&self) -> Option<Lookout<'_>> {
+    pub(crate) fn take(&self) -> Option<Lookout<'_>> {
         let one_less = |free: usize| free.checked_sub(1);
         self.free.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).ok()?;
         Some(Lookout(&self.free))
@@ -40,7 +40,7 @@ impl PollSlots {
 }
 
 #[derive(Debug)]
-pub(super) struct Lookout<'a>(&'a AtomicUsize);
+pub(crate) struct Lookout<'a>(&'a AtomicUsize);
 
 impl Drop for Lookout<'_> {
     fn drop(&mut self) {
@@ -50,7 +50,7 @@ impl Drop for Lookout<'_> {
 
 /// What one connection has learnt of its client.
 #[derive(Debug)]
-pub(super) struct BusyPoll {
+pub(crate) struct BusyPoll {
     /// Short sleeps in a row.
     short: u32,
     /// So many of them make it worth looking out.
@@ -58,16 +58,16 @@ pub(super) struct BusyPoll {
 }
 
 impl BusyPoll {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { short: 0, needed: 1 }
     }
 
-    pub(super) fn worth_watching(&self) -> bool {
+    pub(crate) fn worth_watching(&self) -> bool {
         self.short >= self.needed
     }
 
     /// Looked out, and something came or not.
-    pub(super) fn watched(&mut self, came: bool) {
+    pub(crate) fn watched(&mut self, came: bool) {
         if came {
             self.needed = (self.needed / 2).max(1);
         } else {
@@ -77,7 +77,7 @@ impl BusyPoll {
     }
 
     /// Slept for so long, after one request was answered.
-    pub(super) fn slept(&mut self, time: Duration) {
+    pub(crate) fn slept(&mut self, time: Duration) {
         self.short = if time <= SHORT { self.short.saturating_add(1) } else { 0 };
     }
 }

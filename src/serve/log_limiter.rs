@@ -4,7 +4,7 @@ use std::time::Instant;
 
 /// See the module documentation.
 #[derive(Debug)]
-pub(super) struct Limiter {
+pub(crate) struct Limiter {
     burst: f64,
     per_second: f64,
     left: f64,
@@ -13,12 +13,12 @@ pub(super) struct Limiter {
 }
 
 impl Limiter {
-    pub(super) fn new(burst: u32, per_second: f64, now: Instant) -> Self {
+    pub(crate) fn new(burst: u32, per_second: f64, now: Instant) -> Self {
         Self { burst: burst.into(), per_second, left: burst.into(), since: now, suppressed: 0 }
     }
 
     /// `Some`: the line may be written, and so many before it were not. `None`: it may not.
-    pub(super) fn allow(&mut self, now: Instant) -> Option<u64> {
+    pub(crate) fn allow(&mut self, now: Instant) -> Option<u64> {
         let gained = now.saturating_duration_since(self.since).as_secs_f64() * self.per_second;
         self.left = (self.left + gained).min(self.burst);
         self.since = now;
@@ -31,7 +31,7 @@ impl Limiter {
     }
 
     /// Lines that were not written since the last one that was.
-    pub(super) fn suppressed(&self) -> u64 {
+    pub(crate) fn suppressed(&self) -> u64 {
         self.suppressed
     }
 }

@@ -21,7 +21,7 @@ const SOCKET_AHEAD: usize = 512 << 10;
 const TLS_AHEAD: usize = 256 << 10;
 
 /// See the module documentation.
-pub(super) struct Channel {
+pub(crate) struct Channel {
     socket: Arc<OwnedFd>,
     tls: Option<Box<Tls>>,
 }
@@ -35,7 +35,7 @@ struct Tls {
 
 impl Channel {
     /// `tick` bounds a waiting receive.
-    pub(super) fn new(socket: OwnedFd, tls: Option<ServerConnection>, tick: Duration) -> io::Result<Self> {
+    pub(crate) fn new(socket: OwnedFd, tls: Option<ServerConnection>, tick: Duration) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, false)?;
         sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(tick))?;
         // TCP fits its buffers to the path by itself, as long as nobody sets them.
@@ -49,21 +49,21 @@ impl Channel {
         Ok(Self { socket: Arc::new(socket), tls })
     }
 
-    pub(super) fn is_tls(&self) -> bool {
+    pub(crate) fn is_tls(&self) -> bool {
         self.tls.is_some()
     }
 
     /// The socket, for whoever has to cut the client off.
-    pub(super) fn socket(&self) -> Arc<OwnedFd> {
+    pub(crate) fn socket(&self) -> Arc<OwnedFd> {
         Arc::clone(&self.socket)
     }
 
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 
     /// Receives some bytes; 0: the client has ended the stream. `WouldBlock`: nothing has come, at once or in time.
-    pub(super) fn receive(&mut self, buf: &mut [u8], wait: bool) -> io::Result<usize> {
+    pub(crate) fn receive(&mut self, buf: &mut [u8], wait: bool) -> io::Result<usize> {
         let flags = if wait { RecvFlags::empty() } else { RecvFlags::DONTWAIT };
         match &mut self.tls {
             None => receive(&self.socket, buf, flags),
@@ -72,7 +72,7 @@ impl Channel {
     }
 
     /// Takes some bytes to send, 1 at least; `WouldBlock` when the client takes none now.
-    pub(super) fn send(&mut self, buf: &[u8]) -> io::Result<usize> {
+    pub(crate) fn send(&mut self, buf: &[u8]) -> io::Result<usize> {
         match &mut self.tls {
             None => send(&self.socket, &[IoSlice::new(buf)]),
             Some(tls) => {
@@ -87,12 +87,12 @@ impl Channel {
     }
 
     /// Whether all that [`Channel::send`] took has reached the socket, as far as it could without waiting.
-    pub(super) fn flush(&mut self) -> io::Result<bool> {
+    pub(crate) fn flush(&mut self) -> io::Result<bool> {
         self.tls.as_mut().map_or(Ok(true), |tls| tls.flush(&self.socket))
     }
 
     /// Ends the stream in order: TLS first, then the socket.
-    pub(super) fn close(mut self) {
+    pub(crate) fn close(mut self) {
         if let Some(tls) = &mut self.tls {
             tls.connection.send_close_notify();
             let _ = tls.flush(&self.socket);

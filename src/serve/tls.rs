@@ -122,7 +122,7 @@ impl Tls {
         [Some(certificate), Some(key), client_ca.as_ref(), crl.as_ref()].into_iter().flatten().map(PathBuf::as_path)
     }
 
-    pub(super) fn config(&self) -> Arc<ServerConfig> {
+    pub(crate) fn config(&self) -> Arc<ServerConfig> {
         Arc::clone(&self.in_force.read().config)
     }
 }
