@@ -1,6 +1,6 @@
 //! Copies into disks and out of them. The copying itself is done by the verb, in its own process and with its user's
-//! rights; the disk is reached over a connection that the registry opens for it ([`crate::nbd::LocalAttach`]), served
-//! or not.
+//! rights; the disk is reached over a connection that the registry opens for it ([`crate::serve::Attach`]), served or
+//! not.
 //!
 //! - A disk that is being copied into is marked in its settings, from the moment it exists: it is not served, and no
 //!   other verb but `delete` takes it. The mark goes when the copy is whole and durable. It says what is copied and how
@@ -23,8 +23,7 @@ use super::under_way::Ticket;
 use super::view_name::ViewName;
 use crate::disk::{Disk, Spec, Unfinished, check_size};
 use crate::io::{mutant, system};
-use crate::nbd::{AttachTerms, LocalAttach};
-use crate::serve::{Attached, Counts, Export};
+use crate::serve::{Attach, AttachTerms, Attached, Counts, Export};
 use crate::{Error, ErrorKind, Result};
 
 /// How the name of a snapshot begins that is drawn for a reader.
@@ -90,19 +89,21 @@ impl Copying {
 pub(super) type Copier = Weak<()>;
 
 impl Registry {
-    /// From now on this account is served, and `local_attach` leads to its server.
-    pub fn open_local_attach(&self, local_attach: LocalAttach) {
+    /// From now on `local_attach` leads to the disks: to the server of this account, if it is served.
+    pub fn open_local_attach(&self, local_attach: Arc<dyn Attach>) {
         // Set once: a registry has one server.
         let _ = self.local_attach.set(local_attach);
     }
 
     /// The clients of the server of this account, the first to attach first.
     pub(super) fn clients(&self) -> Vec<(Attached, Counts)> {
-        self.local_attach.get().map(LocalAttach::clients).unwrap_or_default()
+        let server = self.local_attach.get().filter(|_| self.is_served());
+        server.map(|server| server.clients()).unwrap_or_default()
     }
 
-    fn local_attach(&self) -> LocalAttach {
-        self.local_attach.get().cloned().unwrap_or_else(LocalAttach::alone)
+    fn local_attach(&self) -> Result<&dyn Attach> {
+        let none = || Error::new(ErrorKind::Unsupported, "nothing leads to the disks of this account");
+        self.local_attach.get().map(|local_attach| &**local_attach).ok_or_else(none)
     }
 
     /// Lets the other end of `socket` read what `view` names, as it is now. The act that `begun` stands for ends with
@@ -110,7 +111,7 @@ impl Registry {
     pub fn read_over(&self, view: &ViewName, socket: OwnedFd, begun: Option<Ticket>) -> Result<Reading> {
         let disk = self.disk(&view.disk)?;
         let settings = disk.settings();
-        let temporary = view.snapshot.is_none() && self.local_attach.get().is_some() && !disk.read_only();
+        let temporary = view.snapshot.is_none() && self.is_served() && !disk.read_only();
         let (seen, kept): (_, Box<dyn Send>) = match &view.snapshot {
             Some(snapshot) => (self.attach_snapshot(&view.disk, snapshot.as_str())?, Box::new(())),
             None if temporary => {
@@ -133,7 +134,7 @@ impl Registry {
         let description = format!("{view}, read by a copy");
         let export = Export { name: settings.name.clone(), description, disk: seen, read_only: true };
         let kept = Box::new((kept, begun.map(Ticket::ends_when_dropped)));
-        let AttachTerms { most, context } = self.local_attach().admit(socket, export, kept)?;
+        let AttachTerms { most, context } = self.local_attach()?.admit(socket, export, kept)?;
         let (name, stable) = (settings.name, snapshot.is_some());
         Ok(Reading { name, size_bytes: size, source, stable, temporary_snapshot: temporary, most, context })
     }
@@ -144,7 +145,7 @@ impl Registry {
         let Begun { disk, done_bytes, resumed, turn } = self.begin_copy(name, size, source)?;
         let size_bytes = disk.size();
         let export = Export { name: name.to_string(), description: "a copy".to_owned(), disk, read_only: false };
-        let AttachTerms { most, context } = self.local_attach().admit(socket, export, Box::new(turn))?;
+        let AttachTerms { most, context } = self.local_attach()?.admit(socket, export, Box::new(turn))?;
         Ok(Copying { size_bytes, done_bytes, resumed, most, context })
     }
 

@@ -41,7 +41,7 @@ use crate::crypto::keyring::{AuditKey, KeyRing};
 use crate::disk::{Disk, Options};
 use crate::io::real::RealDir;
 use crate::io::{Dir, mutant};
-use crate::nbd::LocalAttach;
+use crate::serve::Attach;
 use crate::{Error, ErrorKind, Result};
 
 /// Name of the folder of disks in an account directory.
@@ -81,8 +81,8 @@ pub struct Registry {
     pub(super) shared: Arc<Shared>,
     maintenance: Mutex<Option<Maintenance>>,
     inspection: Mutex<Option<Inspection>>,
-    /// To the server of this account, if it is served.
-    pub(super) local_attach: OnceLock<LocalAttach>,
+    /// To the server of this account, if it is served, or else to its disks from this process alone.
+    pub(super) local_attach: OnceLock<Arc<dyn Attach>>,
     /// Whom that server lets in.
     pub(super) admission: OnceLock<Arc<Admission>>,
 }
@@ -404,7 +404,7 @@ impl Registry {
         if let Some(mut maintenance) = self.maintenance.lock().take() {
             maintenance.stop();
         }
-        if self.local_attach.get().is_none() {
+        if !self.is_served() {
             self.scrub_hidden();
         }
         let mut outcome = Ok(());

@@ -21,6 +21,7 @@ use super::request::Request;
 use super::settings::{self, Settings};
 use crate::io::Dir;
 use crate::io::real::RealDir;
+use crate::serve::Attach;
 use crate::{Error, ErrorKind, Result};
 
 /// How long a verb waits for another verb, or for a server that is starting or stopping.
@@ -83,6 +84,15 @@ impl Session {
     #[must_use]
     pub fn is_served(&self) -> bool {
         matches!(self.route, Route::Served(_))
+    }
+
+    /// The same; `attach` leads to the disks that are copied, where no server has the account.
+    #[must_use]
+    pub fn attaching_by(self, attach: impl FnOnce() -> Arc<dyn Attach>) -> Self {
+        if let Route::Local(registry) = &self.route {
+            registry.open_local_attach(attach());
+        }
+        self
     }
 
     /// The same, with a line in the audit log `log` for what is done in this process. A server has its own.

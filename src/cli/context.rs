@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::os::fd::BorrowedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,6 +18,7 @@ use crate::account::health::FaultReport;
 use crate::account::request::Request;
 use crate::account::session::Session;
 use crate::crypto::kek::{self, SourceRecord};
+use crate::nbd::LocalAttach;
 use crate::spool;
 use crate::{Error, text};
 
@@ -94,7 +96,7 @@ impl Context {
         let need = like.key_need();
         let session =
             Session::open(&self.account, like.hold(), &|settings, owner| unlock::unlock(key, need, settings, owner))?;
-        let session = session.logged(self.audit_log.as_deref())?;
+        let session = session.attaching_by(|| Arc::new(LocalAttach::alone())).logged(self.audit_log.as_deref())?;
         let answer = body(&session);
         let closed = session.close();
         let answer = answer?;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crate::account::admission::Admission;
 use crate::nbd::LocalAttach;
+use crate::serve::Attach;
 use crate::{Error, Result};
 
 /// How often the log is told of certificates that are due.

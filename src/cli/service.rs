@@ -154,7 +154,7 @@ impl Service {
         let names: Vec<_> = served.names(|_| true, None, usize::MAX).iter().map(ToString::to_string).collect();
 
         let mut server = Server::new(served, config)?;
-        registry.open_local_attach(server.local_attach());
+        registry.open_local_attach(Arc::new(server.local_attach()));
         // First, so that whoever sees the server listen finds that verbs reach it.
         let control_server = ControlServer::start(&control, Arc::clone(&registry))?;
         registry.tell_control(control.clone())?;

@@ -14,20 +14,11 @@ use super::session::Session;
 use super::wire::transmission::HeaderStyle;
 use crate::serve::counters::Counts;
 use crate::serve::server_stats::{Attached, Stats};
-use crate::serve::{Export, ExportInfo, Exports, Identity};
+use crate::serve::{Attach, AttachTerms, Export, ExportInfo, Exports, Identity};
 use crate::{Error, ErrorKind, Result};
 
 /// The metadata context of every such connection.
 pub(super) const CONTEXT: &str = "base:allocation";
-
-/// What the client has to know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AttachTerms {
-    /// Bytes of one read or write at the most.
-    pub most: u32,
-    /// The id of `base:allocation` in replies.
-    pub context: u32,
-}
 
 /// Leads to the connections of a server.
 #[derive(Clone)]
@@ -47,11 +38,10 @@ impl LocalAttach {
         let stats = Stats::new(&config.limits);
         Self::new(Arc::new(Hub::new(Arc::new(NoExports), config, stats)))
     }
+}
 
-    /// Serves `export` to the client at the other end of `socket`. `kept` goes when the client has left, and every
-    /// request of it is done. The disk may be resized meanwhile: it checks every range itself.
-    /// [`ErrorKind::LimitExceeded`]: there are as many clients as there may be.
-    pub fn admit(&self, socket: OwnedFd, export: Export, kept: Box<dyn Send>) -> Result<AttachTerms> {
+impl Attach for LocalAttach {
+    fn admit(&self, socket: OwnedFd, export: Export, kept: Box<dyn Send>) -> Result<AttachTerms> {
         let (contexts, named) = Contexts::selected(&[CONTEXT], &[])
             .map_err(|_| Error::new(ErrorKind::Unsupported, "base:allocation is no context of this server"))?;
         let context = named.first().map_or(0, |(context, _)| context.id());
@@ -61,15 +51,11 @@ impl LocalAttach {
         Ok(AttachTerms { most, context })
     }
 
-    /// Leaves nothing of what clients have read and written in the server's buffers, as soon as no request under way
-    /// needs it; `from_now_on`: nor of what they send until the next call.
-    pub fn forget(&self, from_now_on: bool) {
+    fn forget(&self, from_now_on: bool) {
         self.hub.stats.buffers.forget(from_now_on);
     }
 
-    /// The clients of the server and what they did, the first to attach first.
-    #[must_use]
-    pub fn clients(&self) -> Vec<(Attached, Counts)> {
+    fn clients(&self) -> Vec<(Attached, Counts)> {
         self.hub.stats.clients()
     }
 }

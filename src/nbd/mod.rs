@@ -26,5 +26,5 @@ mod write;
 
 pub use config::Config;
 pub use context::{diff, encryption};
-pub use local_attach::{AttachTerms, LocalAttach};
+pub use local_attach::LocalAttach;
 pub use server::Server;

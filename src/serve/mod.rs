@@ -3,6 +3,7 @@
 //!
 //! Nothing here knows a protocol, nor the account: a front end brings the one, and [`Exports`] leads to the other.
 
+pub(crate) mod attach;
 pub(crate) mod audience;
 pub(crate) mod buffers;
 pub(crate) mod busy_poll;
@@ -22,6 +23,7 @@ pub(crate) mod trust_file;
 pub(crate) mod turned_away;
 pub(crate) mod workers;
 
+pub use attach::{Attach, AttachTerms};
 pub use audience::{Address, Audience, Listening, TlsUse};
 pub use certificate::{Due, Validity};
 pub use counters::{BUCKETS, Command, CommandCounts, Counts, RequestError, bucket_bound};

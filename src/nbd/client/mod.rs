@@ -1,23 +1,23 @@
 //! A client of NBD servers, this one and others, as far as copying a disk needs one.
 //!
 //! Another server is spoken to in fixed newstyle, without TLS, with structured replies and `base:allocation` where it
-//! has them. A server of this program may hand over a connection that needs no handshake ([`super::Door`]). Reads and
-//! writes are pipelined.
+//! has them. A server of this program may hand over a connection that needs no handshake ([`super::LocalAttach`]).
+//! Reads and writes are pipelined.
 //!
 //! Another server may be broken or hostile. Whatever it sends is checked before anything is allocated or believed for
 //! it, everything that it could send without end has a limit, and it is waited for only as long as it gets on
-//! ([`line`]). What breaks the protocol is an error, after which the connection is of no use. That it lies about its
-//! content nobody can see.
+//! ([`transport`]). What breaks the protocol is an error, after which the connection is of no use. That it lies about
+//! its content nobody can see.
 
 use std::fmt;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use super::errno::Errno;
-use super::local_attach::AttachTerms;
 use super::uri::Uri;
 use super::wire::transmission::{HeaderStyle, MAX_REPLY_LEN, ReplyHeader, Request, SIMPLE_REPLY_LEN, command};
 use crate::base::Content;
+use crate::serve::AttachTerms;
 use crate::{Error, ErrorKind, Result};
 
 mod change;
