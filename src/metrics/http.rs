@@ -34,7 +34,8 @@ use tokio::task::JoinHandle as Task;
 use super::process::Process;
 use super::sample::{Observed, Sampler};
 use super::{families, health};
-use crate::serve::listen::{self, Listener, Reach};
+use crate::serve::ListenerPolicy;
+use crate::serve::listen::{self, Listener, Reach, Socket};
 use crate::{Error, ErrorKind, Result};
 
 /// Clients at once.
@@ -78,25 +79,23 @@ fn reach(exposed: bool) -> Reach {
 impl MetricsServer {
     /// Binds it. Other than loopback addresses are refused unless `exposed`.
     pub fn bind(addr: SocketAddr, exposed: bool) -> Result<Self> {
-        let (listener, addr) = listen::tcp(addr, reach(exposed))?;
+        let (listener, addr) = listen::tcp(addr, reach(exposed), &ListenerPolicy::default())?;
         Self::of(listener, addr, exposed)
     }
 
     /// Takes a listening TCP socket that was bound by somebody else, as in socket activation.
     pub fn adopt(socket: OwnedFd, exposed: bool) -> Result<Self> {
-        let listener = listen::adopt(socket, reach(exposed))?;
-        let addr = match &listener {
-            Listener::Tcp(listener) => listener.local_addr().map_err(|e| Error::io("cannot serve metrics", e))?,
-            Listener::Unix(_) => {
-                return Err(Error::new(ErrorKind::InvalidInput, "the socket for metrics is no TCP socket"));
-            }
-        };
+        let listener = listen::adopt(socket, reach(exposed), &ListenerPolicy::default())?;
+        let no_tcp = || Error::new(ErrorKind::InvalidInput, "the socket for metrics is no TCP socket");
+        let addr = listener.tcp_addr().ok_or_else(no_tcp)?;
         Self::of(listener, addr, exposed)
     }
 
     fn of(listener: Listener, addr: SocketAddr, exposed: bool) -> Result<Self> {
         let failed = |error| Error::io(format!("cannot serve metrics on {addr}"), error);
-        let Listener::Tcp(listener) = listener else { return Err(failed(io::ErrorKind::Unsupported.into())) };
+        let Socket::Tcp(listener) = listener.into_socket() else {
+            return Err(failed(io::ErrorKind::Unsupported.into()));
+        };
         listener.set_nonblocking(true).map_err(failed)?;
         let process = Process::open().map_err(failed)?;
         Ok(Self { listener: Some(listener), process: Some(process), addr, exposed, stop: None, thread: None })

@@ -17,10 +17,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use rustix::net::{Shutdown, sockopt};
+use rustix::net::Shutdown;
 use rustls::ServerConnection;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
@@ -31,8 +30,7 @@ use super::connection::{Connection, Shared};
 use super::handshake::{Handshake, Outcome, Security, ServerContext};
 use super::local_attach::LocalAttach;
 use super::session::Session;
-use crate::io::peer::Peer;
-use crate::serve::audience::{Listening, TlsUse};
+use crate::serve::accept::{Arrival, Arrivals, Stream, accept};
 use crate::serve::busy_poll::PollSlots;
 use crate::serve::certificate;
 use crate::serve::channel::Channel;
@@ -40,13 +38,11 @@ use crate::serve::client_log::Record;
 use crate::serve::listen::{self, Listener, Reach, SocketAccess, SocketFile};
 use crate::serve::server_stats::{Attached, Stats};
 use crate::serve::turned_away::{HandshakeEnd, Reason};
-use crate::serve::{Exports, Identity};
+use crate::serve::{Exports, Identity, ListenerPolicy, Listening, TlsUse};
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of stack of a connection's thread.
 const STACK: usize = 512 << 10;
-/// How long accepting pauses when the system has no descriptors left.
-const OUT_OF_DESCRIPTORS: Duration = Duration::from_millis(50);
 
 /// An NBD server over a set of exports. Bind it to sockets, then run it.
 pub struct Server {
@@ -84,8 +80,8 @@ impl Server {
 
     /// The same for others than this user.
     pub fn listen_unix_for(&mut self, path: impl AsRef<Path>, access: SocketAccess) -> Result<()> {
-        let (listener, file) = listen::unix(path.as_ref(), access)?;
-        self.listeners.push(Listener::Unix(listener));
+        let (listener, file) = listen::unix(path.as_ref(), access, self.policy())?;
+        self.listeners.push(listener);
         self.files.push(file);
         Ok(())
     }
@@ -95,22 +91,26 @@ impl Server {
     /// [`ListenerPolicy::insecure_tcp`](crate::serve::ListenerPolicy::insecure_tcp) or
     /// [`insecure_anonymous_clients`](crate::serve::ListenerPolicy::insecure_anonymous_clients) says otherwise.
     pub fn listen_tcp(&mut self, addr: SocketAddr) -> Result<SocketAddr> {
-        let (listener, addr) = listen::tcp(addr, self.reach())?;
+        let (listener, addr) = listen::tcp(addr, self.reach(), self.policy())?;
         self.listeners.push(listener);
         Ok(addr)
     }
 
     /// Takes a listening unix or TCP socket that was bound by somebody else, as in socket activation.
     pub fn adopt(&mut self, socket: OwnedFd) -> Result<()> {
-        self.listeners.push(listen::adopt(socket, self.reach())?);
+        self.listeners.push(listen::adopt(socket, self.reach(), self.policy())?);
         Ok(())
     }
 
+    fn policy(&self) -> &ListenerPolicy {
+        &self.hub.shared.config.listeners
+    }
+
     fn reach(&self) -> Reach {
-        let config = &self.hub.shared.config;
-        let proven = config.listeners.asks_clients() || config.listeners.insecure_anonymous_clients;
-        match config.listeners.tcp_tls() {
-            _ if config.listeners.insecure_tcp => Reach::Anybody,
+        let policy = self.policy();
+        let proven = policy.asks_clients() || policy.insecure_anonymous_clients;
+        match policy.tcp_tls() {
+            _ if policy.insecure_tcp => Reach::Anybody,
             TlsUse::Required if proven => Reach::Anybody,
             TlsUse::Required => Reach::ThisMachine {
                 lacking: "and no client has to prove who it is",
@@ -126,15 +126,7 @@ impl Server {
     /// The sockets it listens on, and who may attach there.
     #[must_use]
     pub fn listening(&self) -> Vec<Listening> {
-        let config = &self.hub.shared.config;
-        let of = |listener: &Listener| match listener {
-            Listener::Unix(listener) => {
-                let addr = listener.local_addr().ok();
-                Some(Listening::unix(addr.as_ref().and_then(|addr| addr.as_pathname()), &config.listeners))
-            }
-            Listener::Tcp(listener) => Some(Listening::tcp(listener.local_addr().ok()?, &config.listeners)),
-        };
-        self.listeners.iter().filter_map(of).collect()
+        self.listeners.iter().filter_map(Listener::listening).collect()
     }
 
     /// Serves until `stop` is ready, then: accepts no more, answers what still arrives with "shutting down" for
@@ -145,19 +137,8 @@ impl Server {
         let Self { hub, listeners, files } = self;
         let mut accepting = JoinSet::new();
         for listener in listeners {
-            let failed = |e| Error::io("cannot accept connections", e);
-            match listener {
-                Listener::Unix(listener) => {
-                    listener.set_nonblocking(true).map_err(failed)?;
-                    let listener = UnixListener::from_std(listener).map_err(failed)?;
-                    accepting.spawn(accept_unix(Arc::clone(&hub), listener));
-                }
-                Listener::Tcp(listener) => {
-                    listener.set_nonblocking(true).map_err(failed)?;
-                    let listener = TcpListener::from_std(listener).map_err(failed)?;
-                    accepting.spawn(accept_tcp(Arc::clone(&hub), listener));
-                }
-            }
+            let accept = accept(listener, Arc::clone(&hub)).map_err(|e| Error::io("cannot accept connections", e))?;
+            accepting.spawn(accept);
         }
         stop.await;
         // Handshakes see this before a new client could be accepted in their place. Without a grace nobody is refused,
@@ -167,53 +148,6 @@ impl Server {
         drop(files);
         hub.end().await;
         Ok(())
-    }
-}
-
-async fn accept_unix(hub: Arc<Hub>, listener: UnixListener) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let peer = Peer::of(&stream).ok();
-                let identity = Identity { uid: peer.map(|peer| peer.uid), ..Identity::default() };
-                let peer = peer.map(|peer| format!("unix:{peer}"));
-                let security = Security::Plain(hub.shared.config.listeners.unix_tls());
-                hub.greet(stream, security, identity, peer.unwrap_or_else(|| "unix".into()));
-            }
-            Err(e) => hub.not_accepted(&e).await,
-        }
-    }
-}
-
-async fn accept_tcp(hub: Arc<Hub>, listener: TcpListener) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, peer)) => {
-                // Replies are gathered already, and a client that has lost its network must be noticed some day.
-                let _ = stream.set_nodelay(true);
-                let _ = sockopt::set_socket_keepalive(&stream, true);
-                let security = Security::Plain(hub.shared.config.listeners.tcp_tls());
-                hub.greet(stream, security, Identity::default(), peer.to_string());
-            }
-            Err(e) => hub.not_accepted(&e).await,
-        }
-    }
-}
-
-/// A stream whose socket can be taken out once the handshake is over.
-trait Socket: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    fn into_socket(self) -> io::Result<OwnedFd>;
-}
-
-impl Socket for UnixStream {
-    fn into_socket(self) -> io::Result<OwnedFd> {
-        Ok(self.into_std()?.into())
-    }
-}
-
-impl Socket for TcpStream {
-    fn into_socket(self) -> io::Result<OwnedFd> {
-        Ok(self.into_std()?.into())
     }
 }
 
@@ -267,20 +201,15 @@ impl Hub {
         }
     }
 
-    async fn not_accepted(&self, error: &io::Error) {
-        warn!(%error, "cannot accept a client");
-        // A handshake that is waited for holds the descriptor that is missing.
-        self.evict_oldest();
-        tokio::time::sleep(OUT_OF_DESCRIPTORS).await;
-    }
-
     fn evict_oldest(&self) {
         // Dropping the sender ends the handshake that waits for it.
         drop(self.handshakes.lock().pop_first());
     }
 
     /// Starts the handshake with a client.
-    fn greet<S: Socket>(self: &Arc<Self>, stream: S, security: Security, identity: Identity, peer: String) {
+    fn greet(self: &Arc<Self>, client: Arrival) {
+        let Arrival { stream, from, tls } = client;
+        let (identity, peer, security) = (from.identity(), from.to_string(), Security::Plain(tls));
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         if self.handshakes.lock().len() >= self.shared.config.limits.max_handshakes {
             self.evict_oldest();
@@ -322,9 +251,9 @@ impl Hub {
     }
 
     /// `None`: the client ended it in order.
-    async fn negotiate<S: Socket>(
+    async fn negotiate(
         &self,
-        mut stream: S,
+        mut stream: Stream,
         security: Security,
         identity: Identity,
         peer: &str,
@@ -441,6 +370,18 @@ impl Hub {
     async fn all_gone_within(&self, limit: Duration) -> bool {
         let mut alive = self.alive.subscribe();
         tokio::time::timeout(limit, alive.wait_for(|alive| *alive == 0)).await.is_ok()
+    }
+}
+
+impl Arrivals for Hub {
+    async fn arrived(self: &Arc<Self>, client: Arrival) {
+        self.greet(client);
+    }
+
+    fn not_accepted(&self, error: &io::Error) {
+        warn!(%error, "cannot accept a client");
+        // A handshake that is waited for holds the descriptor that is missing.
+        self.evict_oldest();
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -11,16 +11,67 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, Gid, Mode, OFlags};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 
+use super::audience::{Listening, TlsUse};
+use super::listener_policy::ListenerPolicy;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of the longest path a unix socket address holds.
 const MAX_SOCKET_PATH: usize = 107;
 
-/// A bound socket on which clients arrive.
+/// A bound socket on which clients arrive, and how they come in there.
 #[derive(Debug)]
-pub(crate) enum Listener {
+pub(crate) struct Listener {
+    socket: Socket,
+    policy: ListenerPolicy,
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub(crate) enum Socket {
     Unix(UnixListener),
     Tcp(TcpListener),
+}
+
+impl Listener {
+    /// What it does about TLS.
+    pub(crate) fn tls(&self) -> TlsUse {
+        match &self.socket {
+            Socket::Unix(_) => self.policy.unix_tls(),
+            Socket::Tcp(_) => self.policy.tcp_tls(),
+        }
+    }
+
+    /// Address and port; `None`: it is a unix socket.
+    pub(crate) fn tcp_addr(&self) -> Option<SocketAddr> {
+        match &self.socket {
+            Socket::Unix(_) => None,
+            Socket::Tcp(socket) => socket.local_addr().ok(),
+        }
+    }
+
+    /// The socket, and who may attach there; `None`: it has no address.
+    pub(crate) fn listening(&self) -> Option<Listening> {
+        match &self.socket {
+            Socket::Unix(socket) => {
+                let addr = socket.local_addr().ok();
+                Some(Listening::unix(addr.as_ref().and_then(|addr| addr.as_pathname()), &self.policy))
+            }
+            Socket::Tcp(socket) => Some(Listening::tcp(socket.local_addr().ok()?, &self.policy)),
+        }
+    }
+
+    pub(crate) fn into_socket(self) -> Socket {
+        self.socket
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Socket::Unix(socket) => socket.as_fd(),
+            Socket::Tcp(socket) => socket.as_fd(),
+        }
+    }
 }
 
 /// The socket file of a listener, removed when the server ends, unless another has taken its place, or the process is
@@ -96,7 +147,7 @@ pub(crate) fn make_room(path: &Path) -> Result<()> {
 
 /// Binds a socket that those may connect to whom `access` lets, from its first moment on, where there is room: see
 /// [`make_room`].
-pub(crate) fn unix(path: &Path, access: SocketAccess) -> Result<(UnixListener, SocketFile)> {
+pub(crate) fn unix(path: &Path, access: SocketAccess, policy: &ListenerPolicy) -> Result<(Listener, SocketFile)> {
     let failed = |what: &str, e: io::Error| Error::io(what, e).at_path(path);
     make_room(path)?;
     // The mask makes the file 0600 from its first moment; a chmod afterwards would leave a gap.
@@ -109,7 +160,7 @@ pub(crate) fn unix(path: &Path, access: SocketAccess) -> Result<(UnixListener, S
     if access != SocketAccess::default() {
         open_to(&file, access)?;
     }
-    Ok((listener, file))
+    Ok((Listener { socket: Socket::Unix(listener), policy: policy.clone() }, file))
 }
 
 /// Gives the socket file its group and then its mode: it is never open to the members of another group. What is changed
@@ -145,32 +196,33 @@ pub(crate) enum Reach {
 }
 
 /// Binds a TCP socket.
-pub(crate) fn tcp(addr: SocketAddr, reach: Reach) -> Result<(Listener, SocketAddr)> {
+pub(crate) fn tcp(addr: SocketAddr, reach: Reach, policy: &ListenerPolicy) -> Result<(Listener, SocketAddr)> {
     check_reach(addr, reach)?;
     let failed = |e| Error::io(format!("cannot listen on {addr}"), e);
     let listener = TcpListener::bind(addr).map_err(failed)?;
     let addr = listener.local_addr().map_err(failed)?;
-    Ok((Listener::Tcp(listener), addr))
+    Ok((Listener { socket: Socket::Tcp(listener), policy: policy.clone() }, addr))
 }
 
 /// Takes a listening socket of the service manager.
-pub(crate) fn adopt(fd: OwnedFd, reach: Reach) -> Result<Listener> {
+pub(crate) fn adopt(fd: OwnedFd, reach: Reach, policy: &ListenerPolicy) -> Result<Listener> {
     let failed = |e: rustix::io::Errno| Error::io("a descriptor handed over is no listening socket", e.into());
     if sockopt::socket_type(&fd).map_err(failed)? != SocketType::STREAM
         || !sockopt::socket_acceptconn(&fd).map_err(failed)?
     {
         return Err(Error::new(ErrorKind::InvalidInput, "a descriptor handed over is no listening stream socket"));
     }
-    match sockopt::socket_domain(&fd).map_err(failed)? {
-        AddressFamily::UNIX => Ok(Listener::Unix(UnixListener::from(fd))),
+    let socket = match sockopt::socket_domain(&fd).map_err(failed)? {
+        AddressFamily::UNIX => Socket::Unix(UnixListener::from(fd)),
         AddressFamily::INET | AddressFamily::INET6 => {
             let listener = TcpListener::from(fd);
             let addr = listener.local_addr().map_err(|e| Error::io("a socket handed over has no address", e))?;
             check_reach(addr, reach)?;
-            Ok(Listener::Tcp(listener))
+            Socket::Tcp(listener)
         }
-        _ => Err(Error::new(ErrorKind::InvalidInput, "a socket handed over is neither unix nor TCP")),
-    }
+        _ => return Err(Error::new(ErrorKind::InvalidInput, "a socket handed over is neither unix nor TCP")),
+    };
+    Ok(Listener { socket, policy: policy.clone() })
 }
 
 fn check_reach(addr: SocketAddr, reach: Reach) -> Result<()> {
@@ -186,6 +238,18 @@ fn check_reach(addr: SocketAddr, reach: Reach) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn unix(path: &Path, access: SocketAccess) -> Result<(Listener, SocketFile)> {
+        super::unix(path, access, &ListenerPolicy::default())
+    }
+
+    fn tcp(addr: SocketAddr, reach: Reach) -> Result<(Listener, SocketAddr)> {
+        super::tcp(addr, reach, &ListenerPolicy::default())
+    }
+
+    fn adopt(fd: OwnedFd, reach: Reach) -> Result<Listener> {
+        super::adopt(fd, reach, &ListenerPolicy::default())
+    }
 
     const HERE: Reach = Reach::ThisMachine { lacking: "", hint: "" };
     const PRIVATE: SocketAccess = SocketAccess { mode: 0o600, group: None };

@@ -3,6 +3,7 @@
 //!
 //! Nothing here knows a protocol, nor the account: a front end brings the one, and [`Exports`] leads to the other.
 
+pub(crate) mod accept;
 pub(crate) mod attach;
 pub(crate) mod audience;
 pub(crate) mod buffers;

@@ -1,16 +1,18 @@
 //! The listening side of the control socket: a thread that accepts, and one for each connection.
+//!
+//! As many connections as may be are served at once; a further one waits until a place is free.
 
 use std::io;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
-use rustix::event::{PollFd, PollFlags};
 use rustix::net::sockopt;
 use serde_json::Value;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::{REQUEST_BYTES, Reply, frame};
 use crate::account::acts::{self, Asker};
@@ -18,11 +20,12 @@ use crate::account::failure::Failure;
 use crate::account::registry::Registry;
 use crate::account::request::Request;
 use crate::io::peer::Peer;
-use crate::serve::SocketAccess;
+use crate::serve::accept::{Arrival, Arrivals, accept};
 use crate::serve::listen::{self, SocketFile};
+use crate::serve::{ListenerPolicy, SocketAccess};
 use crate::{Error, ErrorKind, Result};
 
-/// Connections served at once; the next waits in the backlog.
+/// Connections served at once.
 const CONNECTIONS: usize = 16;
 /// How long a client may take to send a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,25 +36,33 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct ControlServer {
     file: SocketFile,
-    /// Closing it ends the accepting thread.
-    stop: Option<UnixStream>,
+    /// Dropping it ends the accepting thread.
+    stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl ControlServer {
     /// Listens at `path`, for this user alone, and answers requests about `registry`.
     pub fn start(path: &Path, registry: Arc<Registry>) -> Result<Self> {
-        let (listener, file) = listen::unix(path, SocketAccess::default())?;
+        let (listener, file) = listen::unix(path, SocketAccess::default(), &ListenerPolicy::default())?;
         let failed = |error: io::Error| Error::io("cannot start the control socket", error).at_path(path);
-        listener.set_nonblocking(true).map_err(failed)?;
         // What it accepts inherits this: every message then tells its sender's real user id, which is root's also where
         // root has become the owner of the account.
         sockopt::set_socket_passcred(&listener, true).map_err(|error| failed(error.into()))?;
-        let (stop, stopped) = UnixStream::pair().map_err(failed)?;
-        let thread = std::thread::Builder::new()
-            .name("control".into())
-            .spawn(move || accept(&listener, &stopped, &registry))
-            .map_err(failed)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
+        let connections = Arc::new(Connections::new(registry));
+        let accepting = runtime.block_on(async { accept(listener, Arc::clone(&connections)) }).map_err(failed)?;
+        let (stop, stopped) = oneshot::channel();
+        let serve = move || {
+            runtime.block_on(async {
+                tokio::select! {
+                    () = accepting => {}
+                    _ = stopped => {}
+                }
+            });
+            connections.drain();
+        };
+        let thread = std::thread::Builder::new().name("control".into()).spawn(serve).map_err(failed)?;
         Ok(Self { file, stop: Some(stop), thread: Some(thread) })
     }
 
@@ -82,25 +93,33 @@ impl Drop for ControlServer {
 }
 
 /// The connections being served.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Connections {
+    registry: Arc<Registry>,
+    places: Arc<Semaphore>,
     open: Mutex<Vec<Arc<UnixStream>>>,
     fewer: Condvar,
 }
 
 impl Connections {
-    /// Waits for a free place.
-    fn enter(&self, stream: &Arc<UnixStream>) {
-        let mut open = self.open.lock();
-        while open.len() >= CONNECTIONS {
-            self.fewer.wait(&mut open);
-        }
-        open.push(Arc::clone(stream));
+    fn new(registry: Arc<Registry>) -> Self {
+        let places = Arc::new(Semaphore::new(CONNECTIONS));
+        Self { registry, places, open: Mutex::default(), fewer: Condvar::new() }
     }
 
-    fn leave(&self, stream: &Arc<UnixStream>) {
-        self.open.lock().retain(|other| !Arc::ptr_eq(other, stream));
-        self.fewer.notify_all();
+    /// Gives a connection its thread.
+    fn serve(self: &Arc<Self>, stream: UnixStream, place: OwnedSemaphorePermit) {
+        let stream = Arc::new(stream);
+        self.open.lock().push(Arc::clone(&stream));
+        let open = Open { stream, connections: Arc::clone(self), _place: place };
+        let started = std::thread::Builder::new().name("control-client".into()).spawn(move || {
+            if let Err(error) = converse(&open.stream, &open.connections.registry) {
+                tracing::debug!(%error, "a control connection ended");
+            }
+        });
+        if let Err(error) = started {
+            tracing::error!(%error, "cannot start a thread for a control connection");
+        }
     }
 
     /// Lets no connection send another request, and waits for the answers to those that were sent.
@@ -116,54 +135,33 @@ impl Connections {
     }
 }
 
-fn accept(listener: &UnixListener, stopped: &UnixStream, registry: &Arc<Registry>) {
-    let connections = Arc::new(Connections::default());
-    loop {
-        let mut ready = [PollFd::new(listener, PollFlags::IN), PollFd::new(stopped, PollFlags::IN)];
-        if let Err(error) = rustix::io::retry_on_intr(|| rustix::event::poll(&mut ready, None)) {
-            tracing::error!(%error, "the control socket cannot be waited for");
-            break;
-        }
-        if !ready[1].revents().is_empty() {
-            break;
-        }
-        match listener.accept() {
-            Ok((stream, _)) => serve(Arc::new(stream), Arc::clone(&connections), Arc::clone(registry)),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionAborted) => {}
-            Err(error) => {
-                tracing::error!(%error, "a control connection cannot be accepted");
-                // Out of descriptors, most likely: the connection stays in the backlog.
-                std::thread::sleep(Duration::from_millis(100));
-            }
+impl Arrivals for Connections {
+    async fn arrived(self: &Arc<Self>, client: Arrival) {
+        // It is never closed.
+        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
+        match client.stream.into_socket() {
+            Ok(socket) => self.serve(socket.into(), place),
+            Err(error) => tracing::error!(%error, "a control connection cannot be served"),
         }
     }
-    connections.drain();
-}
 
-fn serve(stream: Arc<UnixStream>, connections: Arc<Connections>, registry: Arc<Registry>) {
-    connections.enter(&stream);
-    let (of_thread, at_end) = (Arc::clone(&stream), Arc::clone(&connections));
-    let started = std::thread::Builder::new().name("control-client".into()).spawn(move || {
-        let _leave = Leave { stream: &of_thread, connections: &at_end };
-        if let Err(error) = converse(&of_thread, &registry) {
-            tracing::debug!(%error, "a control connection ended");
-        }
-    });
-    if let Err(error) = started {
-        tracing::error!(%error, "cannot start a thread for a control connection");
-        connections.leave(&stream);
+    fn not_accepted(&self, error: &io::Error) {
+        tracing::error!(%error, "a control connection cannot be accepted");
     }
 }
 
-/// Gives a place back, also when the thread panics.
-struct Leave<'a> {
-    stream: &'a Arc<UnixStream>,
-    connections: &'a Connections,
+/// A connection that is being served. Its place becomes free with it, also when its thread panics.
+struct Open {
+    stream: Arc<UnixStream>,
+    connections: Arc<Connections>,
+    _place: OwnedSemaphorePermit,
 }
 
-impl Drop for Leave<'_> {
+impl Drop for Open {
     fn drop(&mut self) {
-        self.connections.leave(self.stream);
+        let mut open = self.connections.open.lock();
+        open.retain(|other| !Arc::ptr_eq(other, &self.stream));
+        self.connections.fewer.notify_all();
     }
 }
 
