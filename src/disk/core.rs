@@ -10,22 +10,20 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::commit::checkpoint::Checkpoint;
-use super::commit::log::{Chain, Extent, Log};
+use super::commit::log::{Chain, Log};
 use super::commit::poison::Poison;
-use super::stack::extent_map::Mark;
 use super::stack::layer::Layer;
 use super::stack::range_lock::RangeLock;
 use super::stack::state::State;
 use super::stack::stats::Costs;
 use super::table::key_slots::KeySlots;
 use super::table::settings::DiskSettings;
-use super::volatile::Note;
 use super::{Access, Options};
 use crate::base::BaseImage;
 use crate::crypto::keyring::DiskKeys;
 use crate::io::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use crate::io::sync::{Condvar, Mutex, RwLock, RwLockWriteGuard};
-use crate::io::{Dir, File, mutant};
+use crate::io::sync::{Condvar, Mutex, RwLock};
+use crate::io::{Dir, File};
 use crate::{Error, ErrorKind, PAGE, Result};
 
 /// Invariant 2: every change holds this shared from reading `top` until its presence is updated; putting a layer on
@@ -185,74 +183,6 @@ impl Core {
         CommitGuard(self)
     }
 
-    /// Reserves log space for one change of presence; given back when dropped, after the change is published. `None`: a
-    /// round must make room first.
-    pub(crate) fn reserve(&self) -> Option<Reserved<'_>> {
-        /// A change in the middle of a run leaves one before it, one after it and itself.
-        const WORST: usize = 3;
-        self.reserve_extents(WORST)
-    }
-
-    /// Like [`Core::reserve`], for a number of extents.
-    pub(crate) fn reserve_extents(&self, extents: usize) -> Option<Reserved<'_>> {
-        if self.log_full.load(Ordering::SeqCst) {
-            return None;
-        }
-        let promised = self.reserved.fetch_add(extents, Ordering::SeqCst) + extents;
-        let reserved = Reserved(self, extents);
-        let state = self.state.read();
-        let room = state.pending.count() + promised <= self.pending_limit()
-            && state.recent.as_ref().is_none_or(|recent| promised as u64 <= recent.left(state.generation));
-        let early = self.half_full(&state);
-        drop(state);
-        if early && !self.round_asked.swap(true, Ordering::SeqCst) {
-            (self.options.wake)();
-        }
-        room.then_some(reserved)
-    }
-
-    /// See the field.
-    pub(crate) fn pending_limit(&self) -> usize {
-        self.pending_limit.load(Ordering::SeqCst)
-    }
-
-    /// Whether a round should come soon, so that changes of presence need not wait for one.
-    pub(crate) fn half_full(&self, state: &State) -> bool {
-        state.pending.count() > self.pending_limit() / 2
-            || state.recent.as_ref().is_some_and(|recent| recent.half_full(state.generation))
-    }
-
-    /// Publishes a change of presence that is going to be answered before it is durable, and notes it, so that it
-    /// outlives the process: it gets its place under the lock of the state, and is written without it. The caller
-    /// reserved room, and holds the locks of the pages and the gate until this returns. Where it cannot be noted the
-    /// disk is poisoned: later changes would be believed without it.
-    pub(crate) fn publish(
-        &self,
-        mut state: RwLockWriteGuard<'_, State>,
-        top: u32,
-        pages: Range<u64>,
-        mark: Mark,
-    ) -> Result<()> {
-        let keys = match state.recent.as_ref().map(|_| self.keys()).transpose() {
-            Ok(keys) => keys,
-            Err(error) => {
-                if mark == Mark::Held {
-                    state.write_failed(top, pages);
-                }
-                return Err(error);
-            }
-        };
-        let (tag, extent) = (state.generation, Extent { pages: pages.clone(), layer: top, mark });
-        let note = state.recent.as_mut().zip(keys).map(|(recent, keys)| recent.append(&extent, tag, keys));
-        state.publish(top, pages, mark);
-        drop(state);
-        if mutant!(AnsweredBeforeNoted) {
-            return Ok(());
-        }
-        note.map_or(Ok(()), |note| note.and_then(Note::write))
-            .map_err(|error| self.poison.set(Error::io("a change cannot be noted", error).at_path(self.dir.path())))
-    }
-
     /// Whole pages that cover the bytes.
     pub(crate) fn pages_of(offset: u64, len: u64) -> Range<u64> {
         offset / PAGE as u64..(offset + len).div_ceil(PAGE as u64)
@@ -265,13 +195,5 @@ impl Drop for CommitGuard<'_> {
     fn drop(&mut self) {
         self.0.rounds.lock().busy = false;
         self.0.turn.notify_all();
-    }
-}
-
-pub(crate) struct Reserved<'a>(&'a Core, usize);
-
-impl Drop for Reserved<'_> {
-    fn drop(&mut self) {
-        self.0.reserved.fetch_sub(self.1, Ordering::SeqCst);
     }
 }

@@ -10,17 +10,10 @@ use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::commit::checkpoint;
-use super::commit::log;
-use super::core::{Core, Due, Progress};
+use super::core::{Core, Progress};
 use super::stack::layer::Layer;
-use super::table::reserve::{RESERVE, RESERVED};
-use super::table::settings::DiskSettings;
-use super::transfer::write_spare;
-use super::volatile::{self, VolatileJournal};
 use crate::io::mutant;
-use crate::io::sync::atomic::Ordering;
-use crate::{Error, ErrorKind, PAGE, Result};
+use crate::{ErrorKind, PAGE, Result};
 
 /// Runs punched in one step, while flushes wait.
 const PUNCHES: usize = 64;
@@ -57,108 +50,6 @@ impl Core {
             prepared => prepared?,
         }
         Ok(more)
-    }
-
-    /// Writes the checkpoint that waits, then removes what it makes superfluous. The caller holds the upkeep lock: one
-    /// writer of the temporary file.
-    pub(crate) fn write_checkpoint(&self) -> Result<()> {
-        let _one_at_a_time = self.checkpointing.lock();
-        let Some(due) = self.committer.lock().due.take() else { return Ok(()) };
-        let written = self.store_checkpoint(&due);
-        if written.is_err() && !self.poison.is_set() {
-            let mut committer = self.committer.lock();
-            committer.due.get_or_insert(due);
-        }
-        written.map(|_| ())
-    }
-
-    /// Stores a checkpoint, durable when it returns, and answers what a log after it chains to.
-    pub(crate) fn store_checkpoint(&self, due: &Due) -> Result<log::Chain> {
-        let (chain, reserve) = self.put_checkpoint(due)?;
-        self.tidy_after_checkpoint(due.epoch, reserve)?;
-        Ok(chain)
-    }
-
-    /// Removes what the checkpoint of `epoch` makes superfluous, and holds `reserve` bytes ready for the next one.
-    fn tidy_after_checkpoint(&self, epoch: u64, reserve: u64) -> Result<()> {
-        self.remove_before(epoch).map_err(|error| {
-            Error::io("what a checkpoint replaces cannot be removed", error).at_path(self.dir.path())
-        })?;
-        if let Err(error) = self.ensure_reserve(reserve) {
-            tracing::warn!(path = %self.dir.path().display(), %error, "no space to reserve for the next checkpoint");
-        }
-        Ok(())
-    }
-
-    /// Puts a checkpoint in its place, durably. Answers what a log after it chains to, and the bytes that should be
-    /// held ready for the next one.
-    pub(crate) fn put_checkpoint(&self, due: &Due) -> Result<(log::Chain, u64)> {
-        let failed = |error| Error::io("a checkpoint cannot be written", error).at_path(self.dir.path());
-        let (content, chain) = due.state.encode(due.epoch, self.uuid, &self.keys()?);
-        write_spare(&*self.dir, RESERVE, &content).map_err(failed)?;
-        self.dir.rename(RESERVE, &checkpoint::file_name(due.epoch)).map_err(failed)?;
-        // Not knowing which checkpoint stands after a crash forbids removing anything, now and later.
-        if !mutant!(CheckpointNameNotSynced) {
-            self.dir.sync().map_err(|error| self.poison.set(failed(error)))?;
-        }
-        Ok((chain, (2 * content.len() as u64).next_multiple_of(RESERVED)))
-    }
-
-    /// Removes the logs and checkpoints that the one of `epoch` makes superfluous. One of these is the next reserve.
-    pub(crate) fn remove_before(&self, epoch: u64) -> std::io::Result<()> {
-        let names = self.dir.list()?;
-        let mut reserved = names.iter().any(|name| name == RESERVE) || mutant!(ReserveNotMade);
-        let old = |number: &str| number.parse().is_ok_and(|number: u64| number < epoch);
-        for name in names {
-            if name.strip_prefix("checkpoint.").is_some_and(old) && !reserved {
-                self.dir.rename(&name, RESERVE)?;
-                reserved = true;
-            } else if name.strip_prefix("log.").or_else(|| name.strip_prefix("checkpoint.")).is_some_and(old) {
-                self.dir.remove(&name)?;
-            }
-        }
-        Ok(())
-    }
-
-    fn ready_next_log(&self) -> Result<()> {
-        if !self.lacks_next_log(&self.committer.lock()) {
-            return Ok(());
-        }
-        // A round may want one meanwhile and make its own: so only with the turn.
-        let _turn = self.lock_commit();
-        let mut committer = self.committer.lock();
-        if committer.next_log.is_none()
-            && let Some(log) = &committer.log
-        {
-            committer.next_log = match self.preallocate_log(log.size()) {
-                // Then the log in use is retired when it is full.
-                Err(error) if error.kind() == ErrorKind::NoSpace => None,
-                made => Some(made?),
-            };
-        }
-        Ok(())
-    }
-
-    /// Makes log space, or says that there is none. The caller holds no lock.
-    pub(crate) fn make_room(&self) -> Result<()> {
-        self.flush()?;
-        if !self.log_full.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        {
-            let _upkeep = self.upkeep.lock();
-            // The old log goes with the checkpoint, which gives back the space that the next one needs.
-            let ready = self.write_checkpoint().and_then(|()| self.ready_next_log());
-            match ready {
-                Err(error) if error.kind() == ErrorKind::NoSpace => {}
-                ready => ready?,
-            }
-        }
-        self.next_round()?;
-        if self.log_full.load(Ordering::SeqCst) {
-            self.retire_full_log()?;
-        }
-        Ok(())
     }
 
     /// After an unclean end: looks at stored pages that their layer does not hold for bytes left behind. Those that a
@@ -268,34 +159,6 @@ impl Core {
         Ok(!self.punchable().is_empty())
     }
 
-    /// Removes a layer that holds nothing and never will again. The table entry goes durably before the key, the key
-    /// before the file.
-    fn remove_empty(&self) -> Result<bool> {
-        let removable = || {
-            let top = self.gate.read().top.as_ref().map(|top| top.id);
-            self.state.read().removable(top)
-        };
-        if removable().is_none() {
-            return Ok(false);
-        }
-        // Only what holds this lock changes the top, and only the top comes to hold anything.
-        let mut table = self.table.lock();
-        let Some(id) = removable() else { return Ok(false) };
-        let Some(index) = table.settings.layers.iter().position(|layer| layer.id == id) else { return Ok(false) };
-        let record = table.settings.layers.remove(index);
-        if let Err(error) = self.store_settings(&mut table) {
-            table.settings.layers.insert(index, record);
-            return Err(error);
-        }
-        self.state.write().entries.retain(|entry| entry.layer.id != id);
-        table.slots.erase(id)?;
-        let name = DiskSettings::layer_file(id, record.kind);
-        self.layers_dir.remove(&name).and_then(|()| self.layers_dir.sync()).map_err(|error| {
-            Error::io("an empty layer cannot be removed", error).at_path(self.layers_dir.path().join(name))
-        })?;
-        Ok(true)
-    }
-
     /// Flushes, punches what is dead by then, and makes that durable. With `unaccounted` also what no record names, and
     /// files of layers that it is stored in.
     pub(crate) fn scrub(&self, unaccounted: bool) -> Result<()> {
@@ -311,62 +174,6 @@ impl Core {
         self.flush()?;
         // Layers that became empty go only after that flush.
         while self.upkeep()? {}
-        Ok(())
-    }
-
-    /// Destroys what the settings do not name: the key goes durably before the file.
-    fn remove_strays(&self) -> Result<()> {
-        let mut table = self.table.lock();
-        let names: Vec<_> = self.state.read().strays.iter().map(|stray| (stray.layer, stray.name.clone())).collect();
-        for (layer, name) in names {
-            table.slots.erase(layer)?;
-            self.layers_dir.remove(&name).and_then(|()| self.layers_dir.sync()).map_err(|error| {
-                let path = self.layers_dir.path().join(&name);
-                Error::io("a file that no record names cannot be removed", error).at_path(path)
-            })?;
-            self.state.write().strays.retain(|stray| stray.name != name);
-        }
-        Ok(())
-    }
-
-    /// Flushes and leaves a clean mark; later changes are refused.
-    pub(crate) fn close(&self) -> Result<()> {
-        self.gate.write().closed = true;
-        if self.access == super::Access::ReadOnly {
-            return Ok(());
-        }
-        let _upkeep = (!mutant!(ClosedWhilePunching)).then(|| self.upkeep.lock());
-        if let Err(error) = self.note_wear(1) {
-            tracing::warn!(path = %self.dir.path().display(), %error, "the use of the data keys is not noted");
-        }
-        let _one_at_a_time = self.checkpointing.lock();
-        // A punch between the flush and the turn would be neither durable nor known to the checkpoint.
-        let _turn = loop {
-            self.flush()?;
-            let turn = self.lock_commit();
-            if !self.anything_dirty() || mutant!(ClosedWhilePunching) {
-                break turn;
-            }
-        };
-        let has_log = self.gate.read().has_log;
-        if !has_log && self.opened_clean.load(Ordering::SeqCst) {
-            return Ok(());
-        }
-        let (epoch, state) = (self.committer.lock().next_epoch, self.state.write().checkpoint(true));
-        let (chain, reserve) = self.put_checkpoint(&Due { epoch, state })?;
-        let next_log = {
-            let mut committer = self.committer.lock();
-            (committer.log, committer.due, committer.chain) = (None, None, chain);
-            committer.next_log.take()
-        };
-        self.gate.write().has_log = false;
-        self.opened_clean.store(true, Ordering::SeqCst);
-        self.keep_for_next_opening(next_log);
-        self.tidy_after_checkpoint(epoch, reserve)?;
-        self.state.write().recent = None;
-        for epoch in volatile::epochs(&self.dir.list().unwrap_or_default()) {
-            let _ = VolatileJournal::remove(&*self.dir, epoch);
-        }
         Ok(())
     }
 }

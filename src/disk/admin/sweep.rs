@@ -10,12 +10,11 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use crate::base::{BaseImage, BaseRun};
-use crate::disk::commit::log::Op;
 use crate::disk::core::Core;
 use crate::disk::stack::extent_map::Mark;
 use crate::disk::stack::layer::Layer;
 use crate::disk::stack::resolve::{PageSource, Segment};
-use crate::disk::table::settings::{DiskSettings, Kind};
+use crate::disk::table::settings::Kind;
 use crate::io::mutant;
 use crate::{Error, ErrorKind, PAGE, Result};
 
@@ -37,17 +36,6 @@ pub enum Swept {
 }
 
 impl Core {
-    /// Seals every layer there is: the next change is stored under a fresh key. Durable when this returns.
-    pub(crate) fn rotate_key(&self) -> Result<()> {
-        self.check_writable()?;
-        self.check_room()?;
-        let mut table = self.table.lock();
-        table.settings.frozen_below = table.settings.next_layer;
-        self.store_settings(&mut table)?;
-        self.gate.write().top = None;
-        Ok(())
-    }
-
     fn is_old(segment: &Segment, top: u32, include_base: bool) -> bool {
         match &segment.source {
             PageSource::Layer(layer) => layer.id != top,
@@ -185,43 +173,5 @@ impl Core {
                 Err(error)
             }
         }
-    }
-
-    /// Lets go of a base, or a parent, that nothing reads any more, the live disk or a snapshot. `false`: something
-    /// does.
-    pub(crate) fn detach_base(&self) -> Result<bool> {
-        self.check_writable()?;
-        {
-            let _growth = self.arm_and_hold()?;
-            let gate = self.gate.write();
-            self.check_open(&gate)?;
-            if self.usage().base > 0 || self.state.read().snapshots.iter().any(|snapshot| snapshot.base_limit > 0) {
-                return Ok(false);
-            }
-            let mut state = self.state.write();
-            state.base_limit = 0;
-            let size = state.size;
-            state.pending.ops.push(Op::Resize { size, base_limit: 0 });
-        }
-        // First the limit, then the record: a crash between them leaves a base that nothing reads.
-        self.flush()?;
-        self.change_settings(|settings| (settings.base, settings.parent) = (None, None))?;
-        // Whoever reads has looked up its pages under their lock, and none of them was the base's any more.
-        *self.base.write() = None;
-        Ok(true)
-    }
-
-    /// Gives the disk another name; durable when this returns. That it is unique is the caller's business.
-    pub(crate) fn rename(&self, name: &str) -> Result<()> {
-        self.change_settings(|settings| name.clone_into(&mut settings.name))
-    }
-
-    /// Changes the settings as one replacement of their file.
-    pub(crate) fn change_settings(&self, change: impl FnOnce(&mut DiskSettings)) -> Result<()> {
-        self.check_writable()?;
-        let mut table = self.table.lock();
-        let before = table.settings.clone();
-        change(&mut table.settings);
-        self.store_settings(&mut table).inspect_err(|_| table.settings = before)
     }
 }

@@ -12,17 +12,15 @@
 
 use std::sync::Arc;
 
-use super::log::{self, Log};
+use super::log::Log;
 use super::pending::Pending;
-use crate::crypto::keyring::DiskKeys;
 use crate::disk::Access;
 use crate::disk::core::{Committer, Core, Due, Rounds};
 use crate::disk::stack::layer::Layer;
 use crate::disk::stack::state::State;
-use crate::disk::transfer::write_new;
+use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
 use crate::io::sync::{MutexGuard, RwLockWriteGuard};
-use crate::io::{File, mutant};
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes of log that records other than extents may take in one round.
@@ -135,7 +133,7 @@ impl Core {
     }
 
     /// One round's work. The caller has the turn.
-    pub(crate) fn commit(&self, committer: &mut Committer) -> Result<()> {
+    pub(super) fn commit(&self, committer: &mut Committer) -> Result<()> {
         let keys = self.keys()?;
         let limit = self.pending_limit();
         // Two batches must fit besides the closing one: that of this round, and that of what gathers meanwhile.
@@ -222,108 +220,7 @@ impl Core {
         Taken { layers, pending, punched, generation: state.generation }
     }
 
-    fn log_error(&self, what: &str, error: std::io::Error) -> Error {
+    pub(super) fn log_error(&self, what: &str, error: std::io::Error) -> Error {
         Error::io(format!("the log {what}"), error).at_path(self.dir.path())
-    }
-
-    /// Whether it is time to make the next log.
-    pub(crate) fn lacks_next_log(&self, committer: &Committer) -> bool {
-        let is_used = |log: &Log| !log.fits_half(3 * self.pending_limit(), 3 * OPS_ROOM);
-        committer.next_log.is_none() && committer.log.as_ref().is_some_and(is_used)
-    }
-
-    /// Makes the file of the next log, as large as there is space for but not smaller than `least` bytes: what gathers
-    /// while the log in use is as large must find room in it.
-    pub(crate) fn preallocate_log(&self, least: u64) -> Result<Arc<dyn File>> {
-        if self.fair_share(least) < least {
-            return Err(self.log_error("could not be preallocated", std::io::ErrorKind::StorageFull.into()));
-        }
-        self.preallocate_at_most(self.options.log_bytes, least)
-    }
-
-    fn preallocate_at_most(&self, most: u64, least: u64) -> Result<Arc<dyn File>> {
-        let large = most.max(least);
-        if self.fair_share(large) < large {
-            return self.preallocate(least);
-        }
-        match self.preallocate(large) {
-            Err(error) if error.kind() == ErrorKind::NoSpace && least < most => self.preallocate(least),
-            made => made,
-        }
-    }
-
-    /// Zero-filled, so that no later sync has to record that its blocks are written, and durable under its temporary
-    /// name.
-    fn preallocate(&self, bytes: u64) -> Result<Arc<dyn File>> {
-        // Without this, trying would take the last space there is from others for a moment.
-        if self.dir.free_bytes().is_ok_and(|free| free < bytes) {
-            return Err(self.log_error("could not be preallocated", std::io::ErrorKind::StorageFull.into()));
-        }
-        let mut zeros = vec![0; bytes as usize];
-        let old = |name: &String| name.starts_with("log.") && name != log::NEXT;
-        if mutant!(LogRecycled)
-            && let Some(old) = self.dir.list().ok().and_then(|names| names.into_iter().rfind(old))
-            && let Ok(content) = crate::disk::transfer::read_file(&*self.dir, &old, u64::MAX)
-        {
-            let len = zeros.len().min(content.len());
-            zeros[..len].copy_from_slice(&content[..len]);
-        }
-        write_new(&*self.dir, log::NEXT, &zeros)
-            .and_then(|file| self.dir.sync().map(|()| file))
-            // Half of one would take the space of what gives space back.
-            .inspect_err(|_| drop(self.dir.remove(log::NEXT)))
-            .map_err(|error| self.log_error("could not be preallocated", error))
-    }
-
-    /// The file of the first log of this opening.
-    pub(crate) fn first_log(&self, committer: &mut Committer) -> Result<Arc<dyn File>> {
-        if let Some(file) = committer.next_log.take() {
-            return Ok(file);
-        }
-        match self.take_kept_log().map_err(|error| self.log_error("that was kept cannot be read", error))? {
-            Some(file) => Ok(file),
-            None => self.preallocate_at_most(self.options.first_log(), self.least_log()),
-        }
-    }
-
-    /// Turns the preallocated file into the log of the next epoch.
-    pub(crate) fn begin_log(
-        &self,
-        committer: &mut Committer,
-        file: Arc<dyn File>,
-        chain: &log::Chain,
-        keys: &DiskKeys,
-    ) -> Result<Log> {
-        let epoch = committer.next_epoch;
-        let begun = file
-            .size()
-            .and_then(|size| Log::begin(file, size, epoch, self.uuid, chain, keys))
-            .and_then(|log| self.dir.rename(log::NEXT, &log::file_name(epoch)).map(|()| log))
-            .map_err(|error| self.log_error("cannot be begun", error))?;
-        committer.next_epoch = epoch + 1;
-        self.pending_limit.store(self.options.extents_of(begun.size()), Ordering::SeqCst);
-        if !mutant!(LogNameNotSynced) {
-            self.dir.sync().map_err(|error| self.log_error("cannot be made durable", error))?;
-        }
-        Ok(begun)
-    }
-
-    /// Goes over to the next log, and answers what that one chains to. Its file stands durable under its name before
-    /// the closing batch says that it must.
-    fn switch_log(&self, committer: &mut Committer, keys: &DiskKeys) -> Result<log::Chain> {
-        let mut old =
-            committer.log.take().ok_or_else(|| self.log_error("is not begun", std::io::Error::other("no log")))?;
-        let epoch = committer.next_epoch;
-        let chain = old.closing_chain(epoch, keys);
-        let file = committer
-            .next_log
-            .take()
-            .ok_or_else(|| self.log_error("has no next one", std::io::Error::other("no log")))?;
-        let next = self.begin_log(committer, file, &chain, keys)?;
-        old.append(&Log::closing(epoch), keys)
-            .and_then(|()| old.file.sync_data())
-            .map_err(|error| self.log_error("cannot be closed", error))?;
-        committer.log = Some(next);
-        Ok(chain)
     }
 }

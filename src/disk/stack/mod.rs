@@ -5,6 +5,7 @@ pub(crate) mod diff;
 pub(crate) mod extent_map;
 pub(crate) mod layer;
 pub(crate) mod page_set;
+mod publish;
 pub(crate) mod range_lock;
 pub(crate) mod report;
 pub(crate) mod resolve;

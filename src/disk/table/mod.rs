@@ -4,6 +4,8 @@ pub(crate) mod key_slots;
 pub(crate) mod key_usage;
 pub(crate) mod layer_table;
 pub(crate) mod rekey;
+pub(crate) mod removal;
 pub(crate) mod reserve;
 pub(crate) mod revoke;
 pub(crate) mod settings;
+pub(crate) mod verbs;

@@ -1,0 +1,52 @@
+//! Room in the log and in the notes, promised to changes before they store anything.
+
+use crate::disk::core::Core;
+use crate::disk::stack::state::State;
+use crate::io::sync::atomic::Ordering;
+
+impl Core {
+    /// Reserves log space for one change of presence; given back when dropped, after the change is published. `None`: a
+    /// round must make room first.
+    pub(crate) fn reserve(&self) -> Option<Reserved<'_>> {
+        /// A change in the middle of a run leaves one before it, one after it and itself.
+        const WORST: usize = 3;
+        self.reserve_extents(WORST)
+    }
+
+    /// Like [`Core::reserve`], for a number of extents.
+    pub(crate) fn reserve_extents(&self, extents: usize) -> Option<Reserved<'_>> {
+        if self.log_full.load(Ordering::SeqCst) {
+            return None;
+        }
+        let promised = self.reserved.fetch_add(extents, Ordering::SeqCst) + extents;
+        let reserved = Reserved(self, extents);
+        let state = self.state.read();
+        let room = state.pending.count() + promised <= self.pending_limit()
+            && state.recent.as_ref().is_none_or(|recent| promised as u64 <= recent.left(state.generation));
+        let early = self.half_full(&state);
+        drop(state);
+        if early && !self.round_asked.swap(true, Ordering::SeqCst) {
+            (self.options.wake)();
+        }
+        room.then_some(reserved)
+    }
+
+    /// See the field.
+    pub(crate) fn pending_limit(&self) -> usize {
+        self.pending_limit.load(Ordering::SeqCst)
+    }
+
+    /// Whether a round should come soon, so that changes of presence need not wait for one.
+    pub(crate) fn half_full(&self, state: &State) -> bool {
+        state.pending.count() > self.pending_limit() / 2
+            || state.recent.as_ref().is_some_and(|recent| recent.half_full(state.generation))
+    }
+}
+
+pub(crate) struct Reserved<'a>(&'a Core, usize);
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        self.0.reserved.fetch_sub(self.1, Ordering::SeqCst);
+    }
+}

@@ -1,0 +1,57 @@
+//! The verbs of the owner that change disk.toml: another name, another key, no base any more.
+
+use super::settings::DiskSettings;
+use crate::Result;
+use crate::disk::commit::log::Op;
+use crate::disk::core::Core;
+
+impl Core {
+    /// Seals every layer there is: the next change is stored under a fresh key. Durable when this returns.
+    pub(crate) fn rotate_key(&self) -> Result<()> {
+        self.check_writable()?;
+        self.check_room()?;
+        let mut table = self.table.lock();
+        table.settings.frozen_below = table.settings.next_layer;
+        self.store_settings(&mut table)?;
+        self.gate.write().top = None;
+        Ok(())
+    }
+
+    /// Lets go of a base, or a parent, that nothing reads any more, the live disk or a snapshot. `false`: something
+    /// does.
+    pub(crate) fn detach_base(&self) -> Result<bool> {
+        self.check_writable()?;
+        {
+            let _growth = self.arm_and_hold()?;
+            let gate = self.gate.write();
+            self.check_open(&gate)?;
+            if self.usage().base > 0 || self.state.read().snapshots.iter().any(|snapshot| snapshot.base_limit > 0) {
+                return Ok(false);
+            }
+            let mut state = self.state.write();
+            state.base_limit = 0;
+            let size = state.size;
+            state.pending.ops.push(Op::Resize { size, base_limit: 0 });
+        }
+        // First the limit, then the record: a crash between them leaves a base that nothing reads.
+        self.flush()?;
+        self.change_settings(|settings| (settings.base, settings.parent) = (None, None))?;
+        // Whoever reads has looked up its pages under their lock, and none of them was the base's any more.
+        *self.base.write() = None;
+        Ok(true)
+    }
+
+    /// Gives the disk another name; durable when this returns. That it is unique is the caller's business.
+    pub(crate) fn rename(&self, name: &str) -> Result<()> {
+        self.change_settings(|settings| name.clone_into(&mut settings.name))
+    }
+
+    /// Changes the settings as one replacement of their file.
+    pub(crate) fn change_settings(&self, change: impl FnOnce(&mut DiskSettings)) -> Result<()> {
+        self.check_writable()?;
+        let mut table = self.table.lock();
+        let before = table.settings.clone();
+        change(&mut table.settings);
+        self.store_settings(&mut table).inspect_err(|_| table.settings = before)
+    }
+}
