@@ -6,7 +6,7 @@
 //!
 //! | room | what it holds |
 //! |---|---|
-//! | `core` | what the parts share, the gate, the order of locks |
+//! | `core` | an open disk: its four owners, and the order of their locks |
 //! | `stack` | layers, presence, snapshots: reading and changing pages, which layer answers for one, runs and usage |
 //! | `commit` | the committer: flush, FUA, the log and its turn-over, checkpoints; what a failed sync forbids |
 //! | `table` | disk.toml and the data keys: beginning to write, a new layer, the switch; space held ready |
@@ -234,7 +234,7 @@ impl Disk {
 
     /// Whether a sync failed, so that no change is taken any more.
     pub fn is_poisoned(&self) -> bool {
-        self.core.poison.is_set()
+        self.core.commit.poison().is_set()
     }
 
     /// Numbers for whoever watches the server. `None`: it would wait; ask again.

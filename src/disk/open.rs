@@ -7,30 +7,32 @@
 
 use std::sync::Arc;
 
+use super::commit::Commit;
 use super::commit::checkpoint::{self, Checkpoint};
 use super::commit::guarded_dir::GuardedDir;
 use super::commit::log::{self, Chain, LogReplay, Op};
 use super::commit::pending::Pending;
 use super::commit::poison::Poison;
-use super::core::{Committer, Core, Gate, LayerTable, Progress, Rounds};
+use super::core::Core;
 use super::numbered::numbers;
+use super::stack::Stack;
 use super::stack::layer::Layer;
-use super::stack::range_lock::RangeLock;
 use super::stack::state::{Entry, State, Stray};
-use super::stack::stats::Costs;
 use super::stack::view_cache::ViewCache;
+use super::table::Table;
+use super::table::held_keys::HeldKeys;
 use super::table::key_slots::{self, KeySlots, SlotKey};
 use super::table::reserve;
 use super::table::settings::{self, DiskSettings, Kind, LayerRecord};
 use super::transfer::read_file;
+use super::upkeep::Upkeep;
 use super::volatile::{self, Replay, VolatileJournal};
 use super::{Access, Options};
 use crate::base::BaseImage;
 use crate::crypto::keyring::DiskKeys;
 use crate::crypto::xts::XtsKey;
 use crate::io::mutant;
-use crate::io::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use crate::io::sync::{Condvar, Mutex, RwLock};
+use crate::io::sync::RwLock;
 use crate::io::{Dir, Open};
 use crate::{Error, ErrorKind, PAGE, Result};
 
@@ -97,29 +99,14 @@ pub(crate) fn open(
     let core = Core {
         uuid: settings.uuid,
         footer: settings.footer,
-        keys: RwLock::new(keys),
-        base: RwLock::new(base),
         access,
-        ranges: RangeLock::new(options.stripes, options.stripe_pages),
-        gate: RwLock::new(Gate { top, encryption, has_log: false, closed: false }),
-        committer: Mutex::new(Committer { log: None, chain, next_epoch, next_log: None, due: None, turn_over: false }),
-        pages: AtomicU64::new(state.size),
-        state: RwLock::new(state),
-        table: Mutex::new(LayerTable { settings, slots }),
-        rounds: Mutex::new(Rounds::default()),
-        turn: Condvar::new(),
-        poison,
-        costs: Costs::default(),
-        pending_limit: AtomicUsize::new(options.pending_extents),
-        reserved: AtomicUsize::new(0),
-        round_asked: AtomicBool::new(false),
-        log_full: AtomicBool::new(false),
-        tight: AtomicBool::new(false),
-        opened_clean: AtomicBool::new(clean),
         recovered,
-        revoked: AtomicBool::new(false),
-        checkpointing: Mutex::new(()),
-        upkeep: Mutex::new(Progress::default()),
+        keys: HeldKeys::new(keys),
+        base: RwLock::new(base),
+        upkeep: Upkeep::default(),
+        table: Table::new(settings, slots),
+        commit: Commit::new(poison, chain, next_epoch, options.pending_extents, clean),
+        stack: Stack::new(state, top, encryption, &options),
         dir,
         layers_dir,
         options,

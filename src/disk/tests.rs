@@ -401,7 +401,7 @@ fn what_is_encrypted_under_a_key_is_counted() {
     assert_eq!(encrypted_pages(&disk) - before, 10 * 8192 / 16, "over the same pages too");
     disk.maintain().unwrap();
     assert_eq!(disk.settings().layers[0].encrypted_pages, 0, "not worth a sync yet");
-    disk.core.state.read().entries[0].layer.count_encrypted(1 << 24);
+    disk.core.stack.state().entries[0].layer.count_encrypted(1 << 24);
     disk.maintain().unwrap();
     let noted = encrypted_pages(&disk);
     assert_eq!(disk.settings().layers[0].encrypted_pages * 32, noted);
@@ -501,7 +501,7 @@ fn nothing_noted_is_believed_once_a_sync_failed() {
     let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
     disk.write(0, &[1; 512], Durability::Volatile).unwrap();
-    disk.core.poison.set(Error::new(ErrorKind::Io, "as if a sync had failed"));
+    disk.core.commit.poison().set(Error::new(ErrorKind::Io, "as if a sync had failed"));
     drop(disk);
     assert_eq!(read(&place.open(true), 0, 512), vec![0; 512]);
 }

@@ -35,13 +35,13 @@ impl Core {
     /// never was such a layer.
     pub(crate) fn audit(&self, id: u32, page: u64) -> Result<Audited> {
         let layer = {
-            let state = self.state.read();
+            let state = self.stack.state();
             state.index_of(id).map(|index| state.entries[index].layer.clone())
         };
         let mut found = Audited::default();
         let Some(layer) = layer else {
             // Upkeep removes emptied layers at any time; ids are never used again.
-            let given_out = 1..self.table.lock().settings.next_layer;
+            let given_out = 1..self.table.lock().settings().next_layer;
             return match given_out.contains(&id) {
                 true => Ok(found),
                 false => Err(Error::new(ErrorKind::NotFound, format!("the disk has no layer {id}"))),
@@ -56,7 +56,7 @@ impl Core {
             // Where the layer stores nothing and holds nothing there is nothing to look at.
             let stored = layer.next_data(at)?.map(|run| run.start.max(at));
             let held = {
-                let state = self.state.read();
+                let state = self.stack.state();
                 let Some(index) = state.index_of(id) else { return Ok(found) };
                 state.entries[index].held().next_run(at..u64::MAX).map(|run| run.start)
             };
@@ -64,10 +64,10 @@ impl Core {
                 return Ok(found);
             };
             let end = pages.min(start + STEP);
-            let _lock = self.ranges.shared(start..end);
+            let _lock = self.stack.lock_shared(start..end);
             let mut bytes = Zeroizing::new(vec![0; (end - start) as usize * PAGE]);
             layer.read_stored(start, &mut bytes)?;
-            let state = self.state.read();
+            let state = self.stack.state();
             let Some(index) = state.index_of(id) else { return Ok(found) };
             let held = state.entries[index].held().clipped(start..end);
             for (page, number) in bytes.chunks(PAGE).zip(start..) {

@@ -9,14 +9,13 @@ use crate::disk::create::check_size;
 use crate::disk::stack::extent_map::Mark;
 use crate::disk::stack::layer::Layer;
 use crate::io::mutant;
-use crate::io::sync::atomic::Ordering;
 use crate::vhd::Footer;
 use crate::{PAGE, Result};
 
 impl Core {
     /// Whether a record accounts for all that `layer` stores from `page` on, behind the end of the disk.
     pub(crate) fn is_accounted_beyond(&self, layer: &Layer, page: u64) -> Result<bool> {
-        let state = self.state.read();
+        let state = self.stack.state();
         let Some(index) = state.index_of(layer.id).filter(|_| !state.dead_known) else { return Ok(true) };
         let entry = &state.entries[index];
         Ok(layer.stored_from(page, &mut |page| !entry.accounts_for(page))? == 0)
@@ -38,14 +37,14 @@ impl Core {
                 continue;
             };
             let table = self.arm_and_hold()?;
-            if self.state.read().size == new {
+            if self.stack.state().size == new {
                 // Perhaps by another that is not durable yet.
                 if mutant!(SameSizeNotFlushed) {
                     return Ok(());
                 }
                 break;
             }
-            let top = self.gate.read().top.clone();
+            let top = self.stack.gate().top().cloned();
             let Some(top) = top else {
                 drop(table);
                 self.make_layer()?;
@@ -53,15 +52,15 @@ impl Core {
             };
             // Nothing reads there before the size says so; the file is long enough, durably, before any record.
             if top.pages()? < new {
-                top.resize(new, &self.poison)?;
+                top.resize(new, self.commit.poison())?;
             }
             // The footer may land where an earlier one was left to be punched.
             let last = new - 1;
-            let lock = self.ranges.exclusive(last..new);
+            let lock = self.stack.lock_exclusive(last..new);
             // Until the new size is durable the old one is, with what that page holds: in place a footer would destroy
             // it. So it goes to a layer that does not hold the page, durably neither.
             let (held, is_durable) = {
-                let state = self.state.read();
+                let state = self.stack.state();
                 (state.holds(top.id, &(last..new)), state.is_durable(&(last..new)))
             };
             if self.footer && (held || !is_durable) {
@@ -73,19 +72,19 @@ impl Core {
                 }
                 continue;
             }
-            let gate = self.gate.write();
-            self.check_open(&gate)?;
-            let old = self.state.read().size;
+            let gate = self.stack.gate_exclusive(&table);
+            gate.check_open()?;
+            let old = self.stack.state().size;
             if self.footer {
                 let written = top.write(last, &footer, true);
-                let mut state = self.state.write();
+                let mut state = self.stack.state_mut();
                 top.mark_dirty();
                 if let Err(error) = written {
                     state.write_failed(top.id, last..new);
                     return Err(error);
                 }
             }
-            let mut state = self.state.write();
+            let mut state = self.stack.state_mut();
             let limit = if mutant!(ShrinkKeepsBase) { u64::MAX } else { new - u64::from(self.footer) };
             let base_limit = state.base_limit.min(limit);
             let cut = if self.footer { last.min(old - 1) } else { new.min(old) };
@@ -95,9 +94,8 @@ impl Core {
             if self.footer {
                 state.publish(top.id, last..new, Mark::Held);
             }
-            (state.size, state.base_limit) = (new, base_limit);
+            self.stack.set_size(&gate, &mut state, new, base_limit);
             state.pending.ops.push(Op::Resize { size: new, base_limit });
-            self.pages.store(new, Ordering::SeqCst);
             break;
         }
         self.flush()

@@ -16,7 +16,6 @@ use crate::disk::stack::diff::Change;
 use crate::disk::stack::resolve::View;
 use crate::disk::stack::state::State;
 use crate::io::mutant;
-use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, Result};
 
 /// Lines of one disk at the most: each is looked at by every change.
@@ -81,10 +80,10 @@ impl Core {
         self.check_writable()?;
         self.check_room()?;
         let snapshot = {
-            let _growth = self.arm_and_hold()?;
-            let mut gate = self.gate.write();
-            self.check_open(&gate)?;
-            let mut state = self.state.write();
+            let table = self.arm_and_hold()?;
+            let mut gate = self.stack.gate_exclusive(&table);
+            gate.check_open()?;
+            let mut state = self.stack.state_mut();
             if find(&state, name).is_ok() {
                 return Err(Error::new(ErrorKind::AlreadyExists, format!("there is already a snapshot \"{name}\"")));
             }
@@ -106,7 +105,7 @@ impl Core {
             state.snapshots.push(snapshot.clone());
             state.pending.ops.push(Op::SnapshotAdded(snapshot.clone()));
             if !mutant!(LineKeepsTop) {
-                gate.top = None;
+                gate.set_top(None);
             }
             snapshot
         };
@@ -118,10 +117,10 @@ impl Core {
     pub(crate) fn delete_snapshot(&self, name: &str) -> Result<()> {
         self.check_writable()?;
         {
-            let _growth = self.arm_and_hold()?;
-            let gate = self.gate.write();
-            self.check_open(&gate)?;
-            let mut state = self.state.write();
+            let table = self.arm_and_hold()?;
+            let gate = self.stack.gate_exclusive(&table);
+            gate.check_open()?;
+            let mut state = self.stack.state_mut();
             let id = find(&state, name)?.id;
             state.snapshots.retain(|snapshot| snapshot.id != id);
             state.pending.ops.push(Op::SnapshotRemoved(id));
@@ -130,9 +129,10 @@ impl Core {
         self.flush()?;
         // What it alone kept from being overwritten in place can be again, without a new layer.
         let table = self.table.lock();
-        let mut gate = self.gate.write();
-        if gate.top.is_none() {
-            gate.top = Self::usable_top(&self.state.read(), table.settings.frozen_below, gate.encryption);
+        let mut gate = self.stack.gate_exclusive(&table);
+        if gate.top().is_none() {
+            let top = Self::usable_top(&self.stack.state(), table.settings().frozen_below, gate.encryption());
+            gate.set_top(top);
         }
         Ok(())
     }
@@ -144,12 +144,12 @@ impl Core {
             let mut table = self.arm_and_hold()?;
             // No layer there is now may take writes again: emptied ones are dead for ever.
             if !mutant!(RolledBackToUnsealed) {
-                table.settings.frozen_below = table.settings.next_layer;
+                table.freeze_layers();
             }
             self.store_settings(&mut table)?;
-            let mut gate = self.gate.write();
-            self.check_open(&gate)?;
-            let mut state = self.state.write();
+            let mut gate = self.stack.gate_exclusive(&table);
+            gate.check_open()?;
+            let mut state = self.stack.state_mut();
             let snapshot = find(&state, name)?.clone();
             let newer = |other: &Snapshot| other.id > snapshot.id;
             let gone: Vec<u32> = state.snapshots.iter().filter(|other| newer(other)).map(|other| other.id).collect();
@@ -162,10 +162,9 @@ impl Core {
                 state.empty_layer(id);
             }
             let base_limit = if mutant!(LineWithoutItsLimit) { state.base_limit } else { snapshot.base_limit };
-            (state.size, state.base_limit) = (snapshot.size, base_limit);
+            self.stack.set_size(&gate, &mut state, snapshot.size, base_limit);
             state.pending.ops.push(Op::Resize { size: snapshot.size, base_limit });
-            self.pages.store(snapshot.size, Ordering::SeqCst);
-            gate.top = None;
+            gate.set_top(None);
         }
         self.flush()
     }
@@ -175,7 +174,7 @@ impl Core {
     pub(crate) fn keep_only(&self, keep: &[u32]) -> Result<bool> {
         self.check_writable()?;
         let newest = {
-            let state = self.state.read();
+            let state = self.stack.state();
             if let Some(missing) = keep.iter().find(|&&id| state.snapshot(id).is_none()) {
                 return Err(Error::new(ErrorKind::NotFound, format!("there is no snapshot with id {missing}")));
             }
@@ -183,21 +182,21 @@ impl Core {
             newest.ok_or_else(|| Error::new(ErrorKind::NotFound, "no snapshot is to be kept"))?
         };
         let mut changed = false;
-        while self.state.read().has_more_than(keep, &newest) {
+        while self.stack.state().has_more_than(keep, &newest) {
             changed = true;
             {
                 let mut table = self.arm_and_hold()?;
                 // As in a rollback: emptied layers take no writes again.
-                if table.settings.frozen_below < table.settings.next_layer {
-                    table.settings.frozen_below = table.settings.next_layer;
+                if table.freeze_layers() {
                     self.store_settings(&mut table)?;
                 }
-                let mut gate = self.gate.write();
-                self.check_open(&gate)?;
-                let mut state = self.state.write();
+                let mut gate = self.stack.gate_exclusive(&table);
+                gate.check_open()?;
+                let mut state = self.stack.state_mut();
                 state.drop_more_than(keep, &newest, OPS_OF_A_BATCH);
-                self.pages.store(state.size, Ordering::SeqCst);
-                gate.top = None;
+                let (size, base_limit) = (state.size, state.base_limit);
+                self.stack.set_size(&gate, &mut state, size, base_limit);
+                gate.set_top(None);
             }
             self.flush()?;
         }
@@ -205,12 +204,12 @@ impl Core {
     }
 
     pub(crate) fn snapshots(&self) -> Vec<Snapshot> {
-        self.state.read().snapshots.clone()
+        self.stack.state().snapshots.clone()
     }
 
     /// What a snapshot sees, with the id by which readers check that it is still there.
     pub(crate) fn snapshot_view(&self, which: impl Fn(&Snapshot) -> bool) -> Result<View> {
-        let state = self.state.read();
+        let state = self.stack.state();
         let snapshot = state
             .snapshots
             .iter()

@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use crate::base::{BaseImage, BaseRun};
 use crate::disk::core::Core;
+use crate::disk::stack::Change;
 use crate::disk::stack::extent_map::Mark;
 use crate::disk::stack::layer::Layer;
 use crate::disk::stack::resolve::{PageSource, Segment};
@@ -46,7 +47,7 @@ impl Core {
 
     /// Bytes that a sweep has still to store.
     pub(crate) fn sweep_remaining(&self, include_base: bool) -> u64 {
-        let top = self.gate.read().top.as_ref().map_or(0, |top| top.id);
+        let top = self.stack.gate().top().map_or(0, |top| top.id);
         let layers: u64 = self.layers().iter().filter(|layer| layer.id != top).map(|layer| layer.live).sum();
         layers + if include_base { self.usage().base } else { 0 }
     }
@@ -59,12 +60,12 @@ impl Core {
                 .hint("turn it on (sealdisk encryption on), then start again: it goes on where it was")
         };
         let top = {
-            let gate = self.gate.read();
-            self.check_open(&gate)?;
-            if !gate.encryption {
+            let gate = self.stack.gate();
+            gate.check_open()?;
+            if !gate.encryption() {
                 return Err(paused());
             }
-            gate.top.clone().filter(|_| gate.has_log)
+            gate.top().cloned().filter(|_| gate.has_log())
         };
         let nothing_yet = |page| Ok(Swept::Next { page, stored: 0 });
         let Some(top) = top else {
@@ -75,26 +76,26 @@ impl Core {
         // Where the next old page is, without a lock: looked at again below.
         let mut first = None;
         {
-            let state = self.state.read();
+            let state = self.stack.state();
             state.resolve(state.live(), page..state.size, &mut |segment| {
                 first = Self::is_old(&segment, top.id, include_base).then_some(segment.pages.start);
                 first.is_none()
             });
         }
         let Some(start) = first else { return Ok(Swept::End) };
-        let step = STEP.min(self.pending_limit() as u64 / 2);
-        let lock = (!mutant!(SweptWithoutLock)).then(|| self.ranges.exclusive(start..start + step));
-        let gate = self.gate.read();
-        self.check_open(&gate)?;
-        if !gate.encryption && !mutant!(SweptAfterSwitch) {
+        let step = STEP.min(self.commit.pending_limit() as u64 / 2);
+        let lock = self.stack.lock_exclusive(start..if mutant!(SweptWithoutLock) { start } else { start + step });
+        let gate = self.stack.gate();
+        gate.check_open()?;
+        if !gate.encryption() && !mutant!(SweptAfterSwitch) {
             return Err(paused());
         }
         let goes_on = |now: &Arc<Layer>| now.id == top.id && now.kind == Kind::Xts;
-        if !gate.top.as_ref().is_some_and(goes_on) && !mutant!(SweptAfterSwitch) {
+        if !gate.top().is_some_and(goes_on) && !mutant!(SweptAfterSwitch) {
             return nothing_yet(start);
         }
         let segments = {
-            let state = self.state.read();
+            let state = self.stack.state();
             let end = state.size.min(start + step);
             state.segments(state.live(), start..end, usize::MAX)
         };
@@ -104,6 +105,7 @@ impl Core {
             self.make_room()?;
             return nothing_yet(start);
         };
+        let change = Change::new(lock, gate, Arc::clone(&top));
         let (mut end, mut stored) = (start, 0);
         for segment in segments {
             end = segment.pages.end;
@@ -115,7 +117,7 @@ impl Core {
                     stored += segment.pages.end - segment.pages.start;
                     let mut bytes = buffer(&segment.pages);
                     layer.read(segment.pages.start, &mut bytes)?;
-                    self.take_up(&top, segment.pages, &bytes)?;
+                    self.take_up(&change, segment.pages, &bytes)?;
                 }
                 _ => {
                     let base = self.base()?;
@@ -124,7 +126,7 @@ impl Core {
                         let run = at..at + len / PAGE as u64;
                         at = run.end;
                         if done.is_ok() {
-                            done = self.take_up_base(&top, &*base, kind, run).map(|pages| stored += pages);
+                            done = self.take_up_base(&change, &*base, kind, run).map(|pages| stored += pages);
                         }
                     })?;
                     done?;
@@ -136,8 +138,8 @@ impl Core {
 
     /// Takes over a run of the base, and answers how many pages of it were stored. What is empty in an image stays
     /// empty, whether the format says so or the content; what another disk holds is taken over as it is.
-    fn take_up_base(&self, top: &Layer, base: &dyn BaseImage, kind: BaseRun, run: Range<u64>) -> Result<u64> {
-        let empty = |pages: Range<u64>| self.publish(self.state.write(), top.id, pages, Mark::Zero);
+    fn take_up_base(&self, change: &Change<'_>, base: &dyn BaseImage, kind: BaseRun, run: Range<u64>) -> Result<u64> {
+        let empty = |pages: Range<u64>| self.publish(change, self.stack.state_mut(), pages, Mark::Zero);
         if kind == BaseRun::Zero {
             return empty(run).map(|()| 0);
         }
@@ -155,19 +157,20 @@ impl Core {
                 empty(pages)?;
             } else {
                 stored += len as u64;
-                self.take_up(top, pages, &rest[..len * PAGE])?;
+                self.take_up(change, pages, &rest[..len * PAGE])?;
             }
         }
         Ok(stored)
     }
 
     /// Stores `pages` in the top layer and publishes them.
-    fn take_up(&self, top: &Layer, pages: Range<u64>, bytes: &[u8]) -> Result<()> {
+    fn take_up(&self, change: &Change<'_>, pages: Range<u64>, bytes: &[u8]) -> Result<()> {
+        let top = change.top();
         let written = top.write(pages.start, bytes, true);
-        let mut state = self.state.write();
+        let mut state = self.stack.state_mut();
         top.mark_dirty();
         match written {
-            Ok(()) => self.publish(state, top.id, pages, Mark::Held),
+            Ok(()) => self.publish(change, state, pages, Mark::Held),
             Err(error) => {
                 state.write_failed(top.id, pages);
                 Err(error)

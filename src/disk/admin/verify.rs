@@ -9,7 +9,6 @@ use crate::disk::table::key_slots::KeySlots;
 use crate::disk::table::settings::DiskSettings;
 use crate::disk::volatile;
 use crate::io::Open;
-use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, Result};
 
 /// Rounds tried until one leaves nothing pending: clients go on writing.
@@ -25,18 +24,18 @@ impl Core {
         let keys = self.keys()?;
         // Who may not write goes on believing what a killed process noted.
         let read_only = self.access == Access::ReadOnly;
-        let boot = self.options.boot.filter(|_| read_only && !self.opened_clean.load(Ordering::SeqCst));
+        let boot = self.options.boot.filter(|_| read_only && !self.commit.is_clean());
         for _ in 0..TRIES {
             self.flush()?;
-            let _turn = self.lock_commit();
+            let _turn = self.commit.lock_commit();
             // Held from here on: what clients change after the look would pass for a difference.
-            let state = self.state.read();
+            let state = self.stack.state();
             if !state.pending.is_empty() && !read_only {
                 continue;
             }
             let settings = DiskSettings::load(&*self.dir, Some(&keys))?;
             let differs = |what: String| Err(Error::new(ErrorKind::Corrupt, what).at_path(self.dir.path()));
-            if settings != table.settings {
+            if settings != *table.settings() {
                 return differs("disk.toml is not what the open disk has as its settings".to_owned());
             }
             KeySlots::open(&*self.dir, self.uuid, Open::Read)?;

@@ -6,10 +6,14 @@ use std::sync::Arc;
 
 use super::log::{self, Chain, Log};
 use super::rounds::OPS_ROOM;
+use super::{CheckpointGuard, Commit, Committer};
 use crate::crypto::keyring::DiskKeys;
-use crate::disk::core::{Committer, Core};
+use crate::disk::core::Core;
 use crate::disk::numbered::numbers;
+use crate::disk::table::TableGuard;
 use crate::disk::transfer::{is_full, read_file, read_full, write_full, write_new};
+use crate::disk::upkeep::UpkeepGuard;
+use crate::io::sync::MutexGuard;
 use crate::io::sync::atomic::Ordering;
 use crate::io::{File, Open, mutant};
 use crate::{ErrorKind, Result};
@@ -26,14 +30,36 @@ fn fill_with_zeros(file: &dyn File, from: u64, to: u64) -> io::Result<()> {
     Ok(())
 }
 
+/// The log of an opening, begun and not in use yet.
+#[derive(Debug)]
+pub(crate) struct SessionLog<'a> {
+    commit: &'a Commit,
+    committer: MutexGuard<'a, Committer>,
+    log: Log,
+}
+
+impl SessionLog<'_> {
+    pub(crate) fn epoch(&self) -> u64 {
+        self.log.epoch
+    }
+
+    /// Takes it into use: from here on the disk is not clean.
+    pub(crate) fn take_into_use(self) {
+        let Self { commit, mut committer, log } = self;
+        committer.log = Some(log);
+        drop(committer);
+        commit.is_clean.store(false, Ordering::SeqCst);
+    }
+}
+
 impl Core {
-    pub(crate) fn ready_next_log(&self) -> Result<()> {
-        if !self.lacks_next_log(&self.committer.lock()) {
+    pub(crate) fn ready_next_log(&self, _upkeep: &UpkeepGuard<'_>) -> Result<()> {
+        if !self.lacks_next_log(&self.commit.committer.lock()) {
             return Ok(());
         }
         // A round may want one meanwhile and make its own: so only with the turn.
-        let _turn = self.lock_commit();
-        let mut committer = self.committer.lock();
+        let turn = self.commit.lock_commit();
+        let mut committer = self.commit.committer(&turn);
         if committer.next_log.is_none()
             && let Some(log) = &committer.log
         {
@@ -48,7 +74,7 @@ impl Core {
 
     /// Whether it is time to make the next log.
     pub(super) fn lacks_next_log(&self, committer: &Committer) -> bool {
-        let is_used = |log: &Log| !log.fits_half(3 * self.pending_limit(), 3 * OPS_ROOM);
+        let is_used = |log: &Log| !log.fits_half(3 * self.commit.pending_limit(), 3 * OPS_ROOM);
         committer.next_log.is_none() && committer.log.as_ref().is_some_and(is_used)
     }
 
@@ -95,8 +121,31 @@ impl Core {
             .map_err(|error| self.log_error("could not be preallocated", error))
     }
 
+    /// Begins the log of this opening, which has none: durable under its name, and not in use before it is taken.
+    pub(crate) fn begin_session_log(
+        &self,
+        table: &TableGuard<'_>,
+        checkpoint: &CheckpointGuard<'_>,
+        keys: &DiskKeys,
+    ) -> Result<SessionLog<'_>> {
+        let begin = || {
+            let mut committer = self.commit.committer.lock();
+            let chain = committer.chain;
+            let file = self.first_log(&mut committer)?;
+            self.begin_log(&mut committer, file, &chain, keys).map(|log| (log, committer))
+        };
+        let (log, committer) = match begin() {
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                self.take_over_old_log(table, checkpoint)?;
+                begin()?
+            }
+            begun => begun?,
+        };
+        Ok(SessionLog { commit: &self.commit, committer, log })
+    }
+
     /// The file of the first log of this opening.
-    pub(crate) fn first_log(&self, committer: &mut Committer) -> Result<Arc<dyn File>> {
+    fn first_log(&self, committer: &mut Committer) -> Result<Arc<dyn File>> {
         if let Some(file) = committer.next_log.take() {
             return Ok(file);
         }
@@ -107,13 +156,7 @@ impl Core {
     }
 
     /// Turns the preallocated file into the log of the next epoch.
-    pub(crate) fn begin_log(
-        &self,
-        committer: &mut Committer,
-        file: Arc<dyn File>,
-        chain: &Chain,
-        keys: &DiskKeys,
-    ) -> Result<Log> {
+    fn begin_log(&self, committer: &mut Committer, file: Arc<dyn File>, chain: &Chain, keys: &DiskKeys) -> Result<Log> {
         let epoch = committer.next_epoch;
         let begun = file
             .size()
@@ -121,7 +164,7 @@ impl Core {
             .and_then(|log| self.dir.rename(log::NEXT, &log::file_name(epoch)).map(|()| log))
             .map_err(|error| self.log_error("cannot be begun", error))?;
         committer.next_epoch = epoch + 1;
-        self.pending_limit.store(self.options.extents_of(begun.size()), Ordering::SeqCst);
+        self.commit.pending_limit.store(self.options.extents_of(begun.size()), Ordering::SeqCst);
         if !mutant!(LogNameNotSynced) {
             self.dir.sync().map_err(|error| self.log_error("cannot be made durable", error))?;
         }
@@ -180,7 +223,7 @@ impl Core {
 
     /// Bytes of the smallest log that has room for what is pending now.
     fn least_log(&self) -> u64 {
-        self.options.least_log_for(self.state.read().pending.count())
+        self.options.least_log_for(self.stack.state().pending.count())
     }
 
     /// Gives the newest log, which nothing needs any more, the name of the next one, at most so many bytes long and

@@ -14,8 +14,9 @@ use std::sync::Arc;
 
 use super::log::Log;
 use super::pending::Pending;
+use super::{Committer, Due, Rounds, Turn};
 use crate::disk::Access;
-use crate::disk::core::{Committer, Core, Due, Rounds};
+use crate::disk::core::Core;
 use crate::disk::stack::layer::Layer;
 use crate::disk::stack::state::State;
 use crate::io::mutant;
@@ -38,7 +39,7 @@ struct Taken {
 
 impl Core {
     pub(crate) fn anything_dirty(&self) -> bool {
-        let state = self.state.read();
+        let state = self.stack.state();
         !state.pending.is_empty() || state.entries.iter().any(|entry| entry.layer.is_dirty())
     }
 
@@ -54,7 +55,7 @@ impl Core {
         if self.access == Access::ReadOnly {
             return Ok(());
         }
-        let rounds = self.rounds.lock();
+        let rounds = self.commit.rounds.lock();
         // Under the lock of the rounds: what was taken by a round is still being made durable while `begun > ended`.
         let under_way = rounds.begun > rounds.ended && !mutant!(EmptyFlushDoesNotWait);
         let target = if self.anything_dirty() { rounds.begun + 1 } else { rounds.begun * u64::from(under_way) };
@@ -63,37 +64,47 @@ impl Core {
 
     /// Waits for a round that begins from now on, even with nothing to make durable.
     pub(crate) fn next_round(&self) -> Result<()> {
-        let rounds = self.rounds.lock();
+        let rounds = self.commit.rounds.lock();
         let target = rounds.begun + 1;
         self.await_round(rounds, target)
+    }
+
+    /// Waits for a round that begins from now on and goes over to the next log, full or not.
+    pub(crate) fn go_over_to_next_log(&self) -> Result<()> {
+        self.commit.committer.lock().turn_over = true;
+        self.next_round()?;
+        if std::mem::take(&mut self.commit.committer.lock().turn_over) {
+            return Err(Error::new(ErrorKind::NoSpace, "no space for the log").at_path(self.dir.path()));
+        }
+        Ok(())
     }
 
     fn await_round<'a>(&'a self, mut rounds: MutexGuard<'a, Rounds>, target: u64) -> Result<()> {
         while rounds.ended < target {
             if rounds.busy {
-                rounds = self.turn.wait(rounds);
+                rounds = self.commit.turn.wait(rounds);
                 continue;
             }
             rounds.busy = true;
             rounds.begun += 1;
             drop(rounds);
-            let (done, wake) = self.round();
-            rounds = self.rounds.lock();
+            let (done, wake) = self.round(&Turn(()));
+            rounds = self.commit.rounds.lock();
             rounds.busy = false;
             rounds.ended = rounds.begun;
             if done {
                 rounds.done = rounds.begun;
             }
-            self.turn.notify_all();
+            self.commit.turn.notify_all();
             if wake {
                 drop(rounds);
                 (self.options.wake)();
-                rounds = self.rounds.lock();
+                rounds = self.commit.rounds.lock();
             }
         }
         let done = rounds.done >= target;
         drop(rounds);
-        self.poison.check()?;
+        self.commit.poison().check()?;
         self.keys()?;
         // They are here again, but were not when it counted.
         if !done {
@@ -102,20 +113,20 @@ impl Core {
         Ok(())
     }
 
-    /// One round; the caller holds the turn. Answers whether it made durable what there was, and whether upkeep has
+    /// One round. Answers whether it made durable what there was, and whether upkeep has
     /// something to do.
-    fn round(&self) -> (bool, bool) {
-        if self.poison.is_set() {
+    fn round(&self, turn: &Turn) -> (bool, bool) {
+        if self.commit.poison().is_set() {
             return (false, false);
         }
-        let mut committer = self.committer.lock();
-        match self.commit(&mut committer) {
+        let mut committer = self.commit.committer(turn);
+        match self.commit_round(&mut committer) {
             Ok(()) => {
-                self.costs.round();
+                self.commit.costs.round();
                 let short = self.lacks_next_log(&committer);
                 let due = committer.due.is_some();
                 drop(committer);
-                let state = self.state.read();
+                let state = self.stack.state();
                 let wake = due
                     || short
                     || self.wear_due(&state, self.options.note_pages())
@@ -126,18 +137,18 @@ impl Core {
             // Nothing was taken: it stays pending until the keys come back.
             Err(error) if error.kind() == ErrorKind::Revoked => (false, false),
             Err(error) => {
-                self.poison.set(error);
+                self.commit.poison().set(error);
                 (false, false)
             }
         }
     }
 
-    /// One round's work. The caller has the turn.
-    pub(super) fn commit(&self, committer: &mut Committer) -> Result<()> {
+    /// One round's work.
+    pub(super) fn commit_round(&self, committer: &mut Committer) -> Result<()> {
         let keys = self.keys()?;
-        let limit = self.pending_limit();
+        let limit = self.commit.pending_limit();
         // Two batches must fit besides the closing one: that of this round, and that of what gathers meanwhile.
-        let crowded = |log: &Log| !log.fits(3 * limit, 3 * OPS_ROOM) || self.log_full.load(Ordering::SeqCst);
+        let crowded = |log: &Log| !log.fits(3 * limit, 3 * OPS_ROOM) || self.commit.log_full.load(Ordering::SeqCst);
         let nearly_full = committer.log.as_ref().is_some_and(crowded);
         let turn_over = nearly_full || committer.turn_over;
         if turn_over
@@ -149,7 +160,7 @@ impl Core {
         }
         let switch = turn_over && committer.log.is_some() && committer.next_log.is_some();
 
-        let stale = mutant!(CheckpointBeforeItsBorder).then(|| self.state.write().checkpoint(false));
+        let stale = mutant!(CheckpointBeforeItsBorder).then(|| self.stack.state_mut().checkpoint(false));
         let (taken, border) = {
             let mut state = self.lock_to_take();
             let border = switch.then(|| stale.unwrap_or_else(|| state.checkpoint(false)));
@@ -159,7 +170,7 @@ impl Core {
             if mutant!(DataNotSynced) || (mutant!(OneLayerSynced) && layer.id != taken.layers[0].id) {
                 continue;
             }
-            self.timed(|| layer.sync(&self.poison))?;
+            self.commit.costs.timed(self.options.ticks, || layer.sync(self.commit.poison()))?;
         }
         if !taken.pending.is_empty() {
             let log = committer
@@ -167,11 +178,17 @@ impl Core {
                 .as_mut()
                 .ok_or_else(|| self.log_error("is not begun", std::io::Error::other("no log")))?;
             log.append(&taken.pending.batch(taken.generation), &keys)
-                .and_then(|()| if mutant!(LogNotSynced) { Ok(()) } else { self.timed(|| log.file.sync_data()) })
+                .and_then(|()| {
+                    if mutant!(LogNotSynced) {
+                        Ok(())
+                    } else {
+                        self.commit.costs.timed(self.options.ticks, || log.file.sync_data())
+                    }
+                })
                 .map_err(|error| self.log_error("cannot be written", error))?;
         }
         {
-            let mut state = self.state.write();
+            let mut state = self.stack.state_mut();
             state.in_flight = None;
             state.durable = state.taken;
             for (layer, pages) in taken.punched {
@@ -187,16 +204,16 @@ impl Core {
             committer.due = Some(Due { epoch, state: border });
             committer.turn_over = false;
         }
-        let limit = self.pending_limit();
+        let limit = self.commit.pending_limit();
         let full = committer.log.as_ref().is_some_and(|log| !log.fits(2 * limit, 2 * OPS_ROOM));
-        self.log_full.store(full, Ordering::SeqCst);
+        self.commit.log_full.store(full, Ordering::SeqCst);
         Ok(())
     }
 
     /// The lock of the state, once what is noted of the batch before is written: the notes of the next one go there.
     fn lock_to_take(&self) -> RwLockWriteGuard<'_, State> {
         loop {
-            let state = self.state.write();
+            let state = self.stack.state_mut();
             let late = state.recent.as_ref().and_then(|recent| recent.late(state.generation));
             let Some(late) = late.filter(|_| !mutant!(LateNotesNotAwaited)) else { return state };
             drop(state);
@@ -213,7 +230,7 @@ impl Core {
             .collect();
         let punched = state.entries.iter().filter(|entry| entry.punched > 0).map(|e| (e.layer.id, e.punched)).collect();
         let pending = Arc::new(std::mem::take(&mut state.pending));
-        self.round_asked.store(false, Ordering::SeqCst);
+        self.commit.round_asked.store(false, Ordering::SeqCst);
         state.taken += 1;
         state.generation += u64::from(!pending.is_empty());
         state.in_flight = (!mutant!(BatchInFlightForgotten)).then(|| Arc::clone(&pending));

@@ -10,12 +10,14 @@ use std::sync::Arc;
 use zeroize::Zeroizing;
 
 use super::extent_map::Mark;
+use super::gate::Gate;
 use super::layer::Layer;
 use super::page_set::Share;
+use super::publish::Change;
 use super::resolve::{PageSource, Segments, View};
 use crate::base::BaseImage;
 use crate::disk::Durability;
-use crate::disk::core::{Core, Gate};
+use crate::disk::core::Core;
 use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
 use crate::{Error, ErrorKind, PAGE, Result};
@@ -42,7 +44,7 @@ fn piece(buf: &mut [u8], first: u64, part: Range<u64>) -> &mut [u8] {
 impl Core {
     pub(crate) fn base(&self) -> Result<Arc<dyn BaseImage>> {
         let base = self.base.read().clone();
-        base.ok_or_else(|| match self.keys.read().is_some() {
+        base.ok_or_else(|| match self.keys.are_here() {
             true => Error::new(ErrorKind::NotFound, "the base image is not open"),
             false => Error::new(
                 ErrorKind::WrongKey,
@@ -52,7 +54,7 @@ impl Core {
     }
 
     fn segments_of(&self, view: Option<View>, pages: Range<u64>) -> Result<Segments> {
-        let state = self.state.read();
+        let state = self.stack.state();
         let view = view.unwrap_or_else(|| state.live());
         state.check_view(view)?;
         Ok(state.look_up(view, pages))
@@ -76,7 +78,7 @@ impl Core {
     pub(crate) fn read(&self, view: Option<View>, offset: u64, buf: &mut [u8]) -> Result<()> {
         self.check_admitted()?;
         let pages = Self::pages_of(offset, buf.len() as u64);
-        let _lock = (!mutant!(ReadWithoutLock)).then(|| self.ranges.shared(pages.clone()));
+        let _lock = (!mutant!(ReadWithoutLock)).then(|| self.stack.lock_shared(pages.clone()));
         if is_whole(offset, buf.len()) {
             return self.read_locked(view, pages, buf);
         }
@@ -95,7 +97,7 @@ impl Core {
             return Ok(false);
         }
         let pages = Self::pages_of(offset, buf.len() as u64);
-        let Some(_lock) = self.ranges.try_shared(pages.clone()) else { return Ok(false) };
+        let Some(_lock) = self.stack.ranges.try_shared(pages.clone()) else { return Ok(false) };
         let first = pages.start;
         for segment in self.segments_of(view, pages)? {
             let part = piece(buf, first, segment.pages.clone());
@@ -116,18 +118,18 @@ impl Core {
 
     /// The top layer to change, if everything is ready for a change of `pages`.
     fn ready(&self, gate: &Gate, pages: &Range<u64>) -> Result<std::result::Result<Arc<Layer>, Need>> {
-        self.check_open(gate)?;
+        gate.check_open()?;
         // Checked before, but the disk may have shrunk since; that waits for the gate. The footer page, which by now
         // may lie there, is nobody's to change.
-        if pages.end > self.pages.load(Ordering::SeqCst) - u64::from(self.footer) {
+        if pages.end > self.stack.pages() - u64::from(self.footer) {
             return Err(
                 Error::new(ErrorKind::OutOfRange, "past the end of the disk").at_offset(pages.start * PAGE as u64)
             );
         }
-        if !gate.has_log {
+        if !gate.has_log() {
             return Ok(Err(Need::BeginSession));
         }
-        Ok(gate.top.clone().ok_or(Need::Layer))
+        Ok(gate.top().cloned().ok_or(Need::Layer))
     }
 
     fn meet(&self, need: &Need) -> Result<()> {
@@ -138,16 +140,17 @@ impl Core {
         }
     }
 
-    /// Stores whole pages in the top layer and publishes them; the caller holds the range lock and the gate.
-    fn store(&self, top: &Arc<Layer>, pages: Range<u64>, data: &[u8]) -> Result<Attempt> {
-        let held = self.state.read().holding(top.id, &pages);
+    /// Stores whole pages in the top layer and publishes them.
+    fn store(&self, change: &Change<'_>, pages: Range<u64>, data: &[u8]) -> Result<Attempt> {
+        let top = change.top();
+        let held = self.stack.state().holding(top.id, &pages);
         let (held, mixed) = (held == Share::All, held == Share::Some);
         let reserved = if held { None } else { self.reserve() };
         if !held && reserved.is_none() {
             return Ok(Attempt::First(Need::Room));
         }
         if mutant!(PublishedBeforeStored) && !held {
-            self.state.write().publish(top.id, pages.clone(), Mark::Held);
+            self.stack.state_mut().publish(top.id, pages.clone(), Mark::Held);
         }
         if mutant!(DirtyBeforeStored) {
             top.mark_dirty();
@@ -158,7 +161,7 @@ impl Core {
             top.write(pages.start, data, !held)
         };
         if stored.as_ref().is_err_and(|error| error.kind() == ErrorKind::NoSpace) {
-            self.tight.store(true, Ordering::SeqCst);
+            self.stack.tight.store(true, Ordering::SeqCst);
         }
         let late = mutant!(DirtyBeforeStored) || (mutant!(FailedWriteLeavesClean) && stored.is_err());
         if held {
@@ -169,12 +172,12 @@ impl Core {
         } else {
             // Invariant 3: dirty mark, presence and delta under one lock. A failed write leaves presence as it was,
             // but its layer is dirty all the same, and what it left behind is dead.
-            let mut state = self.state.write();
+            let mut state = self.stack.state_mut();
             if !late && !mutant!(DirtyAfterPublished) {
                 top.mark_dirty();
             }
             match stored {
-                Ok(()) => self.publish(state, top.id, pages, Mark::Held)?,
+                Ok(()) => self.publish(change, state, pages, Mark::Held)?,
                 Err(_) if mutant!(FailedWritePublished) => state.publish(top.id, pages, Mark::Held),
                 Err(error) => {
                     if !mutant!(FailedWriteNotDead) {
@@ -196,7 +199,7 @@ impl Core {
     /// Writes to the top layer pages some of which it holds: the others first, because only these may find no space. So
     /// a write that is refused for want of space has changed nothing that is read.
     fn write_new_first(&self, top: &Layer, pages: &Range<u64>, data: &[u8]) -> Result<()> {
-        let held = self.state.read().held_runs(top.id, pages);
+        let held = self.stack.state().held_runs(top.id, pages);
         let part = |run: &Range<u64>| {
             let byte = |page: u64| (page - pages.start) as usize * PAGE;
             &data[byte(run.start)..byte(run.end)]
@@ -213,13 +216,13 @@ impl Core {
         self.check_writable()?;
         loop {
             let need = {
-                let gate = self.gate.read();
+                let gate = self.stack.gate();
                 match self.ready(&gate, pages)? {
                     Err(need) => need,
-                    Ok(top) if self.state.read().holds(top.id, pages) || mutant!(OverwritesFirst) => return Ok(()),
+                    Ok(top) if self.stack.state().holds(top.id, pages) || mutant!(OverwritesFirst) => return Ok(()),
                     Ok(top) => {
                         let wanted = (pages.end - pages.start) * PAGE as u64;
-                        let tight = self.tight.load(Ordering::SeqCst)
+                        let tight = self.stack.tight.load(Ordering::SeqCst)
                             || self.dir.free_bytes().is_ok_and(|free| free < wanted.saturating_add(PLENTY));
                         return if tight { self.allocate_in(&top, pages) } else { Ok(()) };
                     }
@@ -230,24 +233,23 @@ impl Core {
     }
 
     fn allocate_in(&self, top: &Layer, pages: &Range<u64>) -> Result<()> {
-        let held = self.state.read().held_runs(top.id, pages);
+        let held = self.stack.state().held_runs(top.id, pages);
         gaps(pages, &held).into_iter().try_for_each(|gap| top.allocate(gap)).inspect_err(|_| {
             // What was allocated is given back.
-            self.state.write().write_failed(top.id, pages.clone());
+            self.stack.state_mut().write_failed(top.id, pages.clone());
         })
     }
 
     fn attempt_write(&self, offset: u64, data: &[u8]) -> Result<Attempt> {
         let pages = Self::pages_of(offset, data.len() as u64);
-        let _lock = (!mutant!(WriteWithoutLock)).then(|| self.ranges.exclusive(pages.clone()));
-        let gate = self.gate.read();
-        let top = match self.ready(&gate, &pages)? {
-            Ok(top) => top,
+        let lock = self.stack.lock_exclusive(if mutant!(WriteWithoutLock) { 0..0 } else { pages.clone() });
+        let gate = self.stack.gate();
+        let change = match self.ready(&gate, &pages)? {
+            Ok(top) => Change::new(lock, gate, top),
             Err(need) => return Ok(Attempt::First(need)),
         };
-        let _gate = (!mutant!(GateNotHeld)).then_some(gate);
         if is_whole(offset, data.len()) {
-            return self.store(&top, pages, data);
+            return self.store(&change, pages, data);
         }
         let mut whole = Zeroizing::new(vec![0; (pages.end - pages.start) as usize * PAGE]);
         let skip = (offset - pages.start * PAGE as u64) as usize;
@@ -259,7 +261,7 @@ impl Core {
             self.read_locked(None, last..after, &mut whole[tail..])?;
         }
         whole[skip..skip + data.len()].copy_from_slice(data);
-        self.store(&top, pages, &whole)
+        self.store(&change, pages, &whole)
     }
 
     pub(crate) fn write(&self, offset: u64, data: &[u8], durability: Durability) -> Result<()> {
@@ -283,29 +285,29 @@ impl Core {
             return Ok(false);
         }
         let pages = Self::pages_of(offset, data.len() as u64);
-        let Some(_lock) = self.ranges.try_exclusive(pages.clone()) else { return Ok(false) };
-        let Some(gate) = self.gate.try_read() else { return Ok(false) };
+        let Some(lock) = self.stack.ranges.try_exclusive(pages.clone()) else { return Ok(false) };
+        let Some(gate) = self.stack.gate.try_read() else { return Ok(false) };
         let Ok(top) = self.ready(&gate, &pages)? else { return Ok(false) };
-        Ok(matches!(self.store(&top, pages, data)?, Attempt::Done(_)))
+        Ok(matches!(self.store(&Change::new(lock, gate, top), pages, data)?, Attempt::Done(_)))
     }
 
     fn attempt_zero(&self, pages: &Range<u64>) -> Result<Attempt> {
-        let _lock = self.ranges.exclusive(pages.clone());
-        let gate = self.gate.read();
+        let lock = self.stack.lock_exclusive(pages.clone());
+        let gate = self.stack.gate();
         // Marks only from the first page on that needs one: trimming what is empty changes nothing. While a rollback is
         // not durable what it emptied counts as stored: a killed process may come back without it.
         let first = {
-            let state = self.state.read();
+            let state = self.stack.state();
             if state.ops_durable() { state.first_stored(pages.clone()) } else { Some(pages.start) }
         };
         let Some(first) = first else { return Ok(Attempt::Done(None)) };
-        let top = match self.ready(&gate, pages)? {
-            Ok(top) => top,
+        let change = match self.ready(&gate, pages)? {
+            Ok(top) => Change::new(lock, gate, top),
             Err(need) => return Ok(Attempt::First(need)),
         };
         let Some(_reserved) = self.reserve() else { return Ok(Attempt::First(Need::Room)) };
-        self.publish(self.state.write(), top.id, first..pages.end, Mark::Zero)?;
-        Ok(Attempt::Done(Some(top)))
+        self.publish(&change, self.stack.state_mut(), first..pages.end, Mark::Zero)?;
+        Ok(Attempt::Done(Some(Arc::clone(change.top()))))
     }
 
     /// Makes whole pages read as zeros: presence only.
@@ -326,12 +328,12 @@ impl Core {
         if durability == Durability::Volatile {
             return Ok(());
         }
-        let is_durable = self.state.read().is_durable(pages) || mutant!(FuaPastThePending);
+        let is_durable = self.stack.state().is_durable(pages) || mutant!(FuaPastThePending);
         match written {
             _ if !is_durable => self.flush(),
             Some(_) if mutant!(FuaNotSynced) => Ok(()),
-            Some(layer) => layer.sync(&self.poison),
-            None => self.poison.check(),
+            Some(layer) => layer.sync(self.commit.poison()),
+            None => self.commit.poison().check(),
         }
     }
 
@@ -343,7 +345,7 @@ impl Core {
         while at < pages.end {
             self.check_admitted()?;
             let segments = {
-                let state = self.state.read();
+                let state = self.stack.state();
                 let view = view.unwrap_or_else(|| state.live());
                 state.check_view(view)?;
                 state.segments(view, at..pages.end, RUNS)

@@ -51,7 +51,7 @@ impl Core {
     /// What changed of `range` from snapshot `from` up to the view `to`, or up to now; in order, neighbours of one kind
     /// merged, at most `limit` of them.
     pub(crate) fn changes(&self, from: u32, to: Option<View>, range: Range<u64>, limit: usize) -> Result<Vec<Change>> {
-        let state = self.state.read();
+        let state = self.stack.state();
         let to = to.unwrap_or_else(|| state.live());
         state.check_view(to)?;
         let from = state.snapshot(from).map(View::from);

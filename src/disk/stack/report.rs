@@ -136,7 +136,7 @@ impl Core {
         limit: usize,
     ) -> Result<Vec<Run>> {
         let segments = {
-            let state = self.state.read();
+            let state = self.stack.state();
             let view = view.unwrap_or_else(|| state.live());
             state.check_view(view)?;
             state.segments(view, pages, limit)
@@ -172,15 +172,15 @@ impl Core {
     fn usage_over(&self, base: Option<&dyn BaseImage>) -> Result<(Usage, Vec<KeyUsage>)> {
         let DiskSettings { uuid: own, frozen_below, .. } = self.settings();
         let top = {
-            let gate = self.gate.read();
+            let gate = self.stack.gate();
             // Where nothing can be written: what would be, if it could.
-            let would_be = || Self::usable_top(&self.state.read(), frozen_below, gate.encryption);
-            let top = if self.access == Access::ReadOnly { would_be() } else { gate.top.clone() };
+            let would_be = || Self::usable_top(&self.stack.state(), frozen_below, gate.encryption());
+            let top = if self.access == Access::ReadOnly { would_be() } else { gate.top().cloned() };
             top.map(|top| top.id)
         };
         let base = base.filter(|base| base.exposes_layers());
         let (mut usage, mut keys, uncovered) = {
-            let state = self.state.read();
+            let state = self.stack.state();
             let (usage, live) = counts(&state);
             let key = |(entry, pages): (&super::state::Entry, u64)| {
                 let (layer, current) = (entry.layer.id, top == Some(entry.layer.id));
@@ -228,7 +228,7 @@ impl Core {
 
     /// What the layers hold, whichever view reads it.
     pub(crate) fn stored(&self) -> Stored {
-        let state = self.state.read();
+        let state = self.stack.state();
         let held = |kind: Kind| {
             let of_kind = state.entries.iter().filter(|entry| entry.layer.kind == kind);
             of_kind.map(|entry| entry.held().len()).sum::<u64>() * PAGE as u64
@@ -245,7 +245,7 @@ impl Core {
         let Some(base) = base else { return Ok(Vec::new()) };
         let mut below = PageSet::new();
         {
-            let state = self.state.read();
+            let state = self.stack.state();
             for view in std::iter::once(state.live()).chain(state.snapshots.iter().map(View::from)) {
                 let mut uncovered = PageSet::new();
                 uncovered.insert(0..view.base_limit);
@@ -268,7 +268,7 @@ impl Core {
     }
 
     pub(crate) fn usage(&self) -> Usage {
-        Self::usage_of(&self.state.read())
+        Self::usage_of(&self.stack.state())
     }
 
     pub(crate) fn usage_of(state: &State) -> Usage {
@@ -276,9 +276,9 @@ impl Core {
     }
 
     pub(crate) fn layers(&self) -> Vec<LayerUsage> {
-        let frozen_below = self.table.lock().settings.frozen_below;
-        let account_key = self.keys.read().as_ref().map(crate::crypto::keyring::DiskKeys::account_key_id);
-        let state = self.state.read();
+        let frozen_below = self.table.lock().settings().frozen_below;
+        let account_key = self.keys.get().map(|keys| keys.account_key_id());
+        let state = self.stack.state();
         let (_, live) = live_pages(&state);
         let bytes = |pages: u64| pages * PAGE as u64;
         let one = |(entry, live): (&super::state::Entry, u64)| LayerUsage {
@@ -296,7 +296,7 @@ impl Core {
     }
 
     pub(crate) fn settings(&self) -> DiskSettings {
-        self.table.lock().settings.clone()
+        self.table.lock().settings().clone()
     }
 }
 

@@ -1,6 +1,5 @@
 //! What a disk says of its health to whoever watches it, without waiting for anybody.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::disk::Usage;
@@ -29,35 +28,12 @@ pub struct DiskStats {
     pub sync_time: Duration,
 }
 
-/// What rounds cost. Not among what the scheduler of the simulator watches: nothing depends on these numbers.
-#[derive(Debug, Default)]
-pub(crate) struct Costs {
-    rounds: AtomicU64,
-    syncs: AtomicU64,
-    sync_nanos: AtomicU64,
-}
-
-impl Costs {
-    pub(crate) fn round(&self) {
-        self.rounds.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 impl Core {
-    /// Does a sync of a round and notes its cost.
-    pub(crate) fn timed<T>(&self, sync: impl FnOnce() -> T) -> T {
-        let began = (self.options.ticks)();
-        let done = sync();
-        let took = (self.options.ticks)().saturating_sub(began);
-        self.costs.syncs.fetch_add(1, Ordering::Relaxed);
-        self.costs.sync_nanos.fetch_add(took.as_nanos() as u64, Ordering::Relaxed);
-        done
-    }
-
     /// `None`: the state is being changed; ask again.
     pub(crate) fn try_stats(&self) -> Option<DiskStats> {
-        let rotation_due = self.gate.try_read()?.top.as_ref().is_some_and(|top| self.rotation_due(top));
-        let state = self.state.try_read()?;
+        let rotation_due = self.stack.gate.try_read()?.top().is_some_and(|top| self.rotation_due(top));
+        let state = self.stack.state.try_read()?;
+        let (syncs, sync_time) = self.commit.costs().syncs();
         let presence = |entry: &super::state::Entry| {
             entry.held().memory_bytes() + entry.zero().memory_bytes() + entry.dead.memory_bytes()
         };
@@ -66,12 +42,12 @@ impl Core {
             presence_bytes: state.entries.iter().map(presence).sum::<u64>() + state.views.memory_bytes(),
             layers: state.entries.len(),
             snapshots: state.snapshots.iter().filter(|snapshot| snapshot.is_listed()).count(),
-            poisoned: self.poison.is_set(),
-            revoked: self.revoked.load(Ordering::SeqCst),
+            poisoned: self.commit.poison().is_set(),
+            revoked: self.keys.is_revoked(),
             rotation_due,
-            rounds: self.costs.rounds.load(Ordering::Relaxed),
-            syncs: self.costs.syncs.load(Ordering::Relaxed),
-            sync_time: Duration::from_nanos(self.costs.sync_nanos.load(Ordering::Relaxed)),
+            rounds: self.commit.costs().rounds(),
+            syncs,
+            sync_time,
         })
     }
 }

@@ -41,8 +41,8 @@ impl Core {
 
     /// Says so of the layer that takes new writes.
     pub(crate) fn warn_if_rotation_due(&self) {
-        let gate = self.gate.read();
-        if let Some(top) = gate.top.as_ref().filter(|top| self.rotation_due(top)) {
+        let gate = self.stack.gate();
+        if let Some(top) = gate.top().filter(|top| self.rotation_due(top)) {
             self.warn_rotation_due(top);
         }
     }
@@ -62,7 +62,7 @@ impl Core {
 
     /// Notes the count of every layer where `pages` are not noted yet, and warns.
     pub(crate) fn note_wear(&self, pages: u64) -> Result<()> {
-        let state = self.state.read();
+        let state = self.stack.state();
         if !self.wear_due(&state, pages) {
             return Ok(());
         }

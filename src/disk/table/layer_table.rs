@@ -9,15 +9,14 @@ use std::sync::Arc;
 use super::key_slots::SlotKey;
 use super::reserve::{RESERVED, ensure_settings_spare};
 use super::settings::{DiskSettings, Kind, LayerRecord, StoreError};
+use super::{LayerTable, TableGuard};
 use crate::crypto::keyring::DiskKeys;
 use crate::disk::Options;
-use crate::disk::core::{Core, LayerTable};
+use crate::disk::core::Core;
 use crate::disk::stack::layer::Layer;
 use crate::disk::stack::state::{Entry, State};
 use crate::disk::volatile::VolatileJournal;
 use crate::io::mutant;
-use crate::io::sync::MutexGuard;
-use crate::io::sync::atomic::Ordering;
 use crate::io::{Dir, Open};
 use crate::{Error, ErrorKind, PAGE, Result};
 
@@ -37,7 +36,7 @@ impl Core {
     /// Replaces disk.toml. Not knowing whether the new one will be there after a crash poisons the disk.
     pub(crate) fn store_settings(&self, table: &mut LayerTable) -> Result<()> {
         // Where the exchange before is not durable, the spare may be what a power cut brings back.
-        self.poison.check()?;
+        self.commit.poison().check()?;
         let keys = self.keys()?;
         let first_try = table.settings.store(&*self.dir, &keys);
         let stored = match first_try {
@@ -51,7 +50,7 @@ impl Core {
         };
         stored.map_err(|error| match error {
             StoreError::Unchanged(error) => error,
-            StoreError::Unknown(error) => self.poison.set(error),
+            StoreError::Unknown(error) => self.commit.poison().set(error),
         })
     }
 
@@ -59,36 +58,22 @@ impl Core {
     /// torn end of an earlier log is never written to.
     pub(crate) fn begin_session(&self) -> Result<()> {
         let mut table = self.table.lock();
-        if self.gate.read().has_log {
+        if self.stack.gate().has_log() {
             return Ok(());
         }
         let keys = self.keys()?;
-        let _no_checkpoint = self.checkpointing.lock();
+        let checkpoint = self.commit.lock_checkpoint();
         // Closing holds that lock from its last flush on: so the clean mark is not there yet, or nothing is begun any
         // more.
-        self.check_open(&self.gate.read())?;
-        let begin = || {
-            let mut committer = self.committer.lock();
-            let chain = committer.chain;
-            let file = self.first_log(&mut committer)?;
-            self.begin_log(&mut committer, file, &chain, &keys).map(|log| (log, committer))
-        };
-        let (log, mut committer) = match begin() {
-            Err(error) if error.kind() == ErrorKind::NoSpace => {
-                self.take_over_old_log()?;
-                begin()?
-            }
-            begun => begun?,
-        };
-        table.settings.epoch = log.epoch;
+        self.stack.gate().check_open()?;
+        let log = self.begin_session_log(&table, &checkpoint, &keys)?;
+        table.settings.epoch = log.epoch();
         self.store_settings(&mut table)?;
-        if self.state.read().recent.is_none() {
-            self.begin_recent(log.epoch, &keys);
+        if self.stack.state().recent.is_none() {
+            self.begin_recent(&table, log.epoch(), &keys);
         }
-        committer.log = Some(log);
-        drop(committer);
-        self.opened_clean.store(false, Ordering::SeqCst);
-        self.gate.write().has_log = true;
+        log.take_into_use();
+        self.stack.gate_exclusive(&table).set_has_log(true);
         if let Err(error) = self.ensure_reserve(RESERVED).and_then(|()| ensure_settings_spare(&*self.dir)) {
             tracing::warn!(path = %self.dir.path().display(), %error, "no space to reserve for a full file system");
         }
@@ -96,11 +81,11 @@ impl Core {
     }
 
     /// [`Core::begin_session`], and the lock without which no log is given up for another one.
-    pub(crate) fn arm_and_hold(&self) -> Result<MutexGuard<'_, LayerTable>> {
+    pub(crate) fn arm_and_hold(&self) -> Result<TableGuard<'_>> {
         loop {
             self.begin_session()?;
             let table = self.table.lock();
-            if self.gate.read().has_log {
+            if self.stack.gate().has_log() {
                 return Ok(table);
             }
         }
@@ -108,14 +93,14 @@ impl Core {
 
     /// Begins noting changes for the case that the process dies, as many as there is space for. Where that cannot be,
     /// only what is flushed outlives it.
-    pub(crate) fn begin_recent(&self, epoch: u64, keys: &DiskKeys) {
+    pub(crate) fn begin_recent(&self, _table: &TableGuard<'_>, epoch: u64, keys: &DiskKeys) {
         let Some(boot) = &self.options.boot else { return };
         let wanted = || {
             let wanted = self.options.recent_bytes;
             VolatileJournal::bytes(wanted, self.fair_share(wanted))
         };
-        match VolatileJournal::begin(&*self.dir, wanted, self.uuid, boot, epoch, keys, &self.poison) {
-            Ok(recent) => self.state.write().recent = Some(recent),
+        match VolatileJournal::begin(&*self.dir, wanted, self.uuid, boot, epoch, keys, self.commit.poison()) {
+            Ok(recent) => self.stack.state_mut().recent = Some(recent),
             Err(error) => {
                 tracing::warn!(path = %self.dir.path().display(), %error, "a killed server would lose unflushed writes");
             }
@@ -132,13 +117,13 @@ impl Core {
     pub(crate) fn make_layer(&self) -> Result<()> {
         let mut table = self.table.lock();
         let kind = {
-            let gate = self.gate.read();
-            if gate.top.is_some() {
+            let gate = self.stack.gate();
+            if gate.top().is_some() {
                 return Ok(());
             }
-            if gate.encryption { Kind::Xts } else { Kind::Plain }
+            if gate.encryption() { Kind::Xts } else { Kind::Plain }
         };
-        let pages = self.state.read().size;
+        let pages = self.stack.state().size;
         let made = self.create_layer(&mut table, kind, pages);
         let (kind, made) = if mutant!(PlainWhereEncryptedFails) && made.is_err() {
             (Kind::Plain, self.create_layer(&mut table, Kind::Plain, pages))
@@ -146,17 +131,17 @@ impl Core {
             (kind, made)
         };
         let layer = Arc::new(made?);
-        let mut gate = self.gate.write();
-        let mut state = self.state.write();
-        if self.revoked.load(Ordering::SeqCst) {
+        let mut gate = self.stack.gate_exclusive(&table);
+        let mut state = self.stack.state_mut();
+        if self.keys.is_revoked() {
             // Perhaps all the others have been taken already.
             layer.set_key(None);
         }
         state.entries.push(Entry::new(Arc::clone(&layer)));
         drop(state);
         // The setting may have changed meanwhile: then this layer stays empty, and upkeep takes it away.
-        if gate.encryption == (kind == Kind::Xts) || mutant!(PlainWhereEncryptedFails) {
-            gate.top = Some(layer);
+        if gate.encryption() == (kind == Kind::Xts) || mutant!(PlainWhereEncryptedFails) {
+            gate.set_top(Some(layer));
         }
         Ok(())
     }
@@ -180,7 +165,7 @@ impl Core {
             })?;
             Ok(layer)
         });
-        if made.is_err() && !self.poison.is_set() {
+        if made.is_err() && !self.commit.poison().is_set() {
             // Nothing names it; what cannot be removed now is removed when the disk is opened next.
             let _ = table.slots.erase(id);
             let _ = self.layers_dir.remove(&file_name);
@@ -230,8 +215,8 @@ impl Core {
     /// How new writes are stored from now on. Waits for the changes in flight; makes no layer.
     pub(crate) fn set_encryption(&self, on: bool) {
         let table = self.table.lock();
-        let mut gate = self.gate.write();
-        gate.encryption = on;
-        gate.top = Self::usable_top(&self.state.read(), table.settings.frozen_below, on);
+        let mut gate = self.stack.gate_exclusive(&table);
+        gate.set_encryption(on);
+        gate.set_top(Self::usable_top(&self.stack.state(), table.settings().frozen_below, on));
     }
 }

@@ -9,11 +9,12 @@
 //!
 //! Once that is done nothing on disk needs the old key.
 
+use super::LayerTable;
 use super::key_slots::{KeySlots, SlotKey};
 use super::settings::{Kind, LayerRecord};
 use crate::crypto::keyring::DiskKeys;
 use crate::crypto::secret::SecretBytes;
-use crate::disk::core::{Core, LayerTable};
+use crate::disk::core::Core;
 use crate::disk::open::find_slot;
 use crate::io::{Open, mutant};
 use crate::{Error, ErrorKind, Result};
@@ -27,38 +28,21 @@ impl Core {
         {
             let mut table = self.table.lock();
             self.rewrap(&mut table, &keys)?;
-            let mut in_force = self.keys.write();
-            if in_force.is_none() {
-                return Err(Error::new(ErrorKind::Revoked, "the keys of this disk are revoked"));
-            }
-            *in_force = Some(keys);
-            drop(in_force);
+            self.keys.replace(keys)?;
             if !mutant!(RekeyKeepsTop) {
-                table.settings.frozen_below = table.settings.next_layer;
+                table.freeze_layers();
             }
             self.store_settings(&mut table)?;
             if !mutant!(RekeyKeepsTop) {
-                self.gate.write().top = None;
+                self.stack.gate_exclusive(&table).set_top(None);
             }
             // What was noted under the old key until now is durable with the next round.
-            let epoch = self.committer.lock().next_epoch;
-            self.begin_recent(epoch, &self.keys()?);
+            self.begin_recent(&table, self.commit.next_epoch(), &self.keys()?);
         }
         // A round under way still uses the old keys; this one begins after it.
-        self.committer.lock().turn_over = true;
-        self.next_round()?;
-        if std::mem::take(&mut self.committer.lock().turn_over) {
-            return Err(Error::new(ErrorKind::NoSpace, "no space for the log").at_path(self.dir.path()));
-        }
-        {
-            let _upkeep = self.upkeep.lock();
-            self.write_checkpoint()?;
-        }
-        let mut in_force = self.keys.write();
-        if let Some(keys) = &*in_force {
-            *in_force = Some(keys.without_retiring()?);
-        }
-        Ok(())
+        self.go_over_to_next_log()?;
+        self.write_checkpoint(&self.upkeep.lock())?;
+        self.keys.drop_retiring()
     }
 
     /// The data key of a layer, for an auditor.
@@ -66,7 +50,7 @@ impl Core {
         self.check_admitted()?;
         let keys = self.keys()?;
         let is_known = |known: &LayerRecord| known.id == layer && known.kind == Kind::Xts;
-        if !self.table.lock().settings.layers.iter().any(is_known) {
+        if !self.table.lock().settings().layers.iter().any(is_known) {
             let what = format!("the disk has no encrypted layer {layer}");
             return Err(Error::new(ErrorKind::NotFound, what).hint("`sealdisk show` lists the layers"));
         }

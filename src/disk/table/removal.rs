@@ -3,15 +3,16 @@
 
 use super::settings::DiskSettings;
 use crate::disk::core::Core;
+use crate::disk::upkeep::UpkeepGuard;
 use crate::{Error, Result};
 
 impl Core {
     /// Removes a layer that holds nothing and never will again. The table entry goes durably before the key, the key
     /// before the file.
-    pub(crate) fn remove_empty(&self) -> Result<bool> {
+    pub(crate) fn remove_empty(&self, _upkeep: &UpkeepGuard<'_>) -> Result<bool> {
         let removable = || {
-            let top = self.gate.read().top.as_ref().map(|top| top.id);
-            self.state.read().removable(top)
+            let top = self.stack.gate().top().map(|top| top.id);
+            self.stack.state().removable(top)
         };
         if removable().is_none() {
             return Ok(false);
@@ -25,7 +26,7 @@ impl Core {
             table.settings.layers.insert(index, record);
             return Err(error);
         }
-        self.state.write().entries.retain(|entry| entry.layer.id != id);
+        self.stack.state_mut().entries.retain(|entry| entry.layer.id != id);
         table.slots.erase(id)?;
         let name = DiskSettings::layer_file(id, record.kind);
         self.layers_dir.remove(&name).and_then(|()| self.layers_dir.sync()).map_err(|error| {
@@ -37,14 +38,14 @@ impl Core {
     /// Destroys what the settings do not name: the key goes durably before the file.
     pub(crate) fn remove_strays(&self) -> Result<()> {
         let mut table = self.table.lock();
-        let names: Vec<_> = self.state.read().strays.iter().map(|stray| (stray.layer, stray.name.clone())).collect();
+        let names: Vec<_> = self.stack.state().strays.iter().map(|stray| (stray.layer, stray.name.clone())).collect();
         for (layer, name) in names {
             table.slots.erase(layer)?;
             self.layers_dir.remove(&name).and_then(|()| self.layers_dir.sync()).map_err(|error| {
                 let path = self.layers_dir.path().join(&name);
                 Error::io("a file that no record names cannot be removed", error).at_path(path)
             })?;
-            self.state.write().strays.retain(|stray| stray.name != name);
+            self.stack.state_mut().strays.retain(|stray| stray.name != name);
         }
         Ok(())
     }

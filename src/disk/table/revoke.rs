@@ -7,28 +7,26 @@ use crate::crypto::keyring::DiskKeys;
 use crate::disk::core::Core;
 use crate::disk::open::unwrap_key;
 use crate::io::Open;
-use crate::io::sync::atomic::Ordering;
 
 impl Core {
     pub(crate) fn suspend(&self) {
-        self.revoked.store(true, Ordering::SeqCst);
+        self.keys.revoke();
         // Whoever passed the check before holds one of these: wait for all of them.
-        drop(self.ranges.exclusive(0..u64::MAX));
-        drop(self.gate.write());
+        self.stack.await_requests();
     }
 
     pub(crate) fn forget_keys(&self) {
-        let state = self.state.read();
+        let state = self.stack.state();
         for entry in &state.entries {
             entry.layer.set_key(None);
         }
-        *self.keys.write() = None;
+        self.keys.forget();
     }
 
     pub(crate) fn resume(&self, keys: DiskKeys) -> Result<()> {
         let table = self.table.lock();
         let (_, slot_keys) = KeySlots::open(&*self.dir, table.settings.uuid, Open::Read)?;
-        let state = self.state.read();
+        let state = self.stack.state();
         let layers: Vec<_> = state.entries.iter().map(|entry| entry.layer.clone()).collect();
         drop(state);
         let locked = layers.iter().filter(|layer| layer.kind == Kind::Xts);
@@ -36,8 +34,7 @@ impl Core {
             locked.map(|layer| Ok((layer, unwrap_key(&slot_keys, &keys, layer.id)?))).collect::<Result<_>>()?;
         // All or none: what stays revoked holds no key.
         opened.into_iter().for_each(|(layer, key)| layer.set_key(Some(key)));
-        *self.keys.write() = Some(keys);
-        self.revoked.store(false, Ordering::SeqCst);
+        self.keys.restore(keys);
         Ok(())
     }
 }
@@ -58,7 +55,7 @@ mod tests {
         disk.rotate_key().unwrap();
         disk.suspend();
         disk.core.make_layer().unwrap();
-        let layer = disk.core.state.read().entries.last().unwrap().layer.clone();
+        let layer = disk.core.stack.state().entries.last().unwrap().layer.clone();
         assert_eq!((layer.id, layer.write(0, &[2; PAGE], true).unwrap_err().kind()), (2, ErrorKind::Revoked));
         disk.forget_keys();
         disk.resume(place.keys.clone()).unwrap();

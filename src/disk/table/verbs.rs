@@ -11,9 +11,9 @@ impl Core {
         self.check_writable()?;
         self.check_room()?;
         let mut table = self.table.lock();
-        table.settings.frozen_below = table.settings.next_layer;
+        table.freeze_layers();
         self.store_settings(&mut table)?;
-        self.gate.write().top = None;
+        self.stack.gate_exclusive(&table).set_top(None);
         Ok(())
     }
 
@@ -22,13 +22,13 @@ impl Core {
     pub(crate) fn detach_base(&self) -> Result<bool> {
         self.check_writable()?;
         {
-            let _growth = self.arm_and_hold()?;
-            let gate = self.gate.write();
-            self.check_open(&gate)?;
-            if self.usage().base > 0 || self.state.read().snapshots.iter().any(|snapshot| snapshot.base_limit > 0) {
+            let table = self.arm_and_hold()?;
+            let gate = self.stack.gate_exclusive(&table);
+            gate.check_open()?;
+            if self.usage().base > 0 || self.stack.state().snapshots.iter().any(|snapshot| snapshot.base_limit > 0) {
                 return Ok(false);
             }
-            let mut state = self.state.write();
+            let mut state = self.stack.state_mut();
             state.base_limit = 0;
             let size = state.size;
             state.pending.ops.push(Op::Resize { size, base_limit: 0 });
