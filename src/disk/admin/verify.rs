@@ -2,8 +2,13 @@
 //! checksum and MAC is checked, and the state that they give is compared with the live one. Changes nothing.
 
 use crate::disk::Access;
+use std::sync::Arc;
+
+use crate::disk::commit::log::Snapshot;
 use crate::disk::core::Core;
 use crate::disk::open::{Names, recover};
+use crate::disk::stack::layer::Layer;
+use crate::disk::stack::page_set::PageSet;
 use crate::disk::stack::state::{Entry, State};
 use crate::disk::table::key_slots::KeySlots;
 use crate::disk::table::settings::DiskSettings;
@@ -27,12 +32,15 @@ impl Core {
         let boot = self.options.boot.filter(|_| read_only && !self.commit.is_clean());
         for _ in 0..TRIES {
             self.flush()?;
+            // What is durable stays as it is from here on, whatever clients change.
             let _turn = self.commit.lock_commit();
-            // Held from here on: what clients change after the look would pass for a difference.
-            let state = self.stack.state();
-            if !state.pending.is_empty() && !read_only {
-                continue;
-            }
+            let live = {
+                let state = self.stack.state();
+                if !state.pending.is_empty() && !read_only {
+                    continue;
+                }
+                Live::of(&state)
+            };
             let settings = DiskSettings::load(&*self.dir, Some(&keys))?;
             let differs = |what: String| Err(Error::new(ErrorKind::Corrupt, what).at_path(self.dir.path()));
             if settings != *table.settings() {
@@ -42,13 +50,13 @@ impl Core {
             let names = Names::of(
                 self.dir.list().map_err(|error| Error::io("cannot be listed", error).at_path(self.dir.path()))?,
             );
-            let entries = state.entries.iter().map(|entry| Entry::new(entry.layer.clone())).collect();
+            let entries = live.layers.iter().map(|(layer, ..)| Entry::new(Arc::clone(layer))).collect();
             let noted = match boot {
                 Some(boot) => volatile::replay(&*self.dir, &*self.layers_dir, names.recent(), &boot, &keys, true)?.0,
                 None => Vec::new(),
             };
             let stored = recover(&*self.dir, &names, &settings, entries, Some(&keys), &noted)?.state;
-            return match difference(&state, &stored) {
+            return match live.difference(&stored) {
                 None => Ok(()),
                 Some(what) => differs(format!("checkpoint and logs do not give the state of the open disk: {what}")),
             };
@@ -58,17 +66,38 @@ impl Core {
     }
 }
 
-fn difference(live: &State, stored: &State) -> Option<String> {
-    if (live.size, live.base_limit, &live.snapshots) != (stored.size, stored.base_limit, &stored.snapshots) {
-        return Some("size, base limit or snapshots differ".to_owned());
-    }
-    let differs = |entry: &&Entry| match stored.index_of(entry.layer.id) {
-        // A layer that a rollback emptied, and that upkeep has still to remove.
-        None => !entry.holds_nothing(),
-        Some(index) => {
-            let other = &stored.entries[index];
-            !entry.held().same(other.held()) || !entry.zero().same(other.zero())
+/// What the open disk believes at a moment at which nothing is pending.
+struct Live {
+    size: u64,
+    base_limit: u64,
+    snapshots: Vec<Snapshot>,
+    /// Bottom to top, with what each holds and holds as zero.
+    layers: Vec<(Arc<Layer>, PageSet, PageSet)>,
+}
+
+impl Live {
+    fn of(state: &State) -> Self {
+        let layers = state.entries.iter();
+        Self {
+            size: state.size,
+            base_limit: state.base_limit,
+            snapshots: state.snapshots.clone(),
+            layers: layers.map(|e| (Arc::clone(&e.layer), e.held().clone(), e.zero().clone())).collect(),
         }
-    };
-    live.entries.iter().find(differs).map(|entry| format!("layer {} holds other pages", entry.layer.id))
+    }
+
+    fn difference(&self, stored: &State) -> Option<String> {
+        if (self.size, self.base_limit, &self.snapshots) != (stored.size, stored.base_limit, &stored.snapshots) {
+            return Some("size, base limit or snapshots differ".to_owned());
+        }
+        let differs = |(layer, held, zero): &&(Arc<Layer>, PageSet, PageSet)| match stored.index_of(layer.id) {
+            // A layer that a rollback emptied, and that upkeep has still to remove.
+            None => !held.is_empty() || !zero.is_empty(),
+            Some(index) => {
+                let other = &stored.entries[index];
+                !held.same(other.held()) || !zero.same(other.zero())
+            }
+        };
+        self.layers.iter().find(differs).map(|(layer, ..)| format!("layer {} holds other pages", layer.id))
+    }
 }
