@@ -114,8 +114,8 @@ pub(crate) fn scrubbed(history: &History) {
 /// What a re-encryption changes in a model.
 pub(crate) fn reencrypted(disk: &mut model::Disk, with_base: bool) {
     for page in &mut disk.pages {
-        if page.form == Form::Plain || page.form == Form::Base && with_base {
-            page.form = Form::Encrypted;
+        if page.form == Form::Plain && (with_base || !page.inherited) || page.form == Form::Base && with_base {
+            *page = model::Page::new(page.content, Form::Encrypted);
         }
     }
 }

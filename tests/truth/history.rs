@@ -154,13 +154,12 @@ impl History {
         }
         let name = self.name("disk");
         let size = (PAGES * PAGE as u64).to_string();
-        let zero = Page { content: 0, form: Form::Zero };
-        let mut pages = vec![zero; PAGES as usize];
+        let mut pages = vec![Page::ZERO; PAGES as usize];
         if self.random.random_bool(0.4) {
             let base = self.base();
             self.verb(&["create", &name, "--base", base.to_str().expect("UTF-8"), "--size", &size]);
             for (number, page) in (1..=PAGES / 2).zip(&mut pages) {
-                *page = Page { content: OF_BASE + number, form: Form::Base };
+                *page = Page::new(OF_BASE + number, Form::Base);
             }
         } else {
             self.verb(&["create", &name, "--size", &size]);
@@ -185,7 +184,7 @@ impl History {
         client.flush();
         let pages = &mut self.model.disks.get_mut(name).expect("a disk").pages;
         for (page, content) in pages[run].iter_mut().zip(contents) {
-            *page = Page { content, form };
+            *page = Page::new(content, form);
         }
     }
 
@@ -196,7 +195,7 @@ impl History {
         let uri = self.server.as_ref().expect("served").uri(name);
         stdout_of(program("qemu-io").args(["-f", "raw", "-c", &command, "-c", "flush", &uri]));
         let pages = &mut self.model.disks.get_mut(name).expect("a disk").pages;
-        pages[run].fill(Page { content: 0, form: Form::Zero });
+        pages[run].fill(Page::ZERO);
     }
 
     fn turn(&mut self) {
@@ -248,7 +247,7 @@ impl History {
         }
         let name = self.name("disk");
         let snapshot = self.some_snapshot(source).filter(|_| self.random.random_bool(0.6));
-        let (of, at, pages) = match &snapshot {
+        let (of, at, mut pages) = match &snapshot {
             Some(snapshot) => {
                 (format!("{source}@{snapshot}"), snapshot.clone(), self.model.disks[source].snapshots[snapshot].clone())
             }
@@ -256,6 +255,7 @@ impl History {
             None => (source.to_owned(), format!("s{}", self.made), self.model.disks[source].pages.clone()),
         };
         self.verb(&["clone", &of, &name]);
+        pages.iter_mut().for_each(|page| page.inherited = true);
         let parent = Some((source.to_owned(), at));
         self.model.disks.insert(name, Disk { pages, snapshots: Default::default(), parent, erased: false });
     }
@@ -290,7 +290,7 @@ impl History {
         let size = (pages * PAGE as u64).to_string();
         self.verb(&["resize", name, &size, "--yes"]);
         let disk = self.model.disks.get_mut(name).expect("a disk");
-        disk.pages.resize(pages as usize, Page { content: 0, form: Form::Zero });
+        disk.pages.resize(pages as usize, Page::ZERO);
     }
 
     /// Of a disk that no clone reads from.

@@ -15,6 +15,16 @@ pub(crate) const OF_BASE: Content = 1 << 60;
 pub(crate) struct Page {
     pub(crate) content: Content,
     pub(crate) form: Form,
+    /// Of a clone: it is the source's.
+    pub(crate) inherited: bool,
+}
+
+impl Page {
+    pub(crate) const ZERO: Self = Self::new(0, Form::Zero);
+
+    pub(crate) const fn new(content: Content, form: Form) -> Self {
+        Self { content, form, inherited: false }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
