@@ -6,7 +6,7 @@
 //! 3. At the end: no new clients; requests that still arrive are refused for a while; then no more are read, and what
 //!    is in flight is finished and answered; a client that does not take its answers is cut off.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 use rustix::net::Shutdown;
 use rustls::ServerConnection;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
@@ -36,6 +36,7 @@ use crate::serve::certificate;
 use crate::serve::channel::Channel;
 use crate::serve::client_log::Record;
 use crate::serve::listen::{self, Listener, Reach, SocketAccess, SocketFile};
+use crate::serve::places::{Place, Places};
 use crate::serve::server_stats::{Attached, Stats};
 use crate::serve::turned_away::{HandshakeEnd, Reason};
 use crate::serve::{Exports, Identity, ListenerPolicy, Listening, TlsUse};
@@ -169,8 +170,8 @@ pub(super) struct Hub {
     /// One for each client in transmission.
     places: Arc<Semaphore>,
     next_id: AtomicU64,
-    /// Handshakes under way, oldest first. One ends when its sender is dropped.
-    handshakes: Mutex<BTreeMap<u64, oneshot::Sender<()>>>,
+    /// For handshakes under way.
+    handshakes: Arc<Places>,
     /// Sockets of clients in transmission.
     clients: Mutex<HashMap<u64, Arc<OwnedFd>>>,
     /// Handshakes and clients together.
@@ -191,43 +192,29 @@ impl Hub {
         Self {
             exports,
             places: Arc::new(Semaphore::new(shared.config.limits.max_connections)),
+            handshakes: Places::new(shared.config.limits.max_handshakes),
             shared,
             stats,
             next_id: AtomicU64::new(0),
-            handshakes: Mutex::default(),
             clients: Mutex::default(),
             alive: watch::Sender::new(0),
             cut: AtomicBool::new(false),
         }
     }
 
-    fn evict_oldest(&self) {
-        // Dropping the sender ends the handshake that waits for it.
-        drop(self.handshakes.lock().pop_first());
-    }
-
     /// Starts the handshake with a client.
     fn greet(self: &Arc<Self>, client: Arrival) {
         let Arrival { stream, from, tls } = client;
         let (identity, peer, security) = (from.identity(), from.to_string(), Security::Plain(tls));
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        if self.handshakes.lock().len() >= self.shared.config.limits.max_handshakes {
-            self.evict_oldest();
-        }
-        let (sender, evicted) = oneshot::channel();
-        self.handshakes.lock().insert(id, sender);
+        let place = self.handshakes.take();
         self.stats.handshakes.fetch_add(1, Ordering::Relaxed);
         self.alive.send_modify(|alive| *alive += 1);
-        let guard = HandshakeGuard { hub: Arc::clone(self), id };
+        let mut guard = HandshakeGuard { hub: Arc::clone(self), place };
         tokio::spawn(async move {
-            let hub = &guard.hub;
-            let handshake = hub.negotiate(stream, security, identity, &peer);
-            let ended = tokio::select! {
-                ended = handshake => ended,
-                _ = evicted => Err(hub.given_up()),
-            };
-            let ended = match ended {
-                Ok(Some(ready)) => return hub.start(id, ready, peer),
+            let HandshakeGuard { hub, place } = &mut guard;
+            let ended = place.hold(hub.negotiate(stream, security, identity, &peer)).await;
+            let ended = match ended.unwrap_or_else(|| Err(hub.given_up())) {
+                Ok(Some(ready)) => return hub.start(ready, peer),
                 Ok(None) => return debug!(%peer, "the client left during the handshake"),
                 Err(ended) => ended,
             };
@@ -305,13 +292,12 @@ impl Hub {
             return Err(Error::new(ErrorKind::LimitExceeded, format!("the server has its {most} clients already"))
                 .hint("detach one, or serve with a larger --max-connections"));
         };
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        self.start(id, Ready { session, socket, tls: None, place, kept: Some(kept) }, "a verb of this program".into());
+        self.start(Ready { session, socket, tls: None, place, kept: Some(kept) }, "a verb of this program".into());
         Ok(self.shared.config.max_request)
     }
 
     /// Gives a client its thread.
-    fn start(self: &Arc<Self>, id: u64, ready: Ready, peer: String) {
+    fn start(self: &Arc<Self>, ready: Ready, peer: String) {
         let Ready { session, socket, tls, place, kept } = ready;
         let (shared, hub) = (Arc::clone(&self.shared), Arc::clone(self));
         let channel = match Channel::new(socket, tls, Connection::tick(&shared.config.limits)) {
@@ -319,6 +305,7 @@ impl Hub {
             Err(error) => return warn!(%peer, %error, "cannot serve a client"),
         };
         self.alive.send_modify(|alive| *alive += 1);
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         self.clients.lock().insert(id, channel.socket());
         let guard = ClientGuard { hub, id, _place: place, kept };
         if self.cut.load(Ordering::SeqCst) {
@@ -352,7 +339,7 @@ impl Hub {
             return;
         }
         self.cut.store(true, Ordering::SeqCst);
-        self.handshakes.lock().clear();
+        self.handshakes.give_up_all();
         self.shut(Shutdown::Read);
         if !self.all_gone_within(self.shared.config.limits.stall_timeout).await {
             warn!("some clients do not take their last replies");
@@ -381,18 +368,17 @@ impl Arrivals for Hub {
     fn not_accepted(&self, error: &io::Error) {
         warn!(%error, "cannot accept a client");
         // A handshake that is waited for holds the descriptor that is missing.
-        self.evict_oldest();
+        self.handshakes.give_up_oldest();
     }
 }
 
 struct HandshakeGuard {
     hub: Arc<Hub>,
-    id: u64,
+    place: Place,
 }
 
 impl Drop for HandshakeGuard {
     fn drop(&mut self) {
-        self.hub.handshakes.lock().remove(&self.id);
         self.hub.stats.handshakes.fetch_sub(1, Ordering::Relaxed);
         self.hub.alive.send_modify(|alive| *alive -= 1);
     }

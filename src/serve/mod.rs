@@ -18,6 +18,7 @@ pub(crate) mod limits;
 pub(crate) mod listen;
 pub(crate) mod listener_policy;
 pub(crate) mod log_limiter;
+pub(crate) mod places;
 pub(crate) mod server_stats;
 pub(crate) mod tls;
 pub(crate) mod trust_file;
