@@ -6,16 +6,18 @@
 //! | `families` | the names, and what they mean: `docs/operate.md` has the same list |
 //! | `process` | memory, descriptors, time of the process |
 //! | `health` | whether the server is fit to serve |
-//! | `http` | the endpoint |
+//! | `endpoint` | the routes, and how long a look serves |
+//! | `http` | the server under them |
 //!
 //! Whoever scrapes is not trusted with the server's time: a look waits for no disk, is taken by one thread that does
 //! nothing else, and is shared by all who ask within a while.
 
+mod endpoint;
 mod families;
 mod health;
 mod http;
 mod process;
 mod sample;
 
-pub use http::MetricsServer;
+pub use endpoint::MetricsServer;
 pub use sample::Observed;
