@@ -12,10 +12,10 @@ use bytes::Bytes;
 use hyper::StatusCode;
 use parking_lot::Mutex;
 
-use super::http::{Answer, HttpLimits, HttpServer, Routes};
 use super::process::Process;
 use super::sample::{Observed, Sampler};
 use super::{families, health};
+use crate::serve::http::{Answer, HttpLimits, HttpServer, Routes};
 use crate::serve::listen::Reach;
 use crate::{Error, Result};
 

@@ -6,8 +6,7 @@
 //! | `families` | the names, and what they mean: `docs/operate.md` has the same list |
 //! | `process` | memory, descriptors, time of the process |
 //! | `health` | whether the server is fit to serve |
-//! | `endpoint` | the routes, and how long a look serves |
-//! | `http` | the server under them |
+//! | `endpoint` | its routes, and how long a look serves; the server under them is `serve::http` |
 //!
 //! Whoever scrapes is not trusted with the server's time: a look waits for no disk, is taken by one thread that does
 //! nothing else, and is shared by all who ask within a while.
@@ -15,7 +14,6 @@
 mod endpoint;
 mod families;
 mod health;
-mod http;
 mod process;
 mod sample;
 

@@ -13,6 +13,7 @@ pub(crate) mod channel;
 pub(crate) mod client_log;
 pub(crate) mod counters;
 pub(crate) mod exports;
+pub(crate) mod http;
 pub(crate) mod identity;
 pub(crate) mod limits;
 pub(crate) mod listen;

@@ -26,10 +26,10 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
 
-use crate::serve::ListenerPolicy;
-use crate::serve::accept::{Arrival, Arrivals, Stream, accept};
-use crate::serve::listen::{self, Listener, Reach};
-use crate::serve::places::{Place, Places};
+use super::ListenerPolicy;
+use super::accept::{Arrival, Arrivals, Stream, accept};
+use super::listen::{self, Listener, Reach};
+use super::places::{Place, Places};
 use crate::{Error, ErrorKind, Result};
 
 /// What bounds an HTTP server.
