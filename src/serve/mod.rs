@@ -1,7 +1,18 @@
 //! What every front end needs, whatever it speaks: exports, listeners and TLS, limits, and clients that are counted,
 //! logged and served by threads of their own.
 //!
-//! Nothing here knows a protocol, nor the account: a front end brings the one, and [`Exports`] leads to the other.
+//! Nothing here knows a protocol of disks, nor the account: a front end brings the one, and [`Exports`] leads to the
+//! other.
+//!
+//! | file | its noun |
+//! |---|---|
+//! | `exports`, `attach` | what is served; the way in for the program's own verbs |
+//! | `listen`, `listener_policy`, `audience` | sockets, how clients come in there, and who that is |
+//! | `tls`, `certificate`, `trust_file`, `identity` | who proves what |
+//! | `accept`, `places`, `turned_away` | clients that arrive, make room, and are sent away |
+//! | `limits`, `buffers`, `workers`, `busy_poll`, `channel` | what serving a client takes |
+//! | `counters`, `client_log`, `log_limiter`, `server_stats` | what is told of it |
+//! | `http` | HTTP, for the front ends that speak it |
 
 pub(crate) mod accept;
 pub(crate) mod attach;
