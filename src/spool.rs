@@ -225,21 +225,26 @@ impl Spool {
             Target::Error => error.as_fd(),
             Target::Output => output.as_fd(),
         };
-        let mut done = 0;
-        while done < line.len() {
-            match rustix::io::write(fd, &line[done..]) {
-                Ok(0) => return Err((Errno::IO, done)),
-                Ok(written) => done += written,
-                Err(Errno::INTR) => {}
-                // Another process that shares the descriptor has made it so.
-                Err(Errno::AGAIN) => {
-                    let _ = rustix::event::poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::OUT)], None);
-                }
-                Err(error) => return Err((error, done)),
-            }
-        }
-        Ok(())
+        write_all(fd, line)
     }
+}
+
+/// Writes `bytes`, however the descriptor is set: it may be shared. The error, and how many bytes went out before it.
+pub(crate) fn write_all(fd: BorrowedFd<'_>, bytes: &[u8]) -> Result<(), (Errno, usize)> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match rustix::io::write(fd, &bytes[done..]) {
+            Ok(0) => return Err((Errno::IO, done)),
+            Ok(written) => done += written,
+            Err(Errno::INTR) => {}
+            // Another process that shares the descriptor has made it so.
+            Err(Errno::AGAIN) => {
+                let _ = rustix::event::poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::OUT)], None);
+            }
+            Err(error) => return Err((error, done)),
+        }
+    }
+    Ok(())
 }
 
 /// One event of the log, as `tracing` writes it.

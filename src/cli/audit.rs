@@ -152,19 +152,19 @@ pub(super) fn read_layers(
 ) -> Result<(DiskReport, Vec<AuditPiece>), Failure> {
     let show = || session.call::<DiskReport>(Request::Show { name: name.clone() }, &[]);
     let mut disk = show()?;
-    let bar = progress::bytes(disk.layers.iter().map(|layer| layer.held_bytes).sum(), task);
+    let mut bar = progress::bytes(disk.layers.iter().map(|layer| layer.held_bytes).sum(), task);
     let mut read: BTreeMap<u32, AuditPiece> = BTreeMap::new();
     for _ in 0..TRIES {
         for layer in &disk.layers {
             if let Entry::Vacant(vacant) = read.entry(layer.id) {
                 vacant.insert(read_layer(session, name, layer.id)?);
-                bar.inc(layer.held_bytes);
+                bar.add(layer.held_bytes);
             }
         }
         disk = show()?;
         let found: Option<Vec<_>> = disk.layers.iter().map(|layer| read.get(&layer.id).copied()).collect();
         if let Some(found) = found {
-            bar.finish_and_clear();
+            drop(bar);
             return Ok((disk, found));
         }
     }

@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use super::kek_options::KekOptions;
+use super::notes::NOTES;
 use super::size;
 use super::unlock;
 use crate::account::failure::Failure;
@@ -152,11 +153,11 @@ impl Context {
     pub fn note(&self, text: impl Display) {
         let text = text.to_string();
         let text = text::line(&text);
+        let line = format!("{text}\n").into_bytes();
         if spool::LOG.is_open() {
-            return spool::LOG.put(format!("{text}\n").into_bytes());
+            return spool::LOG.put(line);
         }
-        // Nobody is left to tell when standard error is closed.
-        let _ = writeln!(io::stderr().lock(), "{text}");
+        NOTES.put(line);
     }
 
     /// Reports how a verb failed.

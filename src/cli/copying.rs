@@ -90,7 +90,7 @@ pub(super) fn copy(
         context.note(format_args!("going on after {}", size::human(done)));
     }
     let mut client = Client::attached(near, copying.size_bytes, copying.terms());
-    let bar = match total {
+    let mut bar = match total {
         Some(total) => progress::bytes(total, "copy"),
         None => progress::stream("copy"),
     };
@@ -108,7 +108,7 @@ pub(super) fn copy(
         reached.set(done);
         bar.set_position(done);
     });
-    bar.finish_and_clear();
+    drop(bar);
     // Also after a failure: what is left can only be gone on with from the same source.
     let changed = (source.changed)();
     let is_changed = matches!(changed, Ok(Some(_)));

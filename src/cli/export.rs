@@ -15,7 +15,7 @@ use crate::account::life_request::LifeRequest;
 use crate::account::view_name::ViewName;
 use crate::base::Format;
 use crate::confine::Needs;
-use crate::copy::convert::{self, Phase, Target};
+use crate::copy::convert::{self, Target};
 use crate::copy::{Stoppable, out};
 use crate::io::output::Output;
 use crate::io::sink::Sink;
@@ -128,9 +128,9 @@ impl Export {
             To::Raw => Vec::new(),
             _ => Footer::fixed(size, system::uuid()?, system::seconds()).to_bytes().to_vec(),
         };
-        let bar = progress::bytes(size, "copy");
+        let mut bar = progress::bytes(size, "copy");
         let written = out::write_all(content, size, &footer, &mut io::stdout().lock(), &mut |at| bar.set_position(at));
-        bar.finish_and_clear();
+        drop(bar);
         Ok(written?)
     }
 
@@ -147,22 +147,11 @@ impl Export {
             To::Fixed => Target::Fixed,
             To::Dynamic => Target::Dynamic { block_size: self.block_size.unwrap_or(DEFAULT_BLOCK) },
         };
-        let bars = [progress::bytes(0, "copy"), progress::bytes(0, "compare")];
+        let mut show = progress::phases();
         let made = Sink::over(output.file()).and_then(|sink| {
-            convert::write_out(
-                &mut content,
-                (output.file(), sink),
-                &self.file,
-                target,
-                size,
-                &mut |phase, done, total| {
-                    let bar = if phase == Phase::Copy { &bars[0] } else { &bars[1] };
-                    bar.set_length(total);
-                    bar.set_position(done);
-                },
-            )
+            convert::write_out(&mut content, (output.file(), sink), &self.file, target, size, &mut show)
         });
-        bars.iter().for_each(indicatif::ProgressBar::finish_and_clear);
+        drop(show);
         let made = made.map_err(|error| unfinished(error, &output))?;
         output.publish()?;
         reading::note_name(context, &self.file, if self.to == To::Raw { Format::Raw } else { Format::Vhd });

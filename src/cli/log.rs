@@ -10,6 +10,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::field::MakeExt;
 use tracing_subscriber::fmt::format;
 
+use super::notes::NOTES;
 use crate::spool::{self, LogLine};
 use crate::{Error, ErrorKind, Result, text};
 
@@ -82,8 +83,9 @@ pub(super) fn write() -> Result<()> {
     started.map_err(|error| Error::io("cannot start a thread", error))
 }
 
-/// Waits for the last lines, for a bounded time. Nothing where there is no log.
+/// Waits for the last lines, of the log or the notes, for a bounded time.
 pub(super) fn finish() {
+    NOTES.finish(LAST_LINES);
     spool::OUT.finish(LAST_LINES);
     spool::LOG.finish(LAST_LINES);
 }

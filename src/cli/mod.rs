@@ -45,6 +45,7 @@ mod listeners;
 mod log;
 mod map;
 mod map_svg;
+mod notes;
 mod notify;
 mod progress;
 mod prompt;
@@ -258,6 +259,7 @@ fn misused(error: &clap::Error, json: bool) -> ExitCode {
             context.document_failure(&usage);
         }
     }
+    log::finish();
     ExitCode::from(2)
 }
 

@@ -74,12 +74,12 @@ pub(super) fn record(
 }
 
 pub(super) fn with_bar<T>(work: impl FnOnce(&mut verify::Progress<'_>) -> crate::Result<T>) -> crate::Result<T> {
-    let bar = progress::bytes(0, "reading");
+    let mut bar = progress::bytes(0, "reading");
     let done = work(&mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
         ControlFlow::Continue(())
     });
-    bar.finish_and_clear();
+    drop(bar);
     done
 }

@@ -108,7 +108,7 @@ pub(super) fn wait(
     name: DiskRef,
     sweep: Sweep,
 ) -> Result<serde_json::Value, Failure> {
-    let bar = progress::bytes(0, "encrypt");
+    let mut bar = progress::bytes(0, "encrypt");
     let (mut page, mut total, mut stored, mut paused) = (0, None, 0, false);
     let end: Reencrypted = loop {
         let started = Instant::now();
@@ -134,7 +134,7 @@ pub(super) fn wait(
         page = next;
         std::thread::sleep(sweep.pace(piece.stored_bytes).saturating_sub(started.elapsed()));
     };
-    bar.finish_and_clear();
+    drop(bar);
     let let_go = match (end.base_detached, end.parent_detached) {
         (true, _) => "; it no longer needs its base image",
         (_, true) => "; it is no longer a clone",

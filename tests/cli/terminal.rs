@@ -29,6 +29,45 @@ fn check(account: &Account, arguments: &[&str]) {
     }
 }
 
+/// Runs a program whose standard error is a terminal that takes nothing: nothing more (`full`, and read by nobody), or
+/// nothing at all (`stopped`, as by Ctrl-S).
+const DEAF_TERMINAL: &str = "
+import os, pty, subprocess, sys, termios
+master, slave = pty.openpty()
+if sys.argv[1] == 'stopped':
+    termios.tcflow(slave, termios.TCOOFF)
+else:
+    os.set_blocking(slave, False)
+    try:
+        while True:
+            os.write(slave, b'x' * 100)
+    except BlockingIOError:
+        os.set_blocking(slave, True)
+sys.exit(subprocess.run(sys.argv[2:], stderr=slave, stdout=subprocess.DEVNULL, timeout=60).returncode)
+";
+
+#[test]
+fn a_terminal_that_is_stopped_or_full_holds_up_no_work() {
+    let account = Account::new();
+    // Its name makes the program note something.
+    let image = account.scratch("image.vhd");
+    fs::write(&image, vec![7; 8 << 20]).expect("an image");
+    let (image, copy) = (image.display().to_string(), account.scratch("copy.raw").display().to_string());
+    for terminal in ["stopped", "full"] {
+        for verb in [
+            &["import", &image, terminal, "--format", "raw"][..],
+            &["export", terminal, &format!("{copy}.{terminal}"), "--to", "raw"],
+        ] {
+            let plain = account.command();
+            let mut deaf = program("python3");
+            deaf.args(["-c", DEAF_TERMINAL, terminal]).arg(plain.get_program()).args(plain.get_args()).args(verb);
+            deaf.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            let code = run(&mut deaf).status.code();
+            assert_eq!(code, Some(0), "{terminal}: {verb:?}");
+        }
+    }
+}
+
 #[test]
 fn names_of_files_act_on_no_terminal() {
     let account = Account::new();

@@ -27,12 +27,12 @@ pub(in crate::cli) struct Check {
 impl Check {
     pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
         reading::confine(&[], reading::vhd(&self.file, &self.opening.options())?)?;
-        let bar = progress::count(0, "check");
+        let mut bar = progress::count(0, "check");
         let report = check::check(&self.file, &self.opening.options(), &mut |done, total| {
             bar.set_length(total);
             bar.set_position(done);
         });
-        bar.finish_and_clear();
+        drop(bar);
         let report = report?;
         let faults: Vec<Failure> = report.faults.into_iter().map(Failure::from).collect();
         if let Some(first) = faults.first() {

@@ -10,7 +10,7 @@ use super::super::values::ImageFormat;
 use super::super::{progress, reading, size};
 use super::Opening;
 use crate::base::Format;
-use crate::copy::convert::{self, ConvertOptions, Phase, Target};
+use crate::copy::convert::{self, ConvertOptions, Target};
 use crate::io::host_file::HostFile;
 use crate::io::output::Output;
 use crate::text;
@@ -65,16 +65,12 @@ impl Convert {
         let mut input = self.opening.image_options(self.from.map(Into::into));
         input.names.format = Some("--from");
         let options = ConvertOptions { input, target, azure: self.azure };
-        let bars = [progress::bytes(0, "copy"), progress::bytes(0, "compare")];
+        let mut show = progress::phases();
         let source = HostFile::open_to_copy(&self.input)?;
         let output = Output::create(&self.output)?;
         reading::confine(&[], reading::and_output(reading::image(&source, &options.input)?, &output))?;
-        let result = convert::convert_into(source, output, &self.output, &options, &mut |phase, done, total| {
-            let bar = if phase == Phase::Copy { &bars[0] } else { &bars[1] };
-            bar.set_length(total);
-            bar.set_position(done);
-        });
-        bars.iter().for_each(indicatif::ProgressBar::finish_and_clear);
+        let result = convert::convert_into(source, output, &self.output, &options, &mut show);
+        drop(show);
         let made = result?;
         reading::note_name(context, &self.input, made.from);
         let format = if self.to == To::Raw { Format::Raw } else { Format::Vhd };
