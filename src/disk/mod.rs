@@ -34,6 +34,9 @@ mod volatile;
 
 #[cfg(test)]
 #[cfg(not(feature = "sim"))]
+mod key_tests;
+#[cfg(test)]
+#[cfg(not(feature = "sim"))]
 mod life_tests;
 #[cfg(test)]
 #[cfg(not(feature = "sim"))]

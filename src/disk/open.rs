@@ -10,7 +10,8 @@ use std::sync::Arc;
 use super::commit::Commit;
 use super::commit::checkpoint::{self, Checkpoint};
 use super::commit::guarded_dir::GuardedDir;
-use super::commit::log::{self, Chain, LogReplay, Op};
+use super::commit::log::{self, Chain, Op};
+use super::commit::log_replay::{self, LogReplay};
 use super::commit::pending::Pending;
 use super::commit::poison::Poison;
 use super::core::Core;
@@ -330,7 +331,7 @@ pub(crate) fn recover(
     for &epoch in names.logs.iter().filter(|&&epoch| epoch >= newest) {
         let name = log::file_name(epoch);
         let path = dir.path().join(&name);
-        let replayed = log::replay(&load(&name, LOG_LIMIT)?, epoch, settings.uuid, keys, &path)?;
+        let replayed = log_replay::replay(&load(&name, LOG_LIMIT)?, epoch, settings.uuid, keys, &path)?;
         // A log without batches holds nothing, and what comes after it follows its predecessor.
         let LogReplay::Begun { follows, batches, chain: end } = replayed else { continue };
         if batches.is_empty() {

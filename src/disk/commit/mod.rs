@@ -7,6 +7,7 @@ mod costs;
 pub(crate) mod guarded_dir;
 pub(crate) mod log;
 mod log_files;
+pub(crate) mod log_replay;
 pub(crate) mod pending;
 pub(crate) mod poison;
 mod reservation;
