@@ -78,7 +78,7 @@ fn blocks(c: &mut Criterion) {
 
     // Every other page of the disk under another layer: no 4 KiB are of one kind.
     let (_place, disk) = filled(GIB, true);
-    disk.rotate_key().unwrap();
+    disk.admin().rotate_key().unwrap();
     for page in (0..GIB / 512).step_by(2) {
         disk.write(page * 512, &[1; 512], Durability::Volatile).unwrap();
     }
@@ -128,7 +128,7 @@ fn snapshots(c: &mut Criterion) {
         let (_place, disk) = filled(SIZE, true);
         let mut rng = ChaCha8Rng::seed_from_u64(4);
         for number in 0..snapshots {
-            disk.create_snapshot(&format!("s{number}")).unwrap();
+            disk.admin().create_snapshot(&format!("s{number}")).unwrap();
             for _ in 0..writes {
                 disk.write(block(&mut rng, SIZE), &[7; BLOCK], Durability::Volatile).unwrap();
             }
@@ -203,7 +203,7 @@ fn whole_disk(c: &mut Criterion) {
     group.bench_function("toggle", |b| {
         b.iter(|| {
             on = !on;
-            disk.set_encryption(on);
+            disk.admin().set_encryption(on);
         });
     });
     group.bench_function("write one page, trim everything", |b| {
@@ -216,8 +216,8 @@ fn whole_disk(c: &mut Criterion) {
     group.bench_function("snapshot, durable, and its deletion", |b| {
         b.iter(|| {
             number += 1;
-            disk.create_snapshot(&format!("s{number}")).unwrap();
-            disk.delete_snapshot(&format!("s{number}")).unwrap();
+            disk.admin().create_snapshot(&format!("s{number}")).unwrap();
+            disk.admin().delete_snapshot(&format!("s{number}")).unwrap();
         });
     });
     group.bench_function("create", |b| b.iter_with_large_drop(|| Place::new(8 * TIB, true)));

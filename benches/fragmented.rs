@@ -87,7 +87,7 @@ fn fragmented(image: &Path, layers: usize) -> Place {
     }
     for layer in 0..layers {
         if layer > 0 {
-            disk.rotate_key().unwrap();
+            disk.admin().rotate_key().unwrap();
         }
         write(disk, (layer as u64..RUNS * RUN).step_by(layers).map(held));
     }

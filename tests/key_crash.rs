@@ -271,7 +271,7 @@ fn moving_a_disk_to_another_account_key() {
             Disk::create(disk.root(), &spec, keys(&old, None), true, &tiny()).unwrap();
             let live = open(&disk, &keys(&old, None)).unwrap();
             for (page, encryption) in [(0, true), (1, false), (2, true)] {
-                live.set_encryption(encryption);
+                live.admin().set_encryption(encryption);
                 live.write(page * 512, &[page as u8 + 1; 512], Durability::Volatile).unwrap();
             }
             live.flush().unwrap();
@@ -281,11 +281,11 @@ fn moving_a_disk_to_another_account_key() {
             disk.set_observer(Some(Arc::new(move |disk: &SimDisk| {
                 collect.lock().unwrap().extend(images_of(disk, &mut rng.lock().unwrap()));
             })));
-            live.rekey(both.clone()).unwrap();
+            live.admin().rekey(both.clone()).unwrap();
             disk.set_observer(None);
-            let old_layers = live.layers().len();
+            let old_layers = live.admin().layers().len();
             live.write(3 * 512, &[4; 512], Durability::Fua).unwrap();
-            assert_eq!(live.layers().len(), old_layers + 1, "what is written now is under a fresh data key");
+            assert_eq!(live.admin().layers().len(), old_layers + 1, "what is written now is under a fresh data key");
 
             let holds = |disk: &Disk, pages: u64| {
                 let mut page = [0; 512];
@@ -294,7 +294,7 @@ fn moving_a_disk_to_another_account_key() {
             for image in images.lock().unwrap().drain(..) {
                 let opened = open(&image, &both).expect("opens with both keys");
                 assert!(holds(&opened, 3));
-                opened.rekey(both.clone()).expect("is finished");
+                opened.admin().rekey(both.clone()).expect("is finished");
                 drop(opened);
                 assert!(holds(&open(&image, &keys(&new, None)).expect("opens with the new key"), 3));
             }

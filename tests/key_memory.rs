@@ -204,9 +204,9 @@ fn no_key_is_left_in_memory_once_the_keys_are_let_go_of() {
         );
     }
 
-    disk.suspend();
-    disk.final_flush().unwrap();
-    disk.forget_keys();
+    disk.admin().suspend();
+    disk.admin().final_flush().unwrap();
+    disk.admin().forget_keys();
     drop((kek, ring, keys));
     assert_eq!(found(&needles), Vec::<String>::new());
     assert!(disk.read(0, &mut [0; 512]).is_err());

@@ -86,9 +86,9 @@ fn change_and_open_again(disk: Uuid, dir: &MemoryDir) {
     let change = || {
         opened.write(0, &[0x5A; 512], Durability::Volatile)?;
         opened.zero(1024, 512, Durability::Fua)?;
-        opened.scrub()?;
+        opened.admin().scrub()?;
         let seen = look(&opened)?;
-        opened.verify()?;
+        opened.admin().verify()?;
         opened.close()?;
         Ok(seen)
     };

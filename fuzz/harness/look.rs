@@ -36,10 +36,10 @@ impl View {
 pub(crate) fn look(disk: &Disk) -> Result<Seen> {
     let names = disk.snapshots().into_iter().map(|line| (line.name, line.id));
     let snapshots = names.map(|(name, id)| Ok((name, view(&disk.at_snapshot_id(id)?)?))).collect::<Result<_>>()?;
-    let usage = disk.usage()?;
+    let usage = disk.admin().usage()?;
     let sum = usage.base + usage.plain + usage.encrypted + usage.zero;
     assert_eq!(sum, disk.blob_size(), "every byte has one state: {usage:?}");
-    disk.layers();
+    disk.admin().layers();
     Ok(Seen { live: view(disk)?, snapshots })
 }
 

@@ -47,7 +47,7 @@ impl Shared {
             if !pinned
                 && clone_in_name(&snapshot.name).is_some_and(is_gone)
                 && !mutant!(OrphanStays)
-                && let Err(error) = disk.delete_snapshot(&snapshot.name)
+                && let Err(error) = disk.admin().delete_snapshot(&snapshot.name)
             {
                 tracing::warn!(snapshot = %snapshot.name, %error, "the snapshot of a clone that is not there stays behind");
             }
@@ -92,7 +92,7 @@ impl Registry {
         let (snapshot, owned) = match &source.snapshot {
             Some(_) => (self.snapshot_of(&disk, source)?, false),
             // Should the clone come to nothing after this, the snapshot goes when the disk is opened next.
-            None => (disk.create_snapshot(&drawn_for(uuid))?.id, true),
+            None => (disk.admin().create_snapshot(&drawn_for(uuid))?.id, true),
         };
         let size = disk.at_snapshot_id(snapshot)?.size();
         let parent = Parent { disk: entry.uuid, snapshot, size, owned };
@@ -101,7 +101,7 @@ impl Registry {
             let comes_not = !self.shared.folder.is_in_doubt() && self.check_free(name).is_ok();
             if owned
                 && comes_not
-                && let Err(error) = disk.delete_snapshot(&drawn_for(uuid))
+                && let Err(error) = disk.admin().delete_snapshot(&drawn_for(uuid))
             {
                 tracing::warn!(disk = %source.disk, %error, "the snapshot of a clone that was not made stays for now");
             }
@@ -119,7 +119,7 @@ impl Registry {
 
     /// `NAME@SNAPSHOT` that a disk is a clone of; the name of a deleted disk is shown as such.
     pub fn clone_of(&self, disk: &Disk) -> Option<String> {
-        let parent = disk.settings().parent?;
+        let parent = disk.admin().settings().parent?;
         let entry = self.shared.all_entries().into_iter().find(|entry| entry.uuid == parent.disk)?;
         let deleted = if self.shared.is_hidden(parent.disk) { " (deleted)" } else { "" };
         let snapshot = match &*entry.state.lock() {
@@ -159,7 +159,7 @@ impl Registry {
             plain_bytes: Some(stored.plain),
             encrypted_bytes: Some(stored.encrypted),
         };
-        Ok(disk.inherited()?.into_iter().map(report).collect())
+        Ok(disk.admin().inherited()?.into_iter().map(report).collect())
     }
 
     fn check_generations(&self, entry: &Entry) -> Result<()> {

@@ -110,7 +110,7 @@ impl Registry {
     /// that connection.
     pub fn read_over(&self, view: &ViewName, socket: OwnedFd, begun: Option<Ticket>) -> Result<Reading> {
         let disk = self.disk(&view.disk)?;
-        let settings = disk.settings();
+        let settings = disk.admin().settings();
         let temporary = view.snapshot.is_none() && self.is_served() && !disk.read_only();
         let (seen, kept): (_, Box<dyn Send>) = match &view.snapshot {
             Some(snapshot) => (self.attach_snapshot(&view.disk, snapshot.as_str())?, Box::new(())),
@@ -164,7 +164,7 @@ impl Registry {
         let entry = self.shared.entry(name)?;
         let turn = take_turn(&entry)?;
         let disk = self.open_over(name, None)?;
-        let unfinished = disk.settings().unfinished.ok_or_else(|| not_unfinished(name))?;
+        let unfinished = disk.admin().settings().unfinished.ok_or_else(|| not_unfinished(name))?;
         if unfinished.source != source {
             let what = format!("the disk \"{name}\" holds the beginning of another copy, or its source was changed");
             return Err(Error::new(ErrorKind::AlreadyExists, what)
@@ -179,9 +179,9 @@ impl Registry {
         let disk = self.unfinished_disk(name)?;
         disk.flush()?;
         if let Some(size) = size {
-            disk.resize(size)?;
+            disk.admin().resize(size)?;
         }
-        disk.change_settings(|settings| {
+        disk.admin().change_settings(|settings| {
             if let Some(unfinished) = &mut settings.unfinished {
                 unfinished.done = done;
             }
@@ -197,9 +197,9 @@ impl Registry {
             disk.flush()?;
         }
         if let Some(size) = size {
-            disk.resize(size)?;
+            disk.admin().resize(size)?;
         }
-        disk.change_settings(|settings| settings.unfinished = None)?;
+        disk.admin().change_settings(|settings| settings.unfinished = None)?;
         entry.unfinished.store(false, Ordering::SeqCst);
         Ok(())
     }
@@ -244,15 +244,15 @@ struct Drawn {
 impl Drawn {
     fn draw(disk: Arc<Disk>) -> Result<Self> {
         let name = format!("{READING}{}", system::uuid()?.simple());
-        disk.create_snapshot(&name)?;
+        disk.admin().create_snapshot(&name)?;
         Ok(Self { disk, name })
     }
 }
 
 impl Drop for Drawn {
     fn drop(&mut self) {
-        if let Err(error) = self.disk.delete_snapshot(&self.name) {
-            tracing::warn!(disk = self.disk.settings().name, %error, "a snapshot for reading stays until the next start");
+        if let Err(error) = self.disk.admin().delete_snapshot(&self.name) {
+            tracing::warn!(disk = self.disk.admin().settings().name, %error, "a snapshot for reading stays until the next start");
         }
     }
 }
@@ -260,7 +260,7 @@ impl Drop for Drawn {
 /// Deletes the snapshots of readers that a crash left.
 pub(super) fn clear_readings(disk: &Disk) {
     for snapshot in disk.snapshots().into_iter().filter(|snapshot| snapshot.name.starts_with(READING)) {
-        if let Err(error) = disk.delete_snapshot(&snapshot.name) {
+        if let Err(error) = disk.admin().delete_snapshot(&snapshot.name) {
             tracing::warn!(snapshot = %snapshot.name, %error, "a snapshot for reading stays behind");
         }
     }

@@ -61,7 +61,7 @@ impl Registry {
         let from = find(&disk, from)?.id;
         let to = to.map(|to| find(&disk, to)).transpose()?.map(|snapshot| snapshot.id);
         // Not all of them at once: there may be as many as pages.
-        let mut changes = disk.changed_from(start, RUNS + 1, from, to)?;
+        let mut changes = disk.admin().changed_from(start, RUNS + 1, from, to)?;
         let next = changes.get(RUNS).map(|change| change.start);
         changes.truncate(RUNS);
         let size =

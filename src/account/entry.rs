@@ -65,12 +65,12 @@ impl Entry {
             return;
         }
         // Nobody could open it again.
-        self.health.base(&self.name, disk.check_base());
+        self.health.base(&self.name, disk.admin().check_base());
         if self.health.must_stay_open() {
             return;
         }
         if let Err(error) = disk.close() {
-            if disk.try_stats().is_none_or(|disk_stats| disk_stats.poisoned) {
+            if disk.admin().try_stats().is_none_or(|disk_stats| disk_stats.poisoned) {
                 // It stays, so that nobody is told that what was lost is stored.
                 tracing::error!(disk = %self.name, %error, "an idle disk cannot be closed");
                 return;
@@ -95,13 +95,13 @@ impl EntryState {
     /// no re-encryption, nothing to scrub. A disk on which storing failed is not: what it knows must not be forgotten.
     fn is_idle(&self) -> bool {
         let Self::Open(disk) = self else { return false };
-        let unused = Arc::strong_count(disk) == 1 && Arc::weak_count(disk) == 0 && disk.is_alone();
+        let unused = Arc::strong_count(disk) == 1 && Arc::weak_count(disk) == 0 && disk.admin().is_alone();
         let settled = |disk_stats: DiskStats| {
             !disk_stats.poisoned
                 && !disk_stats.revoked
                 && (disk.read_only() || disk_stats.usage.pending_scrub == Some(0))
         };
-        unused && disk.try_stats().is_some_and(settled)
+        unused && disk.admin().try_stats().is_some_and(settled)
     }
 }
 
@@ -190,7 +190,7 @@ impl Shared {
         let began = Instant::now();
         let disk = Arc::new(Disk::open(dir, keys, base, access, account.encryption(), options)?);
         if access == Access::ReadWrite {
-            if let Some(pages) = disk.recovered() {
+            if let Some(pages) = disk.admin().recovered() {
                 entry.health.recovered(&entry.name, pages, began.elapsed());
             }
             self.drop_orphans(&disk);

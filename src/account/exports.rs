@@ -70,7 +70,7 @@ impl Exports for Served {
         };
         let disk = self.registry.disk(&name)?;
         // As it was made, whichever form the client used.
-        let ExportInfo { name: made, description } = info(&disk.settings().name.parse()?);
+        let ExportInfo { name: made, description } = info(&disk.admin().settings().name.parse()?);
         Ok(match snapshot {
             None => {
                 let read_only = self.read_only || right == Right::Read || disk.read_only();

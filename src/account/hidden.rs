@@ -34,7 +34,7 @@ impl Registry {
         if mutant!(TrimmedInSight) {
             shared.trim_or_warn(&[Arc::clone(entry)]);
         }
-        with_alone(entry, |disk| disk.change_settings(|settings| settings.hidden = true))?;
+        with_alone(entry, |disk| disk.admin().change_settings(|settings| settings.hidden = true))?;
         shared.hidden.write().push(Arc::clone(entry));
         shared.disks.write().remove(&entry.name);
         shared.trim_or_warn(&[Arc::clone(entry)]);
@@ -66,8 +66,8 @@ impl Registry {
             let state = entry.state.lock();
             let EntryState::Open(disk) = &*state else { continue };
             if !disk.read_only()
-                && disk.usage().is_ok_and(|usage| usage.pending_scrub != Some(0))
-                && let Err(error) = disk.scrub()
+                && disk.admin().usage().is_ok_and(|usage| usage.pending_scrub != Some(0))
+                && let Err(error) = disk.admin().scrub()
             {
                 tracing::warn!(disk = %entry.uuid, %error, "what nothing reads any more of a deleted disk stays for now");
             }
@@ -119,7 +119,7 @@ impl Shared {
         let Some(keep) = read.get(&entry.uuid) else { return Ok(()) };
         let keep: Vec<u32> = keep.iter().copied().collect();
         let failed = match self.open_disk(entry, None) {
-            Ok(disk) => return disk.keep_only(&keep).map(drop),
+            Ok(disk) => return disk.admin().keep_only(&keep).map(drop),
             Err(error) => error,
         };
         // What lies under it may be gone, and is not needed for this.
@@ -128,8 +128,8 @@ impl Shared {
             return Err(failed);
         }
         let disk = self.open_bare(entry, &self.require_keys()?)?;
-        disk.keep_only(&keep)?;
-        disk.scrub()?;
+        disk.admin().keep_only(&keep)?;
+        disk.admin().scrub()?;
         disk.close()
     }
 
@@ -164,7 +164,7 @@ impl Shared {
         } else if parent.owned && !pinned {
             let dropped = self.open_disk(&entry, None).and_then(|disk| {
                 let snapshot = disk.snapshots().into_iter().find(|snapshot| snapshot.id == parent.snapshot);
-                snapshot.map_or(Ok(()), |snapshot| disk.delete_snapshot(&snapshot.name))
+                snapshot.map_or(Ok(()), |snapshot| disk.admin().delete_snapshot(&snapshot.name))
             });
             if let Err(error) = dropped {
                 tracing::warn!(disk = %entry.name, %error, "the snapshot of a clone that is gone stays behind");
@@ -267,8 +267,8 @@ mod tests {
             disk.write(0, &[1; 4096], Durability::Fua).expect("written");
             drop(registry.clone_disk(&"source".parse().expect("a disk"), &name("clone")).expect("made"));
             disk.write(8192, &[2; 4096], Durability::Fua).expect("written");
-            disk.create_snapshot("afterwards").expect("drawn");
-            disk.change_settings(|settings| settings.hidden = true).expect("hidden");
+            disk.admin().create_snapshot("afterwards").expect("drawn");
+            disk.admin().change_settings(|settings| settings.hidden = true).expect("hidden");
             let source = disk.uuid();
             let path = folder.join(DISKS).join(source.to_string());
             drop(disk);

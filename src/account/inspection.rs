@@ -117,7 +117,7 @@ impl Shared {
         match &*state {
             EntryState::Gone => {}
             // Under the lock: with a handle of its own this would be one who has it attached.
-            EntryState::Open(disk) => entry.health.base(&entry.name, disk.check_base()),
+            EntryState::Open(disk) => entry.health.base(&entry.name, disk.admin().check_base()),
             EntryState::Closed if depth == Depth::OpenBase => {}
             EntryState::Closed => {
                 let found = match depth {

@@ -223,13 +223,14 @@ impl Registry {
         let mut kept = Vec::new();
         for (name, _) in self.names() {
             let disk = self.disk(&name)?;
-            let remaining = disk.sweep_remaining(false);
+            let remaining = disk.admin().sweep_remaining(false);
             if remaining > 0 {
                 let what = format!("{remaining} bytes of \"{name}\" are still under older keys, or in plaintext");
                 return Err(Error::new(ErrorKind::InUse, what).hint("ask again: it goes on with what is left"));
             }
             let created = self.shared.settings.read().account_key_created();
-            let older = disk.layers().into_iter().filter(|layer| layer.live == 0 && Some(layer.created) <= created);
+            let older =
+                disk.admin().layers().into_iter().filter(|layer| layer.live == 0 && Some(layer.created) <= created);
             let bytes = older.map(|layer| layer.held).sum();
             if bytes > 0 {
                 kept.push(Older { name: name.to_string(), bytes });
@@ -238,7 +239,7 @@ impl Registry {
         // Deleted sources of clones: nothing of them was gone through.
         for entry in self.shared.hidden_entries() {
             let disk = self.shared.open_disk(&entry, None)?;
-            let bytes = disk.layers().iter().map(|layer| layer.held).sum();
+            let bytes = disk.admin().layers().iter().map(|layer| layer.held).sum();
             kept.push(Older { name: self.shared.shown(&entry), bytes });
         }
         self.shared.settings.write().end_reencryption(&*self.shared.account, &ring)?;
@@ -248,7 +249,7 @@ impl Registry {
     /// Bytes of the disk that stay under the data keys it has had.
     fn move_disk(&self, entry: &Entry, ring: &KeyRing) -> Result<u64> {
         let older = |disk: &Disk| -> u64 {
-            let sealed = disk.layers().into_iter().filter(|layer| layer.kind == Kind::Xts);
+            let sealed = disk.admin().layers().into_iter().filter(|layer| layer.kind == Kind::Xts);
             sealed.map(|layer| layer.held).sum()
         };
         let keys = ring.disk_keys(entry.uuid)?;
@@ -259,14 +260,14 @@ impl Registry {
                 drop(state);
                 // Counted before: what is written afterwards is under a fresh key.
                 let bytes = older(&disk);
-                disk.rekey(keys)?;
+                disk.admin().rekey(keys)?;
                 Ok(bytes)
             }
             EntryState::Closed => {
                 // Without its base, which need not be there for this.
                 let disk = self.shared.open_bare(entry, ring)?;
                 let bytes = older(&disk);
-                disk.rekey(keys)?;
+                disk.admin().rekey(keys)?;
                 disk.close()?;
                 Ok(bytes)
             }
@@ -282,7 +283,7 @@ impl Registry {
             None => self.names().into_iter().map(|(name, _)| name).collect(),
         };
         for name in &names {
-            self.disk(name)?.rotate_key()?;
+            self.disk(name)?.admin().rotate_key()?;
         }
         Ok(names.iter().map(ToString::to_string).collect())
     }
@@ -330,7 +331,7 @@ impl Registry {
         self.forget_guest_data(false);
         let mut left = Vec::new();
         for (entry, disk) in self.open_disks() {
-            if let Err(error) = ring.disk_keys(entry.uuid).and_then(|keys| disk.resume(keys)) {
+            if let Err(error) = ring.disk_keys(entry.uuid).and_then(|keys| disk.admin().resume(keys)) {
                 tracing::error!(disk = %entry.name, %error, "its keys cannot be restored");
                 left.push(Left { name: entry.name.to_string(), error: error.into() });
             }
@@ -370,8 +371,8 @@ impl Registry {
     fn what_stays_readable(&self, entry: &Arc<Entry>) -> KeysErased {
         let looked = self.shared.open_disk(entry, None).and_then(|disk| {
             let reports = self.inherited_reports(&disk)?;
-            let base = disk.settings().base.map(|base| base.path);
-            Ok((disk.stored().plain, base, reports))
+            let base = disk.admin().settings().base.map(|base| base.path);
+            Ok((disk.admin().stored().plain, base, reports))
         });
         let erased = self.shared.shown(entry);
         match looked {
@@ -416,7 +417,7 @@ impl Registry {
 
     /// Writes the 64 bytes of the data key of a layer to `file`, durably.
     pub fn reveal_key(&self, name: &BlobName, layer: u32, mut file: File) -> Result<()> {
-        let key = self.disk(name)?.reveal_key(layer)?;
+        let key = self.disk(name)?.admin().reveal_key(layer)?;
         file.write_all(key.expose())
             .and_then(|()| file.sync_all())
             .map_err(|error| Error::io("the data key cannot be written", error))
@@ -450,8 +451,8 @@ fn let_go(disks: Vec<(Arc<Entry>, Arc<Disk>)>, flush: bool) -> KeysRevoked {
     for (index, (_, disk)) in disks.iter().enumerate() {
         let (disk, tell) = (Arc::clone(disk), tell.clone());
         on_a_thread(move || {
-            disk.suspend();
-            let in_time = !flush || disk.final_flush().is_ok();
+            disk.admin().suspend();
+            let in_time = !flush || disk.admin().final_flush().is_ok();
             let _ = tell.send((index, Step::Flushed { in_time }));
             drop_keys(&disk, index, &tell);
         });
@@ -490,7 +491,7 @@ fn on_a_thread(work: impl FnOnce() + Send + 'static) {
 }
 
 fn drop_keys(disk: &Disk, index: usize, tell: &Sender<(usize, Step)>) {
-    disk.forget_keys();
+    disk.admin().forget_keys();
     // Nobody listens any more when it took too long.
     let _ = tell.send((index, Step::LetGo));
 }

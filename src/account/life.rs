@@ -85,9 +85,9 @@ impl Registry {
         if name != to {
             self.check_free(to)?;
         }
-        let was_sound = !disk.is_poisoned();
-        disk.rename(&to.to_string()).inspect_err(|_| {
-            if was_sound && disk.is_poisoned() {
+        let was_sound = !disk.admin().is_poisoned();
+        disk.admin().rename(&to.to_string()).inspect_err(|_| {
+            if was_sound && disk.admin().is_poisoned() {
                 // It may have either name after a crash, so no other disk may get one of them.
                 self.shared.folder.doubt();
             }
@@ -96,7 +96,8 @@ impl Registry {
         let _account = self.shared.settings.read();
         // Whoever still has the old entry finds it gone, as after a deletion.
         let was = std::mem::replace(&mut *entry.state.lock(), EntryState::Gone);
-        let renamed = Entry { parent: disk.settings().parent.into(), ..Entry::new(entry.uuid, to.clone(), was) };
+        let renamed =
+            Entry { parent: disk.admin().settings().parent.into(), ..Entry::new(entry.uuid, to.clone(), was) };
         *renamed.attached.lock() = std::mem::take(&mut *entry.attached.lock());
         *renamed.passed_fds.lock() = std::mem::take(&mut *entry.passed_fds.lock());
         let mut disks = self.shared.disks.write();
@@ -112,7 +113,7 @@ impl Registry {
             let what = format!("{size} bytes are less than the {} that the disk has", disk.size());
             return Err(Error::new(ErrorKind::InvalidInput, what).hint("--yes cuts off what is behind them, for good"));
         }
-        disk.resize(size)
+        disk.admin().resize(size)
     }
 
     /// What is recorded of a disk's base, also where that base is gone.
@@ -135,7 +136,7 @@ impl Registry {
         // A disk that could not be opened without its base can be now.
         let disk = self.open_over(name, Some(image))?;
         *self.shared.entry(name)?.passed_fds.lock() = passed_fds;
-        disk.set_base(record)
+        disk.admin().set_base(record)
     }
 }
 

@@ -81,7 +81,7 @@ impl LifeRequest {
                 registry.roll_back(&name, &snapshot, &drops)?;
                 serde_json::to_value(show(registry, &name.into())?)
             }
-            Self::Verify { name } => serde_json::to_value(registry.disk_of(&name)?.verify()?),
+            Self::Verify { name } => serde_json::to_value(registry.disk_of(&name)?.admin().verify()?),
             Self::Diff { name, from, to, start } => {
                 serde_json::to_value(registry.diff(&name, &from, to.as_ref(), start)?)
             }

@@ -122,7 +122,7 @@ impl fmt::Debug for Maintenance {
 fn run(queue: &Queue, find: &Find, rests: &Rests) {
     while let Some(uuid) = queue.pop() {
         let Some(disk) = find(uuid) else { continue };
-        let rested = match disk.maintain() {
+        let rested = match disk.admin().maintain() {
             Ok(true) => {
                 queue.push(uuid);
                 continue;

@@ -64,17 +64,19 @@ impl Sweep {
     /// One piece, from page `page` on. [`ErrorKind::InUse`] while encryption is off.
     fn advance(&self, shared: &Shared, disk: &Disk, mut page: u64) -> Result<Reencrypted> {
         let started = Instant::now();
-        let before_bytes = disk.sweep_remaining(self.include_base);
+        let before_bytes = disk.admin().sweep_remaining(self.include_base);
         let mut stored_bytes = 0;
         // Nothing was found since page 0.
         let mut whole = page == 0;
         let next = loop {
-            match disk.sweep(page, self.include_base)? {
+            match disk.admin().sweep(page, self.include_base)? {
                 Swept::Next { page: next, stored } => {
                     (page, whole, stored_bytes) = (next, false, stored_bytes + stored)
                 }
                 // Left behind: written in plaintext while this was paused, or sealed by a rotation.
-                Swept::End if !whole && disk.sweep_remaining(self.include_base) > 0 => (page, whole) = (0, true),
+                Swept::End if !whole && disk.admin().sweep_remaining(self.include_base) > 0 => {
+                    (page, whole) = (0, true)
+                }
                 Swept::End => break None,
             }
             // The rate is one of what is stored; what only had to be looked at is bounded by time.
@@ -83,16 +85,16 @@ impl Sweep {
             }
         };
         let (base_detached, parent_detached) = if next.is_none() { self.finish(shared, disk)? } else { (false, false) };
-        let remaining_bytes = disk.sweep_remaining(self.include_base);
+        let remaining_bytes = disk.admin().sweep_remaining(self.include_base);
         Ok(Reencrypted { next, before_bytes, remaining_bytes, stored_bytes, base_detached, parent_detached })
     }
 
     /// Emptied layers go, and a base or a parent that nothing reads. Answers whether either went.
     fn finish(&self, shared: &Shared, disk: &Disk) -> Result<(bool, bool)> {
-        let had_base = disk.settings().base.is_some();
-        let base_detached = self.include_base && had_base && disk.detach_base()?;
+        let had_base = disk.admin().settings().base.is_some();
+        let base_detached = self.include_base && had_base && disk.admin().detach_base()?;
         let parent_detached = self.include_base && !had_base && shared.detach(disk)?;
-        disk.scrub()?;
+        disk.admin().scrub()?;
         Ok((base_detached, parent_detached))
     }
 }
@@ -101,17 +103,17 @@ impl Shared {
     /// Detaches a clone from the disk that it is a clone of, where it reads nothing of it any more, and then lets go of
     /// what was kept for it. `false`: it is no clone, or reads from it still.
     fn detach(&self, clone: &Disk) -> Result<bool> {
-        if clone.settings().parent.is_none() {
+        if clone.admin().settings().parent.is_none() {
             return Ok(false);
         }
         let _changing = self.change_disks()?;
         let entry = self.all_entries().into_iter().find(|entry| entry.uuid == clone.uuid());
-        let (Some(entry), Some(parent)) = (entry, clone.settings().parent) else { return Ok(false) };
+        let (Some(entry), Some(parent)) = (entry, clone.admin().settings().parent) else { return Ok(false) };
         if mutant!(ParentGoneBeforeDetached) {
             *entry.parent.lock() = None;
             self.let_parent_go(&parent);
         }
-        if !clone.detach_base()? {
+        if !clone.admin().detach_base()? {
             return Ok(false);
         }
         // Durable by now: only so may anything of the parent go.

@@ -286,7 +286,9 @@ impl Registry {
         let keys = self.shared.require_keys()?;
         for entry in self.shared.all_entries() {
             match &*entry.state.lock() {
-                EntryState::Open(disk) if settings.encryption() != on && !disk.read_only() => disk.check_room()?,
+                EntryState::Open(disk) if settings.encryption() != on && !disk.read_only() => {
+                    disk.admin().check_room()?
+                }
                 _ => {}
             }
         }
@@ -298,7 +300,7 @@ impl Registry {
         *settings = next;
         for entry in self.shared.all_entries() {
             if let EntryState::Open(disk) = &*entry.state.lock() {
-                disk.set_encryption(on);
+                disk.admin().set_encryption(on);
             }
         }
         Ok(())

@@ -238,7 +238,7 @@ fn listed(registry: &Registry, name: String, disk: DiskRef, uuid: Uuid) -> Liste
     match registry.disk_of(&disk) {
         Ok(open) => Listed {
             size_bytes: Some(open.size()),
-            base: open.settings().base.map(|base| base.path),
+            base: open.admin().settings().base.map(|base| base.path),
             clone_of: registry.clone_of(&open),
             faults: other_faults(registry, &disk),
             ..listed
@@ -250,9 +250,14 @@ fn listed(registry: &Registry, name: String, disk: DiskRef, uuid: Uuid) -> Liste
 fn status(registry: &Registry) -> Status {
     let known = |disk: &DiskRef| -> Result<DiskState> {
         let disk = registry.disk_of(disk)?;
-        let (usage, keys) = disk.usage_and_keys()?;
+        let (usage, keys) = disk.admin().usage_and_keys()?;
         let keys = keys.into_iter().map(Into::into).collect();
-        Ok(DiskState::Known { size_bytes: disk.size(), bytes: usage.into(), stored: disk.stored().into(), keys })
+        Ok(DiskState::Known {
+            size_bytes: disk.size(),
+            bytes: usage.into(),
+            stored: disk.admin().stored().into(),
+            keys,
+        })
     };
     let state = |disk: &DiskRef| known(disk).unwrap_or_else(|error| DiskState::Failed { error: error.into() });
     let disks = registry.names().into_iter().map(|(name, uuid)| DiskStatus {
@@ -297,8 +302,8 @@ fn status(registry: &Registry) -> Status {
 
 pub(super) fn show(registry: &Registry, name: &DiskRef) -> Result<DiskReport> {
     let disk = registry.disk_of(name)?;
-    let settings = disk.settings();
-    let layers = disk.layers().into_iter().map(|layer| {
+    let settings = disk.admin().settings();
+    let layers = disk.admin().layers().into_iter().map(|layer| {
         let (state, key) = match layer.kind {
             Kind::Plain => (State::Plain, None),
             Kind::Xts => (State::Encrypted, Some(key_id(settings.uuid, layer.id))),
@@ -322,8 +327,8 @@ pub(super) fn show(registry: &Registry, name: &DiskRef) -> Result<DiskReport> {
         created: settings.created,
         size_bytes: disk.size(),
         blob_bytes: disk.blob_size(),
-        bytes: Bytes::from(disk.usage()?),
-        stored: disk.stored().into(),
+        bytes: Bytes::from(disk.admin().usage()?),
+        stored: disk.admin().stored().into(),
         clone_of: registry.clone_of(&disk),
         clone_of_uuid: settings.parent.map(|parent| parent.disk),
         hidden: settings.hidden,
@@ -337,7 +342,7 @@ pub(super) fn show(registry: &Registry, name: &DiskRef) -> Result<DiskReport> {
 
 fn map(registry: &Registry, name: &DiskRef, snapshot: Option<&SnapshotName>, start: u64) -> Result<MapPart> {
     let disk = registry.view_of(name, snapshot)?;
-    let uuid = disk.settings().uuid;
+    let uuid = disk.admin().settings().uuid;
     let page = PAGE as u64;
     let offset = start.saturating_mul(page).min(disk.blob_size());
     let found = disk.runs(offset, disk.blob_size() - offset, MAP_RUNS)?;
@@ -361,21 +366,21 @@ fn scrub(
     begun: Option<Ticket>,
 ) -> Result<Scrubbed> {
     let disk = registry.disk_of(name)?;
-    if disk.settings().hidden {
+    if disk.admin().settings().hidden {
         // What nothing reads is to scrub too, where it could not be dropped before.
         registry.trim(disk.uuid())?;
     }
     if unaccounted {
-        disk.scrub_unaccounted()?;
+        disk.admin().scrub_unaccounted()?;
     } else if wait || !registry.is_served() {
-        disk.scrub()?;
+        disk.admin().scrub()?;
     } else {
         if let Some(begun) = begun {
             registry.shared.under_way.scrub_begins(disk.uuid(), begun);
         }
         registry.nudge(disk.uuid());
     }
-    let (name, usage) = (disk.settings().name, disk.usage()?);
+    let (name, usage) = (disk.admin().settings().name, disk.admin().usage()?);
     Ok(Scrubbed { name, pending_scrub_bytes: usage.pending_scrub, unaccounted_bytes: usage.unaccounted })
 }
 

@@ -19,7 +19,7 @@ pub(super) struct SnapshotImage {
 impl SnapshotImage {
     /// `view`: what a snapshot sees, see [`Disk::at_snapshot_id`].
     pub(super) fn new(view: Disk) -> Self {
-        let disk = view.settings().uuid;
+        let disk = view.admin().settings().uuid;
         Self { view, disk }
     }
 }

@@ -55,7 +55,7 @@ impl Registry {
             return Err(Error::new(ErrorKind::InvalidInput, what).hint("choose another name"));
         }
         let disk = self.disk(name)?;
-        let found = disk.create_snapshot(snapshot.as_str())?;
+        let found = disk.admin().create_snapshot(snapshot.as_str())?;
         self.report_snapshot(&disk, &found)
     }
 
@@ -67,7 +67,7 @@ impl Registry {
     }
 
     fn report_snapshot(&self, disk: &Disk, found: &Snapshot) -> Result<SnapshotReport> {
-        let clones = self.clones_of(disk.settings().uuid).into_iter();
+        let clones = self.clones_of(disk.admin().settings().uuid).into_iter();
         Ok(SnapshotReport {
             name: found.name.clone(),
             created: found.created,
@@ -103,7 +103,7 @@ impl Registry {
         // Held over the deletion, so that nobody attaches it meanwhile.
         let mut attached = entry.attached.lock();
         check_free(&mut attached, &entry, |other| other == snapshot.as_str())?;
-        disk.delete_snapshot(snapshot.as_str())
+        disk.admin().delete_snapshot(snapshot.as_str())
     }
 
     /// The disk as a snapshot sees it, for a client.
@@ -125,9 +125,9 @@ impl Registry {
         let found = find(&disk, snapshot)?;
         // Nobody is to be asked about what cannot be done.
         self.check_unpinned(&disk, |id| id > found.id, "dropped")?;
-        let changed = disk.changed_since(found.id, None)?;
+        let changed = disk.admin().changed_since(found.id, None)?;
         Ok(RollbackReport {
-            name: disk.settings().name,
+            name: disk.admin().settings().name,
             snapshot: found.name.clone(),
             snapshots: later(&disk, &found),
             changed_bytes: changed.iter().map(|run| run.pages * crate::PAGE as u64).sum(),
@@ -153,7 +153,7 @@ impl Registry {
             self.check_unpinned(disk, |id| id > found.id, "dropped")?;
             let mut attached = entry.attached.lock();
             check_free(&mut attached, &entry, |other| later.iter().any(|later| later == other))?;
-            disk.roll_back(snapshot.as_str())
+            disk.admin().roll_back(snapshot.as_str())
         })
     }
 
@@ -169,7 +169,7 @@ impl Registry {
             let name = all_snapshots.iter().find(|other| other.id == found).map_or("?", |found| &found.name);
             Error::new(ErrorKind::InUse, format!("the snapshot \"{name}\" cannot be {fate}: {why}"))
         };
-        let clones = self.clones_of(disk.settings().uuid);
+        let clones = self.clones_of(disk.admin().settings().uuid);
         if let Some((clone, parent)) = clones.iter().find(|(_, parent)| which(parent.snapshot)) {
             return Err(refused(parent.snapshot, format!("the disk \"{clone}\" is a clone of it")).hint(format!(
                 "delete the clone first; `sealdisk clone {clone} NEW --full` makes a copy that needs nothing of it"

@@ -148,7 +148,7 @@ impl UnderWay {
         if !scrubs.iter().any(of_disk) {
             return;
         }
-        let is_left = disk.usage().map_or(true, |usage| usage.pending_scrub != Some(0));
+        let is_left = disk.admin().usage().map_or(true, |usage| usage.pending_scrub != Some(0));
         if rested.is_ok() && is_left {
             return;
         }

@@ -78,7 +78,7 @@ impl Shared {
                     Some(EntryState::Gone) => return None,
                     Some(EntryState::Closed) => break Condition::Closed,
                     Some(EntryState::Open(disk)) => {
-                        if let Some(disk_stats) = disk.try_stats() {
+                        if let Some(disk_stats) = disk.admin().try_stats() {
                             break Condition::Open(disk_stats);
                         }
                     }

@@ -12,12 +12,12 @@ fn revoked_keys_stop_everything_until_they_come_back() {
     let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
     disk.write(0, &[5; 512], Durability::Volatile).unwrap();
-    disk.suspend();
+    disk.admin().suspend();
     assert_eq!(disk.read(0, &mut [0; 512]).unwrap_err().kind(), ErrorKind::Revoked);
-    disk.forget_keys();
-    assert_eq!(disk.final_flush().unwrap_err().kind(), ErrorKind::Revoked);
+    disk.admin().forget_keys();
+    assert_eq!(disk.admin().final_flush().unwrap_err().kind(), ErrorKind::Revoked);
     assert_eq!(disk.flush().unwrap_err().kind(), ErrorKind::Revoked);
-    disk.resume(place.keys.clone()).unwrap();
+    disk.admin().resume(place.keys.clone()).unwrap();
     assert_eq!(read(&disk, 0, 512), vec![5; 512]);
     disk.flush().unwrap();
     drop(disk);
@@ -35,11 +35,11 @@ fn going_over_to_another_account_key_leaves_nothing_under_the_old_one() {
     let mut place = TestDisk::of(uuid, keys(&old, None), MIB, 0, true);
     let disk = place.open(true);
     disk.write(0, &[1; 4096], Durability::Fua).unwrap();
-    disk.set_encryption(false);
+    disk.admin().set_encryption(false);
     disk.write(4096, &[2; 512], Durability::Volatile).unwrap();
-    disk.set_encryption(true);
+    disk.admin().set_encryption(true);
     disk.write(8192, &[3; 512], Durability::Volatile).unwrap();
-    disk.rekey(keys(&new, Some(&old))).unwrap();
+    disk.admin().rekey(keys(&new, Some(&old))).unwrap();
     disk.write(16384, &[4; 512], Durability::Fua).unwrap();
     drop(disk);
 
@@ -69,7 +69,7 @@ fn going_over_can_be_repeated() {
         place.keys = keys(next, Some(next - 1));
         let disk = place.open(true);
         for _ in 0..next {
-            disk.rekey(place.keys.clone()).unwrap();
+            disk.admin().rekey(place.keys.clone()).unwrap();
         }
         disk.close().unwrap();
         place.keys = keys(next, None);
@@ -97,18 +97,18 @@ fn erased_data_keys_are_gone_from_where_they_lay_and_the_disk_says_so() {
 fn what_is_encrypted_under_a_key_is_counted() {
     let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
-    let encrypted_pages = |disk: &Disk| disk.layers()[0].sealed_blocks;
+    let encrypted_pages = |disk: &Disk| disk.admin().layers()[0].sealed_blocks;
     let before = encrypted_pages(&disk);
     for _ in 0..10 {
         disk.write(0, &[1; 8192], Durability::Volatile).unwrap();
     }
     assert_eq!(encrypted_pages(&disk) - before, 10 * 8192 / 16, "over the same pages too");
-    disk.maintain().unwrap();
-    assert_eq!(disk.settings().layers[0].encrypted_pages, 0, "not worth a sync yet");
+    disk.admin().maintain().unwrap();
+    assert_eq!(disk.admin().settings().layers[0].encrypted_pages, 0, "not worth a sync yet");
     disk.core.stack.state().entries[0].layer.count_encrypted(1 << 24);
-    disk.maintain().unwrap();
+    disk.admin().maintain().unwrap();
     let noted = encrypted_pages(&disk);
-    assert_eq!(disk.settings().layers[0].encrypted_pages * 32, noted);
+    assert_eq!(disk.admin().settings().layers[0].encrypted_pages * 32, noted);
     disk.write(0, &[1; 512], Durability::Fua).unwrap();
     drop(disk);
     assert_eq!(encrypted_pages(&place.open(true)), noted);

@@ -9,7 +9,7 @@ const MIB: u64 = 1 << 20;
 
 fn sweep_all(disk: &Disk, include_base: bool) {
     let mut page = 0;
-    while let Swept::Next { page: next, .. } = disk.sweep(page, include_base).unwrap() {
+    while let Swept::Next { page: next, .. } = disk.admin().sweep(page, include_base).unwrap() {
         page = next;
     }
 }
@@ -19,23 +19,23 @@ fn a_snapshot_keeps_what_it_saw() {
     let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
     disk.write(0, &[1; 4096], Durability::Volatile).unwrap();
-    disk.create_snapshot("one").unwrap();
-    assert_eq!(disk.create_snapshot("one").unwrap_err().kind(), ErrorKind::AlreadyExists);
+    disk.admin().create_snapshot("one").unwrap();
+    assert_eq!(disk.admin().create_snapshot("one").unwrap_err().kind(), ErrorKind::AlreadyExists);
     disk.write(0, &[2; 512], Durability::Volatile).unwrap();
     let one = disk.at_snapshot("one").unwrap();
     assert!(one.read_only());
     assert_eq!(one.write(0, &[0; 512], Durability::Volatile).unwrap_err().kind(), ErrorKind::ReadOnly);
     assert_eq!((read(&one, 0, 1024), read(&disk, 0, 512)), (vec![1; 1024], vec![2; 512]));
     assert_eq!(place.layer_files(), ["00000001.xts", "00000002.xts"]);
-    disk.scrub().unwrap();
+    disk.admin().scrub().unwrap();
     assert_eq!(read(&one, 0, 512), vec![1; 512], "what a snapshot sees is not punched");
-    disk.delete_snapshot("one").unwrap();
+    disk.admin().delete_snapshot("one").unwrap();
     assert_eq!(one.read(0, &mut [0; 512]).unwrap_err().kind(), ErrorKind::NotFound);
     // Else a copy of it would take what died with it for zeros.
     assert_eq!(one.runs(0, 4096, 8).unwrap_err().kind(), ErrorKind::NotFound);
-    assert_eq!(disk.usage().unwrap().pending_scrub, Some(512));
-    disk.scrub().unwrap();
-    assert_eq!(disk.usage().unwrap().pending_scrub, Some(0));
+    assert_eq!(disk.admin().usage().unwrap().pending_scrub, Some(512));
+    disk.admin().scrub().unwrap();
+    assert_eq!(disk.admin().usage().unwrap().pending_scrub, Some(0));
     assert_eq!(read(&disk, 0, 1024), [vec![2; 512], vec![1; 512]].concat());
 }
 
@@ -44,9 +44,9 @@ fn shrinking_and_growing_never_shows_old_content() {
     let place = TestDisk::new(MIB, MIB, true);
     let disk = place.open(true);
     disk.write(MIB - 4096, &[9; 4096], Durability::Volatile).unwrap();
-    disk.resize(MIB / 2).unwrap();
+    disk.admin().resize(MIB / 2).unwrap();
     assert_eq!(disk.read(MIB / 2, &mut [0; 512]).unwrap_err().kind(), ErrorKind::OutOfRange);
-    disk.resize(2 * MIB).unwrap();
+    disk.admin().resize(2 * MIB).unwrap();
     drop(disk);
     let disk = place.open(true);
     assert_eq!(disk.size(), 2 * MIB);
@@ -63,7 +63,7 @@ fn nothing_changes_the_footer_page_of_a_disk_that_shrank() {
     const SIZE: u64 = MIB / 2 + 3584;
     let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
-    disk.resize(SIZE).unwrap();
+    disk.admin().resize(SIZE).unwrap();
     let footer = read_blob(&disk, SIZE);
     assert!(footer.starts_with(b"conectix"));
     let refused = |result: Result<()>| assert_eq!(result.unwrap_err().kind(), ErrorKind::OutOfRange);
@@ -81,10 +81,10 @@ fn a_closed_disk_is_not_begun_anew() {
     disk.close().unwrap();
     let files = place.dir().list().unwrap();
     let refused = |result: Result<()>| assert_eq!(result.unwrap_err().kind(), ErrorKind::Shutdown);
-    refused(disk.create_snapshot("late").map(drop));
-    refused(disk.delete_snapshot("late"));
-    refused(disk.resize(2 * MIB));
-    refused(disk.detach_base().map(drop));
+    refused(disk.admin().create_snapshot("late").map(drop));
+    refused(disk.admin().delete_snapshot("late"));
+    refused(disk.admin().resize(2 * MIB));
+    refused(disk.admin().detach_base().map(drop));
     assert_eq!(place.dir().list().unwrap(), files, "the clean mark stands");
 }
 
@@ -99,10 +99,10 @@ fn any_range_is_read_ahead_to_its_end() {
         disk.cache(offset, len).unwrap();
     }
     assert_eq!(disk.cache(1, MIB).unwrap_err().kind(), ErrorKind::OutOfRange);
-    disk.create_snapshot("one").unwrap();
+    disk.admin().create_snapshot("one").unwrap();
     let one = disk.at_snapshot("one").unwrap();
     one.cache(0, MIB).unwrap();
-    disk.delete_snapshot("one").unwrap();
+    disk.admin().delete_snapshot("one").unwrap();
     assert_eq!(one.cache(0, MIB).unwrap_err().kind(), ErrorKind::NotFound);
 }
 
@@ -118,24 +118,24 @@ fn re_encryption_brings_everything_under_the_current_key() {
     let place = TestDisk::new(MIB, MIB / 2, false);
     let disk = place.open(false);
     disk.write(8192, &[3; 4096], Durability::Volatile).unwrap();
-    assert_eq!(disk.sweep(0, false).unwrap_err().kind(), ErrorKind::InUse);
-    disk.set_encryption(true);
-    assert_eq!(disk.sweep_remaining(false), 4096 + 512);
+    assert_eq!(disk.admin().sweep(0, false).unwrap_err().kind(), ErrorKind::InUse);
+    disk.admin().set_encryption(true);
+    assert_eq!(disk.admin().sweep_remaining(false), 4096 + 512);
     sweep_all(&disk, false);
-    assert_eq!(disk.sweep_remaining(false), 0);
-    let usage = disk.usage().unwrap();
+    assert_eq!(disk.admin().sweep_remaining(false), 0);
+    let usage = disk.admin().usage().unwrap();
     assert_eq!((usage.plain, usage.encrypted), (0, 4096 + 512));
-    assert!(!disk.detach_base().unwrap(), "the base is read still");
+    assert!(!disk.admin().detach_base().unwrap(), "the base is read still");
     sweep_all(&disk, true);
-    assert!(disk.detach_base().unwrap());
-    disk.rotate_key().unwrap();
+    assert!(disk.admin().detach_base().unwrap());
+    disk.admin().rotate_key().unwrap();
     disk.write(0, &[4; 512], Durability::Volatile).unwrap();
     sweep_all(&disk, false);
-    disk.scrub().unwrap();
+    disk.admin().scrub().unwrap();
     assert_eq!(place.layer_files().len(), 1, "{:?}", place.layer_files());
     assert_eq!(read(&disk, 8192, 4096), vec![3; 4096]);
     assert_eq!(read(&disk, 512, 512), base_page(1));
-    assert_eq!(disk.settings().base, None);
+    assert_eq!(disk.admin().settings().base, None);
 }
 
 /// Random lives against plain vectors, with an unclean end now and then.
@@ -168,31 +168,31 @@ fn lives_agree_with_a_model() {
                 11 => disk.flush().unwrap(),
                 12 => {
                     encryption = !encryption;
-                    disk.set_encryption(encryption);
+                    disk.admin().set_encryption(encryption);
                 }
-                13 => drop(disk.maintain().unwrap()),
+                13 => drop(disk.admin().maintain().unwrap()),
                 14 => {
                     let name = format!("s{step}");
-                    disk.create_snapshot(&name).unwrap();
+                    disk.admin().create_snapshot(&name).unwrap();
                     snapshots.push((name, model.clone()));
                 }
                 15 if !snapshots.is_empty() => {
                     let (name, _) = snapshots.remove(rng.random_range(0..snapshots.len()));
-                    disk.delete_snapshot(&name).unwrap();
+                    disk.admin().delete_snapshot(&name).unwrap();
                 }
                 16 if !snapshots.is_empty() && rng.random_range(0..3) == 0 => {
                     let index = rng.random_range(0..snapshots.len());
-                    disk.roll_back(&snapshots[index].0).unwrap();
+                    disk.admin().roll_back(&snapshots[index].0).unwrap();
                     model = snapshots[index].1.clone();
                     snapshots.truncate(index + 1);
                 }
                 17 if rng.random() => {
                     let new = rng.random_range(1..=pages * 2) as usize * 512;
-                    disk.resize(new as u64).unwrap();
+                    disk.admin().resize(new as u64).unwrap();
                     model.resize(new, 0);
                 }
-                18 => disk.scrub().unwrap(),
-                19 => disk.rotate_key().unwrap(),
+                18 => disk.admin().scrub().unwrap(),
+                19 => disk.admin().rotate_key().unwrap(),
                 20 if encryption => sweep_all(&disk, rng.random()),
                 21 => {
                     disk.close().unwrap();
@@ -212,8 +212,8 @@ fn lives_agree_with_a_model() {
         for (name, content) in &snapshots {
             assert!(read(&disk.at_snapshot(name).unwrap(), 0, content.len()) == *content, "seed {seed} {name}");
         }
-        disk.scrub().unwrap();
-        let usage = disk.usage().unwrap();
+        disk.admin().scrub().unwrap();
+        let usage = disk.admin().usage().unwrap();
         assert_eq!(usage.base + usage.plain + usage.encrypted + usage.zero, disk.blob_size());
         assert_eq!(usage.pending_scrub, Some(0), "seed {seed}");
     }

@@ -52,8 +52,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-pub use self::admin::audit::Audited;
-pub use self::admin::sweep::Swept;
+pub use self::admin::{Audited, DiskAdmin, Swept};
 pub use self::commit::log::Snapshot;
 use self::core::Core;
 pub(crate) use self::create::check_size;
@@ -64,9 +63,8 @@ use self::stack::resolve::View;
 pub use self::stack::stats::DiskStats;
 use self::table::key_slots;
 pub use self::table::settings::{DiskSettings, Kind, LayerRecord, Parent, Unfinished};
-use crate::base::{BaseImage, BaseRecord, DeletedFile};
+use crate::base::{BaseImage, BaseRecord};
 use crate::crypto::keyring::DiskKeys;
-use crate::crypto::secret::SecretBytes;
 use crate::io::Dir;
 use crate::{Error, ErrorKind, PAGE, Result};
 pub use table::layer_table::check_room;
@@ -149,7 +147,7 @@ pub struct Usage {
     pub zero: u64,
     /// Bytes no longer reachable but not yet punched; `None`: not known yet after an unclean end.
     pub pending_scrub: Option<u64>,
-    /// Bytes stored that no record names, which [`Disk::scrub`] leaves alone: all of them where `pending_scrub` is
+    /// Bytes stored that no record names, which [`DiskAdmin::scrub`] leaves alone: all of them where `pending_scrub` is
     /// known.
     pub unaccounted: u64,
 }
@@ -170,8 +168,8 @@ pub fn has_keys(dir: &dyn Dir) -> bool {
 }
 
 /// An open disk: the block-device view of one page blob. Ranges are bytes; any alignment is served.
-/// All methods may be called from many threads at once. The disk starts no thread. What it can do with
-/// snapshots stands in `snapshots.rs`.
+/// All methods may be called from many threads at once. The disk starts no thread. What is no input or output is asked
+/// of its [`DiskAdmin`].
 #[derive(Debug)]
 pub struct Disk {
     core: Arc<Core>,
@@ -218,36 +216,6 @@ impl Disk {
 
     pub fn uuid(&self) -> Uuid {
         self.core.uuid
-    }
-
-    /// Looks at the files of its base, as [`BaseImage::check`].
-    pub fn check_base(&self) -> Result<Option<DeletedFile>> {
-        self.core.base().map_or(Ok(None), |base| base.check())
-    }
-
-    /// Opened after an unclean end: pages that were found in logs and notes.
-    pub fn recovered(&self) -> Option<u64> {
-        self.core.recovered
-    }
-
-    /// Whether nobody else looks at the disk, through a snapshot neither.
-    pub fn is_alone(&self) -> bool {
-        Arc::strong_count(&self.core) == 1
-    }
-
-    /// Whether a sync failed, so that no change is taken any more.
-    pub fn is_poisoned(&self) -> bool {
-        self.core.commit.poison().is_set()
-    }
-
-    /// Numbers for whoever watches the server. `None`: it would wait; ask again.
-    pub fn try_stats(&self) -> Option<DiskStats> {
-        self.core.try_stats()
-    }
-
-    /// A copy of the disk's settings as they are now.
-    pub fn settings(&self) -> DiskSettings {
-        self.core.settings()
     }
 
     fn check(&self, offset: u64, len: u64, size: u64) -> Result<()> {
@@ -361,160 +329,9 @@ impl Disk {
         self.core.runs(self.view, Core::pages_of(offset, len), limit)
     }
 
-    /// Counts the whole blob, footer page included.
-    pub fn usage(&self) -> Result<Usage> {
-        Ok(self.usage_and_keys()?.0)
-    }
-
-    /// The same with the pages under each data key, own ones first; together they are `encrypted`.
-    pub fn usage_and_keys(&self) -> Result<(Usage, Vec<KeyUsage>)> {
-        self.core.usage_through()
-    }
-
-    /// Bytes that the layers hold, whether the live disk, a snapshot or a clone reads them.
-    pub fn stored(&self) -> Stored {
-        self.core.stored()
-    }
-
-    /// In a clone: what it, or a snapshot of it, reads from the layers of other disks.
-    pub fn inherited(&self) -> Result<Vec<Inherited>> {
-        self.core.inherited()
-    }
-
-    /// The layers, bottom to top.
-    pub fn layers(&self) -> Vec<LayerUsage> {
-        self.core.layers()
-    }
-
-    /// Keeps only what the snapshots `keep` ([`Snapshot::id`]) see: every other snapshot goes, and the live disk
-    /// becomes what the newest of them sees. Durable when this returns; cut off by a crash it is to be called again.
-    /// `false`: there was nothing to do. [`ErrorKind::NotFound`]: the disk has not all of them, and nothing is changed.
-    pub fn keep_only(&self, keep: &[u32]) -> Result<bool> {
-        self.check_live()?;
-        self.core.keep_only(keep)
-    }
-
-    /// Changes `parent`, `hidden` or `unfinished` of the settings, as one replacement of their file.
-    pub fn change_settings(&self, change: impl FnOnce(&mut DiskSettings)) -> Result<()> {
-        self.check_live()?;
-        self.core.change_settings(change)
-    }
-
-    /// Makes the disk `size` bytes long, a multiple of 512. What a shrink cuts off is gone for good.
-    pub fn resize(&self, size: u64) -> Result<()> {
-        self.check_live()?;
-        self.core.resize(size)
-    }
-
-    /// Gives the disk another name; that it is unique is the caller's business.
-    pub fn rename(&self, name: &str) -> Result<()> {
-        self.check_live()?;
-        self.core.rename(name)
-    }
-
-    /// Records another place, or more about the identity, of the same base image.
-    pub fn set_base(&self, base: BaseRecord) -> Result<()> {
-        self.check_live()?;
-        self.core.change_settings(|settings| settings.base = Some(base))
-    }
-
-    /// From now on new writes are stored under a fresh data key.
-    pub fn rotate_key(&self) -> Result<()> {
-        self.check_live()?;
-        self.core.rotate_key()
-    }
-
-    /// One step of bringing what was stored before under the current key, from page `page` on; with `include_base` the
-    /// pages read from the base too. [`ErrorKind::InUse`] while encryption is off.
-    pub fn sweep(&self, page: u64, include_base: bool) -> Result<Swept> {
-        self.check_live()?;
-        self.core.sweep(page, include_base)
-    }
-
-    /// Lets go of a base, or of the disk that this one is a clone of, where neither the disk nor a snapshot reads it
-    /// any more. Durable when this returns. `false`: something does.
-    pub fn detach_base(&self) -> Result<bool> {
-        self.check_live()?;
-        self.core.detach_base()
-    }
-
-    /// Bytes that [`Disk::sweep`] has still to store.
-    pub fn sweep_remaining(&self, include_base: bool) -> u64 {
-        self.core.sweep_remaining(include_base)
-    }
-
-    /// [`ErrorKind::NoSpace`] while the file system is too full for what wants a new layer: to be asked before the
-    /// switch is turned.
-    pub fn check_room(&self) -> Result<()> {
-        self.core.check_room()
-    }
-
-    /// How new writes are stored from now on; the caller has made the account's setting durable. Waits for the
-    /// changes in flight and touches nothing stored.
-    pub fn set_encryption(&self, on: bool) {
-        self.core.set_encryption(on);
-    }
-
-    /// Admits nothing any more, reads neither: from here on everything fails with [`ErrorKind::Revoked`]. Waits for
-    /// what is in flight. To be followed by [`Disk::final_flush`] within the time that is allowed, then
-    /// [`Disk::forget_keys`].
-    pub fn suspend(&self) {
-        self.core.suspend();
-    }
-
-    /// The last flush of a barred disk.
-    pub fn final_flush(&self) -> Result<()> {
-        self.core.flush_unchecked()
-    }
-
-    /// Lets go of every key; the last to hold one zeroizes it. What was not flushed stays pending.
-    pub fn forget_keys(&self) {
-        self.core.forget_keys();
-    }
-
-    /// Takes the keys again and serves. [`ErrorKind::Corrupt`]: they do not unwrap this disk's data keys.
-    pub fn resume(&self, keys: DiskKeys) -> Result<()> {
-        self.core.resume(keys)
-    }
-
-    /// Reads settings, keys, checkpoint and logs again, checks every checksum and MAC, and compares the state they give
-    /// with the live one. [`ErrorKind::Corrupt`] says what differs. Changes nothing.
-    pub fn verify(&self) -> Result<()> {
-        self.core.verify()
-    }
-
-    /// Looks at what layer `layer` really stores, a piece from page `page` on.
-    pub fn audit(&self, layer: u32, page: u64) -> Result<Audited> {
-        self.core.audit(layer, page)
-    }
-
-    /// The 64 bytes of the data key of an encrypted layer, for an auditor. [`ErrorKind::NotFound`]: no such layer.
-    pub fn reveal_key(&self, layer: u32) -> Result<SecretBytes> {
-        self.core.reveal_key(layer)
-    }
-
-    /// Goes over to the current account key of `keys`, which also know the one in force until now. Once this returns
-    /// `Ok` nothing of the disk needs that one any more; else, and after a crash, it is to be called again.
-    pub fn rekey(&self, keys: DiskKeys) -> Result<()> {
-        self.core.rekey(keys)
-    }
-
-    /// One step of background work: punching what is dead, writing a checkpoint, removing empty layers. `Ok(true)`:
-    /// more is left. To be called from a thread of the registry after [`Options::wake`].
-    pub fn maintain(&self) -> Result<bool> {
-        self.core.upkeep()
-    }
-
-    /// Flushes, then punches all that is dead and makes that durable. Under concurrent changes more may have died by
-    /// then: [`Disk::usage`] says. What no record names stays ([`Usage::unaccounted`]): it is what a crash left of
-    /// writes that never were durable, or data of which the records were lost, and nothing tells one from the other.
-    pub fn scrub(&self) -> Result<()> {
-        self.core.scrub(false)
-    }
-
-    /// As [`Disk::scrub`], and punches what no record names, for good.
-    pub fn scrub_unaccounted(&self) -> Result<()> {
-        self.core.scrub(true)
+    /// What else it can be asked and told: its settings, its snapshots, its keys, upkeep, reports.
+    pub fn admin(&self) -> DiskAdmin<'_> {
+        DiskAdmin(self)
     }
 
     /// Flushes and leaves a clean mark. Later changes fail with [`crate::ErrorKind::Shutdown`].

@@ -42,7 +42,8 @@ pub struct Options {
     pub clock: fn() -> u64,
     /// Time since some moment, to tell what syncs cost.
     pub ticks: fn() -> Duration,
-    /// Called when [`Disk::maintain`] has something to do. It must not call the disk: locks may be held.
+    /// Called when [`crate::disk::DiskAdmin::maintain`] has something to do. It must not call the disk: locks may be
+    /// held.
     pub wake: Arc<dyn Fn() + Send + Sync>,
 }
 

@@ -112,7 +112,7 @@ fn of_64_gib_with_every_second_page_stored() {
     std::fs::write(&path, content).unwrap();
 
     let (disk, _) = place.open(true);
-    let usage = disk.usage().unwrap();
+    let usage = disk.admin().usage().unwrap();
     assert_eq!((usage.encrypted, usage.plain), (SIZE / 4 + 512, SIZE / 4 + 512));
     drop(disk);
     report("reopening 64 GiB, every second page stored, closed before", place.median(drop));

@@ -23,26 +23,26 @@ fn changes_between_snapshots_are_told_and_no_others() {
     let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
     write(&disk, 0, 8);
-    let first = disk.create_snapshot("first").unwrap().id;
-    assert_eq!(disk.changed_since(first, None).unwrap(), []);
+    let first = disk.admin().create_snapshot("first").unwrap().id;
+    assert_eq!(disk.admin().changed_since(first, None).unwrap(), []);
     write(&disk, 2, 2);
     disk.zero(4 * 512, 512, Durability::Volatile).unwrap();
-    let second = disk.create_snapshot("second").unwrap().id;
-    disk.resize(MIB + 1024).unwrap();
+    let second = disk.admin().create_snapshot("second").unwrap().id;
+    disk.admin().resize(MIB + 1024).unwrap();
     write(&disk, 100, 1);
     let change = |start, pages, cleared| Change { start, pages, cleared };
     let between = [change(2, 2, false), change(4, 1, true)];
-    assert_eq!(disk.changed_since(first, Some(second)).unwrap(), between);
+    assert_eq!(disk.admin().changed_since(first, Some(second)).unwrap(), between);
     // What grew is all new; the footer that lay there is none of the disk's content.
     let since = [change(100, 1, false), change(PAGES, 2, true)];
-    assert_eq!(disk.changed_since(second, None).unwrap(), since);
-    assert_eq!(disk.changed_since(first, None).unwrap(), [between, since].concat());
+    assert_eq!(disk.admin().changed_since(second, None).unwrap(), since);
+    assert_eq!(disk.admin().changed_since(first, None).unwrap(), [between, since].concat());
     // In parts, also from within a run.
-    assert_eq!(disk.changed_from(3, 2, first, None).unwrap(), [change(3, 1, false), change(4, 1, true)]);
-    assert_eq!(disk.changed_from(4, 1, first, Some(second)).unwrap(), [change(4, 1, true)]);
-    assert_eq!(disk.changed_from(u64::MAX, 9, first, None).unwrap(), []);
-    assert_eq!(kind_of(disk.changed_since(second, Some(first))), ErrorKind::InvalidInput);
-    assert_eq!(kind_of(disk.changed_since(second + 1, None)), ErrorKind::NotFound);
+    assert_eq!(disk.admin().changed_from(3, 2, first, None).unwrap(), [change(3, 1, false), change(4, 1, true)]);
+    assert_eq!(disk.admin().changed_from(4, 1, first, Some(second)).unwrap(), [change(4, 1, true)]);
+    assert_eq!(disk.admin().changed_from(u64::MAX, 9, first, None).unwrap(), []);
+    assert_eq!(kind_of(disk.admin().changed_since(second, Some(first))), ErrorKind::InvalidInput);
+    assert_eq!(kind_of(disk.admin().changed_since(second + 1, None)), ErrorKind::NotFound);
 }
 
 #[test]
@@ -54,20 +54,24 @@ fn an_audit_finds_what_is_not_as_it_should_be() {
     disk.flush().unwrap();
     // The footer is held as well.
     let sound = Audited { held: 19, ..Audited::default() };
-    assert_eq!(disk.audit(1, 0).unwrap(), sound);
+    assert_eq!(disk.admin().audit(1, 0).unwrap(), sound);
     let file = std::fs::OpenOptions::new().write(true).open(place.folder.path().join("layers/00000001.xts")).unwrap();
     let put = |page: u64, bytes: [u8; PAGE]| file.write_all_at(&bytes, page * PAGE as u64).unwrap();
     put(0, [7; PAGE]);
     put(1200, [0; PAGE]);
     put(40, [1; PAGE]);
-    assert_eq!(disk.audit(1, 0).unwrap(), Audited { clear: 1, missing: 1, left: 1, ..sound });
+    assert_eq!(disk.admin().audit(1, 0).unwrap(), Audited { clear: 1, missing: 1, left: 1, ..sound });
     // From a page on.
-    assert_eq!(disk.audit(1, 1024).unwrap(), Audited { held: 3, missing: 1, ..Audited::default() });
-    assert_eq!(disk.audit(1, u64::MAX / 2).unwrap(), Audited::default());
-    assert_eq!(kind_of(disk.audit(2, 0)), ErrorKind::NotFound);
-    disk.set_encryption(false);
+    assert_eq!(disk.admin().audit(1, 1024).unwrap(), Audited { held: 3, missing: 1, ..Audited::default() });
+    assert_eq!(disk.admin().audit(1, u64::MAX / 2).unwrap(), Audited::default());
+    assert_eq!(kind_of(disk.admin().audit(2, 0)), ErrorKind::NotFound);
+    disk.admin().set_encryption(false);
     write(&disk, 50, 1);
-    assert_eq!(disk.audit(2, 0).unwrap(), Audited { held: 1, ..Audited::default() }, "plain is as it should be there");
+    assert_eq!(
+        disk.admin().audit(2, 0).unwrap(),
+        Audited { held: 1, ..Audited::default() },
+        "plain is as it should be there"
+    );
 }
 
 /// A snapshot of another disk: an encrypted page, a plain one, and nothing, in turn.
@@ -113,13 +117,13 @@ fn a_clone_tells_how_the_other_disk_stores_its_pages() {
     let states: Vec<_> = disk.runs(0, 6 * 512, 10).unwrap().iter().map(|run| (run.pages, run.state)).collect();
     assert_eq!(states, [(3, PageState::Encrypted), (1, through(true)), (1, through(false)), (1, PageState::Zero)]);
     assert_eq!(disk.runs(0, MIB, 2).unwrap().len(), 2, "no more than asked for");
-    let usage = disk.usage().unwrap();
+    let usage = disk.admin().usage().unwrap();
     // 2,045 pages are read from the other disk, encrypted ones first.
     assert_eq!((usage.base, usage.plain, usage.zero), (0, 682 * 512, 681 * 512));
     assert_eq!(usage.encrypted, (682 + 3 + 1) * 512);
     // Its own key, of the three pages and the footer, and the other disk's.
     let own = KeyUsage {
-        disk: disk.settings().uuid,
+        disk: disk.admin().settings().uuid,
         layer: 1,
         pages: 4,
         current: true,
@@ -128,7 +132,7 @@ fn a_clone_tells_how_the_other_disk_stores_its_pages() {
     };
     let other =
         KeyUsage { disk: OTHER, layer: 5, pages: 682, current: false, sealed_blocks: None, rotation_due: false };
-    assert_eq!(disk.usage_and_keys().unwrap(), (usage, vec![own, other]));
+    assert_eq!(disk.admin().usage_and_keys().unwrap(), (usage, vec![own, other]));
 }
 
 /// Every other page is stored; counts what it was asked to visit.
@@ -196,15 +200,15 @@ fn what_cannot_be_is_refused_by_its_kind() {
 
     let disk = place.open(true);
     for size in [0, 513, open::SIZE_LIMIT + 512] {
-        assert_eq!(kind_of(disk.resize(size)), ErrorKind::InvalidInput);
+        assert_eq!(kind_of(disk.admin().resize(size)), ErrorKind::InvalidInput);
     }
     for name in ["", "a@b", "a\0", &"x".repeat(256)] {
-        assert_eq!(kind_of(disk.create_snapshot(name)), ErrorKind::InvalidInput, "{name:?}");
+        assert_eq!(kind_of(disk.admin().create_snapshot(name)), ErrorKind::InvalidInput, "{name:?}");
     }
-    assert_eq!(kind_of(disk.reveal_key(9)), ErrorKind::NotFound);
+    assert_eq!(kind_of(disk.admin().reveal_key(9)), ErrorKind::NotFound);
     assert_eq!(kind_of(disk.write(MIB, &[0; 512], Durability::Volatile)), ErrorKind::OutOfRange);
-    disk.rename("vhds/renamed").unwrap();
-    assert_eq!(disk.settings().name, "vhds/renamed");
+    disk.admin().rename("vhds/renamed").unwrap();
+    assert_eq!(disk.admin().settings().name, "vhds/renamed");
     write(&disk, 4, 4);
     disk.cache(0, MIB).unwrap();
     assert_eq!(read(&disk, 4 * 512, 512), [7; 512]);

@@ -99,17 +99,17 @@ fn a_layer_that_has_gone_stores_nothing_and_one_that_never_was_is_refused() {
     let place = TestDisk::new(1 << 20, 0, true);
     let disk = place.open(true);
     disk.write(0, &[1; 4096], Durability::Volatile).unwrap();
-    assert_eq!(disk.audit(1, 0).unwrap().held, 8 + 1, "with the footer");
-    disk.rotate_key().unwrap();
+    assert_eq!(disk.admin().audit(1, 0).unwrap().held, 8 + 1, "with the footer");
+    disk.admin().rotate_key().unwrap();
     let mut page = 0;
-    while let Swept::Next { page: next, .. } = disk.sweep(page, false).unwrap() {
+    while let Swept::Next { page: next, .. } = disk.admin().sweep(page, false).unwrap() {
         page = next;
     }
-    disk.scrub().unwrap();
+    disk.admin().scrub().unwrap();
     assert_eq!(place.layer_files(), ["00000002.xts"]);
-    assert_eq!(disk.audit(1, 0).unwrap(), Audited::default());
+    assert_eq!(disk.admin().audit(1, 0).unwrap(), Audited::default());
     for never in [0, 3, u32::MAX] {
-        assert_eq!(disk.audit(never, 0).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(disk.admin().audit(never, 0).unwrap_err().kind(), ErrorKind::NotFound);
     }
 }
 
@@ -123,7 +123,10 @@ fn a_new_disk_reads_as_zeros_and_ends_with_a_footer() {
     let runs = disk.runs(0, disk.blob_size(), 100).unwrap();
     assert_eq!(runs.len(), 2);
     assert_eq!((runs[1].start, runs[1].pages, runs[1].state), (2048, 1, PageState::Encrypted));
-    assert_eq!(disk.usage().unwrap(), Usage { encrypted: 512, zero: MIB, pending_scrub: Some(0), ..Usage::default() });
+    assert_eq!(
+        disk.admin().usage().unwrap(),
+        Usage { encrypted: 512, zero: MIB, pending_scrub: Some(0), ..Usage::default() }
+    );
 }
 
 #[test]
@@ -132,9 +135,9 @@ fn the_switch_changes_new_writes_only() {
     let disk = place.open(true);
     let page = |byte: u8| vec![byte; PAGE];
     disk.write(0, &page(b'a'), Durability::Volatile).unwrap();
-    disk.set_encryption(false);
+    disk.admin().set_encryption(false);
     disk.write(512, &page(b'b'), Durability::Fua).unwrap();
-    disk.set_encryption(true);
+    disk.admin().set_encryption(true);
     disk.write(1024, &page(b'c'), Durability::Volatile).unwrap();
     disk.flush().unwrap();
     let states: Vec<_> = disk.runs(0, 2048, 100).unwrap().iter().map(|run| (run.start, run.state)).collect();
@@ -145,17 +148,17 @@ fn the_switch_changes_new_writes_only() {
     assert_ne!(place.stored("00000003.xts", 2), page(b'c'));
     // Rewritten under the other setting: the plaintext dies, and is gone after a scrub.
     disk.write(512, &page(b'd'), Durability::Volatile).unwrap();
-    assert_eq!(disk.usage().unwrap().pending_scrub, Some(512));
-    disk.scrub().unwrap();
-    assert_eq!(disk.usage().unwrap().pending_scrub, Some(0));
+    assert_eq!(disk.admin().usage().unwrap().pending_scrub, Some(512));
+    disk.admin().scrub().unwrap();
+    assert_eq!(disk.admin().usage().unwrap().pending_scrub, Some(0));
     assert!(!place.layer_files().contains(&"00000002.plain".to_string()), "an empty layer goes");
     drop(disk);
     let disk = place.open(true);
-    assert_eq!(disk.usage().unwrap().pending_scrub, None, "unknown after an unclean end");
+    assert_eq!(disk.admin().usage().unwrap().pending_scrub, None, "unknown after an unclean end");
     let expected = [page(b'a'), page(b'd'), page(b'c'), base_page(3).to_vec()].concat();
     assert_eq!(read(&disk, 0, 2048), expected);
-    disk.scrub().unwrap();
-    assert_eq!(disk.usage().unwrap().pending_scrub, Some(0));
+    disk.admin().scrub().unwrap();
+    assert_eq!(disk.admin().usage().unwrap().pending_scrub, Some(0));
 }
 
 #[test]
@@ -163,8 +166,8 @@ fn toggling_without_writing_makes_no_layer() {
     let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
     for _ in 0..10 {
-        disk.set_encryption(false);
-        disk.set_encryption(true);
+        disk.admin().set_encryption(false);
+        disk.admin().set_encryption(true);
     }
     disk.write(0, &[1; 512], Durability::Fua).unwrap();
     assert_eq!(place.layer_files(), ["00000001.xts"]);
@@ -190,7 +193,7 @@ fn unaligned_ranges_and_zeroing() {
     assert_eq!(disk.write(0, &[0; 512], Durability::Volatile).unwrap_err().kind(), ErrorKind::Shutdown);
     drop(disk);
     let disk = place.open(true);
-    assert!(disk.usage().unwrap().pending_scrub.is_some(), "a clean close keeps the dead known");
+    assert!(disk.admin().usage().unwrap().pending_scrub.is_some(), "a clean close keeps the dead known");
     assert!(read(&disk, 0, MIB as usize) == model);
 }
 
@@ -206,7 +209,7 @@ fn many_rounds_turn_the_log_over() {
         // Every second page, so that extents do not merge.
         disk.write(step * 1024, &[step as u8; 512], Durability::Volatile).unwrap();
         if step % 97 == 0 {
-            disk.maintain().unwrap();
+            disk.admin().maintain().unwrap();
         }
     }
     disk.flush().unwrap();
@@ -265,7 +268,7 @@ fn read_only_changes_nothing() {
     disk.close().unwrap();
     assert_eq!(place.dir().list().unwrap(), before);
     let locked = Disk::open(place.dir(), None, None, Access::ReadOnly, true, Options::default()).unwrap();
-    assert_eq!(locked.usage().unwrap().encrypted, 4096 + 512);
+    assert_eq!(locked.admin().usage().unwrap().encrypted, 4096 + 512);
     assert_eq!(locked.read(0, &mut [0; 512]).unwrap_err().kind(), ErrorKind::Revoked);
 }
 
@@ -284,13 +287,13 @@ fn many_threads_share_rounds() {
                         disk.flush().unwrap();
                     }
                     if step % 20 == 0 && thread == 0 {
-                        disk.set_encryption(step % 40 == 0);
+                        disk.admin().set_encryption(step % 40 == 0);
                     }
                     assert_eq!(read(disk, at, 1024), vec![thread as u8 + 1; 1024]);
                 }
             });
         }
-        scope.spawn(|| (0..50).for_each(|_| assert!(disk.maintain().is_ok())));
+        scope.spawn(|| (0..50).for_each(|_| assert!(disk.admin().maintain().is_ok())));
     });
     disk.flush().unwrap();
     drop(disk);
@@ -307,25 +310,25 @@ fn verifying_an_open_disk_finds_what_was_changed_under_it() {
     let place = TestDisk::new(MIB, 0, true);
     let disk = place.open(true);
     disk.write(0, &[1; 4096], Durability::Volatile).unwrap();
-    disk.create_snapshot("one").unwrap();
+    disk.admin().create_snapshot("one").unwrap();
     disk.zero(512, 512, Durability::Volatile).unwrap();
-    disk.verify().unwrap();
+    disk.admin().verify().unwrap();
     let name = place.dir().list().unwrap().into_iter().rfind(|n| n.starts_with("log.") && n != "log.next").unwrap();
     let path = place.folder.path().join(name);
     let good = std::fs::read(&path).unwrap();
     let mut bad = good.clone();
     bad[4096 + 80] ^= 1;
     std::fs::write(&path, &bad).unwrap();
-    assert_eq!(disk.verify().unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(disk.admin().verify().unwrap_err().kind(), ErrorKind::Corrupt);
     // A torn end is no damage, but then the open disk knows more than what is stored.
     bad[4096..].fill(0);
     std::fs::write(&path, &bad).unwrap();
-    assert_eq!(disk.verify().unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(disk.admin().verify().unwrap_err().kind(), ErrorKind::Corrupt);
     std::fs::write(&path, &good).unwrap();
-    disk.verify().unwrap();
+    disk.admin().verify().unwrap();
     disk.close().unwrap();
-    disk.verify().unwrap();
-    place.try_open(Access::ReadOnly, true).unwrap().verify().unwrap();
+    disk.admin().verify().unwrap();
+    place.try_open(Access::ReadOnly, true).unwrap().admin().verify().unwrap();
 }
 
 #[test]
@@ -353,7 +356,7 @@ fn what_was_answered_outlives_the_process_but_not_the_kernel() {
         disk.write(u64::from(step) * 1024, &page(step + 1), Durability::Volatile).unwrap();
     }
     disk.zero(512, 512, Durability::Volatile).unwrap();
-    disk.set_encryption(false);
+    disk.admin().set_encryption(false);
     disk.write(2048, &page(99), Durability::Volatile).unwrap();
     drop(disk);
     let check = |disk: &Disk| {
@@ -367,7 +370,7 @@ fn what_was_answered_outlives_the_process_but_not_the_kernel() {
     let looking = open_as(1, Access::ReadOnly);
     check(&looking);
     looking.flush().unwrap();
-    looking.verify().unwrap();
+    looking.admin().verify().unwrap();
     drop(looking);
     for _ in 0..3 {
         check(&open(1));

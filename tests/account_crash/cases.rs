@@ -154,7 +154,7 @@ fn a_write_makes_a_layer(disk: &SimDisk) -> Result<(), String> {
     let registry = rig::open(disk).map_err(said)?;
     for name in ["a", "z"] {
         let newest = |registry: &Registry| {
-            let layers = registry.disk(&blob(name)).map_err(said)?.layers();
+            let layers = registry.disk(&blob(name)).map_err(said)?.admin().layers();
             Ok::<u32, String>(layers.iter().map(|layer| layer.id).max().unwrap_or_default())
         };
         let before = newest(&registry)?;
@@ -434,7 +434,7 @@ fn no_key_is_left(disk: &SimDisk) -> Result<(), String> {
     let registry = rig::open(disk).map_err(|error| error.to_string())?;
     let mut known = BTreeSet::new();
     for (name, uuid) in registry.names() {
-        let layers = registry.disk(&name).map_err(|error| error.to_string())?.layers().into_iter();
+        let layers = registry.disk(&name).map_err(|error| error.to_string())?.admin().layers().into_iter();
         let sealed = layers.filter(|layer| layer.kind == Kind::Xts);
         known.extend(sealed.map(|layer| (uuid.to_string(), layer.id)));
     }

@@ -90,7 +90,7 @@ fn go_on_with_others(case: &Case, disk: &SimDisk, at: u64, fault: Fault, rng: &m
         }
     }
     // Another disk than that of the failure is served on.
-    let is_hit = registry.disk(&cases::blob("z")).is_ok_and(|disk| disk.is_poisoned());
+    let is_hit = registry.disk(&cases::blob("z")).is_ok_and(|disk| disk.admin().is_poisoned());
     if registry.locked().is_none() && !is_hit {
         told("writing to another disk", cases::write(&registry, "z", 0..4, 9))?;
     }

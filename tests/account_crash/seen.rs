@@ -111,7 +111,7 @@ fn content(registry: &Registry, name: &BlobName) -> Result<Result<Content, Error
 }
 
 fn content_of(registry: &Registry, disk: &Disk, unfinished: Option<u64>) -> sealdisk::Result<Content> {
-    disk.verify()?;
+    disk.admin().verify()?;
     let snapshots = disk.snapshots().into_iter().map(|line| {
         let view = disk.at_snapshot(&line.name)?;
         Ok((short(&line.name), pages(&view, view.size())?))
@@ -124,7 +124,7 @@ fn content_of(registry: &Registry, disk: &Disk, unfinished: Option<u64>) -> seal
             let deleted = if line.ends_with("(deleted)") { " (deleted)" } else { "" };
             format!("{disk}{deleted}")
         }),
-        base: disk.settings().base.map(|base| base.path),
+        base: disk.admin().settings().base.map(|base| base.path),
         unfinished,
     })
 }

@@ -248,7 +248,7 @@ fn ask(registry: &Registry, op: &Op, model: &Model) -> Done {
         Op::Scrub { name } => {
             cases::ask(registry, Request::Scrub { name: blob(name).into(), wait: true, unaccounted: true })
         }
-        Op::Maintain { name } => Ok(registry.disk(&blob(name))?.maintain().map(drop)?),
+        Op::Maintain { name } => Ok(registry.disk(&blob(name))?.admin().maintain().map(drop)?),
         Op::Reencrypt { name } => cases::sweep(registry, name, true),
         Op::Reopen { .. } => Ok(()),
     }

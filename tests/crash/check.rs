@@ -177,7 +177,7 @@ pub(crate) fn check_nothing_dead(world: &SimDisk, content: &Content) -> Result<(
 
 /// Nothing dead but what the disk says is to be scrubbed yet, or is in no record.
 pub(crate) fn check_pending(world: &SimDisk, disk: &Disk, content: &Content) -> Result<(), String> {
-    let usage = disk.usage().map_err(failed("usage"))?;
+    let usage = disk.admin().usage().map_err(failed("usage"))?;
     let dead = dead_pages(world, content);
     match usage.pending_scrub {
         Some(pending) if ((dead.len() * PAGE) as u64) > pending + usage.unaccounted => Err(format!(
@@ -320,14 +320,14 @@ fn fail_inside(rig: &Rig, image: &SimDisk, encryption: bool, rng: &mut SimRng) -
 /// Scrubs a disk that nobody uses: all is as it was, and nothing dead is left but what no record names; once that is
 /// given up too, nothing at all, also after a power cut.
 pub(crate) fn scrubbed(world: &SimDisk, disk: &Disk, before: &Content, rng: &mut SimRng) -> Result<(), String> {
-    disk.scrub().map_err(failed("scrubbing"))?;
-    let usage = disk.usage().map_err(failed("usage"))?;
+    disk.admin().scrub().map_err(failed("scrubbing"))?;
+    let usage = disk.admin().usage().map_err(failed("usage"))?;
     if usage.pending_scrub != Some(0) {
         return Err(format!("{:?} bytes are pending after a scrub", usage.pending_scrub));
     }
     check_pending(world, disk, before)?;
-    disk.scrub_unaccounted().map_err(failed("scrubbing what no record names"))?;
-    let usage = disk.usage().map_err(failed("usage"))?;
+    disk.admin().scrub_unaccounted().map_err(failed("scrubbing what no record names"))?;
+    let usage = disk.admin().usage().map_err(failed("usage"))?;
     if (usage.pending_scrub, usage.unaccounted) != (Some(0), 0) {
         return Err(format!("{usage:?} after a scrub of everything"));
     }

@@ -87,7 +87,7 @@ fn may_be_refused(solo: &mut Solo, step: Step) -> std::result::Result<(), String
 fn is_held(solo: &Solo, page: usize) -> std::result::Result<bool, String> {
     let content = solo.verify()?;
     let disk = solo.disk.as_ref().expect("it is open");
-    let newest = disk.layers().last().map(|layer| layer.id);
+    let newest = disk.admin().layers().last().map(|layer| layer.id);
     let is_seen = disk.snapshots().iter().any(|line| Some(line.sees) >= newest);
     Ok(newest.is_some() && content.layers[page] == newest && !is_seen)
 }

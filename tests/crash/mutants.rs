@@ -133,8 +133,8 @@ fn a_sweep_and_the_switch(seed: u64) -> Result<(), String> {
         Ok::<_, String>(Arc::new(solo.disk.take().expect("it is open")))
     })?;
     let sweeping = Arc::clone(&disk);
-    let sweeper = shuttle::thread::spawn(move || sweeping.sweep(0, true));
-    disk.set_encryption(false);
+    let sweeper = shuttle::thread::spawn(move || sweeping.admin().sweep(0, true));
+    disk.admin().set_encryption(false);
     disk.write(0, &[7; PAGE], Durability::Volatile).map_err(failed("writing"))?;
     match sweeper.join().expect("a panic ends the execution") {
         Ok(_) => {}
@@ -156,7 +156,7 @@ fn two_resizes_to_one_size(seed: u64) -> Result<(), String> {
         (Arc::new(solo.disk.expect("it is open")), solo.world)
     });
     let resized = move |disk: &Disk, mut rng: SimRng| {
-        disk.resize((PAGES * PAGE) as u64).map_err(|error| format!("a resize: {error:?}"))?;
+        disk.admin().resize((PAGES * PAGE) as u64).map_err(|error| format!("a resize: {error:?}"))?;
         direct(|| {
             let image = check::power_cut(&world, &mut rng);
             let found = check::open(&rig, &image, true)?.size();
@@ -219,7 +219,7 @@ fn a_directory_that_is_not_synced(seed: u64) -> Result<(), String> {
     let mut rng = SimRng::new(seed);
     world.set_faults(Faults { random: vec![(Call::SyncDir, Fault::Eio, 30_000)], ..Faults::default() });
     let maintained = Arc::clone(&disk);
-    let upkeep = shuttle::thread::spawn(move || maintained.maintain().map(drop));
+    let upkeep = shuttle::thread::spawn(move || maintained.admin().maintain().map(drop));
     let answer = disk.write(0, &[7; PAGE], Durability::Fua);
     // Its errors are its own.
     let _ = upkeep.join().expect("a panic ends the execution");
@@ -255,7 +255,7 @@ fn the_switch_while_a_snapshot_is_deleted(seed: u64) -> Result<(), String> {
         if in_it.swap(true, Ordering::Relaxed) {
             return;
         }
-        other.set_encryption(true);
+        other.admin().set_encryption(true);
         let request = asked.begin(0..CELLS_A_PAGE, Change::WriteZeros);
         let answer = other.write(0, &[0; PAGE], Durability::Volatile);
         asked.end(request, 0..CELLS_A_PAGE, answer.is_ok(), false);
@@ -266,7 +266,7 @@ fn the_switch_while_a_snapshot_is_deleted(seed: u64) -> Result<(), String> {
         });
     })));
     oracle.erase(&name);
-    disk.delete_snapshot(&name).map_err(failed("deleting a snapshot"))?;
+    disk.admin().delete_snapshot(&name).map_err(failed("deleting a snapshot"))?;
     solo.world.set_observer(None);
     cut.lock().expect("one thread").clone()
 }
@@ -280,14 +280,14 @@ fn in_the_middle_of_a_read(seed: u64) -> Result<(), String> {
     let mut solo = Solo::new(&rig, seed, true);
     let disk = Arc::new(solo.disk.take().expect("it is open"));
     disk.write(0, &[1; BLOCK], Durability::Fua).map_err(failed("writing"))?;
-    disk.set_encryption(false);
+    disk.admin().set_encryption(false);
     disk.write(BLOCK as u64, &[2; BLOCK], Durability::Fua).map_err(failed("a new layer"))?;
     let (other, in_it) = (Arc::clone(&disk), AtomicBool::new(false));
     solo.world.set_observer(Some(Arc::new(move |_| {
         // Where it would wait it leaves the other alone.
         if !in_it.swap(true, Ordering::Relaxed) && other.try_write(0, &[3; BLOCK]).is_ok_and(|done| done) {
             other.flush().expect("a flush");
-            while other.maintain().expect("punching") {}
+            while other.admin().maintain().expect("punching") {}
         }
     })));
     let mut read = vec![0; BLOCK];

@@ -116,7 +116,7 @@ fn scrub_and_kill(seed: u64) -> Result<usize, String> {
         let failed = |what: String| format!("killed at call {at} of a scrub: {what}");
         let disk = rig.open(world, false, Access::ReadWrite).map_err(|error| failed(format!("{error:?}")))?;
         let content = check::content(world, &disk).map_err(failed)?;
-        disk.scrub_unaccounted().map_err(|error| failed(format!("{error:?}")))?;
+        disk.admin().scrub_unaccounted().map_err(|error| failed(format!("{error:?}")))?;
         check::check_nothing_dead(world, &content).map_err(failed)?;
     }
     Ok(killed.len())
@@ -151,8 +151,8 @@ fn died_before_the_border(rig: &Rig, seed: u64) -> Result<(), String> {
     for (at, world) in ends.iter().enumerate() {
         let failed = |error| format!("after an end at call {at}: {error:?}");
         let disk = rig.open(world, true, Access::ReadWrite).map_err(failed)?;
-        disk.scrub().map_err(failed)?;
-        let usage = disk.usage().map_err(failed)?;
+        disk.admin().scrub().map_err(failed)?;
+        let usage = disk.admin().usage().map_err(failed)?;
         if (usage.pending_scrub, usage.unaccounted) != (Some(0), 0) {
             return Err(format!("after an end at call {at}, with all flushed: {usage:?}"));
         }
@@ -176,8 +176,8 @@ fn log_that_lost_its_end(rig: &Rig, seed: u64) -> Result<(), String> {
     world.damage(&log.path, last);
 
     let disk = rig.open(&world, seed % 2 == 0, Access::ReadWrite).map_err(failed)?;
-    disk.scrub().map_err(failed)?;
-    let (usage, content) = (disk.usage().map_err(failed)?, check::content(&world, &disk)?);
+    disk.admin().scrub().map_err(failed)?;
+    let (usage, content) = (disk.admin().usage().map_err(failed)?, check::content(&world, &disk)?);
     let left = check::dead_pages(&world, &content);
     if usage.unaccounted == 0 || !left.iter().any(|(_, page)| *page == 1) {
         return Err(format!("a scrub has punched what a log that lost its end had named: {usage:?}, left is {left:?}"));
@@ -185,11 +185,11 @@ fn log_that_lost_its_end(rig: &Rig, seed: u64) -> Result<(), String> {
     // It is known to the next opening too.
     disk.close().map_err(failed)?;
     let disk = rig.open(&world, seed % 2 == 0, Access::ReadWrite).map_err(failed)?;
-    disk.scrub().map_err(failed)?;
-    if disk.usage().map_err(failed)?.unaccounted != usage.unaccounted {
+    disk.admin().scrub().map_err(failed)?;
+    if disk.admin().usage().map_err(failed)?.unaccounted != usage.unaccounted {
         return Err(format!("{} bytes were in no record, and after an orderly end another number", usage.unaccounted));
     }
-    disk.scrub_unaccounted().map_err(failed)?;
+    disk.admin().scrub_unaccounted().map_err(failed)?;
     check::check_nothing_dead(&world, &content)
 }
 

@@ -72,7 +72,7 @@ pub(crate) struct Rig {
     options: Options,
     /// The kernel has a name for each boot.
     pub(crate) boots: bool,
-    /// [`Disk::maintain`] has something to do.
+    /// [`DiskAdmin::maintain`] has something to do.
     pub(crate) woken: Arc<AtomicBool>,
 }
 

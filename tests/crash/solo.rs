@@ -109,7 +109,7 @@ impl Solo {
             Step::Toggle => {
                 let on = !self.oracle.encryption();
                 self.oracle.toggle(on);
-                self.disk().set_encryption(on);
+                self.disk().admin().set_encryption(on);
                 self.oracle.toggled();
                 Ok(())
             }
@@ -118,27 +118,27 @@ impl Solo {
                 self.disk().flush().inspect(|()| self.oracle.flushed(begin))
             }
             Step::Maintain => self.maintain(),
-            Step::Scrub => self.disk().scrub_unaccounted(),
+            Step::Scrub => self.disk().admin().scrub_unaccounted(),
             Step::Reopen => self.reopen()?,
             Step::Snapshot => {
                 let (name, begin) = self.oracle.draw();
-                let answer = self.disk().create_snapshot(&name).map(drop);
+                let answer = self.disk().admin().create_snapshot(&name).map(drop);
                 self.oracle.drawn(&name, begin, answer.is_ok());
                 answer
             }
             Step::Delete => self.oracle.snapshots().first().map_or(Ok(()), |name| {
                 self.oracle.erase(name);
-                self.disk().delete_snapshot(name).inspect(|()| self.oracle.erased(name))
+                self.disk().admin().delete_snapshot(name).inspect(|()| self.oracle.erased(name))
             }),
             Step::RollBack => self.oracle.snapshots().last().map_or(Ok(()), |name| {
                 let request = self.oracle.roll_back(name);
-                let answer = self.disk().roll_back(name);
+                let answer = self.disk().admin().roll_back(name);
                 self.oracle.rolled_back(name, request, answer.is_ok());
                 answer
             }),
             Step::Shrink => self.resize(self.oracle.pages().max(2) - 1),
             Step::Grow => self.resize((self.oracle.pages() + 1).min(self.rig.most_pages)),
-            Step::Rotate => self.disk().rotate_key(),
+            Step::Rotate => self.disk().admin().rotate_key(),
             Step::Sweep => self.sweep(),
         };
         if let Err(error) = &answer
@@ -175,7 +175,7 @@ impl Solo {
 
     fn resize(&self, pages: usize) -> Result<()> {
         let request = self.oracle.resize(pages);
-        let answer = self.disk().resize((pages * PAGE) as u64);
+        let answer = self.disk().admin().resize((pages * PAGE) as u64);
         self.oracle.resized(pages, request, answer.is_ok());
         answer
     }
@@ -184,7 +184,7 @@ impl Solo {
         self.oracle.sweeping(true);
         let mut at = Ok(Swept::Next { page: 0, stored: 0 });
         while let Ok(Swept::Next { page, .. }) = at {
-            at = self.disk().sweep(page, true);
+            at = self.disk().admin().sweep(page, true);
         }
         self.oracle.sweeping(false);
         match at {
@@ -195,7 +195,7 @@ impl Solo {
 
     fn maintain(&self) -> Result<()> {
         for _ in 0..100 {
-            if !self.disk().maintain()? {
+            if !self.disk().admin().maintain()? {
                 return Ok(());
             }
         }

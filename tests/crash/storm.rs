@@ -345,7 +345,7 @@ fn close(ring: &Arc<Ring>, disk: &Arc<Disk>, poisoned: bool) {
         let (ring, disk) = (Arc::clone(ring), Arc::clone(disk));
         shuttle::thread::spawn(move || {
             for _ in 0..if ring.one_task { 0 } else { 4 } {
-                if let Err(error) = disk.maintain() {
+                if let Err(error) = disk.admin().maintain() {
                     ring.refused("upkeep while closing", &error);
                 }
             }
@@ -386,7 +386,7 @@ fn request(ring: &Ring, disk: &Disk, rng: &mut SimRng) {
         77..83 => toggle(ring, disk, rng),
         83..89 => maintain(ring, disk),
         _ => {
-            if let Err(error) = disk.scrub() {
+            if let Err(error) = disk.admin().scrub() {
                 ring.refused("a scrub", &error);
             }
         }
@@ -475,14 +475,14 @@ fn toggle(ring: &Ring, disk: &Disk, rng: &mut SimRng) {
     }
     let (oracle, on) = (ring.oracle(), rng.coin());
     oracle.toggle(on);
-    disk.set_encryption(on);
+    disk.admin().set_encryption(on);
     oracle.toggled();
     ring.toggling.store(false, Ordering::Relaxed);
 }
 
 fn maintain(ring: &Ring, disk: &Disk) {
     for _ in 0..100 {
-        match disk.maintain() {
+        match disk.admin().maintain() {
             Ok(true) => {}
             Ok(false) => return,
             Err(error) => return ring.refused("maintenance", &error),

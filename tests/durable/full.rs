@@ -76,7 +76,7 @@ fn read(disk: &Disk, number: u64) -> Vec<u8> {
 
 /// As a server does in the background; so the space for the next log is taken ahead.
 fn maintain(disk: &Disk) {
-    while disk.maintain().is_ok_and(|more| more) {}
+    while disk.admin().maintain().is_ok_and(|more| more) {}
 }
 
 #[test]
@@ -123,7 +123,7 @@ fn a_full_file_system_is_told_and_loses_nothing() {
     }
     let half = stored / 2;
     disk.zero(half * BLOCK, (stored - half) * BLOCK, Durability::Volatile).expect("trim on a full file system");
-    disk.scrub().expect("giving space back");
+    disk.admin().scrub().expect("giving space back");
     let more =
         (0..half / 2).filter(|number| disk.write((stored + number) * BLOCK, &block(1), Durability::Volatile).is_ok());
     assert!(more.count() > 0, "trim gave nothing back");
@@ -182,7 +182,7 @@ fn a_file_system_that_stays_full_over_many_kills_still_takes_trims() {
         drop(disk);
     }
     let disk = home.open().expect("it opens");
-    disk.scrub().expect("a scrub");
+    disk.admin().scrub().expect("a scrub");
     std::fs::remove_file(small.path().join("filler")).expect("the filler");
     disk.write(0, &block(1), Durability::Fua).expect("a write where there is space");
     disk.close().expect("it closes");

@@ -82,8 +82,8 @@ fn record(golden: &Golden, disk: Uuid) -> Recorded {
     let dir = golden.disk(disk);
     let opened = golden.open(disk, &dir, Access::ReadOnly).unwrap();
     let seen = look(&opened).unwrap();
-    let encrypted = opened.layers().into_iter().filter(|layer| layer.kind == Kind::Xts).map(|layer| layer.id);
-    let keys = encrypted.map(|id| (id, hex::encode(opened.reveal_key(id).unwrap().expose()))).collect();
+    let encrypted = opened.admin().layers().into_iter().filter(|layer| layer.kind == Kind::Xts).map(|layer| layer.id);
+    let keys = encrypted.map(|id| (id, hex::encode(opened.admin().reveal_key(id).unwrap().expose()))).collect();
     let snapshots = seen.snapshots.iter().map(|(name, view)| (name.clone(), RecordedView::of(view))).collect();
     let flushed = (disk == ENDED)
         .then(|| RecordedView::of(&look(&open_after_a_reboot(golden, disk, &golden.disk(disk))).unwrap().live));

@@ -80,7 +80,7 @@ impl Life {
 
     fn resize(&mut self, pages: u64) -> Result<()> {
         self.live.resize(pages as usize * PAGE, 0);
-        self.disk.resize(pages * PAGE as u64)
+        self.disk.admin().resize(pages * PAGE as u64)
     }
 }
 
@@ -131,20 +131,20 @@ fn mixed_as_kept() -> Vec<u8> {
 
 fn mixed(life: &mut Life) -> Result<Vec<(String, Vec<u8>)>> {
     life.write(0..2, b'a')?;
-    life.disk.set_encryption(false);
+    life.disk.admin().set_encryption(false);
     life.write(2..3, b'b')?;
     life.write(20..21, b'b')?;
-    life.disk.create_snapshot(SNAPSHOT)?;
+    life.disk.admin().create_snapshot(SNAPSHOT)?;
     let kept = life.live.clone();
-    life.disk.set_encryption(true);
+    life.disk.admin().set_encryption(true);
     life.write(1..2, b'c')?;
     life.zero(4..6)?;
-    life.disk.rotate_key()?;
+    life.disk.admin().rotate_key()?;
     life.write(7..8, b'd')?;
     life.resize(PAGES + 8)?;
-    life.disk.create_snapshot("second")?;
+    life.disk.admin().create_snapshot("second")?;
     let second = life.live.clone();
-    life.disk.set_encryption(false);
+    life.disk.admin().set_encryption(false);
     life.write(PAGES..PAGES + 2, b'e')?;
     life.write(2..3, b'e')?;
     Ok(vec![(SNAPSHOT.to_owned(), kept), ("second".to_owned(), second)])
@@ -162,22 +162,22 @@ fn ended(mut life: Life) -> Result<(Content, Content)> {
     life.write(0..4, b'a')?;
     life.disk.flush()?;
     turn_over(&mut life)?;
-    life.disk.maintain()?;
-    life.disk.set_encryption(false);
+    life.disk.admin().maintain()?;
+    life.disk.admin().set_encryption(false);
     life.write(4..8, b'b')?;
-    life.disk.create_snapshot("first")?;
+    life.disk.admin().create_snapshot("first")?;
     let first = life.live.clone();
     life.zero(1..2)?;
     life.write(5..6, b'c')?;
-    life.disk.set_encryption(true);
-    life.disk.create_snapshot("gone")?;
+    life.disk.admin().set_encryption(true);
+    life.disk.admin().create_snapshot("gone")?;
     life.resize(PAGES + 8)?;
-    life.disk.delete_snapshot("gone")?;
-    life.disk.create_snapshot("back")?;
+    life.disk.admin().delete_snapshot("gone")?;
+    life.disk.admin().create_snapshot("back")?;
     let back = life.live.clone();
     life.write(6..7, b'd')?;
     life.disk.flush()?;
-    life.disk.roll_back("back")?;
+    life.disk.admin().roll_back("back")?;
     life.live = back.clone();
     life.write(7..8, b'e')?;
     life.write(33..34, b'e')?;
@@ -189,7 +189,7 @@ fn ended(mut life: Life) -> Result<(Content, Content)> {
     let flushed = Content { live: life.live.clone(), ..flushed };
     life.write(10..12, b'f')?;
     life.zero(0..1)?;
-    life.disk.set_encryption(false);
+    life.disk.admin().set_encryption(false);
     life.write(12..13, b'g')?;
     Ok((Content { live: life.live, snapshots }, flushed))
 }

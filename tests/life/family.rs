@@ -269,9 +269,9 @@ fn snapshots_and_clones_of_a_family_come_and_go_as_the_model_says() {
     assert_eq!(left, family.members.len(), "a deleted disk that nothing reads from is gone");
     let number = family.visible().next().expect("there is one");
     let disk = family.disk(number);
-    disk.scrub().expect("scrubbed");
-    assert_eq!(disk.usage().expect("usage").pending_scrub, Some(0));
-    let held = disk.layers().iter().map(|layer| layer.held).sum::<u64>();
+    disk.admin().scrub().expect("scrubbed");
+    assert_eq!(disk.admin().usage().expect("usage").pending_scrub, Some(0));
+    let held = disk.admin().layers().iter().map(|layer| layer.held).sum::<u64>();
     assert!(held <= (PAGES as u64 + 1) * PAGE as u64, "{held} bytes are held for a disk of {PAGES} pages");
     assert!(read(&disk) == family.members[&number].content);
 }
@@ -289,8 +289,8 @@ fn what_a_crash_left_of_a_clone_goes_with_the_next_opening() {
     assert_eq!(refused.kind(), ErrorKind::InvalidInput);
     // As a clone that comes to nothing leaves it.
     let disk = registry.disk(&name(0)).expect("a disk");
-    disk.create_snapshot(&orphan).expect("drawn");
-    disk.create_snapshot("clone-of-mine").expect("drawn");
+    disk.admin().create_snapshot(&orphan).expect("drawn");
+    disk.admin().create_snapshot("clone-of-mine").expect("drawn");
     drop(disk);
     registry.close().expect("closed");
     drop(registry);

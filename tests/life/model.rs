@@ -62,18 +62,18 @@ fn two_hundred_snapshots_come_and_go_as_the_model_says() {
         let roll = random.random_range(0..100);
         let pick = lines.keys().nth(random.random_range(0..lines.len().max(1))).copied();
         if drawn < SNAPSHOTS && (roll < 70 || lines.is_empty()) {
-            disk.create_snapshot(&format!("s{drawn}")).expect("drawn");
+            disk.admin().create_snapshot(&format!("s{drawn}")).expect("drawn");
             lines.insert(drawn, live.clone());
             drawn += 1;
         } else if let Some(number) = pick {
             // Rolling back drops what is newer: not so often that there are never many.
             if roll >= 98 {
-                disk.roll_back(&format!("s{number}")).expect("rolled back");
+                disk.admin().roll_back(&format!("s{number}")).expect("rolled back");
                 live.clone_from(&lines[&number]);
                 lines.retain(|&other, _| other <= number);
                 rolled_back += 1;
             } else {
-                disk.delete_snapshot(&format!("s{number}")).expect("deleted");
+                disk.admin().delete_snapshot(&format!("s{number}")).expect("deleted");
                 lines.remove(&number);
                 deleted += 1;
             }
@@ -93,9 +93,9 @@ fn two_hundred_snapshots_come_and_go_as_the_model_says() {
         }
     }
     assert!(rolled_back > 2 && deleted > 50, "{rolled_back} rolled back, {deleted} deleted");
-    disk.scrub().expect("scrubbed");
-    assert_eq!(disk.usage().expect("usage").pending_scrub, Some(0));
-    let held = disk.layers().iter().map(|layer| layer.held).sum::<u64>();
+    disk.admin().scrub().expect("scrubbed");
+    assert_eq!(disk.admin().usage().expect("usage").pending_scrub, Some(0));
+    let held = disk.admin().layers().iter().map(|layer| layer.held).sum::<u64>();
     assert!(held <= (PAGES as u64 + 1) * PAGE as u64, "{held} bytes are held for a disk of {PAGES} pages");
     // What is not given back is at most the rest of a block of 4 KiB for each run that is held.
     let taken = stored(folder.path());

@@ -32,7 +32,7 @@ fn disk(snapshots: usize, writes: usize) -> (TempDir, Disk) {
         disk.write(at << 20, &block, Durability::Volatile).expect("written");
     }
     for number in 0..snapshots {
-        disk.create_snapshot(&format!("s{number}")).expect("drawn");
+        disk.admin().create_snapshot(&format!("s{number}")).expect("drawn");
         for _ in 0..writes {
             let at = random.random_range(0..SIZE / BLOCK as u64) * BLOCK as u64;
             disk.write(at, &block[..BLOCK], Durability::Volatile).expect("written");

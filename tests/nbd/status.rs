@@ -21,7 +21,7 @@ fn layered() -> ServerFixture {
     let data = vec![1; MIB as usize];
     disk.write(MIB, &data, Durability::Volatile).unwrap();
     disk.write(3 * MIB, &data, Durability::Volatile).unwrap();
-    disk.set_encryption(false);
+    disk.admin().set_encryption(false);
     disk.write(2 * MIB, &data, Durability::Volatile).unwrap();
     disk.zero(3 * MIB, MIB, Durability::Volatile).unwrap();
     ServerFixture::new(&shelf, Config::default())
@@ -145,7 +145,7 @@ fn fragmented_ranges_are_described_bit_by_bit() {
 #[test]
 fn changes_since_a_snapshot_are_told_as_far_as_there_is_room() {
     let (shelf, disk) = Shelf::with_disk(8 << 40);
-    disk.create_snapshot("a").unwrap();
+    disk.admin().create_snapshot("a").unwrap();
     for page in 0..4096u64 {
         disk.write(MIB + page * 1024, &[1; 512], Durability::Volatile).unwrap();
     }
@@ -172,7 +172,7 @@ fn changes_since_a_snapshot_are_told_as_far_as_there_is_room() {
     expected.push((7 << 40, 512, changed | u64::from(diff::CLEARED)));
     assert_eq!(told, expected);
     assert_eq!(client.status(MIB + 100, 1000, cflag::REQ_ONE).unwrap()[1].1, [(412, changed)]);
-    disk.delete_snapshot("a").unwrap();
+    disk.admin().delete_snapshot("a").unwrap();
     assert_eq!(client.status(0, MIB, 0), Err(5));
 }
 
@@ -181,7 +181,7 @@ fn changes_since_a_snapshot_are_told_as_far_as_there_is_room() {
 fn nothing_is_a_hole_where_reading_is_refused() {
     let (shelf, disk) = Shelf::with_disk(4 * MIB);
     disk.write(0, &vec![1; MIB as usize], Durability::Volatile).unwrap();
-    disk.create_snapshot("a").unwrap();
+    disk.admin().create_snapshot("a").unwrap();
     disk.zero(0, MIB, Durability::Volatile).unwrap();
     shelf.put("old", &Arc::new(disk.at_snapshot("a").unwrap()), true);
     let fixture = ServerFixture::new(&shelf, Config::default());
@@ -193,7 +193,7 @@ fn nothing_is_a_hole_where_reading_is_refused() {
         if style == HeaderStyle::Structured {
             assert_eq!(client.read(0, MIB as usize), vec![1; MIB as usize]);
             assert_eq!(client.status(0, 4 * MIB, 0).unwrap()[0].1, [(MIB, 0), (3 * MIB, HOLE_ZERO)]);
-            disk.delete_snapshot("a").unwrap();
+            disk.admin().delete_snapshot("a").unwrap();
         }
         assert_eq!(client.try_read(0, MIB as usize, 0), Err(5));
         assert_eq!(client.status(0, 4 * MIB, 0), Err(5));
@@ -203,7 +203,7 @@ fn nothing_is_a_hole_where_reading_is_refused() {
     client.meta_context(OptionType::SetMetaContext, "disk", &["base:allocation"]);
     client.go("disk");
     assert_eq!(client.read(MIB, MIB as usize), vec![0; MIB as usize]);
-    disk.suspend();
+    disk.admin().suspend();
     assert_eq!(client.try_read(MIB, MIB as usize, 0), Err(5));
     assert_eq!(client.status(MIB, MIB, 0), Err(5));
 }

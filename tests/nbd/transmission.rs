@@ -225,9 +225,9 @@ fn trim_and_write_zeroes_read_back_as_zeros() {
     }
     // NO_HOLE stores real zeros, the others give back what was stored.
     assert_eq!(client.try_request(command::WRITE_ZEROES, cflag::NO_HOLE, 0, MIB), 0);
-    assert_eq!(disk.usage().unwrap().encrypted, MIB + 512);
+    assert_eq!(disk.admin().usage().unwrap().encrypted, MIB + 512);
     assert_eq!(client.try_request(command::TRIM, 0, 0, 4 * MIB), 0);
-    assert_eq!(disk.usage().unwrap().encrypted, 512);
+    assert_eq!(disk.admin().usage().unwrap().encrypted, 512);
 }
 
 #[test]
@@ -393,7 +393,7 @@ fn flush_covers_the_writes_of_other_connections() {
 fn a_disk_that_fails_fails_the_request_only() {
     let (fixture, disk) = ServerFixture::plain(MIB);
     Client::attached(&fixture.socket, HeaderStyle::Simple).write(0, b"before");
-    disk.suspend();
+    disk.admin().suspend();
     for style in STYLES {
         let mut client = Client::attached(&fixture.socket, style);
         for len in [512, 300_000, 1 << 20] {

@@ -169,8 +169,8 @@ impl Core {
         self.flush()
     }
 
-    /// Keeps only what the snapshots `keep` see. See [`Disk::keep_only`]. In batches that the log has room for: each
-    /// leaves a disk of which every snapshot of `keep` sees the same as before.
+    /// Keeps only what the snapshots `keep` see. See [`crate::disk::DiskAdmin::keep_only`]. In batches that the log has
+    /// room for: each leaves a disk of which every snapshot of `keep` sees the same as before.
     pub(crate) fn keep_only(&self, keep: &[u32]) -> Result<bool> {
         self.check_writable()?;
         let newest = {
@@ -220,12 +220,6 @@ impl Core {
 }
 
 impl Disk {
-    /// Creates a snapshot; durable when this returns. What is answered before is in it.
-    pub fn create_snapshot(&self, name: &str) -> Result<Snapshot> {
-        self.check_live()?;
-        self.core.create_snapshot(name)
-    }
-
     /// The snapshots, oldest first.
     pub fn snapshots(&self) -> Vec<Snapshot> {
         self.core.snapshots()
@@ -253,33 +247,10 @@ impl Disk {
         Ok(Disk { core: Arc::clone(&self.core), view: Some(self.core.snapshot_view(|snapshot| snapshot.id == id)?) })
     }
 
-    /// What changed since the snapshot `from` ([`Snapshot::id`]) up to the later one `to`, or up to now.
-    pub fn changed_since(&self, from: u32, to: Option<u32>) -> Result<Vec<Change>> {
-        self.changed_from(0, usize::MAX, from, to)
-    }
-
-    /// The same from page `page` on, at most `limit` runs.
-    pub fn changed_from(&self, page: u64, limit: usize, from: u32, to: Option<u32>) -> Result<Vec<Change>> {
-        let to = to.map(|id| self.core.snapshot_view(|snapshot| snapshot.id == id)).transpose()?;
-        self.core.changes(from, to, page..u64::MAX, limit)
-    }
-
     /// What changed of `[offset, offset + len)` (rounded outward to pages) since the snapshot `from` up to what this
     /// is: the live disk, or a later snapshot. In order, at most `limit` runs.
     pub fn changes(&self, from: u32, offset: u64, len: u64, limit: usize) -> Result<Vec<Change>> {
         self.check(offset, len, self.size())?;
         self.core.changes(from, self.view, Core::pages_of(offset, len), limit)
-    }
-
-    /// Deletes a snapshot; its space comes back in the background.
-    pub fn delete_snapshot(&self, name: &str) -> Result<()> {
-        self.check_live()?;
-        self.core.delete_snapshot(name)
-    }
-
-    /// Makes the disk what the snapshot sees, size included. Later snapshots and all later changes are gone.
-    pub fn roll_back(&self, name: &str) -> Result<()> {
-        self.check_live()?;
-        self.core.roll_back(name)
     }
 }

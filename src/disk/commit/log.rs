@@ -22,9 +22,7 @@
 //! | 80 | extents: start u64, pages u64, layer u32, mark u32 (1 held, 2 zero) |
 //! | | other records: kind u32, length u32, body |
 //!
-//! Invariant 6: a batch is valid when epoch, sequence, CRC and MAC fit, and batch s+1 is written only after s is
-//! durable. So the first batch that does not fit is the torn end, unless a later one of the same epoch stands whole
-//! behind it: that is damage, and refused.
+//! Batch s+1 is written only after s is durable: how the end is told from damage stands in [`super::log_replay`].
 
 use std::ops::Range;
 use std::sync::Arc;

@@ -149,13 +149,13 @@ mod tests {
         let disk = open();
         let write = |disk: &Disk, pages: usize| {
             disk.write(0, &vec![7; pages * PAGE], Durability::Fua).unwrap();
-            while disk.maintain().unwrap() {}
+            while disk.admin().maintain().unwrap() {}
         };
         assert_eq!(Log::of(|| write(&disk, 7)), "");
-        assert_eq!(disk.settings().layers[0].encrypted_pages, 0, "not worth a sync yet");
+        assert_eq!(disk.admin().settings().layers[0].encrypted_pages, 0, "not worth a sync yet");
         // Over the same pages again and again: that counts too.
         assert_eq!(Log::of(|| (0..5).for_each(|_| write(&disk, 8))), "");
-        assert!(disk.settings().layers[0].encrypted_pages > 0);
+        assert!(disk.admin().settings().layers[0].encrypted_pages > 0);
         let log = Log::of(|| write(&disk, 20));
         assert!(log.contains("key rotate-data") && log.contains("layer=1"), "{log}");
         disk.close().unwrap();
@@ -166,9 +166,9 @@ mod tests {
         let disk = open();
         let log = Log::of(|| write(&disk, 8));
         assert!(log.contains("key rotate-data"), "{log}");
-        assert!(disk.usage_and_keys().unwrap().1[0].rotation_due && disk.layers()[0].rotation_due);
-        disk.rotate_key().unwrap();
-        assert!(disk.layers().iter().all(|layer| !layer.rotation_due), "it encrypts no more");
+        assert!(disk.admin().usage_and_keys().unwrap().1[0].rotation_due && disk.admin().layers()[0].rotation_due);
+        disk.admin().rotate_key().unwrap();
+        assert!(disk.admin().layers().iter().all(|layer| !layer.rotation_due), "it encrypts no more");
         assert_eq!(Log::of(|| write(&disk, 32)), "");
         let log = Log::of(|| (0..2).for_each(|_| write(&disk, 32)));
         assert!(log.contains("layer=2") && !log.contains("layer=1"), "{log}");

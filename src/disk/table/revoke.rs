@@ -52,13 +52,13 @@ mod tests {
         let place = TestDisk::new(1 << 20, 0, true);
         let disk = place.open(true);
         disk.write(0, &[1; PAGE], Durability::Fua).unwrap();
-        disk.rotate_key().unwrap();
-        disk.suspend();
+        disk.admin().rotate_key().unwrap();
+        disk.admin().suspend();
         disk.core.make_layer().unwrap();
         let layer = disk.core.stack.state().entries.last().unwrap().layer.clone();
         assert_eq!((layer.id, layer.write(0, &[2; PAGE], true).unwrap_err().kind()), (2, ErrorKind::Revoked));
-        disk.forget_keys();
-        disk.resume(place.keys.clone()).unwrap();
+        disk.admin().forget_keys();
+        disk.admin().resume(place.keys.clone()).unwrap();
         disk.write(512, &[2; PAGE], Durability::Fua).unwrap();
         drop(disk);
         assert_eq!(read(&place.open(true), 0, 1024), [[1; PAGE], [2; PAGE]].concat());
@@ -90,14 +90,14 @@ mod tests {
                 disk.write(0, &[1; 512], Durability::Volatile).unwrap();
                 Arc::new(disk)
             });
-            disk.suspend();
+            disk.admin().suspend();
             let flushing = Arc::clone(&disk);
             let flusher = shuttle::thread::spawn(move || {
-                let flushed = flushing.final_flush();
+                let flushed = flushing.admin().final_flush();
                 assert!(flushed.is_err() || !flushing.core.anything_dirty(), "flushed, and not durable");
             });
-            disk.forget_keys();
-            disk.resume(keys).unwrap();
+            disk.admin().forget_keys();
+            disk.admin().resume(keys).unwrap();
             flusher.join().unwrap();
             disk.flush().unwrap();
         };

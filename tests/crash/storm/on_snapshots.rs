@@ -26,7 +26,7 @@ pub(super) fn request(ring: &Ring, disk: &Disk, rng: &mut SimRng) {
         6..8 => roll_back(ring, disk, rng),
         8 => resize(ring, disk, rng),
         9 => {
-            if let Err(error) = disk.rotate_key() {
+            if let Err(error) = disk.admin().rotate_key() {
                 ring.refused("rotating the key", &error);
             }
         }
@@ -44,7 +44,7 @@ fn snapshot(ring: &Ring, disk: &Disk) {
     let _size_stays = ring.sized.read();
     let oracle = ring.oracle();
     let (name, begin) = oracle.draw();
-    let answer = disk.create_snapshot(&name);
+    let answer = disk.admin().create_snapshot(&name);
     oracle.drawn(&name, begin, answer.is_ok());
     if let Err(error) = answer {
         ring.refused("a snapshot", &error);
@@ -67,7 +67,7 @@ fn erase(ring: &Ring, disk: &Disk, rng: &mut SimRng) {
     let Some(name) = any_line(ring, rng) else { return };
     let oracle = ring.oracle();
     oracle.erase(&name);
-    match disk.delete_snapshot(&name) {
+    match disk.admin().delete_snapshot(&name) {
         Ok(()) => oracle.erased(&name),
         Err(error) => ring.refused("deleting a snapshot", &error),
     }
@@ -81,7 +81,7 @@ fn roll_back(ring: &Ring, disk: &Disk, rng: &mut SimRng) {
     let _size_stays = (!resizes).then(|| ring.sized.read());
     let _alone = resizes.then(|| ring.sized.write());
     let request = oracle.roll_back(&name);
-    let answer = disk.roll_back(&name);
+    let answer = disk.admin().roll_back(&name);
     oracle.rolled_back(&name, request, answer.is_ok());
     if let Err(error) = answer {
         ring.refused("a rollback", &error);
@@ -93,7 +93,7 @@ fn resize(ring: &Ring, disk: &Disk, rng: &mut SimRng) {
     let oracle = ring.oracle();
     let pages = 1 + rng.index(ring.rig.most_pages);
     let request = oracle.resize(pages);
-    let answer = disk.resize((pages * PAGE) as u64);
+    let answer = disk.admin().resize((pages * PAGE) as u64);
     oracle.resized(pages, request, answer.is_ok());
     if let Err(error) = answer {
         ring.refused("a resize", &error);
@@ -105,7 +105,7 @@ fn sweep(ring: &Ring, disk: &Disk, rng: &mut SimRng) {
     let (oracle, base, mut page) = (ring.oracle(), rng.coin(), 0);
     for _ in 0..20 {
         oracle.sweeping(true);
-        let answer = disk.sweep(page, base);
+        let answer = disk.admin().sweep(page, base);
         oracle.sweeping(false);
         match answer {
             _ if ring.is_over() => return,
