@@ -4,11 +4,11 @@ use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    if cfg!(feature = "sim") {
+    if cfg!(sealdisk_sim) {
         let _ = writeln!(
             std::io::stderr(),
-            "error: this program was built for the crash tests (feature sim): it encrypts nothing, and its keys are no \
-             secret\nhint: build it again without that feature"
+            "error: this program was built for the crash tests (--cfg sealdisk_sim): it encrypts nothing, and its keys are no \
+             secret\nhint: build it again without that flag"
         );
         return ExitCode::FAILURE;
     }

@@ -1,7 +1,7 @@
 //! What the kernel itself writes into the core file of a process with keys that is not hardened as the program is: the
 //! measures one by one. The process is this test again, started with the name of a folder.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
-#![cfg(not(feature = "sim"))]
+#![cfg(not(sealdisk_sim))]
 
 use std::fs;
 use std::os::unix::process::ExitStatusExt;

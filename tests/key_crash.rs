@@ -2,7 +2,7 @@
 //! each of its steps. Whatever is left must open with one KEK, and after the change was acknowledged with the right
 //! one.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
-#![cfg(feature = "sim")]
+#![cfg(sealdisk_sim)]
 
 use std::io::ErrorKind as IoErrorKind;
 use std::sync::{Arc, Mutex};

@@ -1,7 +1,7 @@
 //! Looks through all memory of the process for key bytes, as a core file would hold them. In a process of its own, one
 //! test at a time: what another one looks at is copied, and would be found.
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
-#![cfg(not(feature = "sim"))]
+#![cfg(not(sealdisk_sim))]
 
 use std::fs::File;
 use std::io::Write;

@@ -2,7 +2,7 @@
 //! disk or the new one, or one command makes it so; and nothing is called done that is not durable.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
-#![cfg(feature = "sim")]
+#![cfg(sealdisk_sim)]
 
 use std::fs;
 use std::os::unix::fs::FileExt;

@@ -208,7 +208,7 @@ impl Shared {
 }
 
 #[cfg(test)]
-#[cfg(not(feature = "sim"))]
+#[cfg(not(sealdisk_sim))]
 mod tests {
     use super::*;
     use crate::account::disk_ref::DiskRef;

@@ -2,40 +2,40 @@
 //!
 //! Every secret lies in an anonymous mapping of its own: locked (not swapped), left out of core files, not inherited
 //! by children, overwritten with zeros before it is given back. Where the system refuses to lock (RLIMIT_MEMLOCK),
-//! [`memlock`](super::memlock) says what becomes of them. (Simulated keys, under the feature `sim`, are
+//! [`memlock`](super::memlock) says what becomes of them. (Simulated keys, under `sealdisk_sim`, are
 //! no secrets and lie in ordinary memory: a simulated crash opens a disk in less time than the kernel takes to map
 //! one.)
 
 use std::fmt;
 
-#[cfg(not(feature = "sim"))]
+#[cfg(not(sealdisk_sim))]
 use memmap2::{Advice, MmapMut, MmapOptions};
 use subtle::ConstantTimeEq;
 use zeroize::Zeroize;
 
-#[cfg(not(feature = "sim"))]
+#[cfg(not(sealdisk_sim))]
 use super::memlock;
 use crate::io::system;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes that are never printed, compared in constant time and zeroized on drop.
 pub struct SecretBytes {
-    #[cfg(not(feature = "sim"))]
+    #[cfg(not(sealdisk_sim))]
     map: MmapMut,
-    #[cfg(feature = "sim")]
+    #[cfg(sealdisk_sim)]
     map: Vec<u8>,
     len: usize,
 }
 
 impl SecretBytes {
     /// `len` zero bytes.
-    #[cfg(feature = "sim")]
+    #[cfg(sealdisk_sim)]
     pub fn zeroed(len: usize) -> Result<Self> {
         Ok(Self { map: vec![0; len], len })
     }
 
     /// `len` zero bytes.
-    #[cfg(not(feature = "sim"))]
+    #[cfg(not(sealdisk_sim))]
     pub fn zeroed(len: usize) -> Result<Self> {
         let map = MmapOptions::new()
             .len(len.max(1))
@@ -230,7 +230,7 @@ pub(super) mod tests {
     }
 
     /// The kernel itself says that the mapping is locked, and neither dumped nor inherited (`lo`, `dd`, `dc`).
-    #[cfg(not(feature = "sim"))]
+    #[cfg(not(sealdisk_sim))]
     #[test]
     fn the_kernel_locks_secrets_and_keeps_them_out_of_core_files() {
         let secret = SecretBytes::copy_of(b"x").unwrap();

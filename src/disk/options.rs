@@ -74,7 +74,7 @@ fn ticks() -> Duration {
 fn boot_id() -> Option<[u8; 16]> {
     /// Read once: a confined process no longer can.
     static BOOT: OnceLock<Option<[u8; 16]>> = OnceLock::new();
-    if cfg!(feature = "sim") {
+    if cfg!(sealdisk_sim) {
         return None;
     }
     *BOOT.get_or_init(|| {

@@ -14,7 +14,7 @@ pub mod output;
 pub mod peer;
 pub mod real;
 pub mod replace;
-#[cfg(feature = "sim")]
+#[cfg(sealdisk_sim)]
 pub mod sim;
 pub mod sink;
 pub mod source;
@@ -28,9 +28,9 @@ pub(crate) mod zeros;
 /// Whether a fault is planted here for the crash tests (see [`sim::Mutant`]); `false` in a product build.
 macro_rules! mutant {
     ($name:ident) => {{
-        #[cfg(feature = "sim")]
+        #[cfg(sealdisk_sim)]
         let planted = $crate::io::sim::mutant($crate::io::sim::Mutant::$name);
-        #[cfg(not(feature = "sim"))]
+        #[cfg(not(sealdisk_sim))]
         let planted = $crate::io::no_mutant(stringify!($name));
         planted
     }};
@@ -38,7 +38,7 @@ macro_rules! mutant {
 pub(crate) use mutant;
 
 /// What `mutant!` is in a product build.
-#[cfg(not(feature = "sim"))]
+#[cfg(not(sealdisk_sim))]
 #[inline(always)]
 pub(crate) const fn no_mutant(_name: &str) -> bool {
     false

@@ -1,7 +1,8 @@
 //! Locks and waiting of the core: `parking_lot` in the product, the deterministic scheduler `shuttle` under the
-//! feature `sim`, with one interface. Locks are never poisoned here: a panic in the core ends the process or the test.
+//! `--cfg sealdisk_sim`, with one interface. Locks are never poisoned here: a panic in the core ends the process or the
+//! test.
 
-#[cfg(not(feature = "sim"))]
+#[cfg(not(sealdisk_sim))]
 mod imp {
     pub use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
     pub use std::sync::atomic;
@@ -31,7 +32,7 @@ mod imp {
     }
 }
 
-#[cfg(feature = "sim")]
+#[cfg(sealdisk_sim)]
 mod imp {
     //! Each type is a plain lock behind a gate of the scheduler's. A thread in *direct* mode (see
     //! [`crate::io::sim::direct`]) passes by the gates: it works alone on a disk of its own, at full speed, and a lock

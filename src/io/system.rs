@@ -4,8 +4,8 @@
 //! that a run on the simulated disk can be repeated from its seed.
 //!
 //! In a product build the numbers are the kernel's, without a switch: the seeded source is in [`sim`](super::sim), a
-//! module that is not compiled without the feature `sim`, and no feature is on by default. A program that was built
-//! with it refuses to start.
+//! module that is compiled under `--cfg sealdisk_sim` alone, which no feature and no dependent crate sets. A program
+//! that was built with it refuses to start.
 
 use uuid::Uuid;
 
@@ -26,7 +26,7 @@ pub fn uuid() -> Result<Uuid> {
     Ok(uuid::Builder::from_random_bytes(bytes).into_uuid())
 }
 
-#[cfg(not(feature = "sim"))]
+#[cfg(not(sealdisk_sim))]
 mod imp {
     use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -43,7 +43,7 @@ mod imp {
     }
 }
 
-#[cfg(feature = "sim")]
+#[cfg(sealdisk_sim)]
 mod imp {
     use crate::Result;
     pub use crate::io::sim::seconds;
@@ -67,7 +67,7 @@ mod tests {
         }
     }
 
-    #[cfg(not(feature = "sim"))]
+    #[cfg(not(sealdisk_sim))]
     #[test]
     fn every_byte_is_filled() {
         let mut seen = [0; 64];

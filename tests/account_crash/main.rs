@@ -2,6 +2,7 @@
 //! each of their steps, and in the recovery that follows. Afterwards the account is as it was before the verb or as it
 //! is after it, with nothing half-made in it, and the verb can be asked for again.
 
+#![cfg(sealdisk_sim)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod cases;
@@ -77,7 +78,7 @@ fn weather(seeds: impl Iterator<Item = u64>) {
     let (mut lived, mut ends) = (0, 0);
     for seed in seeds {
         ends += storm::run(seed).unwrap_or_else(|what| {
-            let again = format!("SEALDISK_CRASH_SEED={seed} cargo test --features sim --test account_crash storm");
+            let again = format!("SEALDISK_CRASH_SEED={seed} tests/sim --test account_crash storm");
             panic!("seed {seed}: {what}\nrepeat: {again}")
         });
         lived += 1;

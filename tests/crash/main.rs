@@ -1,7 +1,8 @@
 //! The production core on a simulated disk: power cuts, kills and failing calls at every point, held against an oracle.
 //!
-//! A failure names its seed. To repeat one: `SEALDISK_CRASH_SEED=N cargo test --features sim --test crash storm`.
+//! A failure names its seed. To repeat one: `SEALDISK_CRASH_SEED=N tests/sim --test crash storm`.
 
+#![cfg(sealdisk_sim)]
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod campaign;
@@ -41,7 +42,7 @@ fn weather(first: u64, until: Until, enough: usize) {
     let outcome = campaign::run(only.unwrap_or(first), until, None, enough, storm::run);
     eprintln!("{outcome}");
     if let Some((seed, what)) = outcome.findings.first() {
-        panic!("seed {seed}: {what}\nrepeat: SEALDISK_CRASH_SEED={seed} cargo test --features sim --test crash storm");
+        panic!("seed {seed}: {what}\nrepeat: SEALDISK_CRASH_SEED={seed} tests/sim --test crash storm");
     }
 }
 

@@ -165,7 +165,7 @@ fn died_before_the_border(rig: &Rig, seed: u64) -> Result<(), String> {
 fn log_that_lost_its_end(rig: &Rig, seed: u64) -> Result<(), String> {
     const BLOCK_SECTORS: usize = 4096 / 512;
     let failed = |error| format!("with a log that lost its end: {error:?}");
-    let mut solo = Solo::new(rig, seed, seed % 2 == 0);
+    let mut solo = Solo::new(rig, seed, seed.is_multiple_of(2));
     do_all(&mut solo, &[Step::Write(0), Step::Flush, Step::Write(1), Step::Flush])?;
     let world = solo.world.kill(&mut SimRng::new(seed));
     let is_log = |path: &str| path.strip_prefix("disk/log.").is_some_and(|number| number.parse::<u64>().is_ok());
@@ -175,7 +175,7 @@ fn log_that_lost_its_end(rig: &Rig, seed: u64) -> Result<(), String> {
     let last = log.sectors.iter().filter(begins).map(|(sector, _)| *sector).max().ok_or("the log has no batch")?;
     world.damage(&log.path, last);
 
-    let disk = rig.open(&world, seed % 2 == 0, Access::ReadWrite).map_err(failed)?;
+    let disk = rig.open(&world, seed.is_multiple_of(2), Access::ReadWrite).map_err(failed)?;
     disk.admin().scrub().map_err(failed)?;
     let (usage, content) = (disk.admin().usage().map_err(failed)?, check::content(&world, &disk)?);
     let left = check::dead_pages(&world, &content);
@@ -184,7 +184,7 @@ fn log_that_lost_its_end(rig: &Rig, seed: u64) -> Result<(), String> {
     }
     // It is known to the next opening too.
     disk.close().map_err(failed)?;
-    let disk = rig.open(&world, seed % 2 == 0, Access::ReadWrite).map_err(failed)?;
+    let disk = rig.open(&world, seed.is_multiple_of(2), Access::ReadWrite).map_err(failed)?;
     disk.admin().scrub().map_err(failed)?;
     if disk.admin().usage().map_err(failed)?.unaccounted != usage.unaccounted {
         return Err(format!("{} bytes were in no record, and after an orderly end another number", usage.unaccounted));

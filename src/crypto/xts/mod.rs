@@ -15,7 +15,7 @@
 mod avx512;
 mod portable;
 mod selftest;
-#[cfg(feature = "sim")]
+#[cfg(sealdisk_sim)]
 mod tag;
 
 use std::fmt;
@@ -72,7 +72,7 @@ impl Backend {
 /// The name of the backend that [`XtsKey::new`] takes, for `--version`.
 #[must_use]
 pub fn backend_name() -> &'static str {
-    if cfg!(feature = "sim") { "simulated, no encryption" } else { Backend::detect().name() }
+    if cfg!(sealdisk_sim) { "simulated, no encryption" } else { Backend::detect().name() }
 }
 
 /// Bytes of stack that a call into the cipher may use. What is compiled without all optimisations spills more.
@@ -93,7 +93,7 @@ enum Schedule {
     Portable(Locked<portable::Schedule>),
     #[cfg(target_arch = "x86_64")]
     Avx512(avx512::Schedule),
-    #[cfg(feature = "sim")]
+    #[cfg(sealdisk_sim)]
     Tag(tag::Schedule),
 }
 
@@ -110,12 +110,12 @@ impl XtsKey {
     /// [`ErrorKind::InvalidInput`] when the halves are equal, which XTS forbids (FIPS 140-3 IG C.I); compared in
     /// constant time.
     pub fn new(key: &[u8; 64]) -> Result<Self> {
-        #[cfg(feature = "sim")]
+        #[cfg(sealdisk_sim)]
         {
             check_halves(key)?;
             Ok(Self(Schedule::Tag(tag::Schedule::new(key))))
         }
-        #[cfg(not(feature = "sim"))]
+        #[cfg(not(sealdisk_sim))]
         Self::with_backend(key, Backend::detect())
     }
 
@@ -149,7 +149,7 @@ impl XtsKey {
             Schedule::Portable(schedule) => schedule.get().encrypt(first_page, src, dst),
             #[cfg(target_arch = "x86_64")]
             Schedule::Avx512(schedule) => schedule.encrypt(first_page, src, dst),
-            #[cfg(feature = "sim")]
+            #[cfg(sealdisk_sim)]
             Schedule::Tag(schedule) => schedule.encrypt(first_page, src, dst),
         }
     }
@@ -164,7 +164,7 @@ impl XtsKey {
             Schedule::Portable(schedule) => schedule.get().decrypt_in_place(first_page, data),
             #[cfg(target_arch = "x86_64")]
             Schedule::Avx512(schedule) => schedule.decrypt_in_place(first_page, data),
-            #[cfg(feature = "sim")]
+            #[cfg(sealdisk_sim)]
             Schedule::Tag(schedule) => schedule.decrypt_in_place(first_page, data),
         }
     }
@@ -224,9 +224,9 @@ mod tests {
             let key = XtsKey::with_backend(&key(), backend).unwrap();
             let round_keys = match &key.0 {
                 Schedule::Portable(schedule) => std::ptr::from_ref(schedule.get()).cast::<u8>(),
-                #[cfg(all(target_arch = "x86_64", not(feature = "sim")))]
+                #[cfg(all(target_arch = "x86_64", not(sealdisk_sim)))]
                 Schedule::Avx512(schedule) => schedule.address(),
-                #[cfg(feature = "sim")]
+                #[cfg(sealdisk_sim)]
                 _ => continue,
             };
             assert!(Mapping::of(round_keys).is_locked(), "{}", backend.name());

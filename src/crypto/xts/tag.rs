@@ -4,8 +4,8 @@
 //! the core relies on, at a fraction of the cost: every 16-byte block is mixed by itself (so a write torn between
 //! blocks reads back as it would under XTS), reversibly, under the key, the page number and its place in the page, with
 //! every byte of the result depending on every byte of the block. Content read under another key, at another page or
-//! though it was stored in plaintext comes out as noise. It exists only under the feature `sim`, which no product build
-//! has.
+//! though it was stored in plaintext comes out as noise. It exists only under `--cfg sealdisk_sim`, which no product
+//! build has.
 
 use super::BLOCKS;
 use crate::PAGE;

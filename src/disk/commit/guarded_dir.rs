@@ -87,7 +87,7 @@ impl Dir for GuardedDir {
     }
 }
 
-#[cfg(all(test, feature = "sim"))]
+#[cfg(all(test, sealdisk_sim))]
 mod tests {
     use super::*;
     use crate::ErrorKind;

@@ -59,7 +59,7 @@ impl RangeLock {
 }
 
 #[cfg(test)]
-#[cfg(not(feature = "sim"))]
+#[cfg(not(sealdisk_sim))]
 mod tests {
     use super::*;
 

@@ -305,7 +305,7 @@ fn merge(found: &mut Segments, segment: Segment, limit: usize) -> bool {
 }
 
 #[cfg(test)]
-#[cfg(not(feature = "sim"))]
+#[cfg(not(sealdisk_sim))]
 mod tests {
     use proptest::prelude::*;
 

@@ -32,7 +32,7 @@ const CHUNK_COST: usize = 72;
 /// 40.
 const BOUND: usize = 8 << 20;
 /// Looking through this many layers takes as long as painting a chunk, about. What tests read is kept at once.
-const PAINTING: u64 = if cfg!(any(test, feature = "sim")) { 1 } else { 32 };
+const PAINTING: u64 = if cfg!(any(test, sealdisk_sim)) { 1 } else { 32 };
 /// Changes up to this many chunks are carried over one by one, so that trimming a whole disk does not visit them all.
 const FEW: u64 = 64;
 

@@ -89,7 +89,7 @@ impl Core {
 }
 
 #[cfg(test)]
-#[cfg(not(feature = "sim"))]
+#[cfg(not(sealdisk_sim))]
 mod tests {
     use std::io;
     use std::sync::Arc;

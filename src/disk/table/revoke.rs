@@ -40,7 +40,7 @@ impl Core {
 }
 
 #[cfg(test)]
-#[cfg(not(feature = "sim"))]
+#[cfg(not(sealdisk_sim))]
 mod tests {
     use crate::disk::Durability;
     use crate::disk::tests::{TestDisk, read};
@@ -65,7 +65,7 @@ mod tests {
     }
 }
 
-#[cfg(all(test, feature = "sim"))]
+#[cfg(all(test, sealdisk_sim))]
 mod tests {
     use std::sync::Arc;
 

@@ -346,7 +346,7 @@ pub(super) fn read(file: &dyn File, boot: &[u8; 16], epoch: u64, keys: &DiskKeys
 }
 
 #[cfg(test)]
-#[cfg(not(feature = "sim"))]
+#[cfg(not(sealdisk_sim))]
 mod tests {
     use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
 

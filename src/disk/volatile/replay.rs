@@ -342,7 +342,7 @@ impl Sum {
 }
 
 #[cfg(test)]
-#[cfg(not(feature = "sim"))]
+#[cfg(not(sealdisk_sim))]
 mod tests {
     use std::os::unix::fs::FileExt;
 

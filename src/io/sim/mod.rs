@@ -1,5 +1,5 @@
 //! A simulated disk behind the file seam: what the production core sees of a kernel, a file system and a device whose
-//! power may go at any moment. Compiled under the feature `sim` alone.
+//! power may go at any moment. Compiled under `--cfg sealdisk_sim` alone.
 //!
 //! What it promises is what POSIX and Linux promise and no more, so that a core that survives it needs no luck:
 //!
