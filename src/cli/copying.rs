@@ -103,7 +103,7 @@ pub(super) fn copy(
             failure.hint.into_iter().fold(error, Error::hint)
         })
     };
-    let target = Target { client: &mut client, note: &mut note };
+    let target = Target { disk: &mut client, note: &mut note };
     let copied = into_disk::copy(source.pieces, target, begin, &source.stop, &mut |done| {
         reached.set(done);
         bar.set_position(done);

@@ -11,11 +11,10 @@ use std::time::{Duration, Instant};
 use sha2::{Digest, Sha256};
 
 use super::source::Pieces;
+use super::target::TargetDisk;
 use super::{PIECE, Stop};
-use crate::base::Content;
 use crate::base::read_ahead::read_ahead;
 use crate::io::zeros::is_zero;
-use crate::nbd::client::Client;
 use crate::{Error, ErrorKind, Result};
 
 /// Bytes that are zero or equal together are left out in units of this size.
@@ -37,7 +36,7 @@ pub enum Begin {
 
 /// The disk copied into.
 pub struct Target<'a> {
-    pub client: &'a mut Client,
+    pub disk: &'a mut dyn TargetDisk,
     /// Notes that the first bytes, so many, are there, and with a size resizes the disk to it.
     pub note: &'a mut dyn FnMut(u64, Option<u64>) -> Result<()>,
 }
@@ -71,9 +70,9 @@ pub fn copy(
     let mut at = match begin {
         Begin::New | Begin::Compare => 0,
         Begin::After(done) => {
-            let size = copy.target.client.size();
-            copy.target.client.zero(done, size - done)?;
-            copy.target.client.await_writes()?;
+            let size = copy.target.disk.size();
+            copy.target.disk.zero(done, size - done)?;
+            copy.target.disk.await_writes()?;
             done
         }
     };
@@ -111,7 +110,7 @@ pub fn copy(
     copy.clear(at, end)?;
     at = end;
     // What an earlier copy of a longer stream left.
-    let end = copy.target.client.size();
+    let end = copy.target.disk.size();
     copy.clear(at, end)?;
     copy.note(at, None)?;
     progress(at);
@@ -139,31 +138,31 @@ enum Todo {
 impl Copy<'_> {
     /// Makes the disk larger when the source has more than anybody knew: at `at` of it, up to `end` at least.
     fn make_room(&mut self, at: u64, end: u64) -> Result<()> {
-        let size = self.target.client.size();
+        let size = self.target.disk.size();
         if end <= size {
             return Ok(());
         }
         let size = end.max(size.saturating_mul(2));
         self.note(at, Some(size))?;
-        self.target.client.set_size(size);
+        self.target.disk.set_size(size);
         Ok(())
     }
 
     /// Makes `[from, to)` zero, where the disk may hold something.
     fn clear(&mut self, from: u64, to: u64) -> Result<()> {
-        if self.compare && from < to && self.target.client.next_data(from)?.is_some_and(|data| data < to) {
-            self.target.client.zero(from, to - from)?;
+        if self.compare && from < to && self.target.disk.next_data(from)?.is_some_and(|data| data < to) {
+            self.target.disk.zero(from, to - from)?;
         }
         Ok(())
     }
 
     fn put(&mut self, from: u64, data: &[u8], digest: [u8; 32]) -> Result<()> {
         let end = from + data.len() as u64;
-        let held = self.compare && self.target.client.next_data(from)?.is_some_and(|data| data < end);
+        let held = self.compare && self.target.disk.next_data(from)?.is_some_and(|data| data < end);
         let mut old = Vec::new();
         if held {
             old.resize(data.len(), 0);
-            self.target.client.read_at(from, &mut old)?;
+            self.target.disk.read_at(from, &mut old)?;
         }
         let todo = |start: usize| {
             let end = (start + GRAIN).min(data.len());
@@ -186,10 +185,10 @@ impl Copy<'_> {
             let at = from + start as u64;
             match what {
                 Todo::Nothing => {}
-                Todo::Clear => self.target.client.zero(at, run.len() as u64)?,
+                Todo::Clear => self.target.disk.zero(at, run.len() as u64)?,
                 Todo::Write => {
                     self.done.written += run.len() as u64;
-                    self.target.client.write(at, &data[run])?;
+                    self.target.disk.write(at, &data[run])?;
                 }
             }
             start = next;
@@ -205,12 +204,12 @@ impl Copy<'_> {
 
     /// Makes durable, reads back and compares what was written, then notes that the first `done` bytes are there.
     fn note(&mut self, done: u64, size: Option<u64>) -> Result<()> {
-        let client = &mut *self.target.client;
-        client.flush()?;
+        let disk = &mut *self.target.disk;
+        disk.flush()?;
         let mut written = self.unverified.drain(..);
         let fill = |buf: &mut [u8]| {
             let Some((at, len, digest)) = written.next() else { return Ok(None) };
-            client.read_at(at, &mut buf[..len])?;
+            disk.read_at(at, &mut buf[..len])?;
             Ok(Some((at, len, digest)))
         };
         read_ahead(PIECE, fill, |pieces| {
@@ -229,6 +228,6 @@ impl Copy<'_> {
 
 impl std::fmt::Debug for Target<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Target").field("client", &self.client).finish_non_exhaustive()
+        f.debug_struct("Target").field("disk", &self.disk).finish_non_exhaustive()
     }
 }

@@ -1,6 +1,7 @@
 //! Copying disks in and out: sparse, read back and compared, and able to go on after an interruption.
 //!
-//! A verb reads and writes files in its own process; disks it reaches over NBD ([`crate::nbd::client`]), served or not.
+//! A verb reads and writes files in its own process; disks it is handed as what can be read ([`Content`]) or written
+//! ([`target::TargetDisk`]): a connection, served or not.
 //!
 //! - [`source`]: what is copied, piece by piece: anything that can be read at any place, or a stream.
 //! - [`into_disk`]: into an unfinished disk. What is noted as done there is durable and was read back.
@@ -17,6 +18,7 @@ pub mod into_disk;
 pub mod out;
 pub mod source;
 pub mod stream;
+pub mod target;
 
 /// Bytes looked at at a time.
 pub const PIECE: usize = 4 << 20;

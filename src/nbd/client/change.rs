@@ -1,12 +1,13 @@
 //! Changes of a disk: sent without waiting, and waited for together.
 
 use super::super::wire::transmission::{HeaderStyle, ReplyHeader, command, command_flag};
+use super::status::Status;
 use super::{Client, DEPTH};
 use crate::Result;
+use crate::copy::target::TargetDisk;
 
-impl Client {
-    /// Writes `data` at byte `offset`. It need not be done when this returns: [`Client::await_writes`] waits for it.
-    pub fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
+impl TargetDisk for Client {
+    fn write(&mut self, offset: u64, data: &[u8]) -> Result<()> {
         let flags = if self.style == HeaderStyle::Extended { command_flag::PAYLOAD_LEN } else { 0 };
         let mut at = offset;
         for part in data.chunks(self.most) {
@@ -21,29 +22,33 @@ impl Client {
         Ok(())
     }
 
-    /// Makes the range zero, and gives back what it took. As [`Client::write`] it need not be done on return.
-    pub fn zero(&mut self, offset: u64, len: u64) -> Result<()> {
+    fn zero(&mut self, offset: u64, len: u64) -> Result<()> {
         let cookie = self.request(command::WRITE_ZEROES, 0, offset, len)?;
         self.changes.push((cookie, offset));
         Ok(())
     }
 
-    /// Waits for all changes.
-    pub fn await_writes(&mut self) -> Result<()> {
+    fn await_writes(&mut self) -> Result<()> {
         while !self.changes.is_empty() {
             self.hear_change()?;
         }
         Ok(())
     }
 
-    /// Makes all changes durable.
-    pub fn flush(&mut self) -> Result<()> {
+    fn flush(&mut self) -> Result<()> {
         self.await_writes()?;
         let cookie = self.request(command::FLUSH, 0, 0, 0)?;
         self.changes.push((cookie, 0));
         self.await_writes()
     }
 
+    fn set_size(&mut self, size: u64) {
+        self.size = size;
+        self.status = Status::default();
+    }
+}
+
+impl Client {
     fn hear_change(&mut self) -> Result<()> {
         let header = self.reply()?;
         let (ReplyHeader::Simple { cookie, .. } | ReplyHeader::Chunk { cookie, .. }) = header;

@@ -17,6 +17,7 @@ use super::errno::Errno;
 use super::uri::Uri;
 use super::wire::transmission::{HeaderStyle, MAX_REPLY_LEN, ReplyHeader, Request, SIMPLE_REPLY_LEN, command};
 use crate::base::Content;
+use crate::copy::target::TargetDisk;
 use crate::serve::AttachTerms;
 use crate::{Error, ErrorKind, Result};
 
@@ -88,7 +89,7 @@ impl Client {
         Ok(Self::new(transport, agreed.style, agreed.context, agreed.size, agreed.most))
     }
 
-    /// Takes a connection to a disk of `size` bytes that is in transmission, on the terms of [`super::Door`].
+    /// Takes a connection to a disk of `size` bytes that is in transmission, on the terms of [`super::LocalAttach`].
     #[must_use]
     pub fn attached(stream: UnixStream, size: u64, terms: AttachTerms) -> Self {
         let transport = Transport::new(Box::new(stream), "the server of the disk".to_owned(), None);
@@ -107,12 +108,6 @@ impl Client {
             changes: Vec::new(),
             status: Status::default(),
         }
-    }
-
-    /// The disk was resized.
-    pub fn set_size(&mut self, size: u64) {
-        self.size = size;
-        self.status = Status::default();
     }
 
     fn request(&mut self, command: u16, flags: u16, offset: u64, length: u64) -> Result<u64> {

@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use super::super::wire::transmission::{ChunkType, HeaderStyle, ReplyHeader, command};
 use super::{Client, DEPTH};
+use crate::copy::target::TargetDisk;
 use crate::{PAGE, Result};
 
 /// Chunks of one reply beside one for each page of it.
