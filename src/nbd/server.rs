@@ -1,26 +1,20 @@
 //! The server: sockets in, connections out, and an orderly end.
 //!
-//! 1. Handshakes run as tasks, bounded in number and time; the oldest makes room for a new one, so clients that connect
-//!    and say nothing keep nobody out.
+//! 1. Handshakes run as tasks. Which of them go on, and which clients are let in, [`Clients`] says.
 //! 2. A client that reaches transmission gets a thread of its own and counts among the connections.
-//! 3. At the end: no new clients; requests that still arrive are refused for a while; then no more are read, and what
-//!    is in flight is finished and answered; a client that does not take its answers is cut off.
+//! 3. At the end: no new clients; requests that still arrive are refused for a while; then [`Clients`] ends them.
 
-use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
-use parking_lot::Mutex;
-use rustix::net::Shutdown;
 use rustls::ServerConnection;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tracing::{debug, warn};
@@ -35,8 +29,8 @@ use crate::serve::busy_poll::PollSlots;
 use crate::serve::certificate;
 use crate::serve::channel::Channel;
 use crate::serve::client_log::Record;
+use crate::serve::clients::{Admitted, Clients};
 use crate::serve::listen::{self, Listener, Reach, SocketAccess, SocketFile};
-use crate::serve::places::{Place, Places};
 use crate::serve::server_stats::{Attached, Stats};
 use crate::serve::turned_away::{HandshakeEnd, Reason};
 use crate::serve::{Exports, Identity, ListenerPolicy, Listening, TlsUse};
@@ -147,7 +141,7 @@ impl Server {
         hub.shared.stopping.store(!hub.shared.config.limits.shutdown_grace.is_zero(), Ordering::Relaxed);
         accepting.shutdown().await;
         drop(files);
-        hub.end().await;
+        hub.clients.end().await;
         Ok(())
     }
 }
@@ -157,7 +151,7 @@ struct Ready {
     session: Session,
     socket: OwnedFd,
     tls: Option<ServerConnection>,
-    place: OwnedSemaphorePermit,
+    place: Admitted,
     /// Goes with the client.
     kept: Option<Box<dyn Send>>,
 }
@@ -167,17 +161,7 @@ pub(super) struct Hub {
     exports: Arc<dyn Exports>,
     shared: Arc<Shared>,
     pub(super) stats: Arc<Stats>,
-    /// One for each client in transmission.
-    places: Arc<Semaphore>,
-    next_id: AtomicU64,
-    /// For handshakes under way.
-    handshakes: Arc<Places>,
-    /// Sockets of clients in transmission.
-    clients: Mutex<HashMap<u64, Arc<OwnedFd>>>,
-    /// Handshakes and clients together.
-    alive: watch::Sender<usize>,
-    /// No more requests are read: clients that reach transmission now are cut off at once.
-    cut: AtomicBool,
+    clients: Arc<Clients>,
 }
 
 impl Hub {
@@ -189,52 +173,26 @@ impl Hub {
             lookouts: PollSlots::new(),
             config,
         });
-        Self {
-            exports,
-            places: Arc::new(Semaphore::new(shared.config.limits.max_connections)),
-            handshakes: Places::new(shared.config.limits.max_handshakes),
-            shared,
-            stats,
-            next_id: AtomicU64::new(0),
-            clients: Mutex::default(),
-            alive: watch::Sender::new(0),
-            cut: AtomicBool::new(false),
-        }
+        Self { exports, clients: Clients::new(&shared.config.limits, &stats), shared, stats }
     }
 
     /// Starts the handshake with a client.
     fn greet(self: &Arc<Self>, client: Arrival) {
         let Arrival { stream, from, tls } = client;
         let (identity, peer, security) = (from.identity(), from.to_string(), Security::Plain(tls));
-        let place = self.handshakes.take();
-        self.stats.handshakes.fetch_add(1, Ordering::Relaxed);
-        self.alive.send_modify(|alive| *alive += 1);
-        let mut guard = HandshakeGuard { hub: Arc::clone(self), place };
+        let (mut greeting, hub) = (self.clients.greet(), Arc::clone(self));
         tokio::spawn(async move {
-            let HandshakeGuard { hub, place } = &mut guard;
-            let ended = place.hold(hub.negotiate(stream, security, identity, &peer)).await;
-            let ended = match ended.unwrap_or_else(|| Err(hub.given_up())) {
-                Ok(Some(ready)) => return hub.start(ready, peer),
-                Ok(None) => return debug!(%peer, "the client left during the handshake"),
-                Err(ended) => ended,
-            };
-            hub.stats.handshakes_failed.fetch_add(1, Ordering::Relaxed);
-            match ended {
-                HandshakeEnd::Left => debug!(%peer, "the client broke the handshake off"),
-                HandshakeEnd::TurnedAway(reason, why) => hub.stats.turned_away(&peer, reason, why),
+            match greeting.hold(hub.negotiate(stream, security, identity, &peer)).await {
+                Ok(Some(ready)) => hub.start(ready, peer),
+                Ok(None) => debug!(%peer, "the client left during the handshake"),
+                Err(ended) => {
+                    if matches!(ended, HandshakeEnd::Left) {
+                        debug!(%peer, "the client broke the handshake off");
+                    }
+                    greeting.failed(&peer, ended);
+                }
             }
         });
-    }
-
-    /// Why a handshake was ended from outside.
-    fn given_up(&self) -> HandshakeEnd {
-        if self.cut.load(Ordering::SeqCst) {
-            return HandshakeEnd::Left;
-        }
-        HandshakeEnd::away(
-            Reason::Handshakes,
-            "it made room for a newer client (--max-handshakes, or no descriptors are left)",
-        )
     }
 
     /// `None`: the client ended it in order.
@@ -248,10 +206,7 @@ impl Hub {
         let config = &self.shared.config;
         let mut place = None;
         let mut admit = || {
-            place = Arc::clone(&self.places).try_acquire_owned().ok();
-            if place.is_none() {
-                self.stats.connections_refused.fetch_add(1, Ordering::Relaxed);
-            }
+            place = self.clients.admit();
             place.is_some()
         };
         let Shared { stopping, .. } = &*self.shared;
@@ -286,8 +241,7 @@ impl Hub {
 
     /// Gives a client that needs no handshake its thread, and says how many bytes one request may carry.
     pub(super) fn admit(self: &Arc<Self>, session: Session, socket: OwnedFd, kept: Box<dyn Send>) -> Result<u32> {
-        let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-            self.stats.connections_refused.fetch_add(1, Ordering::Relaxed);
+        let Some(place) = self.clients.admit() else {
             let most = self.shared.config.limits.max_connections;
             return Err(Error::new(ErrorKind::LimitExceeded, format!("the server has its {most} clients already"))
                 .hint("detach one, or serve with a larger --max-connections"));
@@ -304,15 +258,10 @@ impl Hub {
             Ok(channel) => channel,
             Err(error) => return warn!(%peer, %error, "cannot serve a client"),
         };
-        self.alive.send_modify(|alive| *alive += 1);
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        self.clients.lock().insert(id, channel.socket());
-        let guard = ClientGuard { hub, id, _place: place, kept };
-        if self.cut.load(Ordering::SeqCst) {
-            return;
-        }
+        let Some(guard) = self.clients.attach(place, channel.socket(), kept) else { return };
         let serve = move || {
-            let guard = guard;
+            // Until the connection has ended.
+            let _guard = guard;
             let client = Attached {
                 peer: peer.clone(),
                 export: session.export.name.clone(),
@@ -321,7 +270,7 @@ impl Hub {
                 read_only: session.export.read_only,
                 since: Instant::now(),
             };
-            let record = Record::begin(&guard.hub.stats, session.export.disk.uuid(), client);
+            let record = Record::begin(&hub.stats, session.export.disk.uuid(), client);
             match Connection::new(shared, session, channel, record) {
                 Ok(connection) => connection.run(),
                 Err(error) => warn!(%peer, %error, "cannot serve a client"),
@@ -330,33 +279,6 @@ impl Hub {
         if let Err(error) = std::thread::Builder::new().name("nbd-client".into()).stack_size(STACK).spawn(serve) {
             warn!(%error, "no thread for a client");
         }
-    }
-
-    /// Ends everything that is alive.
-    async fn end(&self) {
-        let grace = self.shared.config.limits.shutdown_grace;
-        if self.all_gone_within(grace).await {
-            return;
-        }
-        self.cut.store(true, Ordering::SeqCst);
-        self.handshakes.give_up_all();
-        self.shut(Shutdown::Read);
-        if !self.all_gone_within(self.shared.config.limits.stall_timeout).await {
-            warn!("some clients do not take their last replies");
-            self.shut(Shutdown::Both);
-            self.all_gone_within(grace.max(Duration::from_secs(1))).await;
-        }
-    }
-
-    fn shut(&self, how: Shutdown) {
-        for client in self.clients.lock().values() {
-            let _ = rustix::net::shutdown(client, how);
-        }
-    }
-
-    async fn all_gone_within(&self, limit: Duration) -> bool {
-        let mut alive = self.alive.subscribe();
-        tokio::time::timeout(limit, alive.wait_for(|alive| *alive == 0)).await.is_ok()
     }
 }
 
@@ -367,36 +289,7 @@ impl Arrivals for Hub {
 
     fn not_accepted(&self, error: &io::Error) {
         warn!(%error, "cannot accept a client");
-        // A handshake that is waited for holds the descriptor that is missing.
-        self.handshakes.give_up_oldest();
-    }
-}
-
-struct HandshakeGuard {
-    hub: Arc<Hub>,
-    place: Place,
-}
-
-impl Drop for HandshakeGuard {
-    fn drop(&mut self) {
-        self.hub.stats.handshakes.fetch_sub(1, Ordering::Relaxed);
-        self.hub.alive.send_modify(|alive| *alive -= 1);
-    }
-}
-
-struct ClientGuard {
-    hub: Arc<Hub>,
-    id: u64,
-    _place: OwnedSemaphorePermit,
-    kept: Option<Box<dyn Send>>,
-}
-
-impl Drop for ClientGuard {
-    fn drop(&mut self) {
-        self.hub.clients.lock().remove(&self.id);
-        // Before anybody takes the client for gone.
-        drop(self.kept.take());
-        self.hub.alive.send_modify(|alive| *alive -= 1);
+        self.clients.give_up_oldest_handshake();
     }
 }
 

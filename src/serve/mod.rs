@@ -9,7 +9,7 @@
 //! | `exports`, `attach` | what is served; the way in for the program's own verbs |
 //! | `listen`, `listener_policy`, `audience` | sockets, how clients come in there, and who that is |
 //! | `tls`, `certificate`, `trust_file`, `identity` | who proves what |
-//! | `accept`, `places`, `turned_away` | clients that arrive, make room, and are sent away |
+//! | `accept`, `clients`, `places`, `turned_away` | clients that arrive, are let in, make room, and are sent away |
 //! | `limits`, `buffers`, `workers`, `busy_poll`, `channel` | what serving a client takes |
 //! | `counters`, `client_log`, `log_limiter`, `server_stats` | what is told of it |
 //! | `http` | HTTP, for the front ends that speak it |
@@ -22,6 +22,7 @@ pub(crate) mod busy_poll;
 pub(crate) mod certificate;
 pub(crate) mod channel;
 pub(crate) mod client_log;
+pub(crate) mod clients;
 pub(crate) mod counters;
 pub(crate) mod exports;
 pub(crate) mod http;
