@@ -10,6 +10,7 @@
 //!    at its path meanwhile is another directory, and not looked at.
 
 use std::ffi::CString;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::unistd;
@@ -48,6 +49,8 @@ struct Ids {
     groups: Vec<Gid>,
     caller_gid: Gid,
     caller_groups: Vec<Gid>,
+    /// The owner's home directory; `None`: a user whom the system does not know.
+    home: Option<PathBuf>,
 }
 
 impl Owner {
@@ -80,6 +83,18 @@ impl Owner {
         self.uid.as_raw()
     }
 
+    /// Whether the owner is another user than the caller, who is root: what the caller can open the owner may not.
+    #[must_use]
+    pub fn is_another(&self) -> bool {
+        self.ids.is_some()
+    }
+
+    /// The home directory of an owner who [is another user](Owner::is_another), as the system knows it.
+    #[must_use]
+    pub fn home(&self) -> Option<&Path> {
+        self.ids.as_ref()?.home.as_deref()
+    }
+
     /// Does `work` with the owner's rights. So do the threads that begin in it.
     pub fn act<T, E: From<Error>>(
         &self,
@@ -107,12 +122,13 @@ impl Ids {
     fn of(uid: Uid) -> Result<Self> {
         let user = unistd::User::from_uid(unistd::Uid::from_raw(uid.as_raw())).ok().flatten();
         let gid = user.as_ref().map_or(NO_GROUP, |user| user.gid.as_raw());
+        let home = user.as_ref().map(|user| user.dir.clone());
         let name = user.and_then(|user| CString::new(user.name).ok());
         let groups = name.and_then(|name| unistd::getgrouplist(&name, unistd::Gid::from_raw(gid)).ok());
         let groups = groups.unwrap_or_default().into_iter().map(|group| Gid::from_raw(group.as_raw())).collect();
         let caller_groups = rustix::process::getgroups()
             .map_err(|error| Error::io("the groups of this process are not known", error.into()))?;
-        Ok(Self { uid, gid: Gid::from_raw(gid), groups, caller_gid: rustix::process::getegid(), caller_groups })
+        Ok(Self { uid, gid: Gid::from_raw(gid), groups, caller_gid: rustix::process::getegid(), caller_groups, home })
     }
 }
 

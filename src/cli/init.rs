@@ -1,6 +1,5 @@
 //! `init`: a new account.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -10,6 +9,7 @@ use uuid::Uuid;
 use super::context::{Context, Outcome};
 use super::kek_options::KekOptions;
 use super::key_place::KeyPlace;
+use super::new_key::NewKey;
 use super::{ACCOUNT_VARIABLE, DEFAULT_ACCOUNT, quickstart};
 use crate::Result;
 use crate::account::acts::{self, Asker};
@@ -17,7 +17,6 @@ use crate::account::audit_log::AuditLog;
 use crate::account::make::NewAccountDir;
 use crate::account::report::Switch;
 use crate::account::settings::Settings;
-use crate::crypto::kek::{self, Kek, KekSource, SourceRecord};
 use crate::io::system;
 use crate::text;
 
@@ -95,7 +94,7 @@ pub(super) fn make(context: &Context, key: &KekOptions, encryption: Switch) -> R
         log.ready()?;
     }
     let uuid = system::uuid()?;
-    let new = NewKey::get(key, uuid, &context.account)?;
+    let new = NewKey::first(key, place.owner(), uuid, &context.account)?;
     let (settings, ring) =
         place.owner().act(|| Settings::create(place.dir(), uuid, &new.kek, new.record.clone(), encryption.is_on()))?;
     place.keep()?;
@@ -108,37 +107,4 @@ pub(super) fn make(context: &Context, key: &KekOptions, encryption: Switch) -> R
     let key_source = settings.kek_source().to_string();
     let key_place = KeyPlace::of(settings.kek_source(), &context.account);
     Ok(Made { account: context.account.clone(), uuid, encryption, key_source, key_place })
-}
-
-/// The key of an account that is being made. Dropping it removes the file that was made for it.
-struct NewKey {
-    kek: Kek,
-    record: SourceRecord,
-    made: Option<PathBuf>,
-}
-
-impl NewKey {
-    fn get(options: &KekOptions, account: Uuid, data: &Path) -> Result<Self> {
-        match options.new_source()? {
-            Some(source) => Ok(Self { kek: kek::obtain_new(&*source)?, record: source.record(), made: None }),
-            None => {
-                let source = kek::make_default(account, data)?;
-                let kek = kek::obtain_new(&source).inspect_err(|_| drop(fs::remove_file(source.path())))?;
-                Ok(Self { kek, record: source.record(), made: Some(source.path().to_owned()) })
-            }
-        }
-    }
-
-    fn keep(mut self) {
-        self.made = None;
-    }
-}
-
-impl Drop for NewKey {
-    fn drop(&mut self) {
-        if let Some(made) = &self.made {
-            // It opens nothing; that it stays behind would be untidy and no more.
-            let _ = fs::remove_file(made);
-        }
-    }
 }

@@ -45,6 +45,7 @@ mod listeners;
 mod log;
 mod map;
 mod map_svg;
+mod new_key;
 mod notes;
 mod notify;
 mod progress;

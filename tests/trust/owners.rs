@@ -59,7 +59,7 @@ fn verbs_of_root_leave_an_account_its_owners() {
         r#"
         install -d -o 65534 -g 65534 -m 700 account
         key kek; key next; head -c 1M /dev/urandom >image; chmod 600 image; cp image base; chmod 644 base
-        sd init --key-file kek
+        sd init --key-fd 3 3<kek
         sd create d --size 1M --key-file kek
         # What root names is opened with root's rights.
         sd create over --base base --key-file kek
@@ -71,13 +71,14 @@ fn verbs_of_root_leave_an_account_its_owners() {
         sd key export d --layer 1 --out layer.key --yes-reveal --key-file kek
         test "$(stat -c %u layer.key)" = 0
         sd key rotate-data --all --key-file kek
+        chown 65534 next
         sd key rotate-kek --key-file next --old-key-file kek --account-key
-        sd scrub d --wait --key-file next
-        sd key revoke --key-file next; sd key restore --key-file next
-        sd verify d --key-file next
+        # What account.toml names is opened as the owner.
+        sd scrub d --wait
+        sd key revoke; sd key restore
+        sd verify d
         test -z "$(find account ! -user 65534 -o ! -group 65534)"
         # And so the owner can go on.
-        chown 65534 next
         other "$B" --account "$A" create mine --size 1M --key-file next
         serving other "$B" --account "$A" serve --key-file next
         sd create served --size 1M; sd list | grep -q served
@@ -94,7 +95,7 @@ fn root_copies_between_accounts_of_two_users() {
         r#"
         key kek; key kek2; sd init --key-file kek; head -c 1M /dev/urandom >image; sd import image d
         install -d -o 65534 -m 700 theirs
-        "$B" --account theirs init --key-file kek2
+        "$B" --account theirs init --key-fd 3 3<kek2
         sd clone d d --full --into theirs --into-key-file kek2
         sd clone d e --full --into theirs --into-key-command "cat $T/kek2"
         "$B" --account theirs export e out --to raw --key-file kek2; cmp image out
@@ -103,12 +104,56 @@ fn root_copies_between_accounts_of_two_users() {
     );
 }
 
+/// What root can read its owner may not: an account under such a key would open for root alone.
+#[test]
+fn root_gives_an_account_of_another_user_no_key_that_its_owner_does_not_get() {
+    as_root(
+        r#"
+        install -d -o 65534 -g 65534 -m 700 account svc; key rootkey; key svc/kek; key svc/next; chown 65534:65534 svc/*
+        mine() { other "$B" --account "$A" "$@"; }
+        command="cat $T/svc/next"
+        # Of an account that is being made nothing stays.
+        refused "the owner of the account (uid 65534) does not get the key" sd init --key-file rootkey
+        grep -q "chown 65534" said && grep -q "sudo -u '#65534'" said
+        refused "uid 65534, who has not approved this key command" sd init --key-command "$command"
+        refused "hint: nothing was changed" sd init
+        test -z "$(ls account)"; test ! -e home/config
+        mine init --key-file svc/kek; mine create d --size 1M
+        refusals() {
+            local before; before=$(sha256sum account/account.toml)
+            refused "does not get the key" sd key rotate-kek --key-file rootkey
+            refused "has not approved this key command" sd key rotate-kek --key-command "$command"
+            refused "has not approved this key command" sd key rotate-kek --key-command-shell "$command"
+            test "$before" = "$(sha256sum account/account.toml)"; test ! -e home/config
+        }
+        refusals
+        # The file that is made lies beside the present one, and is the owner's; so at rest as while served.
+        sd key rotate-kek 2>said; grep -q "a new key was made in $T/svc/" said
+        made=$(echo svc/*.2.key); test "$(stat -c %u:%g:%a "$made")" = 65534:65534:600
+        mine show d >shown
+        serving mine serve
+        refusals
+        sd key rotate-kek; stop; mine list | grep -q d
+        serving mine serve; stop
+        # The owner's file, root's file for a group of the owner, and what is given anew each time are taken.
+        CREDENTIALS_DIRECTORY=$T sd key rotate-kek --key-file svc/next; mine list | grep -q d
+        (umask 077; head -c 32 /dev/urandom >grouped); chown 0:65534 grouped; chmod 640 grouped
+        sd key rotate-kek --key-file grouped; mine list | grep -q d
+        # Beside root's file the owner makes none.
+        refused "hint: nothing was changed" sd key rotate-kek
+        sd key rotate-kek --passphrase-fd 3 3<<<"a passphrase"; mine list --passphrase-fd 3 3<<<"a passphrase" | grep -q d
+        sd key rotate-kek --key-fd 3 --old-passphrase-fd 4 3<rootkey 4<<<"a passphrase"; sd list --key-file rootkey | grep -q d
+        "#,
+    );
+}
+
 #[test]
 fn root_reads_for_an_owner_no_more_than_the_owner_may() {
     let said = as_root(
         r#"
-        install -d -o 65534 -m 700 account; key kek; sd init --key-file kek
-        # The account names root's own key file, which only root may read; named by root itself it serves.
+        install -d -o 65534 -m 700 account; key kek; chown 65534 kek; sd init --key-file kek
+        # The account names a key file that has become root's own; named by root itself it serves.
+        chown 0 kek
         refused "Permission denied" sd create d --size 1M
         grep -q "name it yourself" said
         sd create d --size 1M --key-file kek
@@ -122,11 +167,14 @@ fn root_reads_for_an_owner_no_more_than_the_owner_may() {
 fn a_server_that_root_starts_is_the_owners() {
     as_root(
         r#"
-        install -d -o 65534 -m 700 account; key kek; sd init --key-file kek
+        install -d -o 65534 -m 700 account; key kek; sd init --key-fd 3 3<kek
         serving sd serve --key-file kek
         test "$(awk '/^Uid/ { print $2, $3, $4, $5 }' /proc/$S/status)" = "65534 65534 65534 65534"
         test "$(awk '/^Gid/ { print $2, $3, $4, $5 }' /proc/$S/status)" = "65534 65534 65534 65534"
         test "$(cat /proc/$S/task/*/status 2>/dev/null | awk '/^Uid/ { print $2 }' | sort -u)" = 65534
+        # The manager of the owner's service gives it the credential of this name.
+        CREDENTIALS_DIRECTORY=$T sd key rotate-kek --key-credential rootkey; CREDENTIALS_DIRECTORY=$T sd list | grep -q d
+        install -o 65534 -g 65534 -m 600 rootkey svc/rootkey; CREDENTIALS_DIRECTORY=$T/svc mine list | grep -q d
         test "$(awk '/^CapEff/ { print $2 }' /proc/$S/status)" = 0000000000000000
         test "$(stat -c %u:%a account/nbd.sock)" = 65534:600
         sd create d --size 1M; sd status | grep -q d
@@ -140,7 +188,7 @@ fn a_server_that_root_starts_is_the_owners() {
 fn root_without_the_right_to_become_the_owner_is_told_what_to_do() {
     as_root(
         r#"
-        install -d -o 65534 -m 700 account; key kek; sd init --key-file kek
+        install -d -o 65534 -m 700 account; key kek; sd init --key-fd 3 3<kek
         refused "root cannot become the owner of the account (uid 65534)" \
             setpriv --bounding-set -setuid,-setgid "$B" --account "$A" create d --size 1M --key-file kek
         grep -qF 'start it with `-u 65534`' said
@@ -155,7 +203,7 @@ fn the_audit_log_names_the_user_who_asked_and_not_the_owner() {
         r#"
         install -d -o 65534 -g 65534 -m 700 account logs; key kek; key theirs; cp kek theirs; chown 65534 theirs
         export SEALDISK_AUDIT_LOG=$T/logs/audit.log
-        sd init --key-file kek
+        sd init --key-fd 3 3<kek
         asked() { tail -n 1 logs/audit.log >last; grep -q "\"on\":\"$2\"" last && grep -q "\"uid\":$1," last || { cat last; exit 1; }; }
         sd create rest --size 1M --key-file kek; asked 0 rest
         other "$B" --account "$A" create own --size 1M --key-file theirs; asked 65534 own

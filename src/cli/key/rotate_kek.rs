@@ -17,14 +17,16 @@ use crate::account::settings::Settings;
 use crate::cli::context::{Context, Outcome};
 use crate::cli::kek_options::{KekOptions, OldKekOptions};
 use crate::cli::key_place::KeyPlace;
+use crate::cli::new_key::NewKey;
 use crate::cli::{reencrypt, size, unlock};
-use crate::crypto::kek::{self, Kek, KekSource, SourceRecord};
+use crate::crypto::kek::{Kek, SourceRecord};
 use crate::io::system;
 use crate::{Error, ErrorKind, Result};
 
 /// Put the account under another key-encryption key, of the same kind or another
 ///
-/// The options name the new key; without one a new key file is made beside the first. No data is copied: only what the
+/// The options name the new key; without one a new key file is made beside the first. Where root asks for another user's
+/// account, that user has to be able to get the key, and owns the file that is made. No data is copied: only what the
 /// key wraps is wrapped anew, while serving too. The old key opens the account until that is durable, and never after.
 /// The key in use is asked for, also while the account is served.
 ///
@@ -69,7 +71,7 @@ impl RotateKek {
         let old = unlock::kek(&KekOptions::from(self.old), &settings, &owner)?;
         let (new, source) = match goes_on && !self.new.is_given() {
             true => (old.clone(), settings.kek_source().clone()),
-            false => new_kek(context, &self.new, &settings)?,
+            false => new_kek(context, &self.new, &settings, &owner)?,
         };
         let depth = match (self.compromised, self.account_key) {
             (true, _) => Depth::Compromised { id: system::uuid()? },
@@ -176,16 +178,14 @@ fn reencrypt_all(context: &Context, session: &Session) -> std::result::Result<Re
 
 /// The key that the options name, or one made for it. A file made here is never removed again: when something fails,
 /// it may be the one that opens the account.
-fn new_kek(context: &Context, options: &KekOptions, settings: &Settings) -> Result<(Kek, SourceRecord)> {
-    if let Some(source) = options.new_source()? {
-        if source.record().lies_in(&context.account) {
-            context.note("warning: the key lies beside the data: whoever copies the account has both");
-        }
-        return Ok((kek::obtain_new(&*source)?, source.record()));
+fn new_kek(context: &Context, options: &KekOptions, settings: &Settings, owner: &Owner) -> Result<(Kek, SourceRecord)> {
+    let new = NewKey::next(options, owner, settings, &context.account)?;
+    if let Some(made) = new.made() {
+        context.note(format_args!("note: a new key was made in {}", made.display()));
+    } else if new.record.lies_in(&context.account) {
+        context.note("warning: the key lies beside the data: whoever copies the account has both");
     }
-    let file = kek::make_next(settings.account(), settings.kek_version() + 1, &context.account)?;
-    context.note(format_args!("note: a new key was made in {}", file.path().display()));
-    Ok((kek::obtain_new(&file)?, file.record()))
+    Ok(new.keep())
 }
 
 struct Text<'a>(&'a KekRotated, &'a SourceRecord);

@@ -11,19 +11,15 @@ use super::KeyFile;
 use crate::crypto::secret::SecretKey;
 use crate::{Error, ErrorKind, Result};
 
-/// Makes a random key for the account `account` in `${XDG_CONFIG_HOME:-~/.config}/sealdisk/ACCOUNT.key`, durable when
-/// this returns. `data` is the account directory. [`ErrorKind::AlreadyExists`] rather than replace a key.
-pub fn make_default(account: Uuid, data: &Path) -> Result<KeyFile> {
-    make(&default_directory()?, &format!("{account}.key"), data)
+/// Makes a random key for the account `account` in the file `ACCOUNT.key` of `directory`, durable when this returns.
+/// `data` is the account directory. [`ErrorKind::AlreadyExists`] rather than replace a key.
+pub fn make_first(directory: &Path, account: Uuid, data: &Path) -> Result<KeyFile> {
+    make(directory, &format!("{account}.key"), data)
 }
 
 /// The same for an account whose KEK is to have the version `version`: `ACCOUNT.VERSION.key`, or the next number that
 /// is free, as an attempt that was cut off may have left a key that is in use nowhere.
-pub fn make_next(account: Uuid, version: u32, data: &Path) -> Result<KeyFile> {
-    next(&default_directory()?, account, version, data)
-}
-
-fn next(directory: &Path, account: Uuid, version: u32, data: &Path) -> Result<KeyFile> {
+pub fn make_next(directory: &Path, account: Uuid, version: u32, data: &Path) -> Result<KeyFile> {
     let mut number = version;
     loop {
         match make(directory, &format!("{account}.{number}.key"), data) {
@@ -34,8 +30,14 @@ fn next(directory: &Path, account: Uuid, version: u32, data: &Path) -> Result<Ke
 }
 
 /// Where the user keeps what concerns this program: `${XDG_CONFIG_HOME:-~/.config}/sealdisk`.
-pub(super) fn default_directory() -> Result<PathBuf> {
+pub fn default_directory() -> Result<PathBuf> {
     directory(std::env::var_os("XDG_CONFIG_HOME").map(PathBuf::from), std::env::home_dir())
+}
+
+/// Where a user whose home directory is `home` keeps the same, as far as another user knows.
+#[must_use]
+pub fn directory_in(home: &Path) -> PathBuf {
+    home.join(".config/sealdisk")
 }
 
 /// The XDG Base Directory Specification: a relative path is ignored.
@@ -109,7 +111,7 @@ mod tests {
         assert_eq!(file.obtain().unwrap(), kek);
 
         for number in 2..5 {
-            let file = next(temporary.path(), account, 2, &data).unwrap();
+            let file = make_next(temporary.path(), account, 2, &data).unwrap();
             assert_eq!(file.path(), temporary.path().join(format!("{account}.{number}.key")));
         }
     }

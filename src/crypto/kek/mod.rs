@@ -38,7 +38,7 @@ pub use credential::KeyCredential;
 pub use derived::{DerivedKeys, Nonce, ProofKey};
 pub use fd::KeyFd;
 pub use file::KeyFile;
-pub use made::{make_default, make_next};
+pub use made::{default_directory, directory_in, make_first, make_next};
 pub use new::obtain_new;
 pub use passphrase::{Ask, Passphrase, Prompt, Stretch};
 
