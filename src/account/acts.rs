@@ -341,6 +341,18 @@ pub fn tell_made(settings: &Settings, ring: &KeyRing, log: &AuditLog, asker: Ask
 }
 
 fn no_line(verb: &str, outcome: Outcome, error: &Error) -> Error {
+/// Leaves the first line of an audit log that a server begins: so one without lines is one whose lines are gone.
+pub fn begin_log(registry: &Registry, asker: Asker) -> Result<(), Error> {
+    let Some(log) = registry.audit_log() else { return Ok(()) };
+    if !log.is_empty()? {
+        return Ok(());
+    }
+    let act = Act::new("serve", "").with("begins this audit log");
+    // A line that cannot be written now is kept by the server.
+    let _ = tell(&registry.shared, &act, asker, Outcome::Done, None, None);
+    Ok(())
+}
+
     let what = format!("`{verb}` is {}, but has no line in the audit log: {error}", outcome.name());
     Error::new(ErrorKind::Io, what)
 }

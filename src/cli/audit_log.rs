@@ -25,6 +25,7 @@ pub(super) fn run(context: &Context, key: &KekOptions, path: &Path) -> Outcome {
         context.ask(key, KeyRequest::CheckLog.into(), &[file.as_fd()])?
     };
     let what = match &found.bad {
+        None if found.lines == 0 => "it is empty, and a log begins with a line: its lines are gone".to_owned(),
         Some(bad) => format!("line {} is not as it was written: {}", bad.line, bad.why),
         None if found.lines > 0 && found.unproven == found.lines => {
             "no line is proven: none has a MAC of a key of this account that is at hand".to_owned()
@@ -32,6 +33,9 @@ pub(super) fn run(context: &Context, key: &KekOptions, path: &Path) -> Outcome {
         None => return context.show(&found, Text(&found)),
     };
     let mut failure = Failure::from(Error::new(ErrorKind::Corrupt, what).at_path(path).hint(match &found.last {
+        None if found.bad.is_none() => {
+            "compare with what another place knows of it; the next start of a server begins a new log".to_owned()
+        }
         None => "no line before it is whole".to_owned(),
         Some(_) => Text(&found).to_string(),
     }));

@@ -21,6 +21,7 @@ use super::signals::EndSignals;
 use super::socket::SocketOptions;
 use super::terminal::Terminal;
 use super::uri;
+use crate::account::acts::{self, Asker};
 use crate::account::admission::Admission;
 use crate::account::control::server::ControlServer;
 use crate::account::exports::Served;
@@ -124,6 +125,7 @@ impl Service {
             "limits"
         );
         registry.set_server(limits);
+        acts::begin_log(&registry, Asker::this_process())?;
         let admission = plan.admission;
         registry.set_admission(Arc::clone(&admission));
         let account = absolute(&context.account)?;

@@ -275,8 +275,9 @@ fn a_full_audit_log_refuses_acts_and_no_client() {
     assert_eq!(logged.account.json(&["encryption", "status"]), encryption);
     let text = fs::read_to_string(inside.join("audit.log")).unwrap();
     let verbs: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    assert_eq!(verbs.len(), done + 2, "{text}");
-    assert_eq!((&verbs[done]["verb"], &verbs[done + 1]["verb"]), (&"key revoke".into(), &"key restore".into()));
+    // The first is the server's own.
+    assert_eq!(verbs.len(), done + 3, "{text}");
+    assert_eq!((&verbs[done + 1]["verb"], &verbs[done + 2]["verb"]), (&"key revoke".into(), &"key restore".into()));
     fs::copy(inside.join("audit.log"), &logged.log).unwrap();
     assert_eq!(logged.check()["unproven"], 0);
 }
@@ -384,7 +385,7 @@ fn a_log_that_is_moved_or_removed_under_a_server_is_noticed() {
     assert!(server.terminate().success());
     assert!(!logged.log.exists());
     fs::rename(&aside, &logged.log).unwrap();
-    assert_eq!(logged.acts(), ["create a done", "create b done", "key revoke  done"]);
+    assert_eq!(logged.acts(), ["serve  done", "create a done", "create b done", "key revoke  done"]);
     assert_eq!(logged.check()["unproven"], 0);
     logged.verb(&["key", "restore"]);
     // One that is removed is lost; a new one begins with the next server.
@@ -394,6 +395,30 @@ fn a_log_that_is_moved_or_removed_under_a_server_is_noticed() {
     assert!(server.terminate().success());
     let server = serve();
     assert!(create("c").status.success());
-    assert_eq!(logged.acts(), ["create c done"]);
+    assert_eq!(logged.acts(), ["serve  done", "create c done"]);
     drop(server);
+}
+
+/// A log begins with a line, of `init` or of the server that makes the file: one without lines is not whole.
+#[test]
+fn a_log_that_was_emptied_is_not_whole_and_a_new_one_is() {
+    let logged = Logged::new();
+    let serve = || logged.account.serve_with(&["--audit-log", logged.log.to_str().unwrap()]);
+    let server = serve();
+    assert_eq!(logged.acts(), ["serve  done"]);
+    assert_eq!(logged.last()["detail"], "begins this audit log");
+    assert_eq!((&logged.check()["lines"], &logged.check()["unproven"]), (&1.into(), &0.into()));
+    File::create(&logged.log).unwrap();
+    let said = logged.bad();
+    assert!(said.contains("it is empty") && said.contains("hint:") && !said.contains("whole: 0"), "{said}");
+    assert!(server.terminate().success());
+    assert!(logged.bad().contains("it is empty"));
+    let output = run(logged.command(&["audit", "--log", logged.log.to_str().unwrap(), "--json"]).stderr(Stdio::null()));
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&said["audit_log"]["lines"], &said["error"]["kind"]), (&0.into(), &"Corrupt".into()));
+    // A restart begins a new one, and no second time.
+    for _ in 0..2 {
+        assert!(serve().terminate().success());
+        assert_eq!(logged.acts(), ["serve  done"]);
+    }
 }

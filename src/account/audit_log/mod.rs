@@ -79,6 +79,13 @@ impl AuditLog {
         owner.act(|| self.open()).or_else(|_| self.open())
     }
 
+    /// Whether no line was ever written to the file.
+    pub fn is_empty(&self) -> Result<bool> {
+        let mut state = self.state.lock();
+        let metadata = state.file(&self.path)?.metadata().map_err(|e| self.failed(e))?;
+        Ok(metadata.len() == 0)
+    }
+
     /// Whether a line can be written: lines that were kept are, and there is space for another.
     pub fn ready(&self) -> Result<()> {
         let mut state = self.state.lock();
