@@ -53,11 +53,11 @@ pub(super) struct Act {
 }
 
 impl Act {
-    fn new(verb: &'static str, on: impl ToString) -> Self {
+    pub(super) fn new(verb: &'static str, on: impl ToString) -> Self {
         Self { verb, on: on.to_string(), detail: String::new(), urgent: false }
     }
 
-    fn with(self, detail: impl Into<String>) -> Self {
+    pub(super) fn with(self, detail: impl Into<String>) -> Self {
         Self { detail: detail.into(), ..self }
     }
 
@@ -125,6 +125,7 @@ impl Act {
             }
             Request::SnapshotCreate { name, snapshot } => Self::new("snapshot create", format!("{name}@{snapshot}")),
             Request::SnapshotDelete { name, snapshot } => Self::new("snapshot delete", format!("{name}@{snapshot}")),
+            Request::Refused { what, .. } => what.act(),
             Request::Key { what } => return Self::of_keys(what),
             Request::Life { what } => return Self::of_life(what),
         })
@@ -340,7 +341,6 @@ pub fn tell_made(settings: &Settings, ring: &KeyRing, log: &AuditLog, asker: Ask
     told.map_err(|error| no_line("init", Outcome::Done, &error))
 }
 
-fn no_line(verb: &str, outcome: Outcome, error: &Error) -> Error {
 /// Leaves the first line of an audit log that a server begins: so one without lines is one whose lines are gone.
 pub fn begin_log(registry: &Registry, asker: Asker) -> Result<(), Error> {
     let Some(log) = registry.audit_log() else { return Ok(()) };
@@ -353,6 +353,7 @@ pub fn begin_log(registry: &Registry, asker: Asker) -> Result<(), Error> {
     Ok(())
 }
 
+fn no_line(verb: &str, outcome: Outcome, error: &Error) -> Error {
     let what = format!("`{verb}` is {}, but has no line in the audit log: {error}", outcome.name());
     Error::new(ErrorKind::Io, what)
 }

@@ -43,6 +43,7 @@ pub mod name;
 pub mod owner;
 pub mod reencrypt;
 pub mod registry;
+pub mod refused;
 pub mod report;
 pub mod request;
 pub mod session;

@@ -17,6 +17,7 @@ use super::key_request::KeyRequest;
 use super::life_request::LifeRequest;
 use super::lock::Hold;
 use super::name::BlobName;
+use super::refused::Refused;
 use super::registry::Registry;
 use super::report::{
     Bytes, CloneReport, DiskReport, DiskState, DiskStatus, HiddenStatus, LayerReport, Listed, MapPart, MapRun,
@@ -26,7 +27,7 @@ use super::under_way::Ticket;
 use super::view_name::SnapshotName;
 use crate::base::{BaseRecord, PassedImage};
 use crate::disk::Kind;
-use crate::{Error, PAGE, Result};
+use crate::{Error, ErrorKind, PAGE, Result};
 
 /// Runs in one answer to [`Request::Map`]: about 6 MiB of JSON.
 pub const MAP_RUNS: usize = 32_768;
@@ -84,6 +85,8 @@ pub enum Request {
     SnapshotCreate { name: BlobName, snapshot: SnapshotName },
     /// `null`
     SnapshotDelete { name: BlobName, snapshot: SnapshotName },
+    /// An error always: the act that the verb has refused itself, for `why`
+    Refused { what: Refused, why: String },
     /// As [`KeyRequest`] says
     Key { what: KeyRequest },
     /// As [`LifeRequest`] says
@@ -125,6 +128,7 @@ impl Request {
         match self {
             Request::Life { what } => what.hold(),
             Request::Key { what } => what.hold(),
+            Request::Refused { .. } => Hold::Shared,
             // All others read, or are acts that change the account.
             other if Act::of(other).is_none() => Hold::Shared,
             _ => Hold::Exclusive,
@@ -198,6 +202,9 @@ impl Request {
             Request::SnapshotDelete { name, snapshot } => {
                 registry.delete_snapshot(&name, &snapshot)?;
                 Ok(Value::Null)
+            }
+            Request::Refused { why, .. } => {
+                Err(Error::new(ErrorKind::Cancelled, format!("the verb was refused: {why}")).into())
             }
             Request::Key { what } => what.perform(registry, files, begun),
             Request::Life { what } => what.perform(registry, files, begun),

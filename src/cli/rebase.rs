@@ -8,9 +8,10 @@ use clap::Args;
 
 use super::context::{Context, Outcome};
 use super::kek_options::KekOptions;
-use super::{progress, reading};
+use super::{progress, reading, unlock};
 use crate::account::failure::Failure;
 use crate::account::name::BlobName;
+use crate::account::refused::Refused;
 use crate::account::report::DiskReport;
 use crate::account::request::Request;
 use crate::base::{self, BaseRecord, verify};
@@ -41,7 +42,9 @@ pub(super) const NAMES: OptionNames = OptionNames { format: None, root: Some("--
 
 impl Rebase {
     pub(super) fn run(self, context: &Context) -> Outcome {
-        let recorded = recorded(context, &self.key, &self.name)?;
+        let recorded = recorded(context, &self.key, &self.name).inspect_err(|failure| {
+            unlock::tell_refused(Refused::Rebase { name: self.name.clone() }, context, &failure.message);
+        })?;
         let options = base::OpenOptions { roots: self.base_root, names: NAMES, ..base::OpenOptions::default() };
         let known = base::OpenOptions { format: Some(recorded.format), ..options.clone() };
         let needs = reading::image(&HostFile::open(&self.base)?, &known)?;

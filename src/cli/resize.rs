@@ -5,8 +5,10 @@ use clap::Args;
 use super::context::{Context, Outcome};
 use super::delete::confirm;
 use super::kek_options::KekOptions;
-use super::{show, size};
+use super::{show, size, unlock};
+use crate::account::failure::Failure;
 use crate::account::name::BlobName;
+use crate::account::refused::Refused;
 use crate::account::report::DiskReport;
 use crate::account::request::Request;
 use crate::disk::check_size;
@@ -37,7 +39,10 @@ impl Resize {
     pub(super) fn run(self, context: &Context) -> Outcome {
         let Self { name, size, yes, key } = self;
         check_size(size)?;
-        let now: DiskReport = context.ask(&key, Request::Show { name: (&name).into() }, &[])?;
+        let show = Request::Show { name: (&name).into() };
+        let now: DiskReport = context.ask(&key, show, &[]).inspect_err(|failure: &Failure| {
+            unlock::tell_refused(Refused::Resize { name: name.clone(), size }, context, &failure.message);
+        })?;
         let lost = now.size_bytes.saturating_sub(size);
         if lost > 0 && !yes {
             confirm(&format!("cut off the last {} of {name} for good?", size::human(lost)))?;

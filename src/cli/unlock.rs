@@ -5,12 +5,15 @@ use std::os::fd::BorrowedFd;
 
 use serde::de::DeserializeOwned;
 
+use super::context::Context;
 use super::kek_options::KekOptions;
 use crate::account::failure::Failure;
 use crate::account::key_request::{KeyRequest, Proven, ProvenRequest};
+use crate::account::lock::Hold;
 use crate::account::owner::Owner;
+use crate::account::refused::Refused;
 use crate::account::registry::Keys;
-use crate::account::request::KeyNeed;
+use crate::account::request::{KeyNeed, Request};
 use crate::account::session::Session;
 use crate::account::settings::Settings;
 use crate::crypto::kek::{Kek, SourceRecord};
@@ -66,6 +69,39 @@ pub(super) fn kek(options: &KekOptions, settings: &Settings, owner: &Owner) -> R
             Err(error) => drop(writeln!(io::stderr(), "{}, try again", error.what())),
         }
     }
+}
+
+/// The key-encryption key for an act that has to be proven: without it the act is refused, and leaves a failed line
+/// where the acts of the account leave theirs.
+pub(super) fn kek_for(
+    what: Refused,
+    context: &Context,
+    options: &KekOptions,
+    settings: &Settings,
+    owner: &Owner,
+) -> Result<Kek> {
+    kek(options, settings, owner).inspect_err(|error| {
+        if error.kind() == ErrorKind::WrongKey {
+            tell_refused(what, context, error.what());
+        }
+    })
+}
+
+/// Leaves the failed line of an act that is refused before the account is open for it. Best effort: the verb says
+/// itself why it fails.
+pub(super) fn tell_refused(what: Refused, context: &Context, why: &str) {
+    let locked = || Error::new(ErrorKind::WrongKey, "no key is at hand");
+    let session = Session::open(&context.account, Hold::Shared, &|_, _| Ok(Keys::Locked(locked().into())));
+    if let Ok(session) = session.and_then(|session| session.logged(context.audit_log.as_deref())) {
+        tell_refused_in(&session, what, why);
+        let _ = session.close();
+    }
+}
+
+/// The same where the account is open.
+pub(super) fn tell_refused_in(session: &Session, what: Refused, why: &str) {
+    // It is an error always.
+    let _: Result<(), Failure> = session.call(Request::Refused { what, why: why.to_owned() }, &[]);
 }
 
 /// Has the holder of the account do what is done only for a verb that has its key.

@@ -123,6 +123,36 @@ fn every_act_leaves_a_line_here_and_there() {
     assert_eq!(last["uid"], rustix::process::geteuid().as_raw());
     assert!(last["error"].as_str().unwrap().contains("already"), "{last}");
 
+    // So has what a verb refuses before it asks for the act: for another key, or after a look.
+    let wrong = logged.account.scratch("wrong.key");
+    fs::write(&wrong, [7; 32]).unwrap();
+    fs::set_permissions(&wrong, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let wrong = wrong.to_str().unwrap();
+    let out = logged.account.scratch("none.key");
+    let other_key = "not the one of this account";
+    let export = ["key", "export", "a", "--layer", "1", "--yes-reveal", "--out", out.to_str().unwrap()];
+    let refused: &[(&[&str], &str, &str, &str)] = &[
+        (&["key", "restore", "--key-file", wrong], "key restore", "", other_key),
+        (&["key", "rotate-kek", "--old-key-file", wrong], "key rotate-kek", "", other_key),
+        (&[export.as_slice(), &["--key-file", wrong]].concat(), "key export", "a", other_key),
+        (&["snapshot", "rollback", "a", "none", "--yes"], "snapshot rollback", "a@none", "none"),
+        (&["resize", "none", "2M"], "resize", "none", "none"),
+        (&["rebase", "a", "--base", copy.to_str().unwrap()], "rebase", "a", "no image"),
+    ];
+    for (words, verb, on, why) in refused {
+        let before = logged.acts().len();
+        assert!(!run(logged.account.command().args(*words)).status.success(), "{words:?}");
+        assert_eq!(logged.acts()[before..], [format!("{verb} {on} failed")], "{words:?}");
+        let last = logged.last();
+        assert!(last["error"].as_str().unwrap().contains(why), "{last}");
+    }
+    let log = server.log_with("lies over no image");
+    for (words, verb, _, why) in refused {
+        let said = |line: &&str| line.contains(&format!("verb=\"{verb}\"")) && line.contains("outcome=\"failed\"");
+        assert!(log.lines().any(|line| said(&line) && line.contains(why) && line.contains("uid=")), "{words:?}: {log}");
+    }
+    assert!(!out.exists());
+
     // It goes on over restarts and at rest, and is whole to whoever has the key.
     let lines = logged.acts().len() as u64;
     assert_eq!(logged.check()["lines"], lines);

@@ -11,6 +11,7 @@ use crate::account::failure::Failure;
 use crate::account::key_request::ProvenRequest;
 use crate::account::lock::Hold;
 use crate::account::name::BlobName;
+use crate::account::refused::Refused;
 use crate::account::registry::Keys;
 use crate::account::session::{self, Session};
 use crate::cli::context::{Context, Outcome};
@@ -50,7 +51,8 @@ impl Export {
         settings.check_not_erased()?;
         settings.check_not_revoked()?;
         // Also where a server has the account open.
-        let kek = unlock::kek(&self.key, &settings, &owner)?;
+        let refused = Refused::ExportKey { name: self.name.clone(), layer: self.layer };
+        let kek = unlock::kek_for(refused, context, &self.key, &settings, &owner)?;
         let out = &self.out;
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(out).map_err(|error| {
             let error = Error::io("cannot be made", error).at_path(out);

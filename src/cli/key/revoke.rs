@@ -8,6 +8,7 @@ use clap::Args;
 use crate::account::key_life::{KeysRestored, KeysRevoked, Left};
 use crate::account::key_request::KeyRequest;
 use crate::account::lock::Hold;
+use crate::account::refused::Refused;
 use crate::account::registry::Keys;
 use crate::account::session::{self, Session};
 use crate::cli::context::{Context, Outcome};
@@ -69,7 +70,7 @@ impl Restore {
         let path = &context.account;
         let (settings, owner) = session::settings(path)?;
         settings.check_not_erased()?;
-        let kek = unlock::kek(&self.key, &settings, &owner)?;
+        let kek = unlock::kek_for(Refused::RestoreKeys, context, &self.key, &settings, &owner)?;
         // The account is opened without its keys: the request brings what restores them.
         let session = Session::open(path, Hold::Exclusive, &|_, _| {
             Ok(Keys::Locked(Error::new(ErrorKind::Revoked, "the keys of this account are revoked").into()))

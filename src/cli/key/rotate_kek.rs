@@ -11,6 +11,7 @@ use crate::account::key_request::{KeyRequest, ProvenRequest};
 use crate::account::lock::Hold;
 use crate::account::owner::Owner;
 use crate::account::reencrypt::Sweep;
+use crate::account::refused::Refused;
 use crate::account::registry::Keys;
 use crate::account::session::{self, Session};
 use crate::account::settings::Settings;
@@ -68,7 +69,7 @@ impl RotateKek {
         }
         let goes_on = self.compromised && settings.reencryption_pending();
         // Also where a server has the account open: who reaches it may not lock its owner out.
-        let old = unlock::kek(&KekOptions::from(self.old), &settings, &owner)?;
+        let old = unlock::kek_for(Refused::RotateKek, context, &KekOptions::from(self.old), &settings, &owner)?;
         let (new, source) = match goes_on && !self.new.is_given() {
             true => (old.clone(), settings.kek_source().clone()),
             false => new_kek(context, &self.new, &settings, &owner)?,

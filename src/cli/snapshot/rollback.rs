@@ -4,14 +4,16 @@ use std::fmt;
 
 use clap::Args;
 
+use crate::account::failure::Failure;
 use crate::account::life_request::LifeRequest;
 use crate::account::name::BlobName;
+use crate::account::refused::Refused;
 use crate::account::report::DiskReport;
 use crate::account::snapshots::RollbackReport;
 use crate::account::view_name::SnapshotName;
 use crate::cli::context::{Context, Outcome};
 use crate::cli::kek_options::KekOptions;
-use crate::cli::{delete, size};
+use crate::cli::{delete, size, unlock};
 
 /// Make a disk what a snapshot sees, for good: later writes and later snapshots are dropped
 ///
@@ -36,11 +38,14 @@ pub(in crate::cli) struct Rollback {
 impl Rollback {
     pub(in crate::cli) fn run(self, context: &Context) -> Outcome {
         let Self { name, snapshot, yes, key } = self;
+        let refused = Refused::Rollback { name: name.clone(), snapshot: snapshot.clone() };
         let preview = LifeRequest::RollbackPreview { name: name.clone(), snapshot: snapshot.clone() };
         let rollback = LifeRequest::Rollback { name, snapshot, drops: Vec::new() };
         let (report, disk): (RollbackReport, DiskReport) =
             context.session(&key, &rollback.clone().into(), |session| {
-                let report: RollbackReport = session.call(preview.into(), &[])?;
+                let report: RollbackReport = session
+                    .call(preview.into(), &[])
+                    .inspect_err(|failure: &Failure| unlock::tell_refused_in(session, refused, &failure.message))?;
                 if !yes {
                     Text(&report, "drops").to_string().lines().for_each(|line| context.note(line));
                     delete::confirm(&format!("roll {} back to {}?", report.name, report.snapshot))?;
