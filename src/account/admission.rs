@@ -40,6 +40,12 @@ impl Admission {
         self.access.as_ref().map(AccessFile::path)
     }
 
+    /// Whether there are access rules, and [each says who its clients are](Access::names_every_client).
+    #[must_use]
+    pub fn names_every_client(&self) -> bool {
+        self.access.as_ref().is_some_and(|access| access.rules().names_every_client())
+    }
+
     #[must_use]
     pub fn tls(&self) -> Option<&Tls> {
         self.tls.as_ref()

@@ -167,7 +167,7 @@ impl Service {
             server.adopt(socket)?;
         }
         let listen = plan.listen.into_iter().map(|addr| server.listen_tcp(addr)).collect::<Result<_>>()?;
-        let listeners: Vec<_> = server.listening().into_iter().map(ListenerReport::from).collect();
+        let listeners: Vec<_> = server.listening().into_iter().map(|at| ListenerReport::new(at, &admission)).collect();
         listeners.iter().for_each(ListenerReport::log);
         let reached = |name: String| Reached {
             uri: uri::unix(&name, &socket),

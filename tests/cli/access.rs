@@ -138,6 +138,9 @@ fn users_are_told_apart_by_the_kernel() {
         listed(&mut program("nbdinfo"), &server.uri("")),
         [("mine".to_owned(), true), ("theirs".to_owned(), true)]
     );
+    // Every user may connect, and has what a rule gives to that user: there is nothing to warn of.
+    let log = server.log_with("listening for every user");
+    assert!(!log.contains("nothing asks who they are"), "{log}");
     let Some(mut stranger) = as_stranger("nbdinfo") else { return };
     assert_eq!(listed(&mut stranger, &server.uri("")), [("theirs".to_owned(), false)]);
     // The only one that this user has is its default.
