@@ -2,7 +2,7 @@
 //!
 //! 1. An account directory that is the caller's, or root's, is reached as the caller, with the caller's rights. One of
 //!    another user is refused, and so is one in which others than its owner may write: what lies there is not the
-//!    caller's word.
+//!    caller's word. A link on the way there counts only if it is the caller's, root's or the owner's.
 //! 2. Root becomes the owner: what it makes there is the owner's, and it reads no more than the owner may. That holds
 //!    for the one access ([`Owner::act`]) and the threads that begin in it; what the caller itself named (a key file,
 //!    an image, the file of an export) is opened outside of it, with the caller's rights.
@@ -20,7 +20,7 @@ use rustix::process::{DumpableBehavior, Gid, Uid};
 use rustix::thread;
 
 use super::registry::DISKS;
-use super::{lock, settings};
+use super::{links, lock, settings};
 use crate::io::Dir;
 use crate::io::real::RealDir;
 use crate::{Error, ErrorKind, Result};
@@ -66,6 +66,7 @@ impl Owner {
                 .at_path(dir.path())
                 .hint(format!("be that user, or root: sudo -u '#{}' sealdisk ...", stat.st_uid)));
         }
+        links::check(dir.path(), &stat)?;
         check_writers(&stat).map_err(|error| error.at_path(dir.path()))?;
         for name in [settings::FILE, lock::FILE, DISKS] {
             match rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW) {

@@ -72,21 +72,19 @@ impl Quickstart {
             context
                 .note("keep a copy of the key away from this machine; `sealdisk key rotate-kek --help` takes another");
         }
-        let image = match &self.image {
-            Some(image) => image.clone(),
-            None => session::settings(&context.account)?.1.act(|| example(&context.account))?,
-        };
+        let image = self.image.clone().unwrap_or_else(|| context.account.join(EXAMPLE_FILE));
         let name = name_for(&image);
-        let disks: Vec<Listed> = context.ask(&self.key, Request::List, &[])?;
-        match disks.into_iter().find(|disk| disk.name.parse::<BlobName>().is_ok_and(|there| there == name)) {
-            Some(disk) => check_same(&disk, &image)?,
-            None => {
-                let options = base::OpenOptions { names: NAMES, ..base::OpenOptions::default() };
-                let made = create::make_over(context, &self.key, name.clone(), &image, &options)?;
-                context.note(format_args!("made the disk {}", made.disk.name));
-                reading::text(&made.files).lines().skip(1).for_each(|line| context.note(line));
-            }
+        let (_, owner) = session::settings(&context.account)?;
+        let made = self.image.is_none() && owner.act(|| example(&image))?;
+        let disk = self.disk(context, &name, &image);
+        if made && disk.is_err() {
+            // Best effort: nothing lies over it, as there is no disk.
+            let _: Result<()> = owner.act(|| {
+                let _ = fs::remove_file(&image);
+                Ok(())
+            });
         }
+        disk?;
         let plan = Plan { listen: self.listen, ..Plan::default() };
         let opened = serve::open(context, &self.key, &plan)?;
         let service = Service::start(context, opened, plan)?;
@@ -94,25 +92,40 @@ impl Quickstart {
         context.announce(&guide, &guide)?;
         Ok(service.run()?)
     }
+
+    /// Sees to it that there is a disk `name` over `image`.
+    fn disk(&self, context: &Context, name: &BlobName, image: &Path) -> Outcome {
+        let disks: Vec<Listed> = context.ask(&self.key, Request::List, &[])?;
+        if let Some(disk) =
+            disks.into_iter().find(|disk| disk.name.parse::<BlobName>().is_ok_and(|there| there == *name))
+        {
+            return Ok(check_same(&disk, image)?);
+        }
+        let options = base::OpenOptions { names: NAMES, ..base::OpenOptions::default() };
+        let made = create::make_over(context, &self.key, name.clone(), image, &options)?;
+        context.note(format_args!("made the disk {}", made.disk.name));
+        reading::text(&made.files).lines().skip(1).for_each(|line| context.note(line));
+        Ok(())
+    }
 }
 
-/// The example as a file of the account: a base image must stay where it is.
-fn example(account: &Path) -> Result<PathBuf> {
-    let path = account.join(EXAMPLE_FILE);
-    if fs::metadata(&path).is_ok_and(|there| there.len() == EXAMPLE.len() as u64) {
-        return Ok(path);
+/// The example as the file `path` of the account, as a base image must stay where it is. Whether it was made now.
+fn example(path: &Path) -> Result<bool> {
+    let folder = path.parent().unwrap_or(path);
+    if fs::metadata(path).is_ok_and(|there| there.len() == EXAMPLE.len() as u64) {
+        return Ok(false);
     }
-    let temporary = account.join(format!("{EXAMPLE_FILE}.new"));
+    let temporary = folder.join(format!("{EXAMPLE_FILE}.new"));
     let write = || -> io::Result<()> {
         let _ = fs::remove_file(&temporary);
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o400).open(&temporary)?;
         file.write_all(EXAMPLE)?;
         file.sync_all()?;
-        fs::rename(&temporary, &path)?;
-        fs::File::open(account)?.sync_all()
+        fs::rename(&temporary, path)?;
+        fs::File::open(folder)?.sync_all()
     };
-    write().map_err(|e| Error::io("cannot write the example image", e).at_path(&path))?;
-    Ok(path)
+    write().map_err(|e| Error::io("cannot write the example image", e).at_path(path))?;
+    Ok(true)
 }
 
 /// A disk is called after its image, where that is a valid name.

@@ -53,6 +53,43 @@ fn a_sticky_folder_of_all_may_hold_an_account() {
     );
 }
 
+/// Root names a place of that user's, and would act on an account of its own.
+#[test]
+fn a_link_of_another_user_leads_to_no_account_but_that_users() {
+    as_root(
+        r#"
+        key kek; sd init --key-file kek; sd create d --size 1M
+        install -d -o 65534 -g 65534 theirs theirs/own; key theirs/kek; chown 65534 theirs/kek
+        other "$B" --account "$T/theirs/own" init --key-file theirs/kek
+        other ln -s "$A" theirs/link; other ln -s "$T" theirs/folder; other ln -s own theirs/mine
+        for path in theirs/link theirs/folder/account "$T/theirs/link" theirs/../theirs/./link/../account; do
+            for verb in list "delete d --yes" "key erase d --yes-erase d" "key revoke" serve "create e --size 1M"; do
+                refused "belongs to uid 65534" "$B" --account "$path" $verb
+            done
+        done
+        refused "belongs to uid 65534" "$B" --account theirs/folder/new init --key-file kek; test ! -e new
+        # That user's own, root's links, and a link to a link of root's lead on.
+        "$B" --account theirs/mine list; ln -s account rootlink; ln -s rootlink rootlink2
+        "$B" --account rootlink2 list | grep -q d; (cd theirs; "$B" --account ../rootlink2 list | grep -q d)
+        (cd account; "$B" --account . list | grep -q d); "$B" --account account/../account/ list | grep -q d
+        "#,
+    );
+}
+
+/// What root's list does not approve is refused before anything is made.
+#[test]
+fn a_quickstart_of_root_that_is_refused_makes_nothing_in_the_account() {
+    as_root(
+        r#"
+        install -d -o 65534 -g 65534 -m 700 account; key kek; chown 65534 kek
+        other "$B" --account "$A" init --key-command "cat $T/kek"
+        before=$(find account | sort)
+        refused "you have not approved it" sd quickstart
+        test "$before" = "$(find account | sort)"
+        "#,
+    );
+}
+
 #[test]
 fn verbs_of_root_leave_an_account_its_owners() {
     as_root(
@@ -135,6 +172,9 @@ fn root_gives_an_account_of_another_user_no_key_that_its_owner_does_not_get() {
         refusals
         sd key rotate-kek; stop; mine list | grep -q d
         serving mine serve; stop
+        # The manager of the owner's service gives it the credential of this name.
+        CREDENTIALS_DIRECTORY=$T sd key rotate-kek --key-credential rootkey; CREDENTIALS_DIRECTORY=$T sd list | grep -q d
+        install -o 65534 -g 65534 -m 600 rootkey svc/rootkey; CREDENTIALS_DIRECTORY=$T/svc mine list | grep -q d
         # The owner's file, root's file for a group of the owner, and what is given anew each time are taken.
         CREDENTIALS_DIRECTORY=$T sd key rotate-kek --key-file svc/next; mine list | grep -q d
         (umask 077; head -c 32 /dev/urandom >grouped); chown 0:65534 grouped; chmod 640 grouped
@@ -172,9 +212,6 @@ fn a_server_that_root_starts_is_the_owners() {
         test "$(awk '/^Uid/ { print $2, $3, $4, $5 }' /proc/$S/status)" = "65534 65534 65534 65534"
         test "$(awk '/^Gid/ { print $2, $3, $4, $5 }' /proc/$S/status)" = "65534 65534 65534 65534"
         test "$(cat /proc/$S/task/*/status 2>/dev/null | awk '/^Uid/ { print $2 }' | sort -u)" = 65534
-        # The manager of the owner's service gives it the credential of this name.
-        CREDENTIALS_DIRECTORY=$T sd key rotate-kek --key-credential rootkey; CREDENTIALS_DIRECTORY=$T sd list | grep -q d
-        install -o 65534 -g 65534 -m 600 rootkey svc/rootkey; CREDENTIALS_DIRECTORY=$T/svc mine list | grep -q d
         test "$(awk '/^CapEff/ { print $2 }' /proc/$S/status)" = 0000000000000000
         test "$(stat -c %u:%a account/nbd.sock)" = 65534:600
         sd create d --size 1M; sd status | grep -q d
