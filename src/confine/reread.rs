@@ -7,13 +7,17 @@ use std::path::{Path, PathBuf};
 /// what is none of a client's business: the root of everything, or the credentials of a service, which systemd does not
 /// replace and among which the key-encryption key lies.
 pub(super) fn from(file: &Path) -> Vec<PathBuf> {
+    let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
+    from_beside(file, credentials.and_then(|folder| folder.canonicalize().ok()).as_deref())
+}
+
+/// The same; `credentials`: the real path of the folder with the credentials of this service.
+fn from_beside(file: &Path, credentials: Option<&Path>) -> Vec<PathBuf> {
     /// Links that are followed: as the kernel does.
     const LINKS: usize = 40;
     if !file.is_file() {
         return Vec::new();
     }
-    let credentials =
-        std::env::var_os("CREDENTIALS_DIRECTORY").and_then(|folder| Path::new(&folder).canonicalize().ok());
     let mut from = Vec::new();
     let mut at = file.to_owned();
     for _ in 0..LINKS {
@@ -22,7 +26,7 @@ pub(super) fn from(file: &Path) -> Vec<PathBuf> {
             _ => PathBuf::from("."),
         };
         let real = folder.canonicalize().ok();
-        let whole = real.as_ref().is_some_and(|real| real.parent().is_some() && credentials.as_ref() != Some(real));
+        let whole = real.as_ref().is_some_and(|real| real.parent().is_some() && credentials != Some(real));
         from.push(if whole { folder.clone() } else { file.to_owned() });
         match std::fs::read_link(&at) {
             Ok(target) => at = folder.join(target),
@@ -51,5 +55,25 @@ mod tests {
         std::os::unix::fs::symlink("loop", at("loop")).unwrap();
         assert!(from(&at("loop")).is_empty());
         assert_eq!(from(Path::new("Cargo.toml")), [PathBuf::from(".")]);
+    }
+
+    /// The key-encryption key may lie beside the certificate that is named.
+    #[test]
+    fn of_the_credentials_of_a_service_only_the_file_itself_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::create_dir(at("credentials")).unwrap();
+        for name in ["tls.key", "kek"] {
+            std::fs::write(at("credentials").join(name), "").unwrap();
+        }
+        let real = at("credentials").canonicalize().unwrap();
+        std::os::unix::fs::symlink("credentials", at("other-name")).unwrap();
+        std::os::unix::fs::symlink("credentials/tls.key", at("link.key")).unwrap();
+        for folder in ["credentials", "other-name"] {
+            let file = at(folder).join("tls.key");
+            assert_eq!(from_beside(&file, Some(&real)), [file]);
+        }
+        assert_eq!(from_beside(&at("link.key"), Some(&real)), [dir.path().to_owned(), at("link.key")]);
+        assert_eq!(from_beside(&at("credentials/tls.key"), None), [at("credentials")]);
     }
 }

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use crate::client::Client;
 use crate::shapes::answer;
@@ -40,6 +41,33 @@ fn only_what_is_asked_for_is_served_and_only_as_asked() {
     assert_eq!(Client::attach(&server, "vhds/one").read(0, 512), [0; 512]);
     // The verbs see the whole account all the same.
     assert_eq!(account.json(&["list"]).as_array().map(Vec::len), Some(3));
+}
+
+#[test]
+fn all_that_an_account_makes_is_its_owners_alone_under_any_umask() {
+    let folder = TempDir::new().expect("a folder");
+    let script = r#"
+        cd "$T"; umask 0; mkdir -m 700 home; export HOME=$T/home SEALDISK_ACCOUNT=$T/account SEALDISK_AUDIT_LOG=$T/audit.log
+        unset XDG_CONFIG_HOME CREDENTIALS_DIRECTORY || true
+        head -c 1M /dev/urandom >image
+        "$B" init; "$B" create d --size 1M; "$B" create over --base image; "$B" import image copy
+        "$B" snapshot create d s; "$B" clone d@s clone; "$B" resize d 2M; "$B" encryption off
+        "$B" key rotate-kek --account-key; "$B" key rotate-data --all; "$B" scrub d --wait; "$B" encryption on
+        "$B" serve >log 2>&1 & server=$!; trap 'kill -9 $server 2>/dev/null || true' EXIT
+        for _ in $(seq 600); do grep -q "serving on" log && break; sleep .05; done
+        "$B" create e --size 1M; "$B" clone copy copy2 --full; "$B" reencrypt over; "$B" snapshot rollback d s --yes
+        "$B" export d out.vhd; "$B" key export copy --layer 1 --out layer.key --yes-reveal
+        nbdcopy image "nbd+unix:///e?socket=$T/account/nbd.sock"
+        check() { test -e account/account.toml; find account home audit.log out.vhd layer.key -perm /077; }
+        open=$(check); kill $server; wait $server; open+=$(check)
+        test -z "$open" || { echo "open to others: $open"; exit 1; }
+    "#;
+    let output = run(program("timeout")
+        .args(["60", "bash", "-euo", "pipefail", "-c", script])
+        .env("B", env!("CARGO_BIN_EXE_sealdisk"))
+        .env("T", folder.path()));
+    let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+    assert!(output.status.success(), "{said}");
 }
 
 #[test]

@@ -144,6 +144,45 @@ fn a_log_that_was_changed_or_exchanged_is_refused() {
     assert_eq!(killed.pages(all.clone()), all.map(page).collect::<Vec<_>>());
 }
 
+/// Alone it does not say that it is an older one: `disk.toml` knows which log was begun last.
+#[test]
+fn an_older_checkpoint_is_refused() {
+    let account = Account::new();
+    account.create("a", MIB);
+    let folder = folder(&account, "a");
+    let mut checkpoints = vec![newest(&folder, "checkpoint.")];
+    let mut contents = vec![fs::read(&checkpoints[0]).unwrap()];
+    for number in FLUSHED {
+        let server = account.serve();
+        Client::attach(&server, "a").unwrap().write(number * 512, &page(number)).unwrap();
+        assert!(server.terminate().success());
+        checkpoints.push(newest(&folder, "checkpoint."));
+        contents.push(fs::read(checkpoints.last().unwrap()).unwrap());
+    }
+    let (last, older) = (checkpoints.pop().unwrap(), checkpoints);
+    let good = contents.pop().unwrap();
+    let refused = |says: &str| {
+        for verb in [&["verify", "a"][..], &["scrub", "a", "--wait"]] {
+            let refused = stderr_of_failure(account.command().args(verb));
+            assert!(refused.contains(says), "{says}: {refused}");
+        }
+    };
+    for (path, content) in older.iter().zip(&contents) {
+        assert_ne!(*path, last, "each close makes a checkpoint");
+        fs::remove_file(&last).unwrap();
+        fs::write(path, content).unwrap();
+        refused("a log is missing");
+        fs::remove_file(path).unwrap();
+        // Under the name of the present one.
+        fs::write(&last, content).unwrap();
+        refused("belongs to another disk or place");
+        fs::write(&last, &good).unwrap();
+    }
+    let server = account.serve();
+    let mut client = Client::attach(&server, "a").unwrap();
+    assert!(FLUSHED.iter().all(|&number| client.read(number * 512, 512).unwrap() == page(number)));
+}
+
 #[test]
 fn a_note_that_was_changed_is_not_believed() {
     let killed = Killed::new();

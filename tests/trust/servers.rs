@@ -1,4 +1,4 @@
-//! A verb asks who serves an account before it sends anything.
+//! A verb asks who serves an account before it sends anything, and a server who asks before it answers.
 
 use crate::rig::as_root;
 
@@ -36,4 +36,38 @@ fn a_server_of_another_user_is_sent_nothing() {
         test ! -e theirs/heard
     "#
     ));
+}
+
+/// Also where the permissions of the socket let that user connect, and the account lets it look.
+#[test]
+fn no_process_of_another_user_is_answered_at_the_control_socket() {
+    as_root(
+        r#"
+        key kek; sd init --key-file kek; sd create d --size 1M; chmod -R a+rX account
+        serving sd serve
+        chmod 666 account/control.sock
+        only="only the user who runs the server may use its control socket"
+        for verb in list status "show d"; do refused "$only" other "$B" --account "$A" $verb; done
+        # So for a program of its own: it is told that, whatever it asks, and no more.
+        cat >asking.py <<'END'
+import socket, sys
+s = socket.socket(socket.AF_UNIX); s.settimeout(20); s.connect(sys.argv[1])
+heard = b""
+while data := s.recv(4096):
+    heard += data
+print(heard.decode(errors="replace"))
+END
+        PY=/usr/bin/python3; [ -x $PY ] || PY=python3
+        other $PY asking.py "$A/control.sock" >heard; grep -qF "$only" heard; test "$(stat -c %s heard)" -lt 500
+        sd list | grep -q d
+        # And no other than root: the server of another user answers root, and that user.
+        stop
+        install -d -o 65534 -g 65534 -m 755 theirs; key theirs.key; chown 65534 theirs.key
+        theirs() { "$@" "$B" --account "$T/theirs" list; }
+        other "$B" --account "$T/theirs" init --key-file theirs.key; other "$B" --account "$T/theirs" create d --size 1M
+        serving other "$B" --account "$T/theirs" serve; chmod 666 theirs/control.sock
+        theirs other | grep -q d; theirs env | grep -q d
+        refused "another user" setpriv --reuid 1000 --regid 1000 --clear-groups env HOME=/nonexistent "$B" --account "$T/theirs" list
+        "#,
+    );
 }

@@ -1,6 +1,7 @@
 //! The asking side of the control socket.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::fd::BorrowedFd;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -41,8 +42,14 @@ impl Client {
                 Error::io("cannot reach the server of the account any more", error).at_path(&self.path)
             })?,
         };
-        frame::send(&stream, &body, files)?;
-        let Some(frame) = frame::receive(&stream, ANSWER_BYTES, None)? else {
+        let sent = frame::send(&stream, &body, files);
+        if sent.is_err() {
+            // A server that refuses this user says why before it hears the request, and hangs up. Others end now.
+            let _ = stream.shutdown(Shutdown::Write);
+        }
+        let received = frame::receive(&stream, ANSWER_BYTES, None);
+        let received = if let (Err(error), Ok(None) | Err(_)) = (sent, &received) { Err(error) } else { received };
+        let Some(frame) = received? else {
             let what = "the server ended before it answered";
             return Err(Error::new(ErrorKind::Io, what).hint("`sealdisk status` shows what it had done").into());
         };
