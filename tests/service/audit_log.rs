@@ -110,9 +110,13 @@ fn every_act_leaves_a_line_here_and_there() {
         let output = run(logged.account.command().args(*words));
         assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
         logged.wait_for(before, &format!("{verb} {on} done"));
-        let log = server.log_with(&format!("verb=\"{verb}\""));
-        let line = log.lines().rfind(|line| line.contains(&format!("verb=\"{verb}\""))).unwrap();
-        assert!(line.contains("uid=") && line.contains("outcome=\"done\"") && line.contains(on), "{line}");
+        // The log of the server is written by a thread of its own.
+        let words = [&format!("verb=\"{verb}\""), "uid=", "outcome=\"done\"", *on];
+        let until = Instant::now() + Duration::from_secs(30);
+        while !server.log().lines().any(|line| words.iter().all(|word| line.contains(word))) {
+            assert!(Instant::now() < until, "no line with {words:?}: {}", server.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
     // What fails has its line, what looks has none.
     let before = logged.acts().len();
