@@ -104,8 +104,8 @@ impl Access {
         self.rules.iter().any(|rule| matches!(rule.who, Who::Uid(_)))
     }
 
-    /// Whether every rule says who its clients are, by user or certificate: then no client has anything of which nothing
-    /// is known.
+    /// Whether every rule says who its clients are, by user or certificate. Then a client of which nothing is known has
+    /// nothing.
     #[must_use]
     pub fn names_every_client(&self) -> bool {
         !self.rules.iter().any(|rule| matches!(rule.who, Who::Anybody))

@@ -1,8 +1,8 @@
 //! The symbolic links on the way to an account: whose word leads there.
 //!
 //! A link of another user could lead root, who names a place of that user's, to an account of root's own, and have root
-//! delete there what it means to delete elsewhere. So a link counts that belongs to root or the caller, who may name the
-//! account anyway, or to the owner of the account that it leads to.
+//! delete there what it means to delete elsewhere. So a link counts that belongs to root or the caller, who may name
+//! the account anyway, or to the owner of the account that it leads to.
 //!
 //! The path is walked link by link, through open directories, and has to end in the directory that is open: what is put
 //! in the place of a link meanwhile leads elsewhere, and is refused.

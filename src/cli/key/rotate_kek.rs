@@ -26,10 +26,10 @@ use crate::{Error, ErrorKind, Result};
 
 /// Put the account under another key-encryption key, of the same kind or another
 ///
-/// The options name the new key; without one a new key file is made beside the first. Where root asks for another user's
-/// account, that user has to be able to get the key, and owns the file that is made. No data is copied: only what the
-/// key wraps is wrapped anew, while serving too. The old key opens the account until that is durable, and never after.
-/// The key in use is asked for, also while the account is served.
+/// The options name the new key; without one a new key file is made beside the first. Where root asks for another
+/// user's account, that user has to be able to get the key, and owns the file that is made. No data is copied: only
+/// what the key wraps is wrapped anew, while serving too. The old key opens the account until that is durable, and
+/// never after. The key in use is asked for, also while the account is served.
 ///
 /// --account-key also replaces the key between yours and the data keys, and stores what is written from then on under
 /// fresh data keys: whoever has the old key and an old copy of the account reads nothing of it. --compromised
