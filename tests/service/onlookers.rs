@@ -155,6 +155,19 @@ fn a_server_whose_log_is_stuck_ends_in_order() {
 }
 
 #[test]
+fn control_connections_that_ask_nothing_hold_up_no_end() {
+    let account = account();
+    let server = account.serve();
+    // One more than are served at once.
+    let silent: Vec<_> = (0..17).map(|_| UnixStream::connect(account.dir().join("control.sock")).unwrap()).collect();
+    std::thread::sleep(Duration::from_millis(100));
+    let began = Instant::now();
+    assert_eq!(server.terminate().code(), Some(0));
+    assert!(began.elapsed() < Duration::from_secs(5), "it took {:?}", began.elapsed());
+    drop(silent);
+}
+
+#[test]
 fn standard_output_that_is_stuck_gone_or_full_ends_no_disk() {
     let account = account();
     let (_stuck, writer) = full_pipe();
