@@ -78,8 +78,8 @@ fn every_sequence_of_up_to_four_steps() {
 
 #[test]
 fn every_call_fails_once_in_a_life() {
-    for fault in [Fault::Eio, Fault::Enospc] {
-        let calls = nth::every_call_of_a_life(fault);
+    for (fault, notes) in [(Fault::Eio, false), (Fault::Enospc, false), (Fault::Eio, true), (Fault::Enospc, true)] {
+        let calls = nth::every_call_of_a_life(fault, notes);
         eprintln!("{fault:?} at each of {calls} calls");
         assert!(calls > 200, "the life of {calls} calls is too short");
     }

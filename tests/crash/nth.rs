@@ -81,6 +81,10 @@ fn live(rig: &Rig, at: u64, fault: Fault, seed: u64) -> Result<bool, String> {
         solo.world.set_faults(Faults::default());
         left = left.saturating_sub(solo.world.calls() - calls).max(1);
         let fired = solo.world.fired();
+        if solo.world.was_harmed() {
+            // What was noted may be lost with it.
+            solo.oracle.note_in(None);
+        }
         if let Err(error) = &answer
             && fired.is_empty()
         {
@@ -115,9 +119,9 @@ fn live(rig: &Rig, at: u64, fault: Fault, seed: u64) -> Result<bool, String> {
     Ok(!solo.world.fired().is_empty())
 }
 
-/// Every call of [`LIFE`] fails once.
-pub(crate) fn every_call_of_a_life(fault: Fault) -> u64 {
-    let rig = Rig::sized(3, 4, Some(2));
+/// Every call of [`LIFE`] fails once, of a disk that notes what it answers or does not.
+pub(crate) fn every_call_of_a_life(fault: Fault, notes: bool) -> u64 {
+    let rig = Rig::sized(3, 4, Some(2)).with_boots(notes);
     let mut at = 1;
     while direct(|| live(&rig, at, fault, at)).unwrap_or_else(|what| panic!("{fault:?} at call {at}: {what}")) {
         at += 1;
