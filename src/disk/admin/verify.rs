@@ -101,3 +101,42 @@ impl Live {
         self.layers.iter().find(differs).map(|(layer, ..)| format!("layer {} holds other pages", layer.id))
     }
 }
+
+#[cfg(all(test, sealdisk_sim))]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use uuid::Uuid;
+
+    use crate::PAGE;
+    use crate::crypto::keyring::DiskKeys;
+    use crate::disk::{Access, Disk, Durability, Options, Spec};
+    use crate::io::Dir;
+    use crate::io::sim::{SimDisk, direct};
+
+    /// A new page is written between two reads of a verification, which finds nothing wrong with that.
+    #[test]
+    fn writes_go_on_while_a_disk_is_verified() {
+        direct(|| {
+            let (world, keys) = (SimDisk::new(1), DiskKeys::ephemeral().unwrap());
+            let dir: Arc<dyn Dir> = world.root();
+            let spec = Spec::new(Uuid::new_v4(), "a/b", 1 << 20);
+            Disk::create(dir.clone(), &spec, keys.clone(), true, &Options::default()).unwrap();
+            let disk = Disk::open(dir, Some(keys), None, Access::ReadWrite, true, Options::default()).unwrap();
+            let disk = Arc::new(disk);
+            disk.write(0, &[1; PAGE], Durability::Fua).unwrap();
+            let (other, wrote) = (Arc::clone(&disk), Arc::new(AtomicBool::new(false)));
+            let once = Arc::clone(&wrote);
+            world.set_observer(Some(Arc::new(move |_| {
+                if !once.swap(true, Ordering::Relaxed) {
+                    other.write(4096, &[2; PAGE], Durability::Volatile).unwrap();
+                }
+            })));
+            disk.admin().verify().unwrap();
+            world.set_observer(None);
+            assert!(wrote.load(Ordering::Relaxed));
+            disk.admin().verify().unwrap();
+        });
+    }
+}

@@ -19,7 +19,7 @@ pub struct DiskStats {
     pub poisoned: bool,
     /// The keys were taken back.
     pub revoked: bool,
-    /// Whether the data key of what is written now is due to be replaced: see `wear`.
+    /// Whether the data key of what is written now is due to be replaced: see `key_usage`.
     pub rotation_due: bool,
     /// Rounds of the committer, each of which answers every flush that waits.
     pub rounds: u64,

@@ -6,7 +6,7 @@ use crate::disk::commit::log::Op;
 use crate::disk::core::Core;
 
 impl Core {
-    /// Seals every layer there is: the next change is stored under a fresh key. Durable when this returns.
+    /// Freezes every layer there is: the next change is stored under a fresh key. Durable when this returns.
     pub(crate) fn rotate_key(&self) -> Result<()> {
         self.check_writable()?;
         self.check_room()?;
