@@ -128,15 +128,24 @@ impl Health {
 
     /// The disk was closed: what was wrong with its open base does not matter any more.
     pub(super) fn closed(&self) {
+        self.forget_base_faults();
+    }
+
+    /// Whether there were any.
+    fn forget_base_faults(&self) -> bool {
         let mut known = self.known.lock();
-        known.causes[Fault::BaseDeleted as usize] = None;
-        known.causes[Fault::BaseChanged as usize] = None;
+        let of_base = [Fault::BaseDeleted, Fault::BaseChanged];
+        of_base.map(|fault| known.causes[fault as usize].take().is_some()).contains(&true)
     }
 
     /// The base of the open disk was looked at.
     pub(super) fn base(&self, name: &BlobName, found: Result<Option<DeletedFile>, Error>) {
         match found {
-            Ok(None) => {}
+            Ok(None) => {
+                if self.forget_base_faults() {
+                    tracing::info!(disk = %name, "the base of the disk is in order again");
+                }
+            }
             Ok(Some(deleted)) => {
                 let DeletedFile { path, descriptor } = deleted;
                 let (pid, path) = (std::process::id(), path.display());
@@ -228,5 +237,9 @@ mod tests {
         assert!(hint.contains(&format!("/proc/{}/fd/7", std::process::id())), "{hint}");
         health.closed();
         assert!(!health.must_stay_open());
+        // Or a rebase has it read from another file.
+        health.base(&name, Ok(Some(DeletedFile { path: "/images/a".into(), descriptor: 7 })));
+        health.base(&name, Ok(None));
+        assert!(!health.must_stay_open() && health.report().is_empty());
     }
 }

@@ -134,9 +134,12 @@ impl Registry {
             return Err(Error::new(ErrorKind::InvalidInput, "is not where the base image is").at_path(&record.path));
         }
         // A disk that could not be opened without its base can be now.
-        let disk = self.open_over(name, Some(image))?;
-        *self.shared.entry(name)?.passed_fds.lock() = passed_fds;
-        disk.admin().set_base(record)
+        let disk = self.open_over(name, Some(Arc::clone(&image)))?;
+        let entry = self.shared.entry(name)?;
+        *entry.passed_fds.lock() = passed_fds;
+        disk.admin().set_base(record, image)?;
+        entry.health.base(name, disk.admin().check_base());
+        Ok(())
     }
 }
 

@@ -17,7 +17,7 @@ use super::stack::stats::DiskStats;
 use super::table::settings::DiskSettings;
 use super::{Disk, Usage};
 use crate::Result;
-use crate::base::{BaseRecord, DeletedFile};
+use crate::base::{BaseImage, BaseRecord, DeletedFile};
 use crate::crypto::keyring::DiskKeys;
 use crate::crypto::secret::SecretBytes;
 
@@ -38,10 +38,10 @@ impl DiskAdmin<'_> {
         self.0.core.rename(name)
     }
 
-    /// Records another place, or more about the identity, of the same base image.
-    pub fn set_base(&self, base: BaseRecord) -> Result<()> {
+    /// Records another place, or more about the identity, of the same base image, and reads from `image` from now on.
+    pub fn set_base(&self, base: BaseRecord, image: Arc<dyn BaseImage>) -> Result<()> {
         self.0.check_live()?;
-        self.0.core.change_settings(|settings| settings.base = Some(base))
+        self.0.core.set_base(base, image)
     }
 
     /// Changes `parent`, `hidden` or `unfinished` of the settings, as one replacement of their file.

@@ -1,7 +1,10 @@
 //! The verbs of the owner that change disk.toml: another name, another key, no base any more.
 
+use std::sync::Arc;
+
 use super::settings::DiskSettings;
 use crate::Result;
+use crate::base::{BaseImage, BaseRecord};
 use crate::disk::commit::log::Op;
 use crate::disk::core::Core;
 
@@ -39,6 +42,13 @@ impl Core {
         // Whoever reads has looked up its pages under their lock, and none of them was the base's any more.
         *self.base.write() = None;
         Ok(true)
+    }
+
+    /// Goes over to another file with the same content. Who reads meanwhile ends with the one before.
+    pub(crate) fn set_base(&self, record: BaseRecord, image: Arc<dyn BaseImage>) -> Result<()> {
+        self.change_settings(|settings| settings.base = Some(record))?;
+        *self.base.write() = Some(image);
+        Ok(())
     }
 
     /// Gives the disk another name; durable when this returns. That it is unique is the caller's business.
