@@ -3,6 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -134,13 +135,31 @@ fn a_base_that_is_deleted_under_an_open_disk_can_still_be_saved() {
     assert!(fs::read(&saved).unwrap() == content);
     let status = account.json(&["status"]);
     assert_eq!(status["disks"][0]["faults"][0]["fault"], "base_deleted");
+    let mut client = client;
+    account.sealdisk(&["rebase", "over", "--base", saved.to_str().unwrap()]);
+    let status = account.json(&["status"]);
+    assert!(status["disks"][0]["faults"].as_array().is_none_or(Vec::is_empty), "{status}");
+    wait_for(addr, "the base is in order again", |scrape| fault(scrape, "over", "base_deleted") == 0.0);
+    assert_eq!(client.read(0, 512), [5; 512], "from the file that it was rebased to");
     drop(client);
-    // Put back where it was, the next server takes it.
-    fs::rename(&saved, &image).unwrap();
+    // So does the next server.
     assert!(server.terminate().success());
     let server = account.serve();
     let mut client = Client::attached(server.socket(), HeaderStyle::Simple);
     assert_eq!(client.read(0, 512), [5; 512]);
+}
+
+#[test]
+fn connections_that_ask_nothing_keep_no_verb_from_the_control_socket() {
+    let account = Account::new();
+    account.create("disk", 1 << 20);
+    let _server = account.serve();
+    let silent: Vec<_> =
+        (0..60).map(|_| UnixStream::connect(account.dir().join("control.sock")).expect("a connection")).collect();
+    let began = Instant::now();
+    account.sealdisk(&["status"]);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    drop(silent);
 }
 
 #[test]

@@ -1,8 +1,10 @@
 //! The listening side of the control socket: a thread that accepts, and one for each connection.
 //!
-//! As many connections as may be are served at once; a further one waits until a place is free.
+//! As many connections as may be are served at once. For a further one the oldest gives way that has not sent a request
+//! in full; where each has, the further one waits until a place is free.
 
 use std::io;
+use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +29,8 @@ use crate::{Error, ErrorKind, Result};
 
 /// Connections served at once.
 const CONNECTIONS: usize = 16;
+/// How often it is looked for a connection that gives way, while another one waits for a place.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 /// How long a client may take to send a request.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may refuse to take its answer.
@@ -97,7 +101,8 @@ impl Drop for ControlServer {
 struct Connections {
     registry: Arc<Registry>,
     places: Arc<Semaphore>,
-    open: Mutex<Vec<Arc<UnixStream>>>,
+    /// The oldest first.
+    open: Mutex<Vec<Arc<Client>>>,
     fewer: Condvar,
 }
 
@@ -109,11 +114,11 @@ impl Connections {
 
     /// Gives a connection its thread.
     fn serve(self: &Arc<Self>, stream: UnixStream, place: OwnedSemaphorePermit) {
-        let stream = Arc::new(stream);
-        self.open.lock().push(Arc::clone(&stream));
-        let open = Open { stream, connections: Arc::clone(self), _place: place };
+        let client = Arc::new(Client { stream, state: Mutex::new(ClientState::Silent) });
+        self.open.lock().push(Arc::clone(&client));
+        let open = Open { client, connections: Arc::clone(self), _place: place };
         let started = std::thread::Builder::new().name("control-client".into()).spawn(move || {
-            if let Err(error) = converse(&open.stream, &open.connections.registry) {
+            if let Err(error) = converse(&open.client, &open.connections.registry) {
                 tracing::debug!(%error, "a control connection ended");
             }
         });
@@ -122,12 +127,30 @@ impl Connections {
         }
     }
 
+    /// A place, as soon as there is one.
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        loop {
+            match tokio::time::timeout(LOOK_AGAIN, Arc::clone(&self.places).acquire_owned()).await {
+                // It is never closed.
+                Ok(place) => return place.ok(),
+                Err(_) => self.end_oldest_silent(),
+            }
+        }
+    }
+
+    /// Ends the oldest connection that owes a request, if there is one.
+    fn end_oldest_silent(&self) {
+        if self.open.lock().iter().any(|client| client.give_way()) {
+            tracing::debug!("a control connection without a request made room for a newer one");
+        }
+    }
+
     /// Lets no connection send another request, and waits for the answers to those that were sent.
     fn drain(&self) {
         let mut open = self.open.lock();
-        for stream in &*open {
+        for client in &*open {
             // Fails where the client has gone, and then there is nothing to end.
-            let _ = stream.shutdown(std::net::Shutdown::Read);
+            let _ = client.stream.shutdown(Shutdown::Read);
         }
         while !open.is_empty() {
             self.fewer.wait(&mut open);
@@ -137,8 +160,10 @@ impl Connections {
 
 impl Arrivals for Connections {
     async fn arrived(self: &Arc<Self>, client: Arrival) {
-        // It is never closed.
-        let Ok(place) = Arc::clone(&self.places).acquire_owned().await else { return };
+        if self.places.available_permits() == 0 {
+            self.end_oldest_silent();
+        }
+        let Some(place) = self.place().await else { return };
         match client.stream.into_socket() {
             Ok(socket) => self.serve(socket.into(), place),
             Err(error) => tracing::error!(%error, "a control connection cannot be served"),
@@ -150,9 +175,50 @@ impl Arrivals for Connections {
     }
 }
 
+/// The other side of a connection.
+#[derive(Debug)]
+struct Client {
+    stream: UnixStream,
+    state: Mutex<ClientState>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum ClientState {
+    /// It owes a request, or what is left of one.
+    Silent,
+    /// Its request is being answered.
+    Answered,
+    /// It gave way.
+    Ended,
+}
+
+impl Client {
+    /// Ends the connection if its client is silent; `false`: it is not.
+    fn give_way(&self) -> bool {
+        let mut state = self.state.lock();
+        let gives_way = *state == ClientState::Silent;
+        if gives_way {
+            *state = ClientState::Ended;
+            // Fails where the client has gone, which ends it too.
+            let _ = self.stream.shutdown(Shutdown::Both);
+        }
+        gives_way
+    }
+
+    /// `false`: it gave way before.
+    fn enter(&self, next: ClientState) -> bool {
+        let mut state = self.state.lock();
+        let is_open = *state != ClientState::Ended;
+        if is_open {
+            *state = next;
+        }
+        is_open
+    }
+}
+
 /// A connection that is being served. Its place becomes free with it, also when its thread panics.
 struct Open {
-    stream: Arc<UnixStream>,
+    client: Arc<Client>,
     connections: Arc<Connections>,
     _place: OwnedSemaphorePermit,
 }
@@ -160,13 +226,14 @@ struct Open {
 impl Drop for Open {
     fn drop(&mut self) {
         let mut open = self.connections.open.lock();
-        open.retain(|other| !Arc::ptr_eq(other, &self.stream));
+        open.retain(|other| !Arc::ptr_eq(other, &self.client));
         self.connections.fewer.notify_all();
     }
 }
 
 /// Answers one request after the other until the client has no more.
-fn converse(stream: &UnixStream, registry: &Registry) -> Result<()> {
+fn converse(client: &Client, registry: &Registry) -> Result<()> {
+    let stream = &client.stream;
     let failed = |error: io::Error| Error::io("the control connection failed", error);
     stream.set_nonblocking(false).map_err(failed)?;
     stream.set_write_timeout(Some(ANSWER_TIMEOUT)).map_err(failed)?;
@@ -183,6 +250,9 @@ fn converse(stream: &UnixStream, registry: &Registry) -> Result<()> {
                 return answer(stream, &Err(error.into()));
             }
         };
+        if !client.enter(ClientState::Answered) {
+            return Ok(());
+        }
         let done = match serde_json::from_slice::<Request>(&frame.body) {
             Ok(request) => {
                 let asker = Asker { uid: frame.sender.unwrap_or(asker.uid), ..asker };
@@ -194,6 +264,7 @@ fn converse(stream: &UnixStream, registry: &Registry) -> Result<()> {
             }
         };
         answer(stream, &done)?;
+        client.enter(ClientState::Silent);
     }
 }
 
