@@ -37,6 +37,11 @@ const OTHERS: &[(&str, &str)] = &[
     ("zst", "a compressed stream"),
     ("bz2", "a compressed stream"),
     ("lz4", "a compressed stream"),
+    ("lzma", "a compressed stream"),
+    ("cpio", "an archive"),
+    ("deb", "an archive"),
+    ("rpm", "an archive"),
+    ("xar", "an archive"),
 ];
 
 /// The format of a file for which none was given: see the module documentation.

@@ -2,7 +2,8 @@
 //! bytes, each with the command that makes a disk image of it.
 //!
 //! A guest can write such bytes into a raw disk of its own. That disk is then refused until its format is given; it is
-//! never read as something else. What is a disk in itself is not listed: an ISO image, a file system, a LUKS volume.
+//! never read as something else. What is a disk in itself is not listed: an ISO image, a file system (squashfs, which a
+//! guest mounts as it is), a LUKS volume.
 
 use crate::{Error, ErrorKind};
 
@@ -21,13 +22,15 @@ pub(crate) struct Foreign {
 enum Remedy {
     /// `qemu-img convert`, by its name of the format.
     Convert(&'static str),
+    /// A program that takes the names of the file and of the raw image that it makes.
+    Expand(&'static str),
     /// A program that writes what it decompresses to standard output.
     Decompress(&'static str),
     /// A program that unpacks files beside the archive.
     Unpack(&'static str),
 }
 
-use Remedy::{Convert, Decompress, Unpack};
+use Remedy::{Convert, Decompress, Expand, Unpack};
 
 /// Name, way, offset and bytes of each.
 #[rustfmt::skip]
@@ -43,11 +46,26 @@ const KNOWN: &[(&str, Remedy, usize, &[u8])] = &[
     ("VDI", Convert("vdi"), 0x40, b"\x7F\x10\xDA\xBE"),
     ("Parallels", Convert("parallels"), 0, b"WithoutFreeSpace"),
     ("Parallels", Convert("parallels"), 0, b"WithouFreSpacExt"),
+    ("Bochs", Convert("bochs"), 0, b"Bochs Virtual HD Image\0"),
+    ("cloop", Convert("cloop"), 0, b"#!/bin/sh\n#V2.0 Format\n"),
+    ("Android sparse", Expand("simg2img"), 0, b"\x3A\xFF\x26\xED"),
     ("gzip", Decompress("gzip"), 0, b"\x1F\x8B\x08"),
     ("xz", Decompress("xz"), 0, b"\xFD7zXZ\0"),
     ("Zstandard", Decompress("zstd"), 0, b"\x28\xB5\x2F\xFD"),
     ("bzip2", Decompress("bzip2"), 0, b"BZh"),
     ("LZ4", Decompress("lz4"), 0, b"\x04\x22\x4D\x18"),
+    ("LZ4", Decompress("lz4"), 0, b"\x02\x21\x4C\x18"),
+    // It begins with its parameters and the size of its dictionary: those that programs choose.
+    ("LZMA", Decompress("xz"), 0, b"\x5D\0\0\x01\0"),
+    ("LZMA", Decompress("xz"), 0, b"\x5D\0\0\x04\0"),
+    ("LZMA", Decompress("xz"), 0, b"\x5D\0\0\x08\0"),
+    ("LZMA", Decompress("xz"), 0, b"\x5D\0\0\x10\0"),
+    ("LZMA", Decompress("xz"), 0, b"\x5D\0\0\x20\0"),
+    ("LZMA", Decompress("xz"), 0, b"\x5D\0\0\x40\0"),
+    ("LZMA", Decompress("xz"), 0, b"\x5D\0\0\x80\0"),
+    ("LZMA", Decompress("xz"), 0, b"\x5D\0\0\0\x01"),
+    ("LZMA", Decompress("xz"), 0, b"\x5D\0\0\0\x02"),
+    ("LZMA", Decompress("xz"), 0, b"\x5D\0\0\0\x04"),
     ("lzip", Decompress("lzip"), 0, b"LZIP"),
     ("lzop", Decompress("lzop"), 0, b"\x89LZO\0\r\n\x1A\n"),
     ("compress", Decompress("gzip"), 0, b"\x1F\x9D"),
@@ -58,6 +76,12 @@ const KNOWN: &[(&str, Remedy, usize, &[u8])] = &[
     ("cabinet", Unpack("cabextract"), 0, b"MSCF\0\0\0\0"),
     ("Windows image", Unpack("7z x"), 0, b"MSWIM\0\0\0"),
     ("tar", Unpack("tar -xf"), 257, b"ustar"),
+    ("cpio", Unpack("cpio -id -F"), 0, b"070701"),
+    ("cpio", Unpack("cpio -id -F"), 0, b"070702"),
+    ("cpio", Unpack("cpio -id -F"), 0, b"070707"),
+    ("ar", Unpack("ar x"), 0, b"!<arch>\n"),
+    ("RPM", Unpack("7z x"), 0, b"\xED\xAB\xEE\xDB"),
+    ("xar", Unpack("7z x"), 0, b"xar!\0\x1C"),
 ];
 
 impl Foreign {
@@ -70,12 +94,17 @@ impl Foreign {
     /// With its article and what it is one of: "a qcow2 image".
     pub(crate) fn described(&self) -> String {
         let what = match self.way {
-            Convert(_) => "image",
+            Convert(_) | Expand(_) => "image",
             Decompress(_) => "compressed stream",
             Unpack(_) if self.name.ends_with("image") => "",
             Unpack(_) => "archive",
         };
-        let article = if matches!(self.name, "xz" | "LZ4" | "lzip" | "lzop" | "RAR") { "an" } else { "a" };
+        let article =
+            if matches!(self.name, "xz" | "LZ4" | "lzip" | "lzop" | "LZMA" | "RAR" | "RPM" | "ar" | "Android sparse") {
+                "an"
+            } else {
+                "a"
+            };
         format!("{article} {} {what}", self.name).trim_end().to_owned()
     }
 
@@ -94,6 +123,7 @@ impl Foreign {
             Decompress(program) => {
                 format!("`{program} -dc IN > OUT` unpacks it, `{program} -dc IN | sealdisk import - NAME` copies it")
             }
+            Expand(program) => format!("`{program} IN OUT` makes a raw image of it"),
             Unpack(program) => format!("`{program} IN` unpacks it"),
         }
     }
@@ -103,7 +133,7 @@ impl Foreign {
         let error = self.refused();
         match self.way {
             Decompress(program) => error.hint(format!("`{program} -dc | sealdisk import - NAME` reads it")),
-            Convert(_) | Unpack(_) => error.hint(format!("store it in a file; then {}", self.hint())),
+            Convert(_) | Expand(_) | Unpack(_) => error.hint(format!("store it in a file; then {}", self.hint())),
         }
     }
 
@@ -115,6 +145,7 @@ impl Foreign {
                 format!("qemu-img convert -f {name} -O vpc -o subformat=fixed,force_size=on {input} {output}")
             }
             Decompress(program) => format!("{program} -dc {input} > {output}"),
+            Expand(program) => format!("{program} {input} {output}"),
             Unpack(program) => format!("{program} {input}"),
         }
     }
@@ -138,6 +169,9 @@ mod tests {
         }
         assert_eq!(named(b"QFI\xFB\0\0\0\x01"), Some("qcow"));
         assert_eq!(named(b"QFI\xFB\0\0\0\x03"), Some("qcow2"));
+        // As `xz --format=lzma` begins, and a disk on which a guest counts.
+        assert_eq!(named(b"\x5D\0\0\x80\0\xFF\xFF\xFF\xFF\xFF\xFF\xFF\xFF"), Some("LZMA"));
+        assert_eq!(named(b"\x5D\0\0\0\0\0\0\0"), None);
     }
 
     #[test]
