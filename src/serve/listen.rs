@@ -154,7 +154,12 @@ pub(crate) fn unix(path: &Path, access: SocketAccess, policy: &ListenerPolicy) -
     let before = rustix::process::umask(Mode::RWXG | Mode::RWXO | Mode::XUSR);
     let bound = UnixListener::bind(path);
     rustix::process::umask(before);
-    let listener = bound.map_err(|e| failed("cannot listen", e))?;
+    let listener = bound.map_err(|error| match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => failed("cannot listen", error).hint(
+            "the socket needs a free inode and a block of its file system (df -i, df): make room there, or have              --socket and --control elsewhere, such as under /run",
+        ),
+        _ => failed("cannot listen", error),
+    })?;
     let now = fs::symlink_metadata(path).map_err(|e| failed("cannot listen", e))?;
     let file = SocketFile { path: path.to_owned(), identity: (now.dev(), now.ino()) };
     if access != SocketAccess::default() {
