@@ -58,10 +58,8 @@ fn a_terminal_that_is_stopped_or_full_holds_up_no_work() {
             &["import", &image, terminal, "--format", "raw"][..],
             &["export", terminal, &format!("{copy}.{terminal}"), "--to", "raw"],
         ] {
-            let plain = account.command();
-            let mut deaf = program("python3");
-            deaf.args(["-c", DEAF_TERMINAL, terminal]).arg(plain.get_program()).args(plain.get_args()).args(verb);
-            deaf.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
+            let mut deaf = account.command_under(&["python3", "-c", DEAF_TERMINAL, terminal]);
+            deaf.args(verb);
             let code = run(&mut deaf).status.code();
             assert_eq!(code, Some(0), "{terminal}: {verb:?}");
         }
