@@ -23,7 +23,10 @@ pub(crate) fn run(data: &[u8]) {
     let rules = text.parse::<toml::Table>().expect("TOML, as it was read");
     let rules = rules["rule"].as_array().expect("a list of rules");
     assert!(access.count() == rules.len() && !rules.is_empty());
-    let client = |uid, names: &[&str]| Identity { uid, certificate: names.iter().map(|&name| name.into()).collect() };
+    let client = |uid, names: &[&str]| {
+        let certificate = names.iter().map(|&name| name.into()).collect();
+        Identity { uid, certificate, ..Identity::default() }
+    };
     let clients = [
         client(None, &[]),
         client(Some(0), &[]),

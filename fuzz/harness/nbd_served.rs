@@ -36,7 +36,7 @@ impl Exports for Both {
         match name {
             "rw" | "ro" => {
                 let (name, read_only) = (name.to_owned(), name == "ro");
-                Ok(Export { name, description: "text".into(), disk: Arc::clone(&self.0), read_only })
+                Ok(Export { name, description: "text".into(), disk: Arc::clone(&self.0).into(), read_only })
             }
             _ => Err(Error::new(ErrorKind::NotFound, "there is no such disk")),
         }

@@ -214,11 +214,11 @@ access = "ro"
 "#;
 
     fn certificate(names: &[&str]) -> Identity {
-        Identity { uid: None, certificate: names.iter().map(|name| (*name).to_owned()).collect() }
+        Identity { certificate: names.iter().map(|name| (*name).to_owned()).collect(), ..Identity::default() }
     }
 
     fn user(uid: u32) -> Identity {
-        Identity { uid: Some(uid), certificate: Vec::new() }
+        Identity { uid: Some(uid), ..Identity::default() }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::attachment::Use;
 use super::disk_ref::DiskRef;
 use super::registry::Registry;
 use crate::{PAGE, Result};
@@ -40,7 +41,7 @@ impl AuditPiece {
 
 /// A piece of a layer, from page `page` on.
 pub(super) fn piece(registry: &Registry, name: &DiskRef, layer: u32, page: u64) -> Result<AuditPiece> {
-    let found = registry.disk_of(name)?.admin().audit(layer, page)?;
+    let found = registry.attach_ref(name, Use::Verb("audit"))?.admin().audit(layer, page)?;
     let bytes = |pages: u64| pages * PAGE as u64;
     Ok(AuditPiece {
         next: found.next,

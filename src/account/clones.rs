@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::attachment::Attachment;
 use super::disk_ref::DiskRef;
 use super::entry::{Entry, EntryState};
 use super::name::BlobName;
@@ -82,7 +83,7 @@ impl Shared {
 
 impl Registry {
     /// Makes a clone of a snapshot, or of the disk as it is now, at once and without copying.
-    pub fn clone_disk(&self, source: &ViewName, name: &BlobName) -> Result<Arc<Disk>> {
+    pub fn clone_disk(&self, source: &ViewName, name: &BlobName) -> Result<Attachment> {
         let _changing = self.shared.change_disks()?;
         self.check_free(name)?;
         let entry = self.shared.entry(&source.disk)?;

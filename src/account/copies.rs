@@ -10,13 +10,14 @@
 //!   goes when the disk is opened next. Its name has a slash, which users' names cannot have.
 
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::entry::Entry;
+use super::alone::TIMEOUT;
+use super::attachment::{Attachment, Sees, Use};
+use super::disk_ref::DiskRef;
 use super::name::BlobName;
 use super::registry::Registry;
 use super::under_way::Ticket;
@@ -28,8 +29,6 @@ use crate::{Error, ErrorKind, Result};
 
 /// How the name of a snapshot begins that is drawn for a reader.
 const READING: &str = "reading/";
-/// How long a copy waits for the connection of the one before it to end.
-const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A disk that can be read over the connection.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -62,13 +61,12 @@ pub struct Copying {
 /// A copy that may go on.
 #[derive(Debug)]
 pub struct Begun {
-    pub disk: Arc<Disk>,
+    /// While this is held no other copy into the disk begins.
+    pub disk: Attachment,
     /// Bytes from the beginning that are there.
     pub done_bytes: u64,
     /// An earlier copy made the disk.
     pub resumed: bool,
-    /// While this is held no other copy into the disk begins.
-    pub turn: Arc<()>,
 }
 
 impl Reading {
@@ -84,9 +82,6 @@ impl Copying {
         AttachTerms { most: self.most, context: self.context }
     }
 }
-
-/// Held by the connection of a copy.
-pub(super) type Copier = Weak<()>;
 
 impl Registry {
     /// From now on `local_attach` leads to the disks: to the server of this account, if it is served.
@@ -109,19 +104,25 @@ impl Registry {
     /// Lets the other end of `socket` read what `view` names, as it is now. The act that `begun` stands for ends with
     /// that connection.
     pub fn read_over(&self, view: &ViewName, socket: OwnedFd, begun: Option<Ticket>) -> Result<Reading> {
-        let disk = self.disk(&view.disk)?;
+        let disk = match &view.snapshot {
+            Some(_) => self.disk(&view.disk)?,
+            None => self.attach(&view.disk, Use::CopyOut)?,
+        };
         let settings = disk.admin().settings();
         let temporary = view.snapshot.is_none() && self.is_served() && !disk.read_only();
         let (seen, kept): (_, Box<dyn Send>) = match &view.snapshot {
-            Some(snapshot) => (self.attach_snapshot(&view.disk, snapshot.as_str())?, Box::new(())),
+            Some(snapshot) => {
+                let view = self.attach_snapshot(&DiskRef::from(&view.disk), snapshot.as_str(), Use::CopyOut)?;
+                (view, Box::new(()))
+            }
             None if temporary => {
-                let drawn = Drawn::draw(Arc::clone(&disk))?;
+                let drawn = Drawn::draw(disk.clone())?;
                 let snapshot = disk.snapshots().into_iter().find(|snapshot| snapshot.name == drawn.name);
                 let snapshot =
                     snapshot.ok_or_else(|| Error::new(ErrorKind::NotFound, "the snapshot for reading is gone"))?;
-                (Arc::new(disk.at_snapshot_id(snapshot.id)?), Box::new(drawn))
+                (disk.seeing(disk.at_snapshot_id(snapshot.id)?), Box::new(drawn))
             }
-            None => (Arc::clone(&disk), Box::new(())),
+            None => (disk.clone(), Box::new(())),
         };
         let snapshot = view.snapshot.as_ref().and_then(|name| {
             disk.snapshots().into_iter().find(|snapshot| snapshot.name == name.as_str()).map(|snapshot| snapshot.id)
@@ -132,7 +133,7 @@ impl Registry {
         };
         let size = seen.size();
         let description = format!("{view}, read by a copy");
-        let export = Export { name: settings.name.clone(), description, disk: seen, read_only: true };
+        let export = Export { name: settings.name.clone(), description, disk: seen.into(), read_only: true };
         let kept = Box::new((kept, begun.map(Ticket::ends_when_dropped)));
         let AttachTerms { most, context } = self.local_attach()?.admit(socket, export, kept)?;
         let (name, stable) = (settings.name, snapshot.is_some());
@@ -142,10 +143,11 @@ impl Registry {
     /// Makes an unfinished disk of `size` bytes for a copy of `source`, or finds the one that an earlier copy of it
     /// made, and lets the other end of `socket` write to it.
     pub fn copy_over(&self, name: &BlobName, size: u64, source: &str, socket: OwnedFd) -> Result<Copying> {
-        let Begun { disk, done_bytes, resumed, turn } = self.begin_copy(name, size, source)?;
+        let Begun { disk, done_bytes, resumed } = self.begin_copy(name, size, source)?;
         let size_bytes = disk.size();
-        let export = Export { name: name.to_string(), description: "a copy".to_owned(), disk, read_only: false };
-        let AttachTerms { most, context } = self.local_attach()?.admit(socket, export, Box::new(turn))?;
+        let export =
+            Export { name: name.to_string(), description: "a copy".to_owned(), disk: disk.into(), read_only: false };
+        let AttachTerms { most, context } = self.local_attach()?.admit(socket, export, Box::new(()))?;
         Ok(Copying { size_bytes, done_bytes, resumed, most, context })
     }
 
@@ -162,15 +164,18 @@ impl Registry {
             self.publish(name, &spec, None)?;
         }
         let entry = self.shared.entry(name)?;
-        let turn = take_turn(&entry)?;
-        let disk = self.open_over(name, None)?;
+        let place = {
+            let _state = entry.lock_free_within(TIMEOUT, |held| held.what == Use::CopyInto)?;
+            entry.attachments.add(Use::CopyInto, Sees::Disk)
+        };
+        let disk = self.open_over(name, None)?.in_place(place);
         let unfinished = disk.admin().settings().unfinished.ok_or_else(|| not_unfinished(name))?;
         if unfinished.source != source {
             let what = format!("the disk \"{name}\" holds the beginning of another copy, or its source was changed");
             return Err(Error::new(ErrorKind::AlreadyExists, what)
                 .hint("`sealdisk delete` drops it; the same copy from the same source would go on"));
         }
-        Ok(Begun { disk, done_bytes: unfinished.done, resumed, turn })
+        Ok(Begun { disk, done_bytes: unfinished.done, resumed })
     }
 
     /// Makes durable what was copied, and notes that the first `done` bytes are there. With a `size` the disk is
@@ -204,7 +209,7 @@ impl Registry {
         Ok(())
     }
 
-    fn unfinished_disk(&self, name: &BlobName) -> Result<Arc<Disk>> {
+    fn unfinished_disk(&self, name: &BlobName) -> Result<Attachment> {
         if !self.is_unfinished(name) {
             self.shared.entry(name)?;
             return Err(not_unfinished(name));
@@ -217,32 +222,14 @@ fn not_unfinished(name: &BlobName) -> Error {
     Error::new(ErrorKind::InvalidInput, format!("no copy is being made into the disk \"{name}\""))
 }
 
-/// Makes the caller the only one that copies into a disk.
-fn take_turn(entry: &Entry) -> Result<Arc<()>> {
-    let deadline = Instant::now() + TIMEOUT;
-    loop {
-        let mut copier = entry.copier.lock();
-        if copier.strong_count() == 0 {
-            let turn = Arc::new(());
-            *copier = Arc::downgrade(&turn);
-            return Ok(turn);
-        }
-        drop(copier);
-        if Instant::now() >= deadline {
-            return Err(Error::new(ErrorKind::InUse, format!("a copy into \"{}\" is under way", entry.name)));
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 /// A snapshot that is there for as long as this is.
 struct Drawn {
-    disk: Arc<Disk>,
+    disk: Attachment,
     name: String,
 }
 
 impl Drawn {
-    fn draw(disk: Arc<Disk>) -> Result<Self> {
+    fn draw(disk: Attachment) -> Result<Self> {
         let name = format!("{READING}{}", system::uuid()?.simple());
         disk.admin().create_snapshot(&name)?;
         Ok(Self { disk, name })

@@ -9,14 +9,14 @@ use std::time::Instant;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use super::copies::{self, Copier};
+use super::attachment::{Attachment, Attachments, Use};
+use super::copies;
 use super::health::Health;
 use super::lock::Hold;
 use super::name::BlobName;
 use super::registry::{DISKS, Keys, Shared, no_disk};
 use super::settings::Settings;
 use super::snapshot_image::SnapshotImage;
-use super::snapshots::Attached;
 use crate::base::{self, BaseImage};
 use crate::crypto::keyring::DiskKeys;
 use crate::disk::{Access, Disk, DiskSettings, DiskStats, Parent};
@@ -32,12 +32,12 @@ pub(super) struct Entry {
     /// A copy into it has not ended: it is not served.
     pub(super) unfinished: AtomicBool,
     pub(super) state: Mutex<EntryState>,
-    pub(super) attached: Mutex<Vec<Attached>>,
+    /// Who holds it.
+    pub(super) attachments: Arc<Attachments>,
     /// When it was last asked for, in [`Shared::uses`].
     pub(super) used: AtomicU64,
     /// The files of its base, where a verb passed over what this process cannot open itself.
     pub(super) passed_fds: Mutex<Vec<OwnedFd>>,
-    pub(super) copier: Mutex<Copier>,
     pub(super) health: Health,
 }
 
@@ -49,19 +49,30 @@ impl Entry {
             parent: Mutex::default(),
             unfinished: AtomicBool::new(false),
             state: Mutex::new(state),
-            attached: Mutex::default(),
+            attachments: Arc::default(),
             used: AtomicU64::new(0),
             passed_fds: Mutex::default(),
-            copier: Mutex::default(),
             health: Health::default(),
         }
+    }
+
+    /// Whether it is open, with nobody using it and nothing left to do: no client, no snapshot or clone that is read,
+    /// no re-encryption, nothing to scrub. A disk on which storing failed is not: what it knows must not be forgotten.
+    fn is_idle(&self, state: &EntryState) -> bool {
+        let EntryState::Open(disk) = state else { return false };
+        let settled = |disk_stats: DiskStats| {
+            !disk_stats.poisoned
+                && !disk_stats.revoked
+                && (disk.read_only() || disk_stats.usage.pending_scrub == Some(0))
+        };
+        self.attachments.is_empty() && disk.admin().try_stats().is_some_and(settled)
     }
 
     /// Closes the disk if it is open and nobody uses it.
     fn close_idle(&self) {
         let Some(mut state) = self.state.try_lock() else { return };
         let EntryState::Open(disk) = &*state else { return };
-        if !state.is_idle() {
+        if !self.is_idle(&state) {
             return;
         }
         // Nobody could open it again.
@@ -90,21 +101,6 @@ pub(super) enum EntryState {
     Gone,
 }
 
-impl EntryState {
-    /// Whether it is open, with nobody using it and nothing left to do: no client, no snapshot or clone that is read,
-    /// no re-encryption, nothing to scrub. A disk on which storing failed is not: what it knows must not be forgotten.
-    fn is_idle(&self) -> bool {
-        let Self::Open(disk) = self else { return false };
-        let unused = Arc::strong_count(disk) == 1 && Arc::weak_count(disk) == 0 && disk.admin().is_alone();
-        let settled = |disk_stats: DiskStats| {
-            !disk_stats.poisoned
-                && !disk_stats.revoked
-                && (disk.read_only() || disk_stats.usage.pending_scrub == Some(0))
-        };
-        unused && disk.admin().try_stats().is_some_and(settled)
-    }
-}
-
 impl Shared {
     /// The folder of a disk.
     pub(super) fn dir_of(&self, entry: &Entry) -> Result<Arc<dyn Dir>> {
@@ -127,10 +123,10 @@ impl Shared {
         Ok((dir, settings, keys))
     }
 
-    pub(super) fn open_disk(&self, entry: &Entry, base: Option<Arc<dyn BaseImage>>) -> Result<Arc<Disk>> {
+    pub(super) fn open_disk(&self, entry: &Entry, base: Option<Arc<dyn BaseImage>>, what: Use) -> Result<Attachment> {
         entry.used.store(self.uses.fetch_add(1, Ordering::Relaxed) + 1, Ordering::Relaxed);
         let was_open = matches!(&*entry.state.lock(), EntryState::Open(_));
-        let disk = match self.open_under(&self.settings.read(), entry, base) {
+        let disk = match self.open_under(&self.settings.read(), entry, base, what) {
             Ok(disk) => disk,
             Err(error) => {
                 // One that is gone is no disk any more.
@@ -149,7 +145,7 @@ impl Shared {
 
     /// Closes those longest unused of the disks that nobody uses, where there are too many.
     pub(super) fn close_idle(&self) {
-        let idle = |entry: &Arc<Entry>| entry.state.try_lock().is_some_and(|state| state.is_idle());
+        let idle = |entry: &Arc<Entry>| entry.state.try_lock().is_some_and(|state| entry.is_idle(&state));
         let mut idle: Vec<_> = self.all_entries().into_iter().filter(idle).collect();
         idle.sort_by_key(|entry| entry.used.load(Ordering::Relaxed));
         let excess = idle.len().saturating_sub(self.idle_disks.load(Ordering::Relaxed));
@@ -157,10 +153,16 @@ impl Shared {
     }
 
     /// Opens a disk, and first the one that it is a clone of, under the account's setting `account`.
-    fn open_under(&self, account: &Settings, entry: &Entry, base: Option<Arc<dyn BaseImage>>) -> Result<Arc<Disk>> {
+    fn open_under(
+        &self,
+        account: &Settings,
+        entry: &Entry,
+        base: Option<Arc<dyn BaseImage>>,
+        what: Use,
+    ) -> Result<Attachment> {
         let mut state = entry.state.lock();
         match &*state {
-            EntryState::Open(disk) => return Ok(Arc::clone(disk)),
+            EntryState::Open(disk) => return Ok(Attachment::new(disk, &entry.attachments, what)),
             EntryState::Gone => return Err(no_disk(&entry.name)),
             EntryState::Closed => {}
         }
@@ -175,7 +177,7 @@ impl Shared {
             (Some(_), _, None) if keys.is_none() => None,
             (Some(record), _, None) => Some(entry.reopen_base(record)?),
             // A disk is younger than what it is a clone of: going down ends, and takes the locks in one order.
-            (None, Some(parent), _) => Some(self.open_parent(account, parent)?),
+            (None, Some(parent), _) => Some(self.open_parent(account, entry, parent)?),
             (None, None, _) => None,
         };
         let access = match self.lock.hold() {
@@ -196,13 +198,14 @@ impl Shared {
             self.drop_orphans(&disk);
             copies::clear_readings(&disk);
         }
-        *state = EntryState::Open(Arc::clone(&disk));
+        let disk_held = Attachment::new(&disk, &entry.attachments, what);
+        *state = EntryState::Open(disk);
         drop(state);
         if access == Access::ReadWrite {
             // Whatever an earlier run left to do: it could not ask for it itself.
             wake();
         }
-        Ok(disk)
+        Ok(disk_held)
     }
 
     /// Whether a closed disk would open; its state is held by the caller.
@@ -210,7 +213,7 @@ impl Shared {
         let (dir, settings, keys) = self.disk_settings(entry)?;
         let base = match (&settings.base, &settings.parent) {
             (Some(record), _) => Some(entry.reopen_base(record)?),
-            (None, Some(parent)) => Some(self.open_parent(account, parent)?),
+            (None, Some(parent)) => Some(self.open_parent(account, entry, parent)?),
             (None, None) => None,
         };
         let options = self.setup.options.clone();
@@ -225,11 +228,11 @@ impl Shared {
         if passed_fds.is_empty() { base::look_at_files(record) } else { Ok(()) }
     }
 
-    fn open_parent(&self, account: &Settings, parent: &Parent) -> Result<Arc<dyn BaseImage>> {
+    fn open_parent(&self, account: &Settings, clone: &Entry, parent: &Parent) -> Result<Arc<dyn BaseImage>> {
         let entry = self.all_entries().into_iter().find(|entry| entry.uuid == parent.disk).ok_or_else(|| {
             Error::new(ErrorKind::Corrupt, format!("the disk {} that it is a clone of is not there", parent.disk))
         })?;
-        let disk = self.open_under(account, &entry, None)?;
-        Ok(Arc::new(SnapshotImage::new(disk.at_snapshot_id(parent.snapshot)?)))
+        let disk = self.open_under(account, &entry, None, Use::Clone(clone.name.to_string()))?;
+        Ok(Arc::new(SnapshotImage::new(disk.seeing(disk.at_snapshot_id(parent.snapshot)?))))
     }
 }

@@ -6,6 +6,8 @@ use std::sync::Arc;
 
 use super::access::Right;
 use super::admission::Admission;
+use super::attachment::Use;
+use super::disk_ref::DiskRef;
 use super::name::BlobName;
 use super::registry::{Registry, no_disk};
 use crate::serve::{Export, ExportInfo, Exports, Identity};
@@ -68,18 +70,22 @@ impl Exports for Served {
         let Some(right) = self.admission.rules().right(client, &name) else {
             return Err(if self.registry.has(&name) { hidden(&name) } else { no_disk(&name) });
         };
-        let disk = self.registry.disk(&name)?;
+        let held = Use::Client(client.to_string());
+        let disk = match snapshot {
+            None => self.registry.attach(&name, held)?,
+            Some(snapshot) => self.registry.attach_snapshot(&DiskRef::from(&name), snapshot, held)?,
+        };
         // As it was made, whichever form the client used.
         let ExportInfo { name: made, description } = info(&disk.admin().settings().name.parse()?);
         Ok(match snapshot {
             None => {
                 let read_only = self.read_only || right == Right::Read || disk.read_only();
-                Export { name: made, description, disk, read_only }
+                Export { name: made, description, disk: disk.into(), read_only }
             }
             Some(snapshot) => Export {
                 name: format!("{made}@{snapshot}"),
                 description: format!("{description}, snapshot {snapshot}"),
-                disk: self.registry.attach_snapshot(&name, snapshot)?,
+                disk: disk.into(),
                 read_only: true,
             },
         })

@@ -13,10 +13,9 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::attachment::Use;
 use super::entry::{Entry, EntryState};
-use super::life::take_alone;
 use super::registry::{Keys, Registry, Shared};
-use super::snapshots::{check_free, with_alone};
 use crate::crypto::keyring::KeyRing;
 use crate::disk::{Access, Disk, Parent};
 use crate::io::mutant;
@@ -29,12 +28,12 @@ impl Registry {
     /// Deletes a disk that clones read from, from sight. [`ErrorKind::InUse`] while it is attached.
     pub(super) fn hide(&self, entry: &Arc<Entry>) -> Result<()> {
         let shared = &self.shared;
-        shared.open_disk(entry, None)?;
-        check_free(&mut entry.attached.lock(), entry, |_| true)?;
+        let _open = shared.open_disk(entry, None, Use::Request)?.keep_open(Use::Request);
+        drop(entry.lock_free(|_| true)?);
         if mutant!(TrimmedInSight) {
             shared.trim_or_warn(&[Arc::clone(entry)]);
         }
-        with_alone(entry, |disk| disk.admin().change_settings(|settings| settings.hidden = true))?;
+        entry.with_alone(|_| true, |disk| disk.admin().change_settings(|settings| settings.hidden = true))?;
         shared.hidden.write().push(Arc::clone(entry));
         shared.disks.write().remove(&entry.name);
         shared.trim_or_warn(&[Arc::clone(entry)]);
@@ -118,7 +117,7 @@ impl Shared {
         // One that no clone reads from goes as a whole.
         let Some(keep) = read.get(&entry.uuid) else { return Ok(()) };
         let keep: Vec<u32> = keep.iter().copied().collect();
-        let failed = match self.open_disk(entry, None) {
+        let failed = match self.open_disk(entry, None, Use::Request) {
             Ok(disk) => return disk.admin().keep_only(&keep).map(drop),
             Err(error) => error,
         };
@@ -162,7 +161,7 @@ impl Shared {
                 self.trim_or_warn(std::slice::from_ref(&entry));
             }
         } else if parent.owned && !pinned {
-            let dropped = self.open_disk(&entry, None).and_then(|disk| {
+            let dropped = self.open_disk(&entry, None, Use::Request).and_then(|disk| {
                 let snapshot = disk.snapshots().into_iter().find(|snapshot| snapshot.id == parent.snapshot);
                 snapshot.map_or(Ok(()), |snapshot| disk.admin().delete_snapshot(&snapshot.name))
             });
@@ -192,7 +191,7 @@ impl Shared {
         if unlocked && !mutant!(SourceNotKept) && self.snapshots_read()?.contains_key(&entry.uuid) {
             return Err(Error::new(ErrorKind::Corrupt, "a disk that does not say so is a clone of it"));
         }
-        let was = take_alone(entry)?;
+        let was = entry.take_alone()?;
         if let Err(error) = self.folder.set_aside(entry.uuid) {
             *entry.state.lock() = was;
             return Err(error);

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
+use super::attachment::Use;
 use super::entry::{Entry, EntryState};
 use super::registry::Shared;
 use crate::{Error, Result};
@@ -112,12 +113,15 @@ impl Shared {
         if self.require_keys().is_err() {
             return;
         }
+        // Held without its state: its base may lie where a look takes long.
+        if let Some(disk) = entry.attach_open(Use::Inspection) {
+            return entry.health.base(&entry.name, disk.admin().check_base());
+        }
         let account = self.settings.read();
         let state = entry.state.lock();
         match &*state {
-            EntryState::Gone => {}
-            // Under the lock: with a handle of its own this would be one who has it attached.
-            EntryState::Open(disk) => entry.health.base(&entry.name, disk.admin().check_base()),
+            // Opened meanwhile, it is looked at the next time.
+            EntryState::Gone | EntryState::Open(_) => {}
             EntryState::Closed if depth == Depth::OpenBase => {}
             EntryState::Closed => {
                 let found = match depth {

@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::attachment::{Attachment, Use};
 use super::disk_ref::DiskRef;
 use super::entry::{Entry, EntryState};
 use super::failure::Failure;
@@ -238,7 +239,7 @@ impl Registry {
         }
         // Deleted sources of clones: nothing of them was gone through.
         for entry in self.shared.hidden_entries() {
-            let disk = self.shared.open_disk(&entry, None)?;
+            let disk = self.shared.open_disk(&entry, None, Use::Request)?;
             let bytes = disk.admin().layers().iter().map(|layer| layer.held).sum();
             kept.push(Older { name: self.shared.shown(&entry), bytes });
         }
@@ -256,7 +257,7 @@ impl Registry {
         let state = entry.state.lock();
         match &*state {
             EntryState::Open(disk) => {
-                let disk = Arc::clone(disk);
+                let disk = Attachment::new(disk, &entry.attachments, Use::Request);
                 drop(state);
                 // Counted before: what is written afterwards is under a fresh key.
                 let bytes = older(&disk);
@@ -304,7 +305,7 @@ impl Registry {
             .hint("`sealdisk key restore` with the key-encryption key brings them back");
         *self.shared.keys.write() = Keys::Locked(revoked.into());
         drop(settings);
-        let revoked = let_go(self.open_disks(), true);
+        let revoked = let_go(self.shared.attach_all_open(&Use::Revocation), true);
         self.forget_guest_data(true);
         Ok(KeysRevoked { account_key_held: !watch.all_gone(), ..revoked })
     }
@@ -330,7 +331,7 @@ impl Registry {
         drop(settings);
         self.forget_guest_data(false);
         let mut left = Vec::new();
-        for (entry, disk) in self.open_disks() {
+        for (entry, disk) in self.shared.attach_all_open(&Use::Request) {
             if let Err(error) = ring.disk_keys(entry.uuid).and_then(|keys| disk.admin().resume(keys)) {
                 tracing::error!(disk = %entry.name, %error, "its keys cannot be restored");
                 left.push(Left { name: entry.name.to_string(), error: error.into() });
@@ -359,7 +360,8 @@ impl Registry {
         let erased = self.what_stays_readable(&entry);
         let mut state = entry.state.lock();
         if let EntryState::Open(disk) = &*state {
-            let_go(vec![(Arc::clone(&entry), Arc::clone(disk))], false);
+            let disk = Attachment::new(disk, &entry.attachments, Use::Revocation);
+            let_go(vec![(Arc::clone(&entry), disk)], false);
             self.forget_guest_data(self.revoked());
         }
         *state = EntryState::Closed;
@@ -369,7 +371,7 @@ impl Registry {
 
     /// What of a disk's content is not under its own data keys.
     fn what_stays_readable(&self, entry: &Arc<Entry>) -> KeysErased {
-        let looked = self.shared.open_disk(entry, None).and_then(|disk| {
+        let looked = self.shared.open_disk(entry, None, Use::Request).and_then(|disk| {
             let reports = self.inherited_reports(&disk)?;
             let base = disk.admin().settings().base.map(|base| base.path);
             Ok((disk.admin().stored().plain, base, reports))
@@ -390,7 +392,7 @@ impl Registry {
         let _changing = self.shared.changing.lock();
         let mut settings = self.shared.settings.write();
         *self.shared.keys.write() = Keys::Locked(super::settings::erased().into());
-        let_go(self.open_disks(), false);
+        let_go(self.shared.attach_all_open(&Use::Revocation), false);
         self.forget_guest_data(true);
         settings.erase_account_keys(&*self.shared.account)?;
         drop(settings);
@@ -426,17 +428,6 @@ impl Registry {
     fn entries(&self) -> Vec<Arc<Entry>> {
         self.shared.all_entries()
     }
-
-    fn open_disks(&self) -> Vec<(Arc<Entry>, Arc<Disk>)> {
-        let open = |entry: Arc<Entry>| {
-            let disk = match &*entry.state.lock() {
-                EntryState::Open(disk) => Some(Arc::clone(disk)),
-                _ => None,
-            };
-            disk.map(|disk| (entry, disk))
-        };
-        self.entries().into_iter().filter_map(open).collect()
-    }
 }
 
 /// What a disk reports on its way to holding no key.
@@ -446,10 +437,10 @@ enum Step {
 }
 
 /// Lets every disk go of its keys, all at once and with a deadline: one whose device hangs keeps nobody waiting.
-fn let_go(disks: Vec<(Arc<Entry>, Arc<Disk>)>, flush: bool) -> KeysRevoked {
+fn let_go(disks: Vec<(Arc<Entry>, Attachment)>, flush: bool) -> KeysRevoked {
     let (tell, told) = mpsc::channel();
     for (index, (_, disk)) in disks.iter().enumerate() {
-        let (disk, tell) = (Arc::clone(disk), tell.clone());
+        let (disk, tell) = (disk.clone(), tell.clone());
         on_a_thread(move || {
             disk.admin().suspend();
             let in_time = !flush || disk.admin().final_flush().is_ok();
@@ -460,7 +451,7 @@ fn let_go(disks: Vec<(Arc<Entry>, Arc<Disk>)>, flush: bool) -> KeysRevoked {
     let (mut unflushed, mut held) = (vec![flush; disks.len()], vec![true; disks.len()]);
     listen(&told, Instant::now() + LAST_FLUSH, &mut unflushed, &mut held);
     for (index, _) in held.iter().enumerate().filter(|(_, held)| **held) {
-        let (disk, tell) = (Arc::clone(&disks[index].1), tell.clone());
+        let (disk, tell) = (disks[index].1.clone(), tell.clone());
         on_a_thread(move || drop_keys(&disk, index, &tell));
     }
     listen(&told, Instant::now() + LETTING_GO, &mut unflushed, &mut held);

@@ -3,26 +3,22 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use super::attachment::{Attachment, Use};
 use super::disk_ref::DiskRef;
 use super::entry::{Entry, EntryState};
 use super::name::BlobName;
 use super::registry::Registry;
-use super::snapshots::check_free;
 use crate::base::{BaseImage, BaseRecord, PassedImage};
 use crate::disk::{Disk, Spec, check_size};
 use crate::io::system;
 use crate::{Error, ErrorKind, Result};
 
-/// How long `delete` waits for verbs that are looking at the disk.
-const DELETE_TIMEOUT: Duration = Duration::from_secs(2);
-
 impl Registry {
     /// Makes a disk of `size` bytes (over a base: at least the base's size, which is the default) and opens it.
-    pub fn create(&self, name: &BlobName, size: Option<u64>, base: Option<PassedImage>) -> Result<Arc<Disk>> {
+    pub fn create(&self, name: &BlobName, size: Option<u64>, base: Option<PassedImage>) -> Result<Attachment> {
         let size = disk_size(size, base.as_ref().map(|base| base.record.size))?;
         let _changing = self.shared.change_disks()?;
         self.check_free(name)?;
@@ -36,7 +32,12 @@ impl Registry {
     }
 
     /// Makes the disk of a specification and opens it, over `image` if it has a base. The caller holds `changing`.
-    pub(super) fn publish(&self, name: &BlobName, spec: &Spec, image: Option<Arc<dyn BaseImage>>) -> Result<Arc<Disk>> {
+    pub(super) fn publish(
+        &self,
+        name: &BlobName,
+        spec: &Spec,
+        image: Option<Arc<dyn BaseImage>>,
+    ) -> Result<Attachment> {
         let keys = self.shared.require_keys()?.disk_keys(spec.uuid)?;
         let options = &self.shared.setup.options;
         self.shared.folder.make(spec.uuid, |dir| Disk::create(dir, spec, keys, self.encryption(), options))?;
@@ -47,7 +48,7 @@ impl Registry {
         };
         let entry = Arc::new(entry);
         self.shared.disks.write().insert(name.clone(), Arc::clone(&entry));
-        self.shared.open_disk(&entry, image)
+        self.shared.open_disk(&entry, image, Use::Request)
     }
 
     /// Removes a disk for good; one that clones read from only from sight, until the last of them is gone: its UUID is
@@ -55,13 +56,12 @@ impl Registry {
     pub fn delete(&self, name: &BlobName) -> Result<Option<Uuid>> {
         let _changing = self.shared.change_disks()?;
         let entry = self.shared.entry(name)?;
-        check_free(&mut entry.attached.lock(), &entry, |_| true)?;
         if self.shared.may_be_read_from(&entry) {
             self.hide(&entry)?;
             return Ok(Some(entry.uuid));
         }
         let parent = entry.parent.lock().clone();
-        let was = take_alone(&entry)?;
+        let was = entry.take_alone()?;
         if let Err(error) = self.shared.folder.set_aside(entry.uuid) {
             *entry.state.lock() = was;
             return Err(error);
@@ -94,11 +94,14 @@ impl Registry {
         })?;
         // Held until the disk is found by its new name: no change of the setting may miss it.
         let _account = self.shared.settings.read();
-        // Whoever still has the old entry finds it gone, as after a deletion.
-        let was = std::mem::replace(&mut *entry.state.lock(), EntryState::Gone);
-        let renamed =
-            Entry { parent: disk.admin().settings().parent.into(), ..Entry::new(entry.uuid, to.clone(), was) };
-        *renamed.attached.lock() = std::mem::take(&mut *entry.attached.lock());
+        // Whoever still has the old entry finds it gone, as after a deletion, and not before the new one is there.
+        let mut state = entry.state.lock();
+        let was = std::mem::replace(&mut *state, EntryState::Gone);
+        let renamed = Entry {
+            parent: disk.admin().settings().parent.into(),
+            attachments: Arc::clone(&entry.attachments),
+            ..Entry::new(entry.uuid, to.clone(), was)
+        };
         *renamed.passed_fds.lock() = std::mem::take(&mut *entry.passed_fds.lock());
         let mut disks = self.shared.disks.write();
         disks.remove(name);
@@ -140,25 +143,6 @@ impl Registry {
         disk.admin().set_base(record, image)?;
         entry.health.base(name, disk.admin().check_base());
         Ok(())
-    }
-}
-
-/// Marks a disk as gone once nobody but the registry holds it, and gives what it was.
-pub(super) fn take_alone(entry: &Entry) -> Result<EntryState> {
-    let deadline = Instant::now() + DELETE_TIMEOUT;
-    loop {
-        let mut state = entry.state.lock();
-        // Under the state's lock nobody new can get hold of the disk.
-        let attached = matches!(&*state, EntryState::Open(disk) if Arc::strong_count(disk) > 1);
-        if !attached {
-            return Ok(std::mem::replace(&mut *state, EntryState::Gone));
-        }
-        drop(state);
-        if Instant::now() >= deadline {
-            return Err(Error::new(ErrorKind::InUse, format!("the disk \"{}\" is in use", entry.name))
-                .hint("detach its clients first: `sealdisk status` shows them"));
-        }
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -7,6 +7,7 @@ use rustix::net::{SocketType, sockopt};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::attachment::Use;
 #[cfg(doc)]
 use super::copies::{Copying, Reading};
 #[cfg(doc)]
@@ -81,7 +82,9 @@ impl LifeRequest {
                 registry.roll_back(&name, &snapshot, &drops)?;
                 serde_json::to_value(show(registry, &name.into())?)
             }
-            Self::Verify { name } => serde_json::to_value(registry.disk_of(&name)?.admin().verify()?),
+            Self::Verify { name } => {
+                serde_json::to_value(registry.attach_ref(&name, Use::Verb("verify"))?.admin().verify()?)
+            }
             Self::Diff { name, from, to, start } => {
                 serde_json::to_value(registry.diff(&name, &from, to.as_ref(), start)?)
             }

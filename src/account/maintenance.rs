@@ -11,11 +11,12 @@ use std::thread::JoinHandle;
 use parking_lot::{Condvar, Mutex};
 use uuid::Uuid;
 
+use super::attachment::Attachment;
 use crate::disk::Disk;
 use crate::{Error, Result};
 
 /// Finds the open disk of a uuid; `None` when it has been closed meanwhile.
-pub(super) type Find = dyn Fn(Uuid) -> Option<Arc<Disk>> + Send;
+pub(super) type Find = dyn Fn(Uuid) -> Option<Attachment> + Send;
 /// Hears that a disk has nothing to do for now, or why its work failed.
 pub(super) type Rests = dyn Fn(&Disk, &Result<()>) + Send;
 

@@ -14,6 +14,8 @@ pub mod access;
 pub mod access_file;
 pub mod acts;
 pub mod admission;
+mod alone;
+pub mod attachment;
 pub mod audit;
 pub mod audit_log;
 mod bases;

@@ -5,7 +5,9 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
+use super::attachment::Use;
 use super::disk_ref::DiskRef;
 use super::registry::{Registry, Shared};
 use super::under_way::{End, Ticket};
@@ -127,19 +129,21 @@ impl Registry {
     /// One piece of a sweep over a disk, from page `page` on.
     pub fn reencrypt(&self, disk: &DiskRef, page: u64, sweep: Sweep) -> Result<Reencrypted> {
         self.check_not_hidden(disk)?;
-        sweep.advance(&self.shared, &*self.disk_of(disk)?, page)
+        sweep.advance(&self.shared, &*self.attach_ref(disk, Use::Reencryption)?, page)
     }
 
     /// Sweeps a disk on a thread, which ends with the sweep, with the disk, or when the account is closed. It tells the
     /// end of the act that `begun` stands for.
     pub fn reencrypt_detached(&self, name: &DiskRef, sweep: Sweep, begun: Option<Ticket>) -> Result<()> {
         self.check_not_hidden(name)?;
-        let disk = self.disk_of(name)?;
+        let disk = self.attach_ref(name, Use::Reencryption)?;
         // What would fail at once is told at once.
         let first = sweep.advance(&self.shared, &disk, 0)?;
-        let (name, disk, shared) = (name.clone(), Arc::downgrade(&disk), Arc::downgrade(&self.shared));
+        let (kept, uuid) = (disk.keep_open(Use::Reencryption), disk.uuid());
+        let (name, shared) = (name.clone(), Arc::downgrade(&self.shared));
         let work = move || {
-            let end = run(&shared, &disk, sweep, first.next);
+            let end = run(&shared, uuid, sweep, first.next);
+            drop(kept);
             match &end {
                 // Told by the account as it is closed, or as the disk is deleted.
                 Ok(Ran::Stopped) => return,
@@ -183,10 +187,12 @@ enum Ran {
 }
 
 /// Holds the disk only while it works on it, so that it can be deleted meanwhile.
-fn run(shared: &Weak<Shared>, disk: &Weak<Disk>, sweep: Sweep, mut next: Option<u64>) -> Result<Ran> {
+fn run(shared: &Weak<Shared>, disk: Uuid, sweep: Sweep, mut next: Option<u64>) -> Result<Ran> {
     while let Some(page) = next {
         let started = Instant::now();
-        let (Some(shared), Some(held)) = (shared.upgrade(), disk.upgrade()) else { return Ok(Ran::Stopped) };
+        let Some(shared) = shared.upgrade() else { return Ok(Ran::Stopped) };
+        let held = if shared.is_hidden(disk) { None } else { shared.attach_open(disk, &Use::Reencryption) };
+        let Some(held) = held else { return Ok(Ran::Stopped) };
         let done = match sweep.advance(&shared, &held, page) {
             Ok(piece) => {
                 next = piece.next;

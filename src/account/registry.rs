@@ -21,6 +21,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use uuid::Uuid;
 
 use super::admission::Admission;
+use super::attachment::Use;
 use super::audit_log::AuditLog;
 use super::challenge::Challenges;
 use super::disk_ref::DiskRef;
@@ -35,10 +36,9 @@ use super::name::BlobName;
 use super::report::ServerLimits;
 use super::settings::Settings;
 use super::under_way::UnderWay;
-use crate::base::BaseImage;
 use crate::crypto::kek::{DerivedKeys, Kek};
 use crate::crypto::keyring::{AuditKey, KeyRing};
-use crate::disk::{Disk, Options};
+use crate::disk::Options;
 use crate::io::real::RealDir;
 use crate::io::{Dir, mutant};
 use crate::serve::Attach;
@@ -155,7 +155,7 @@ impl Registry {
         let maintenance = background.then(|| {
             let of_thread = Arc::downgrade(&shared);
             let under_way = Arc::clone(&shared.under_way);
-            let find = move |uuid| Weak::upgrade(&of_thread)?.find_open(uuid);
+            let find = move |uuid| Weak::upgrade(&of_thread)?.attach_open(uuid, &Use::Maintenance);
             Maintenance::start(Box::new(find), Box::new(move |disk, rested| under_way.scrub_rests(disk, rested)))
         });
         let maintenance = maintenance.transpose()?;
@@ -345,31 +345,6 @@ impl Registry {
         &self.shared.damaged
     }
 
-    /// The disk `name`, opened if it is not yet.
-    pub fn disk(&self, name: &BlobName) -> Result<Arc<Disk>> {
-        let entry = self.shared.entry(name)?;
-        if entry.unfinished.load(Ordering::SeqCst) {
-            return Err(Error::new(ErrorKind::InUse, format!("the copy into the disk \"{name}\" has not ended"))
-                .hint("the same import or copy again goes on where it was; `sealdisk delete` drops it"));
-        }
-        self.shared.open_disk(&entry, None)
-    }
-
-    /// The same for a disk that may be named by its UUID, and so may be hidden.
-    pub fn disk_of(&self, disk: &DiskRef) -> Result<Arc<Disk>> {
-        let entry = self.shared.find_entry(disk)?;
-        match self.shared.is_hidden(entry.uuid) {
-            true => self.shared.open_disk(&entry, None),
-            false => self.disk(&entry.name),
-        }
-    }
-
-    /// The disk `name`, opened over a base that is already open if it is not yet.
-    pub(super) fn open_over(&self, name: &BlobName, base: Option<Arc<dyn BaseImage>>) -> Result<Arc<Disk>> {
-        let entry = self.shared.entry(name)?;
-        self.shared.open_disk(&entry, base)
-    }
-
     /// From now on disks and their bases are looked after in the background.
     pub fn inspect(&self) -> Result<()> {
         *self.inspection.lock() = Some(Inspection::start(&self.shared)?);
@@ -483,14 +458,6 @@ impl Shared {
         let mut entries: Vec<_> = self.disks.read().values().cloned().collect();
         entries.extend(self.hidden.read().iter().cloned());
         entries
-    }
-
-    fn find_open(&self, uuid: Uuid) -> Option<Arc<Disk>> {
-        let entry = self.all_entries().into_iter().find(|entry| entry.uuid == uuid)?;
-        match &*entry.state.lock() {
-            EntryState::Open(disk) => Some(Arc::clone(disk)),
-            _ => None,
-        }
     }
 }
 

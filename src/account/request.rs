@@ -10,6 +10,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::acts::Act;
+use super::attachment::Use;
 use super::disk_ref::DiskRef;
 use super::failure::Failure;
 use super::health::{Fault, FaultReport};
@@ -372,7 +373,7 @@ fn scrub(
     unaccounted: bool,
     begun: Option<Ticket>,
 ) -> Result<Scrubbed> {
-    let disk = registry.disk_of(name)?;
+    let disk = registry.attach_ref(name, Use::Verb("scrub"))?;
     if disk.admin().settings().hidden {
         // What nothing reads is to scrub too, where it could not be dropped before.
         registry.trim(disk.uuid())?;

@@ -2,8 +2,9 @@
 
 use uuid::Uuid;
 
+use super::attachment::Attachment;
 use crate::base::{BaseImage, BaseRun};
-use crate::disk::{Disk, PageState};
+use crate::disk::PageState;
 use crate::{PAGE, Result};
 
 /// Runs asked of the disk below at a time.
@@ -12,13 +13,13 @@ const RUNS: usize = 4096;
 /// See the module documentation. It holds the disk below open.
 #[derive(Debug)]
 pub(super) struct SnapshotImage {
-    view: Disk,
+    view: Attachment,
     disk: Uuid,
 }
 
 impl SnapshotImage {
-    /// `view`: what a snapshot sees, see [`Disk::at_snapshot_id`].
-    pub(super) fn new(view: Disk) -> Self {
+    /// `view`: what a snapshot sees, held for the clone.
+    pub(super) fn new(view: Attachment) -> Self {
         let disk = view.admin().settings().uuid;
         Self { view, disk }
     }

@@ -3,23 +3,20 @@
 //! A snapshot that a clone reads from is pinned: it, and the disk it is of, stay until the clone is gone. Whoever draws
 //! a clone, deletes a snapshot or rolls back holds `changing`, so that no clone appears between the look and the act.
 
-use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::attachment::{Attachment, Held, Sees, Use};
 use super::clones::clone_in_name;
 use super::disk_ref::DiskRef;
-use super::entry::{Entry, EntryState};
+use super::entry::Entry;
 use super::name::BlobName;
-use super::registry::{Registry, Shared, no_disk};
-use super::view_name::{SnapshotName, ViewName};
+use super::registry::{Registry, Shared};
+use super::view_name::SnapshotName;
 use crate::disk::{Disk, Parent, Snapshot};
 use crate::{Error, ErrorKind, Result};
-
-/// How long a verb that needs a disk for itself waits for others that are looking at it.
-const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A snapshot as users see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,17 +76,11 @@ impl Registry {
         })
     }
 
-    /// What `name` names, for reading.
-    pub fn view(&self, name: &ViewName) -> Result<Arc<Disk>> {
-        self.view_of(&DiskRef::from(&name.disk), name.snapshot.as_ref())
-    }
-
-    /// The same for a disk that may be hidden.
-    pub fn view_of(&self, disk: &DiskRef, snapshot: Option<&SnapshotName>) -> Result<Arc<Disk>> {
-        let disk = self.disk_of(disk)?;
+    /// The disk, which may be hidden, or what a snapshot of it sees.
+    pub fn view_of(&self, disk: &DiskRef, snapshot: Option<&SnapshotName>) -> Result<Attachment> {
         match snapshot {
-            None => Ok(disk),
-            Some(snapshot) => Ok(Arc::new(disk.at_snapshot(snapshot.as_str()).map_err(hint_snapshots)?)),
+            None => self.disk_of(disk),
+            Some(snapshot) => self.attach_snapshot(disk, snapshot.as_str(), Use::Request),
         }
     }
 
@@ -101,22 +92,8 @@ impl Registry {
         let found = find(&disk, snapshot)?;
         self.check_unpinned(&disk, |id| id == found.id, "deleted")?;
         // Held over the deletion, so that nobody attaches it meanwhile.
-        let mut attached = entry.attached.lock();
-        check_free(&mut attached, &entry, |other| other == snapshot.as_str())?;
+        let _state = entry.lock_free(|held| held.sees == Sees::Snapshot(snapshot.to_string()))?;
         disk.admin().delete_snapshot(snapshot.as_str())
-    }
-
-    /// The disk as a snapshot sees it, for a client.
-    pub fn attach_snapshot(&self, name: &BlobName, snapshot: &str) -> Result<Arc<Disk>> {
-        let entry = self.shared.entry(name)?;
-        let disk = self.disk(name)?;
-        let mut attached = entry.attached.lock();
-        // Not those of other readers, which go without asking who else reads them.
-        snapshot.parse::<SnapshotName>()?;
-        let view = Arc::new(disk.at_snapshot(snapshot).map_err(hint_snapshots)?);
-        attached.retain(|(_, view)| view.strong_count() > 0);
-        attached.push((snapshot.to_owned(), Arc::downgrade(&view)));
-        Ok(view)
     }
 
     /// What [`Registry::roll_back`] would drop.
@@ -141,20 +118,30 @@ impl Registry {
     /// of the later snapshots, and while a clone pins one of them.
     pub fn roll_back(&self, name: &BlobName, snapshot: &SnapshotName, drops: &[String]) -> Result<()> {
         let _changing = self.shared.change_disks()?;
-        self.disk(name)?;
         let entry = self.shared.entry(name)?;
-        with_alone(&entry, |disk| {
-            let found = find(disk, snapshot)?;
-            let later = later(disk, &found);
-            if let Some(unexpected) = later.iter().find(|name| !drops.contains(name)) {
-                let what = format!("the snapshot \"{unexpected}\" was drawn meanwhile, and would be dropped too");
-                return Err(Error::new(ErrorKind::InUse, what).hint("look again at what is dropped"));
-            }
-            self.check_unpinned(disk, |id| id > found.id, "dropped")?;
-            let mut attached = entry.attached.lock();
-            check_free(&mut attached, &entry, |other| later.iter().any(|later| later == other))?;
-            disk.admin().roll_back(snapshot.as_str())
-        })
+        let disk = self.disk(name)?;
+        let known = later(&disk, &find(&disk, snapshot)?);
+        let _open = disk.keep_open(Use::Request);
+        drop(disk);
+        let goes = |held: &Held, later: &[String]| match &held.sees {
+            Sees::Disk => true,
+            Sees::Snapshot(snapshot) => later.contains(snapshot),
+            Sees::Nothing => false,
+        };
+        entry.with_alone(
+            |held| goes(held, &known),
+            |disk| {
+                let found = find(disk, snapshot)?;
+                let later = later(disk, &found);
+                if let Some(unexpected) = later.iter().find(|name| !drops.contains(name)) {
+                    let what = format!("the snapshot \"{unexpected}\" was drawn meanwhile, and would be dropped too");
+                    return Err(Error::new(ErrorKind::InUse, what).hint("look again at what is dropped"));
+                }
+                self.check_unpinned(disk, |id| id > found.id, "dropped")?;
+                entry.check_free(|held| goes(held, &later))?;
+                disk.admin().roll_back(snapshot.as_str())
+            },
+        )
     }
 
     /// See [`Shared::clones_of`].
@@ -195,45 +182,6 @@ impl Shared {
     }
 }
 
-/// A snapshot that a client has attached.
-pub(super) type Attached = (String, Weak<Disk>);
-
-/// Refuses while a snapshot that `goes` is attached.
-pub(super) fn check_free(attached: &mut Vec<Attached>, entry: &Entry, goes: impl Fn(&str) -> bool) -> Result<()> {
-    attached.retain(|(_, view)| view.strong_count() > 0);
-    match attached.iter().find(|(snapshot, _)| goes(snapshot)) {
-        None => Ok(()),
-        Some((snapshot, _)) => {
-            let what = format!("the snapshot \"{}@{snapshot}\" is in use", entry.name);
-            Err(Error::new(ErrorKind::InUse, what).hint("detach its clients first: `sealdisk status` shows them"))
-        }
-    }
-}
-
-/// Calls `body` with the open disk of `entry` while nobody else has it or can get it. [`ErrorKind::InUse`] when it
-/// stays attached.
-pub(super) fn with_alone<T>(entry: &Entry, body: impl FnOnce(&Disk) -> Result<T>) -> Result<T> {
-    let deadline = Instant::now() + TIMEOUT;
-    loop {
-        let state = entry.state.lock();
-        match &*state {
-            EntryState::Open(disk) if Arc::strong_count(disk) == 1 => return body(disk),
-            EntryState::Open(_) => {}
-            EntryState::Closed => {
-                let what = format!("the disk \"{}\" was closed meanwhile", entry.name);
-                return Err(Error::new(ErrorKind::InUse, what).hint("ask again"));
-            }
-            EntryState::Gone => return Err(no_disk(&entry.name)),
-        }
-        drop(state);
-        if Instant::now() >= deadline {
-            return Err(Error::new(ErrorKind::InUse, format!("the disk \"{}\" is in use", entry.name))
-                .hint("detach its clients first: `sealdisk status` shows them"));
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 pub(super) fn find(disk: &Disk, snapshot: &SnapshotName) -> Result<Snapshot> {
     let missing = || Error::new(ErrorKind::NotFound, format!("there is no snapshot \"{snapshot}\""));
     disk.snapshots()
@@ -243,7 +191,7 @@ pub(super) fn find(disk: &Disk, snapshot: &SnapshotName) -> Result<Snapshot> {
         .map_err(hint_snapshots)
 }
 
-fn hint_snapshots(error: Error) -> Error {
+pub(super) fn hint_snapshots(error: Error) -> Error {
     error.hint("`sealdisk snapshot list` shows them")
 }
 

@@ -15,7 +15,8 @@ use crate::{Error, ErrorKind, Result, text};
 
 /// Delete a disk and all that was written to it; its base image stays
 ///
-/// What clones read from it is kept, hidden, until the last of them is deleted or detached.
+/// Refused while a client or a copy has the disk, or a snapshot of it; the error names it. What clones read from it is
+/// kept, hidden, until the last of them is deleted or detached.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

@@ -26,6 +26,15 @@ mod imp {
             self.0.wait(&mut guard);
             guard
         }
+        /// Waits until it is woken, or until `deadline`; now and then for a shorter time.
+        pub fn wait_until<'a, T>(
+            &self,
+            mut guard: MutexGuard<'a, T>,
+            deadline: std::time::Instant,
+        ) -> MutexGuard<'a, T> {
+            self.0.wait_until(&mut guard, deadline);
+            guard
+        }
         pub fn notify_all(&self) {
             self.0.notify_all();
         }
@@ -246,6 +255,11 @@ mod imp {
             drop(value);
             let gate = gate.expect("deadlock: the only one there waits for another");
             of.behind(Some(self.gated().wait(gate).unwrap_or_else(PoisonError::into_inner)))
+        }
+
+        /// No time passes in a simulation: who is never woken is a deadlock.
+        pub fn wait_until<'a, T>(&self, guard: MutexGuard<'a, T>, _: std::time::Instant) -> MutexGuard<'a, T> {
+            self.wait(guard)
         }
 
         pub fn notify_all(&self) {

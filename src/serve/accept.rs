@@ -54,8 +54,8 @@ impl Origin {
     /// Who the client is before it has proven anything.
     pub(crate) fn identity(&self) -> Identity {
         match self {
-            Self::Unix(Some(peer)) => Identity { uid: Some(peer.uid), ..Identity::default() },
-            Self::Unix(None) | Self::Tcp(_) => Identity::default(),
+            Self::Unix(Some(peer)) => Identity { peer: self.to_string(), uid: Some(peer.uid), certificate: Vec::new() },
+            Self::Unix(None) | Self::Tcp(_) => Identity { peer: self.to_string(), ..Identity::default() },
         }
     }
 }

@@ -42,7 +42,7 @@ pub use attach::{Attach, AttachTerms};
 pub use audience::{Address, Audience, Listening, TlsUse};
 pub use certificate::{Due, Validity};
 pub use counters::{BUCKETS, Command, CommandCounts, Counts, RequestError, bucket_bound};
-pub use exports::{Export, ExportInfo, Exports};
+pub use exports::{Export, ExportInfo, Exports, ServedDisk};
 pub use identity::Identity;
 pub use limits::Limits;
 pub use listen::SocketAccess;

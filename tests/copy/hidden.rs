@@ -88,9 +88,12 @@ fn the_snapshot_of_a_copy_is_out_of_reach() {
         assert!(told.contains("no valid name of a snapshot"), "{arguments:?}: {told}");
     }
 
+    let by_a_copy = Value::from("the disk \"disk\" is in use by a copy out of it");
     // Taken away by nobody, while what is the user's own can go.
-    assert_eq!(failure(&account, &["snapshot", "rollback", "disk", mine, "--yes"])["error"]["kind"], "InUse");
-    assert_eq!(failure(&account, &["delete", "disk", "--yes"])["error"]["kind"], "InUse");
+    for arguments in [&["snapshot", "rollback", "disk", mine, "--yes"][..], &["delete", "disk", "--yes"]] {
+        let error = failure(&account, arguments)["error"].clone();
+        assert_eq!((&error["kind"], &error["message"]), (&"InUse".into(), &by_a_copy), "{arguments:?}");
+    }
     stdout_of(program("qemu-io").args(["-f", "raw", "-c", "write -P 9 0 4M", "-c", "flush"]).arg(server.uri("disk")));
     account.sealdisk(&["snapshot", "delete", "disk", mine]);
     let mut copied = Vec::new();

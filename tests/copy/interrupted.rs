@@ -145,8 +145,11 @@ fn an_import_outlives_its_server() {
         let running = begun(&account, &uri);
         // While one copies, no other may, nor may the disk be deleted.
         running.signal(Signal::STOP);
-        assert_eq!(failure(&account, &["import", &uri, "disk"])["error"]["kind"], "InUse");
-        assert_eq!(failure(&account, &["delete", "disk", "--yes"])["error"]["kind"], "InUse");
+        for arguments in [&["import", &uri, "disk"][..], &["delete", "disk", "--yes"]] {
+            let error = failure(&account, arguments)["error"].clone();
+            assert_eq!(error["kind"], "InUse", "{arguments:?}");
+            assert_eq!(error["message"], "the disk \"disk\" is in use by a copy into it", "{arguments:?}");
+        }
         running.signal(Signal::CONT);
         if kill {
             server.kill()

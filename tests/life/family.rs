@@ -3,12 +3,12 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
 
 use rand::rngs::StdRng;
 use rand::seq::IteratorRandom;
 use rand::{RngExt, SeedableRng};
 use sealdisk::ErrorKind;
+use sealdisk::account::attachment::Attachment;
 use sealdisk::account::lock::{AccountLock, Hold};
 use sealdisk::account::make::NewAccountDir;
 use sealdisk::account::name::BlobName;
@@ -36,14 +36,14 @@ fn kek() -> Kek {
     Kek::new(key.expect("a key"))
 }
 
-fn make(path: &Path) {
+pub(crate) fn make(path: &Path) {
     let place = NewAccountDir::prepare(path).expect("a place");
     let source = SourceRecord::Credential { name: "kek".into() };
     Settings::create(place.dir(), uuid::Uuid::from_u128(9), &kek(), source, true).expect("settings");
     place.keep().expect("made");
 }
 
-fn open(path: &Path) -> Registry {
+pub(crate) fn open(path: &Path) -> Registry {
     // A child that another test has forked holds what was open until it has become another program.
     let take = || AccountLock::try_take(&RealDir::open(path).expect("a folder"), Hold::Exclusive).expect("a lock file");
     let lock = (0..1000).find_map(|_| {
@@ -92,7 +92,7 @@ fn snapshot_name(moment: u32) -> SnapshotName {
 }
 
 impl Family {
-    fn disk(&self, number: u32) -> Arc<Disk> {
+    fn disk(&self, number: u32) -> Attachment {
         self.registry.disk(&name(number)).expect("a disk")
     }
 

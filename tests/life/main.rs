@@ -5,9 +5,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+#[allow(dead_code, reason = "a part of it is used here")]
+#[path = "../keys/client.rs"]
+mod client;
+
 mod backup;
 mod clones;
 mod family;
+mod in_use;
 mod load;
 mod model;
 mod snapshot_reads;

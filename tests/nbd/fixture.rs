@@ -94,7 +94,7 @@ impl Shelf {
 
     pub(crate) fn put(&self, name: &str, disk: &Arc<Disk>, read_only: bool) {
         let description = format!("the disk {name}");
-        let export = Export { name: name.into(), description, disk: Arc::clone(disk), read_only };
+        let export = Export { name: name.into(), description, disk: Arc::clone(disk).into(), read_only };
         self.exports.lock().unwrap().insert(name.into(), export);
     }
 

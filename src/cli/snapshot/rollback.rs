@@ -17,7 +17,8 @@ use crate::cli::{delete, size, unlock};
 
 /// Make a disk what a snapshot sees, for good: later writes and later snapshots are dropped
 ///
-/// Refused while a client has the disk attached: what it keeps in its caches would no longer fit the disk.
+/// Refused while a client has the disk attached: what it keeps in its caches would no longer fit the disk. The error
+/// names the client.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:

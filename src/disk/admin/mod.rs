@@ -150,11 +150,6 @@ impl DiskAdmin<'_> {
         self.0.core.scrub(true)
     }
 
-    /// Whether nobody else looks at the disk, through a snapshot neither.
-    pub fn is_alone(&self) -> bool {
-        Arc::strong_count(&self.0.core) == 1
-    }
-
     /// Whether a sync failed, so that no change is taken any more.
     pub fn is_poisoned(&self) -> bool {
         self.0.core.commit.poison().is_set()
