@@ -23,7 +23,7 @@ use super::registry::Registry;
 use super::under_way::Ticket;
 use super::view_name::ViewName;
 use crate::disk::{Disk, Spec, Unfinished, check_size};
-use crate::io::{mutant, system};
+use crate::io::{system, unless_mutant};
 use crate::serve::{Attach, AttachTerms, Attached, Counts, Export};
 use crate::{Error, ErrorKind, Result};
 
@@ -198,9 +198,7 @@ impl Registry {
         let _changing = self.shared.changing.lock();
         let entry = self.shared.entry(name)?;
         let disk = self.unfinished_disk(name)?;
-        if !mutant!(CopyNotFlushed) {
-            disk.flush()?;
-        }
+        unless_mutant!(CopyNotFlushed => disk.flush()?);
         if let Some(size) = size {
             disk.admin().resize(size)?;
         }

@@ -23,7 +23,7 @@ use super::lock::{AccountLock, Hold};
 use super::name::BlobName;
 use super::registry::DISKS;
 use crate::disk::{self, DiskSettings};
-use crate::io::{Dir, FileSystemId, mutant};
+use crate::io::{Dir, FileSystemId, mutant, unless_mutant};
 use crate::{Error, ErrorKind, Result};
 
 /// Prefix of the folder of a disk that is being made.
@@ -114,21 +114,23 @@ impl Folder {
     /// Makes the names of the disks durable, and what lies in the folders of `many` after a kill.
     fn make_durable(&self, lock: &AccountLock, many: bool) -> Result<Unsettled> {
         let failed = self.failed("the names of the disks cannot be made durable");
-        let unsettled = if !lock.was_abandoned() || mutant!(DiskNamesNotSettled) {
-            Unsettled::Nothing
-        } else if many && mutant!(FileSystemNotSettled) {
-            Unsettled::NotOn(self.dir.file_system().map_err(&failed)?)
-        } else if many {
-            self.dir.sync_file_system().map_err(&failed)?.map_or(Unsettled::Everything, Unsettled::NotOn)
-        } else {
-            Unsettled::Everything
-        };
+        let abandoned = lock.was_abandoned() && !mutant!(DiskNamesNotSettled);
+        let unsettled = if abandoned { self.sync_all(many).map_err(&failed)? } else { Unsettled::Nothing };
         // The last: older kernels keep to themselves what went wrong with the journal in a sync of the file system, and
         // tell it here.
-        if !mutant!(FolderNotSettled) {
-            self.dir.sync().map_err(&failed)?;
-        }
+        unless_mutant!(FolderNotSettled => self.dir.sync().map_err(&failed)?);
         Ok(unsettled)
+    }
+
+    /// Syncs the file system of the account where there are `many` disks, and says what is left to be synced.
+    fn sync_all(&self, many: bool) -> std::io::Result<Unsettled> {
+        if !many {
+            return Ok(Unsettled::Everything);
+        }
+        if mutant!(FileSystemNotSettled) {
+            return Ok(Unsettled::NotOn(self.dir.file_system()?));
+        }
+        Ok(self.dir.sync_file_system()?.map_or(Unsettled::Everything, Unsettled::NotOn))
     }
 
     /// The disk in a folder, and whether it is hidden.
@@ -219,12 +221,8 @@ impl Folder {
     /// next.
     pub(super) fn remove_aside(&self, uuid: Uuid) -> Result<()> {
         let gone = format!("{GONE}{uuid}");
-        if mutant!(RemovedBeforeItsName) {
-            self.clear_away(&gone);
-        }
-        if !mutant!(DeletionNotSynced) {
-            self.sync("the deletion cannot be made durable")?;
-        }
+        mutant!(RemovedBeforeItsName => self.clear_away(&gone));
+        unless_mutant!(DeletionNotSynced => self.sync("the deletion cannot be made durable")?);
         self.clear_away(&gone);
         Ok(())
     }

@@ -30,9 +30,7 @@ impl Registry {
         let shared = &self.shared;
         let _open = shared.open_disk(entry, None, Use::Request)?.keep_open(Use::Request);
         drop(entry.lock_free(|_| true)?);
-        if mutant!(TrimmedInSight) {
-            shared.trim_or_warn(&[Arc::clone(entry)]);
-        }
+        mutant!(TrimmedInSight => shared.trim_or_warn(&[Arc::clone(entry)]));
         entry.with_alone(|_| true, |disk| disk.admin().change_settings(|settings| settings.hidden = true))?;
         shared.hidden.write().push(Arc::clone(entry));
         shared.disks.write().remove(&entry.name);

@@ -40,7 +40,7 @@ use crate::crypto::kek::{DerivedKeys, Kek};
 use crate::crypto::keyring::{AuditKey, KeyRing};
 use crate::disk::Options;
 use crate::io::real::RealDir;
-use crate::io::{Dir, mutant};
+use crate::io::{Dir, unless_mutant};
 use crate::serve::Attach;
 use crate::{Error, ErrorKind, Result};
 
@@ -294,9 +294,7 @@ impl Registry {
         }
         let mut next = settings.clone();
         next.set_encryption(on);
-        if !mutant!(SwitchNotStored) {
-            next.store(&*self.shared.account, &keys)?;
-        }
+        unless_mutant!(SwitchNotStored => next.store(&*self.shared.account, &keys)?);
         *settings = next;
         for entry in self.shared.all_entries() {
             if let EntryState::Open(disk) = &*entry.state.lock() {

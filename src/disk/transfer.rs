@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::commit::log::BLOCK as LOG_BLOCK;
 pub(crate) use crate::io::transfer::{read_full, try_read_full, write_full};
-use crate::io::{Dir, File, Open, mutant};
+use crate::io::{Dir, File, Open, mutant, unless_mutant};
 
 /// The unit in which file systems mostly take space.
 const BLOCK: u64 = LOG_BLOCK as u64;
@@ -74,8 +74,6 @@ pub(crate) fn write_new(dir: &dyn Dir, name: &str, content: &[u8]) -> io::Result
         other => other?,
     };
     write_full(&*file, content, 0)?;
-    if !mutant!(TemporaryNotSynced) {
-        file.sync_data()?;
-    }
+    unless_mutant!(TemporaryNotSynced => file.sync_data()?);
     Ok(file)
 }

@@ -14,8 +14,8 @@ use super::commit::CommitGuard;
 use super::core::Core;
 use super::stack::layer::Layer;
 use super::stack::range_lock::Exclusive;
-use crate::io::mutant;
 use crate::io::sync::{Mutex, MutexGuard};
+use crate::io::{mutant, unless_mutant};
 use crate::{ErrorKind, PAGE, Result};
 
 /// Runs punched in one step, while flushes wait.
@@ -180,9 +180,7 @@ impl Core {
         debug_assert!(!self.stack.state().holds(layer.id, &dead), "a page that is held is dead");
         layer.punch(dead.clone())?;
         let mut state = self.stack.state_mut();
-        if !mutant!(PunchLeavesClean) {
-            layer.mark_dirty();
-        }
+        unless_mutant!(PunchLeavesClean => layer.mark_dirty());
         if let Some(entry) = state.entry_mut(layer.id) {
             entry.dead.remove(dead.clone());
             entry.punched += dead.end - dead.start;

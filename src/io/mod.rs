@@ -25,8 +25,14 @@ pub mod transfer;
 pub(crate) mod verity;
 pub(crate) mod zeros;
 
-/// Whether a fault is planted here for the crash tests (see [`sim::Mutant`]); `false` in a product build.
+/// Whether a fault is planted here for the crash tests (see [`sim::Mutant`]); `false` in a product build. With `=>`:
+/// what the fault does besides.
 macro_rules! mutant {
+    ($name:ident => $fault:expr) => {
+        if $crate::io::mutant!($name) {
+            $fault;
+        }
+    };
     ($name:ident) => {{
         #[cfg(sealdisk_sim)]
         let planted = $crate::io::sim::mutant($crate::io::sim::Mutant::$name);
@@ -36,6 +42,16 @@ macro_rules! mutant {
     }};
 }
 pub(crate) use mutant;
+
+/// What is right, and what the planted fault leaves out.
+macro_rules! unless_mutant {
+    ($name:ident => $right:expr) => {
+        if !$crate::io::mutant!($name) {
+            $right;
+        }
+    };
+}
+pub(crate) use unless_mutant;
 
 /// What `mutant!` is in a product build.
 #[cfg(not(sealdisk_sim))]

@@ -85,10 +85,11 @@ impl Core {
                 }
             }
             let mut state = self.stack.state_mut();
-            let limit = if mutant!(ShrinkKeepsBase) { u64::MAX } else { new - u64::from(self.footer) };
+            let hides_base = !mutant!(ShrinkKeepsBase);
+            let limit = if hides_base { new - u64::from(self.footer) } else { u64::MAX };
             let base_limit = state.base_limit.min(limit);
             let cut = if self.footer { last.min(old - 1) } else { new.min(old) };
-            if !mutant!(ShrinkKeepsBase) {
+            if hides_base {
                 state.publish(top.id, cut..old.max(new), Mark::Zero);
             }
             if self.footer {

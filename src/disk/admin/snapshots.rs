@@ -15,7 +15,7 @@ use crate::disk::core::Core;
 use crate::disk::stack::diff::Change;
 use crate::disk::stack::resolve::View;
 use crate::disk::stack::state::State;
-use crate::io::mutant;
+use crate::io::{mutant, unless_mutant};
 use crate::{Error, ErrorKind, Result};
 
 /// Lines of one disk at the most: each is looked at by every change.
@@ -104,9 +104,7 @@ impl Core {
             state.next_snapshot += 1;
             state.snapshots.push(snapshot.clone());
             state.pending.ops.push(Op::SnapshotAdded(snapshot.clone()));
-            if !mutant!(LineKeepsTop) {
-                gate.set_top(None);
-            }
+            unless_mutant!(LineKeepsTop => gate.set_top(None));
             snapshot
         };
         self.flush()?;
@@ -143,9 +141,7 @@ impl Core {
         {
             let mut table = self.arm_and_hold()?;
             // No layer there is now may take writes again: emptied ones are dead for ever.
-            if !mutant!(RolledBackToUnsealed) {
-                table.freeze_layers();
-            }
+            unless_mutant!(RolledBackToUnsealed => table.freeze_layers());
             self.store_settings(&mut table)?;
             let mut gate = self.stack.gate_exclusive(&table);
             gate.check_open()?;
@@ -155,10 +151,7 @@ impl Core {
             let gone: Vec<u32> = state.snapshots.iter().filter(|other| newer(other)).map(|other| other.id).collect();
             state.snapshots.retain(|other| !newer(other));
             state.pending.ops.extend(gone.into_iter().map(Op::SnapshotRemoved));
-            let above: Vec<u32> =
-                state.entries.iter().map(|entry| entry.layer.id).filter(|&id| id > snapshot.sees).collect();
-            let above = if mutant!(RollbackKeepsLayer) { above[..above.len().min(1)].to_vec() } else { above };
-            for id in above {
+            for id in layers_above(&state, &snapshot) {
                 state.empty_layer(id);
             }
             let base_limit = if mutant!(LineWithoutItsLimit) { state.base_limit } else { snapshot.base_limit };
@@ -253,4 +246,11 @@ impl Disk {
         self.check(offset, len, self.size())?;
         self.core.changes(from, self.view, Core::pages_of(offset, len), limit)
     }
+}
+
+/// The layers that a rollback to `snapshot` empties.
+fn layers_above(state: &State, snapshot: &Snapshot) -> Vec<u32> {
+    let ids = state.entries.iter().map(|entry| entry.layer.id);
+    let most = if mutant!(RollbackKeepsLayer) { 1 } else { usize::MAX };
+    ids.filter(|&id| id > snapshot.sees).take(most).collect()
 }

@@ -87,11 +87,12 @@ impl Core {
         let lock = self.stack.lock_exclusive(start..if mutant!(SweptWithoutLock) { start } else { start + step });
         let gate = self.stack.gate();
         gate.check_open()?;
-        if !gate.encryption() && !mutant!(SweptAfterSwitch) {
+        let looks_again = !mutant!(SweptAfterSwitch);
+        if looks_again && !gate.encryption() {
             return Err(paused());
         }
         let goes_on = |now: &Arc<Layer>| now.id == top.id && now.kind == Kind::Xts;
-        if !gate.top().is_some_and(goes_on) && !mutant!(SweptAfterSwitch) {
+        if looks_again && !gate.top().is_some_and(goes_on) {
             return nothing_yet(start);
         }
         let segments = {

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use super::log::Log;
 use super::pending::Pending;
 use super::{Committer, Due, Rounds, Turn};
+use crate::crypto::keyring::DiskKeys;
 use crate::disk::Access;
 use crate::disk::core::Core;
 use crate::disk::stack::layer::Layer;
@@ -166,26 +167,10 @@ impl Core {
             let border = switch.then(|| stale.unwrap_or_else(|| state.checkpoint(false)));
             (self.take(&mut state), border)
         };
-        for layer in &taken.layers {
-            if mutant!(DataNotSynced) || (mutant!(OneLayerSynced) && layer.id != taken.layers[0].id) {
-                continue;
-            }
-            self.commit.costs.timed(self.options.ticks, || layer.sync(self.commit.poison()))?;
-        }
+        // Data before the log: what a record of the log speaks of is durable by then.
+        self.sync_layers(&taken.layers)?;
         if !taken.pending.is_empty() {
-            let log = committer
-                .log
-                .as_mut()
-                .ok_or_else(|| self.log_error("is not begun", std::io::Error::other("no log")))?;
-            log.append(&taken.pending.batch(taken.generation), &keys)
-                .and_then(|()| {
-                    if mutant!(LogNotSynced) {
-                        Ok(())
-                    } else {
-                        self.commit.costs.timed(self.options.ticks, || log.file.sync_data())
-                    }
-                })
-                .map_err(|error| self.log_error("cannot be written", error))?;
+            self.log_batch(committer, &taken, &keys)?;
         }
         {
             let mut state = self.stack.state_mut();
@@ -208,6 +193,25 @@ impl Core {
         let full = committer.log.as_ref().is_some_and(|log| !log.fits(2 * limit, 2 * OPS_ROOM));
         self.commit.log_full.store(full, Ordering::SeqCst);
         Ok(())
+    }
+
+    fn sync_layers(&self, layers: &[Arc<Layer>]) -> Result<()> {
+        for layer in layers {
+            if mutant!(DataNotSynced) || (mutant!(OneLayerSynced) && layer.id != layers[0].id) {
+                continue;
+            }
+            self.commit.costs.timed(self.options.ticks, || layer.sync(self.commit.poison()))?;
+        }
+        Ok(())
+    }
+
+    fn log_batch(&self, committer: &mut Committer, taken: &Taken, keys: &DiskKeys) -> Result<()> {
+        let log = committer.log.as_mut();
+        let log = log.ok_or_else(|| self.log_error("is not begun", std::io::Error::other("no log")))?;
+        let sync = |log: &Log| self.commit.costs.timed(self.options.ticks, || log.file.sync_data());
+        let written = log.append(&taken.pending.batch(taken.generation), keys);
+        let written = written.and_then(|()| if mutant!(LogNotSynced) { Ok(()) } else { sync(log) });
+        written.map_err(|error| self.log_error("cannot be written", error))
     }
 
     /// The lock of the state, once what is noted of the batch before is written: the notes of the next one go there.

@@ -15,11 +15,12 @@ use super::layer::Layer;
 use super::page_set::Share;
 use super::publish::Change;
 use super::resolve::{PageSource, Segments, View};
+use super::state::State;
 use crate::base::BaseImage;
 use crate::disk::Durability;
 use crate::disk::core::Core;
-use crate::io::mutant;
 use crate::io::sync::atomic::Ordering;
+use crate::io::{mutant, unless_mutant};
 use crate::{Error, ErrorKind, PAGE, Result};
 
 /// How an attempt at a change ended.
@@ -144,56 +145,64 @@ impl Core {
     fn store(&self, change: &Change<'_>, pages: Range<u64>, data: &[u8]) -> Result<Attempt> {
         let top = change.top();
         let held = self.stack.state().holding(top.id, &pages);
-        let (held, mixed) = (held == Share::All, held == Share::Some);
-        let reserved = if held { None } else { self.reserve() };
-        if !held && reserved.is_none() {
-            return Ok(Attempt::First(Need::Room));
-        }
-        if mutant!(PublishedBeforeStored) && !held {
-            self.stack.state_mut().publish(top.id, pages.clone(), Mark::Held);
-        }
-        if mutant!(DirtyBeforeStored) {
-            top.mark_dirty();
-        }
-        let stored = if mixed && !mutant!(OverwritesFirst) {
-            self.write_new_first(top, &pages, data)
+        if held == Share::All {
+            let stored = self.write_top(top, &pages, data, held);
+            Self::mark_written(top, &stored);
+            stored?;
         } else {
-            top.write(pages.start, data, !held)
+            let Some(_reserved) = self.reserve() else { return Ok(Attempt::First(Need::Room)) };
+            mutant!(PublishedBeforeStored => self.stack.state_mut().publish(top.id, pages.clone(), Mark::Held));
+            self.store_new(change, pages, data, held)?;
+        }
+        mutant!(WaitsUnderRangeLock => self.flush()?);
+        Ok(Attempt::Done(Some(Arc::clone(top))))
+    }
+
+    /// Stores pages of which the top layer holds `held`, not all.
+    fn store_new(&self, change: &Change<'_>, pages: Range<u64>, data: &[u8], held: Share) -> Result<()> {
+        let top = change.top();
+        let stored = self.write_top(top, &pages, data, held);
+        // Invariant 3: dirty mark, presence and delta under one lock. A failed write leaves presence as it was, but its
+        // layer is dirty all the same, and what it left behind is dead.
+        let mut state = self.stack.state_mut();
+        unless_mutant!(DirtyAfterPublished => Self::mark_written(top, &stored));
+        match stored {
+            Ok(()) => self.publish(change, state, pages, Mark::Held)?,
+            Err(error) => Self::fail_write(&mut state, top, pages, error)?,
+        }
+        mutant!(DirtyAfterPublished => top.mark_dirty());
+        Ok(())
+    }
+
+    /// Writes pages of which the top layer holds `held`.
+    fn write_top(&self, top: &Layer, pages: &Range<u64>, data: &[u8], held: Share) -> Result<()> {
+        mutant!(DirtyBeforeStored => top.mark_dirty());
+        let stored = if held == Share::Some && !mutant!(OverwritesFirst) {
+            self.write_new_first(top, pages, data)
+        } else {
+            top.write(pages.start, data, held != Share::All)
         };
         if stored.as_ref().is_err_and(|error| error.kind() == ErrorKind::NoSpace) {
             self.stack.tight.store(true, Ordering::SeqCst);
         }
+        stored
+    }
+
+    /// The layer is to be synced by the next round, whether the write succeeded or not.
+    fn mark_written(top: &Layer, stored: &Result<()>) {
         let late = mutant!(DirtyBeforeStored) || (mutant!(FailedWriteLeavesClean) && stored.is_err());
-        if held {
-            if !late {
-                top.mark_dirty();
-            }
-            stored?;
-        } else {
-            // Invariant 3: dirty mark, presence and delta under one lock. A failed write leaves presence as it was,
-            // but its layer is dirty all the same, and what it left behind is dead.
-            let mut state = self.stack.state_mut();
-            if !late && !mutant!(DirtyAfterPublished) {
-                top.mark_dirty();
-            }
-            match stored {
-                Ok(()) => self.publish(change, state, pages, Mark::Held)?,
-                Err(_) if mutant!(FailedWritePublished) => state.publish(top.id, pages, Mark::Held),
-                Err(error) => {
-                    if !mutant!(FailedWriteNotDead) {
-                        state.write_failed(top.id, pages);
-                    }
-                    return Err(error);
-                }
-            }
-            if mutant!(DirtyAfterPublished) {
-                top.mark_dirty();
-            }
+        if !late {
+            top.mark_dirty();
         }
-        if mutant!(WaitsUnderRangeLock) {
-            self.flush()?;
+    }
+
+    fn fail_write(state: &mut State, top: &Layer, pages: Range<u64>, error: Error) -> Result<()> {
+        if mutant!(FailedWritePublished) {
+            state.publish(top.id, pages, Mark::Held);
+            return Ok(());
         }
-        Ok(Attempt::Done(Some(Arc::clone(top))))
+        unless_mutant!(FailedWriteNotDead => state.write_failed(top.id, pages));
+        Err(error)
     }
 
     /// Writes to the top layer pages some of which it holds: the others first, because only these may find no space. So

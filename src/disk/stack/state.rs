@@ -17,7 +17,7 @@ use crate::disk::commit::checkpoint::{Checkpoint, PAGES_LIMIT, Presence};
 use crate::disk::commit::log::{Batch, Op, Snapshot};
 use crate::disk::commit::pending::Pending;
 use crate::disk::volatile::VolatileJournal;
-use crate::io::mutant;
+use crate::io::{mutant, unless_mutant};
 
 /// A layer in the stack, and what it holds. `held` and `zero` are disjoint; `dead` is disjoint from `held`.
 #[derive(Debug)]
@@ -246,9 +246,7 @@ impl State {
             }
             let Some(entry) = self.entry_mut(extent.layer).filter(|entry| !entry.emptied) else { continue };
             // A clean checkpoint's dead pages may have been written again since.
-            if !mutant!(DeadThoughWrittenAgain) {
-                entry.dead.remove(extent.pages.clone());
-            }
+            unless_mutant!(DeadThoughWrittenAgain => entry.dead.remove(extent.pages.clone()));
             let (to, from) = match extent.mark {
                 Mark::Held => (&mut entry.held, &mut entry.zero),
                 Mark::Zero => (&mut entry.zero, &mut entry.held),

@@ -16,8 +16,8 @@ use crate::disk::core::Core;
 use crate::disk::stack::layer::Layer;
 use crate::disk::stack::state::{Entry, State};
 use crate::disk::volatile::VolatileJournal;
-use crate::io::mutant;
 use crate::io::{Dir, Open};
+use crate::io::{mutant, unless_mutant};
 use crate::{Error, ErrorKind, PAGE, Result};
 
 /// See [`Core::check_room`]; `dir` is the folder of a disk, or lies on its file system.
@@ -186,9 +186,7 @@ impl Core {
         let failed = |error| Error::io("cannot make a layer", error).at_path(&path);
         let file = self.layers_dir.open(file_name, Open::New).map_err(failed)?;
         file.set_size(pages * PAGE as u64).and_then(|()| file.sync_data()).map_err(failed)?;
-        if !mutant!(LayerNameNotSynced) {
-            self.layers_dir.sync().map_err(failed)?;
-        }
+        unless_mutant!(LayerNameNotSynced => self.layers_dir.sync().map_err(failed)?);
         let cipher = match kind {
             Kind::Plain => None,
             Kind::Xts => {

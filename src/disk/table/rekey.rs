@@ -16,7 +16,7 @@ use crate::crypto::keyring::DiskKeys;
 use crate::crypto::secret::SecretBytes;
 use crate::disk::core::Core;
 use crate::disk::open::find_slot;
-use crate::io::{Open, mutant};
+use crate::io::{Open, unless_mutant};
 use crate::{Error, ErrorKind, Result};
 
 impl Core {
@@ -29,13 +29,9 @@ impl Core {
             let mut table = self.table.lock();
             self.rewrap(&mut table, &keys)?;
             self.keys.replace(keys)?;
-            if !mutant!(RekeyKeepsTop) {
-                table.freeze_layers();
-            }
+            unless_mutant!(RekeyKeepsTop => table.freeze_layers());
             self.store_settings(&mut table)?;
-            if !mutant!(RekeyKeepsTop) {
-                self.stack.gate_exclusive(&table).set_top(None);
-            }
+            unless_mutant!(RekeyKeepsTop => self.stack.gate_exclusive(&table).set_top(None));
             // What was noted under the old key until now is durable with the next round.
             self.begin_recent(&table, self.commit.next_epoch(), &self.keys()?);
         }
