@@ -30,9 +30,9 @@
 //! Invariants:
 //! 1. The file is only ever replaced whole; the old one, and so the old wrapping, is good until the new one is durable.
 //! 2. The first account key is current: the MAC and everything new is made under it. A second one is retiring.
-//! 3. A field this program does not know is refused, never dropped by the next change.
 //!    The current one listed twice: no other is retiring, but what was stored before it came has still to be
 //!    re-encrypted.
+//! 3. A field this program does not know is refused, never dropped by the next change.
 //! 4. No account key at all: erased, for good. Such a file carries no MAC, as there is no key left to make it.
 
 use std::path::PathBuf;
