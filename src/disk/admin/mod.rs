@@ -68,10 +68,12 @@ impl DiskAdmin<'_> {
         self.0.core.resize(size)
     }
 
-    /// [`crate::ErrorKind::NoSpace`] while the file system is too full for what wants a new layer: to be asked before
-    /// the switch is turned.
+    /// [`crate::ErrorKind::NoSpace`] while the file system is too full for what wants a new layer, and
+    /// [`crate::ErrorKind::LimitExceeded`] where the disk may have no further one: to be asked before the switch is
+    /// turned.
     pub fn check_room(&self) -> Result<()> {
-        self.0.core.check_room()
+        self.0.core.check_room()?;
+        self.settings().check_layers(self.0.core.dir.path())
     }
 
     /// How new writes are stored from now on; the caller has made the account's setting durable. Waits for the

@@ -81,6 +81,7 @@ impl Core {
         self.check_room()?;
         let snapshot = {
             let table = self.arm_and_hold()?;
+            table.settings().check_layers(self.dir.path())?;
             let mut gate = self.stack.gate_exclusive(&table);
             gate.check_open()?;
             let mut state = self.stack.state_mut();

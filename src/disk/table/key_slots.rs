@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
+use super::settings::LAYERS_LIMIT;
 use crate::crypto::keyring::WrappedDek;
 use crate::disk::transfer::{read_full, write_full, write_new};
 use crate::io::mutant;
@@ -29,8 +30,8 @@ const SLOT_MAGIC: u32 = u32::from_le_bytes(*b"SLOT");
 const FIRST: u64 = 4096;
 const COPY: usize = 512;
 const USED: usize = 4 + 4 + 16 + 72;
-/// 65,536 layers.
-const SIZE_LIMIT: u64 = FIRST + (1 << 26);
+/// Bytes of the file at the most: a slot for every layer that a disk may have.
+const SIZE_LIMIT: u64 = FIRST + (LAYERS_LIMIT * 2 * COPY) as u64;
 
 /// A wrapped data key and what wraps it.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -156,7 +157,10 @@ impl KeySlots {
         let own = self.slots.iter().position(|slot| *slot == Some(key.layer));
         let index = own.or_else(|| self.slots.iter().position(Option::is_none)).unwrap_or(self.slots.len());
         if FIRST + (index as u64 + 1) * 2 * COPY as u64 > SIZE_LIMIT {
-            return Err(Error::new(ErrorKind::LimitExceeded, "has no slot left for a data key").at_path(&self.path));
+            let what = format!("has keys in all its {LAYERS_LIMIT} slots, and no room for another data key");
+            return Err(Error::new(ErrorKind::LimitExceeded, what)
+                .at_path(&self.path)
+                .hint("a slot is free again when its layer is gone: delete snapshots, `sealdisk scrub` the disk"));
         }
         self.write_slot(index, &encode(key))?;
         self.slots.resize(self.slots.len().max(index + 1), None);
@@ -182,5 +186,33 @@ impl KeySlots {
         self.write_slot(index, &[0; COPY])?;
         self.slots[index] = None;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(feature = "sim"))]
+mod tests {
+    use super::*;
+    use crate::io::real::RealDir;
+
+    #[test]
+    fn every_layer_that_a_disk_may_have_finds_a_slot_and_no_more() {
+        let folder = crate::disk::tests::folder();
+        let dir = RealDir::open(folder.path()).unwrap();
+        let uuid = Uuid::new_v4();
+        let key = |layer| SlotKey { layer, account_key: uuid, wrapped: [7; 72] };
+        KeySlots::create(&dir, uuid, Some(&key(1))).unwrap();
+        // All but the last, at once.
+        let slots: Vec<u8> = (2..LAYERS_LIMIT as u32).flat_map(|layer| encode(&key(layer)).repeat(2)).collect();
+        let file = dir.open(FILE, Open::ReadWrite).unwrap();
+        write_full(&*file, &slots, FIRST + 2 * COPY as u64).unwrap();
+        let (mut open, _) = KeySlots::open(&dir, uuid, Open::ReadWrite).unwrap();
+        open.put(&key(LAYERS_LIMIT as u32)).unwrap();
+        let error = open.put(&key(LAYERS_LIMIT as u32 + 1)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::LimitExceeded);
+        open.put(&key(1)).expect("one that has a slot keeps it");
+        open.erase(9).unwrap();
+        open.put(&key(LAYERS_LIMIT as u32 + 1)).expect("a slot is free again");
+        assert_eq!(KeySlots::open(&dir, uuid, Open::Read).unwrap().1.len(), LAYERS_LIMIT);
     }
 }

@@ -147,6 +147,7 @@ impl Core {
     }
 
     fn create_layer(&self, table: &mut LayerTable, kind: Kind, pages: u64) -> Result<Layer> {
+        table.settings.check_layers(self.dir.path())?;
         let id = match table.settings.layers.last() {
             Some(last) if mutant!(LayerIdUsedAgain) => last.id + 1,
             _ => table.settings.next_layer,

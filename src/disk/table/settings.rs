@@ -7,6 +7,7 @@
 //! here: they change in one batch with pages, so they live in the log.
 
 use std::io;
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -24,7 +25,10 @@ pub(crate) const FILE: &str = "disk.toml";
 pub(crate) const TEMPORARY: &str = "disk.toml.new";
 const SEAL: &str = "\n[seal]\n";
 const PURPOSE: &[u8] = b"sealdisk disk.toml";
-/// A table of a hundred thousand layers fits.
+/// Layers of one disk at the most. The table of that many fits into [`SIZE_LIMIT`], and the file of wrapped data keys
+/// has a slot for each.
+pub(crate) const LAYERS_LIMIT: usize = 65_536;
+/// Bytes of the file at the most.
 const SIZE_LIMIT: u64 = 16 << 20;
 const VERSION: u32 = 0;
 
@@ -211,6 +215,17 @@ impl DiskSettings {
         dir.sync().map_err(|error| StoreError::Unknown(Error::io("cannot be made durable", error).at_path(&path)))
     }
 
+    /// [`ErrorKind::LimitExceeded`] where the disk has all the layers that it may have; `dir` is its folder.
+    pub(crate) fn check_layers(&self, dir: &Path) -> Result<()> {
+        if self.layers.len() < LAYERS_LIMIT {
+            return Ok(());
+        }
+        let what = format!("the disk has {} layers, the most that there may be", self.layers.len());
+        Err(Error::new(ErrorKind::LimitExceeded, what).at_path(dir).hint(
+            "a layer goes when nothing reads it: delete snapshots, `sealdisk reencrypt` the disk, then `sealdisk scrub` it",
+        ))
+    }
+
     /// The file name of a layer below `layers/`.
     pub(crate) fn layer_file(id: u32, kind: Kind) -> String {
         match kind {
@@ -247,5 +262,62 @@ impl StoreError {
         match self {
             StoreError::Unchanged(error) | StoreError::Unknown(error) => error,
         }
+    }
+}
+
+#[cfg(test)]
+#[cfg(not(feature = "sim"))]
+mod tests {
+    use super::*;
+    use crate::disk::Durability;
+    use crate::disk::tests::{TestDisk, read};
+
+    fn record(id: u32) -> LayerRecord {
+        LayerRecord { id, kind: Kind::Plain, created: i64::MAX as u64, encrypted_pages: i64::MAX as u64 }
+    }
+
+    #[test]
+    fn a_table_of_as_many_layers_as_there_may_be_fits() {
+        let mut settings = DiskSettings::new(&Spec::new(Uuid::new_v4(), "a/b", 512), 0);
+        let empty = toml::to_string(&settings).unwrap().len();
+        settings.layers.push(record(u32::MAX));
+        let one = toml::to_string(&settings).unwrap().len() - empty;
+        assert!((LAYERS_LIMIT * one) as u64 <= SIZE_LIMIT / 2, "{one} bytes a layer");
+    }
+
+    #[test]
+    fn a_disk_with_all_its_layers_refuses_what_wants_another_and_loses_nothing() {
+        let place = TestDisk::new(1 << 20, 0, true);
+        let disk = place.open(true);
+        disk.write(0, &[1; 512], Durability::Fua).unwrap();
+        let before = disk.admin().settings().layers;
+        let fill = |upto: usize| {
+            let mut table = disk.core.table.lock();
+            table.settings.layers = (0..upto - 1).map(|id| record(id as u32 + 2)).collect();
+            table.settings.layers.insert(0, before[0].clone());
+        };
+        fill(LAYERS_LIMIT);
+        let refused = |result: Result<()>| {
+            let error = result.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::LimitExceeded);
+            assert!(error.to_string().contains("65536 layers"), "{error}");
+            assert!(error.hint_text().unwrap().contains("scrub"));
+        };
+        refused(disk.admin().rotate_key());
+        refused(disk.admin().create_snapshot("s").map(drop));
+        refused(disk.admin().check_room());
+        disk.write(512, &[2; 512], Durability::Fua).expect("the layer on top takes writes still");
+        // As after the switch was turned without asking.
+        disk.admin().set_encryption(false);
+        refused(disk.write(512, &[3; 512], Durability::Fua));
+        assert_eq!(read(&disk, 0, 1024), [[1; 512], [2; 512]].concat());
+
+        fill(LAYERS_LIMIT - 1);
+        disk.core.table.lock().settings.next_layer = LAYERS_LIMIT as u32 + 2;
+        disk.write(512, &[3; 512], Durability::Fua).unwrap();
+        assert_eq!(disk.admin().settings().layers.len(), LAYERS_LIMIT);
+        assert_eq!(read(&disk, 0, 1024), [[1; 512], [3; 512]].concat());
+        let stored = DiskSettings::load(&*place.dir(), Some(&place.keys)).expect("a full table is read again");
+        assert_eq!(stored.layers.len(), LAYERS_LIMIT);
     }
 }

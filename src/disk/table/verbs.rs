@@ -14,6 +14,7 @@ impl Core {
         self.check_writable()?;
         self.check_room()?;
         let mut table = self.table.lock();
+        table.settings().check_layers(self.dir.path())?;
         table.freeze_layers();
         self.store_settings(&mut table)?;
         self.stack.gate_exclusive(&table).set_top(None);
