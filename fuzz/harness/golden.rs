@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use sealdisk::account::settings::Settings;
-use sealdisk::base::{BaseImage, BaseRun};
+use sealdisk::base::{BaseImage, BaseRun, VisitRun};
 use sealdisk::crypto::kek::Kek;
 use sealdisk::crypto::keyring::{DiskKeys, KeyRing};
 use sealdisk::crypto::secret::SecretKey;
@@ -142,7 +142,7 @@ impl BaseImage for InMemory {
         self.read_at(offset, buf).map(|()| true)
     }
 
-    fn runs(&self, offset: u64, len: u64, visit: &mut dyn FnMut(BaseRun, u64)) -> Result<()> {
-        self.slice(offset, len).map(|_| visit(BaseRun::Data, len))
+    fn runs(&self, offset: u64, len: u64, visit: &mut VisitRun<'_>) -> Result<()> {
+        self.slice(offset, len).and_then(|_| visit(BaseRun::Data, len))
     }
 }

@@ -36,8 +36,10 @@ pub(crate) fn run(data: &[u8]) {
         let mut buf = vec![0xAA; (end - start) as usize];
         assert!(chain.read(start, &mut buf, true).expect("a file in memory"));
         let mut held = Vec::new();
-        let note =
-            &mut |stored, len: u64| held.extend(std::iter::repeat_n(stored == Stored::Data, (len / 512) as usize));
+        let note = &mut |stored, len: u64| {
+            held.extend(std::iter::repeat_n(stored == Stored::Data, (len / 512) as usize));
+            Ok(())
+        };
         chain.runs(start, end - start, note).expect("a file in memory");
         assert_eq!(held.len() as u64, (end - start) / 512);
         for (n, sector) in buf.chunks_exact(512).enumerate() {

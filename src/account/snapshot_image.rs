@@ -3,7 +3,7 @@
 use uuid::Uuid;
 
 use super::attachment::Attachment;
-use crate::base::{BaseImage, BaseRun};
+use crate::base::{BaseImage, BaseRun, VisitRun};
 use crate::disk::PageState;
 use crate::{PAGE, Result};
 
@@ -38,7 +38,7 @@ impl BaseImage for SnapshotImage {
         self.view.try_read(offset, buf)
     }
 
-    fn runs(&self, offset: u64, len: u64, visit: &mut dyn FnMut(BaseRun, u64)) -> Result<()> {
+    fn runs(&self, offset: u64, len: u64, visit: &mut VisitRun<'_>) -> Result<()> {
         let (mut at, end) = (offset, offset + len);
         while at < end {
             for run in self.view.runs(at, end - at, RUNS)? {
@@ -51,7 +51,7 @@ impl BaseImage for SnapshotImage {
                     PageState::Inherited { disk, layer, encrypted } => BaseRun::Held { disk, layer, encrypted },
                 };
                 let bytes = run.pages * PAGE as u64;
-                visit(kind, bytes);
+                visit(kind, bytes)?;
                 at += bytes;
             }
         }

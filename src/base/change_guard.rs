@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use parking_lot::Mutex;
 
 use super::identity::{FileIdentity, ImageFile};
-use super::{BaseImage, BaseRun, DeletedFile};
+use super::{BaseImage, DeletedFile, VisitRun};
 use crate::{Error, ErrorKind, Result};
 
 /// Reads between two looks at the files.
@@ -116,7 +116,7 @@ impl BaseImage for GuardedImage {
         Ok(None)
     }
 
-    fn runs(&self, offset: u64, len: u64, visit: &mut dyn FnMut(BaseRun, u64)) -> Result<()> {
+    fn runs(&self, offset: u64, len: u64, visit: &mut VisitRun<'_>) -> Result<()> {
         self.look(true)?;
         self.image.runs(offset, len, visit)
     }

@@ -48,8 +48,9 @@ pub trait BaseImage: Send + Sync + fmt::Debug {
     fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool>;
 
     /// Visits the runs of `[offset, offset + len)` in order, without gap or overlap; neighbours may be of equal kind.
-    /// A run is [`BaseRun::Zero`] only when the *format* says that it reads as zeros, never from holes of the file.
-    fn runs(&self, offset: u64, len: u64, visit: &mut dyn FnMut(BaseRun, u64)) -> Result<()>;
+    /// A run is [`BaseRun::Zero`] only when the *format* says that it reads as zeros, never from holes of the file. An
+    /// error of `visit` ends the visit, and is what this returns.
+    fn runs(&self, offset: u64, len: u64, visit: &mut VisitRun<'_>) -> Result<()>;
 
     /// Looks whether the files of the image are still what they were, at once. [`ErrorKind::BaseChanged`] where they
     /// are not; else a file that was deleted while it is open, if there is one.
@@ -62,6 +63,9 @@ pub trait BaseImage: Send + Sync + fmt::Debug {
         false
     }
 }
+
+/// Takes the kind of a run and its length in bytes.
+pub type VisitRun<'a> = dyn FnMut(BaseRun, u64) -> Result<()> + 'a;
 
 /// How a run of a base image is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

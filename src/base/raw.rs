@@ -1,6 +1,6 @@
 //! A raw image: byte n of the file is byte n of the disk.
 
-use super::{BaseImage, BaseRun};
+use super::{BaseImage, BaseRun, VisitRun};
 use crate::io::host_file::HostFile;
 use crate::io::source::Source;
 use crate::{Error, ErrorKind, Result};
@@ -39,8 +39,7 @@ impl BaseImage for RawImage {
         self.file.try_read_at(offset, buf)
     }
 
-    fn runs(&self, _offset: u64, len: u64, visit: &mut dyn FnMut(BaseRun, u64)) -> Result<()> {
-        visit(BaseRun::Data, len);
-        Ok(())
+    fn runs(&self, _offset: u64, len: u64, visit: &mut VisitRun<'_>) -> Result<()> {
+        visit(BaseRun::Data, len)
     }
 }

@@ -113,10 +113,13 @@ impl UntrackedImage {
             let len = WINDOW.min(self.size() - at);
             let mut skipped = 0;
             let mut found = false;
-            self.image.runs(at, len, &mut |run, bytes| match run {
-                BaseRun::Data | BaseRun::Held { .. } => found = true,
-                BaseRun::Zero if !found => skipped += bytes,
-                BaseRun::Zero => {}
+            self.image.runs(at, len, &mut |run, bytes| {
+                match run {
+                    BaseRun::Data | BaseRun::Held { .. } => found = true,
+                    BaseRun::Zero if !found => skipped += bytes,
+                    BaseRun::Zero => {}
+                }
+                Ok(())
             })?;
             if found {
                 return Ok(Some(at + skipped));

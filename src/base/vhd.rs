@@ -1,6 +1,6 @@
 //! A VHD of any kind as a base image.
 
-use super::{BaseImage, BaseRun};
+use super::{BaseImage, BaseRun, VisitRun};
 use crate::Result;
 use crate::vhd::{Chain, Stored};
 
@@ -17,13 +17,13 @@ impl BaseImage for Chain {
         self.read(offset, buf, false)
     }
 
-    fn runs(&self, offset: u64, len: u64, visit: &mut dyn FnMut(BaseRun, u64)) -> Result<()> {
+    fn runs(&self, offset: u64, len: u64, visit: &mut VisitRun<'_>) -> Result<()> {
         Chain::runs(self, offset, len, &mut |stored, run| {
             let kind = match stored {
                 Stored::Data => BaseRun::Data,
                 Stored::Zero => BaseRun::Zero,
             };
-            visit(kind, run);
+            visit(kind, run)
         })
     }
 }

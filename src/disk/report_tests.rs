@@ -4,7 +4,7 @@ use std::os::unix::fs::FileExt;
 
 use super::tests::{TestDisk, folder, read};
 use super::*;
-use crate::base::BaseRun;
+use crate::base::{BaseRun, VisitRun};
 use crate::io::real::RealDir;
 
 const MIB: u64 = 1 << 20;
@@ -91,10 +91,10 @@ impl BaseImage for Parent3 {
     fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
         self.read_at(offset, buf).map(|()| true)
     }
-    fn runs(&self, offset: u64, len: u64, visit: &mut dyn FnMut(BaseRun, u64)) -> Result<()> {
+    fn runs(&self, offset: u64, len: u64, visit: &mut VisitRun<'_>) -> Result<()> {
         for page in offset / PAGE as u64..(offset + len) / PAGE as u64 {
             let held = |encrypted| BaseRun::Held { disk: OTHER, layer: 5, encrypted };
-            visit([held(true), held(false), BaseRun::Zero][page as usize % 3], PAGE as u64);
+            visit([held(true), held(false), BaseRun::Zero][page as usize % 3], PAGE as u64)?;
         }
         Ok(())
     }
@@ -150,11 +150,11 @@ impl BaseImage for Striped {
     fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
         self.read_at(offset, buf).map(|()| true)
     }
-    fn runs(&self, offset: u64, len: u64, visit: &mut dyn FnMut(BaseRun, u64)) -> Result<()> {
+    fn runs(&self, offset: u64, len: u64, visit: &mut VisitRun<'_>) -> Result<()> {
         for page in offset / PAGE as u64..(offset + len) / PAGE as u64 {
             let visits = self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
             assert!(visits < 1 << 20, "it goes through all of the base");
-            visit(if page % 2 == 0 { BaseRun::Data } else { BaseRun::Zero }, PAGE as u64);
+            visit(if page % 2 == 0 { BaseRun::Data } else { BaseRun::Zero }, PAGE as u64)?;
         }
         Ok(())
     }

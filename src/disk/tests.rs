@@ -6,7 +6,7 @@ use tempfile::TempDir;
 use uuid::Uuid;
 
 use super::*;
-use crate::base::BaseRun;
+use crate::base::{BaseRun, VisitRun};
 use crate::io::real::RealDir;
 
 const MIB: u64 = 1 << 20;
@@ -32,9 +32,8 @@ impl BaseImage for Pattern {
     fn try_read_at(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
         self.read_at(offset, buf).map(|()| true)
     }
-    fn runs(&self, _offset: u64, len: u64, visit: &mut dyn FnMut(BaseRun, u64)) -> Result<()> {
-        visit(BaseRun::Data, len);
-        Ok(())
+    fn runs(&self, _offset: u64, len: u64, visit: &mut VisitRun<'_>) -> Result<()> {
+        visit(BaseRun::Data, len)
     }
 }
 

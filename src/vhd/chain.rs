@@ -18,6 +18,9 @@ pub enum Stored {
     Zero,
 }
 
+/// Takes whether a run is stored, and its length in bytes.
+pub type VisitStored<'a> = dyn FnMut(Stored, u64) -> Result<()> + 'a;
+
 impl Chain {
     pub(super) fn new(images: Vec<Image>) -> Self {
         debug_assert!(!images.is_empty());
@@ -66,30 +69,31 @@ impl Chain {
         })
     }
 
-    /// Visits the runs of `[offset, offset + len)`, in order, with their lengths in bytes; neighbours differ.
-    pub fn runs(&self, offset: u64, len: u64, visit: &mut dyn FnMut(Stored, u64)) -> Result<()> {
+    /// Visits the runs of `[offset, offset + len)`, in order, with their lengths in bytes; neighbours differ. An error
+    /// of `visit` ends the visit, and is what this returns.
+    pub fn runs(&self, offset: u64, len: u64, visit: &mut VisitStored<'_>) -> Result<()> {
         let mut pending: Option<(Stored, u64)> = None;
-        self.level_runs(0, offset, len, &mut |stored, run| match &mut pending {
-            Some((last, total)) if *last == stored => *total += run,
-            other => {
-                if let Some((last, total)) = other.replace((stored, run)) {
-                    visit(last, total);
+        self.level_runs(0, offset, len, &mut |stored, run| {
+            match &mut pending {
+                Some((last, total)) if *last == stored => *total += run,
+                other => {
+                    if let Some((last, total)) = other.replace((stored, run)) {
+                        visit(last, total)?;
+                    }
                 }
             }
+            Ok(())
         })?;
-        if let Some((last, total)) = pending {
-            visit(last, total);
-        }
-        Ok(())
+        pending.map_or(Ok(()), |(last, total)| visit(last, total))
     }
 
-    fn level_runs(&self, level: usize, offset: u64, len: u64, visit: &mut dyn FnMut(Stored, u64)) -> Result<()> {
+    fn level_runs(&self, level: usize, offset: u64, len: u64, visit: &mut VisitStored<'_>) -> Result<()> {
         let inside = self.images.get(level).map_or(0, |image| image.size().saturating_sub(offset).min(len));
         if inside > 0 {
             let mut at = offset;
             self.images[level].extents(offset, inside, true, &mut |place, run| {
                 match place {
-                    Some(_) => visit(Stored::Data, run),
+                    Some(_) => visit(Stored::Data, run)?,
                     None => self.level_runs(level + 1, at, run, visit)?,
                 }
                 at += run;
@@ -97,7 +101,7 @@ impl Chain {
             })?;
         }
         if inside < len {
-            visit(Stored::Zero, len - inside);
+            visit(Stored::Zero, len - inside)?;
         }
         Ok(())
     }

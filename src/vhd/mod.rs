@@ -28,7 +28,7 @@ pub mod write;
 
 pub use crate::error::VhdFault as Fault;
 pub use bat::{Bat, MAX_ENTRIES};
-pub use chain::{Chain, Stored};
+pub use chain::{Chain, Stored, VisitStored};
 pub use footer::{DiskType, FOOTER, Footer, Geometry};
 pub use header::{DEFAULT_BLOCK, HEADER, Header};
 pub use image::Image;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use sealdisk::base::{BaseImage, BaseRecord, BaseRun};
+use sealdisk::base::{BaseImage, BaseRecord, BaseRun, VisitRun};
 use sealdisk::crypto::keyring::DiskKeys;
 use sealdisk::disk::{Access, Disk, Options, Spec};
 use sealdisk::io::Dir;
@@ -49,11 +49,11 @@ impl BaseImage for SimBase {
         self.read_at(offset, buf).map(|()| true)
     }
 
-    fn runs(&self, offset: u64, len: u64, visit: &mut dyn FnMut(BaseRun, u64)) -> Result<()> {
+    fn runs(&self, offset: u64, len: u64, visit: &mut VisitRun<'_>) -> Result<()> {
         let border = self.allocated().clamp(offset, offset + len);
         for (run, len) in [(BaseRun::Data, border - offset), (BaseRun::Zero, offset + len - border)] {
             if len > 0 {
-                visit(run, len);
+                visit(run, len)?;
             }
         }
         Ok(())

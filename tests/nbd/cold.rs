@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use sealdisk::base::{BaseImage, BaseRun};
+use sealdisk::base::{BaseImage, BaseRun, VisitRun};
 use sealdisk::disk::Durability;
 use sealdisk::nbd::Config;
 use sealdisk::nbd::wire::transmission::{HeaderStyle, ReplyHeader, command, command_flag as cflag};
@@ -90,9 +90,8 @@ impl BaseImage for Base {
         self.read_at(offset, buf).map(|()| true)
     }
 
-    fn runs(&self, _offset: u64, len: u64, visit: &mut dyn FnMut(BaseRun, u64)) -> Result<()> {
-        visit(BaseRun::Data, len);
-        Ok(())
+    fn runs(&self, _offset: u64, len: u64, visit: &mut VisitRun<'_>) -> Result<()> {
+        visit(BaseRun::Data, len)
     }
 }
 

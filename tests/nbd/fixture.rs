@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
-use sealdisk::base::{BaseImage, BaseRecord, BaseRun, Format};
+use sealdisk::base::{BaseImage, BaseRecord, BaseRun, Format, VisitRun};
 use sealdisk::crypto::keyring::DiskKeys;
 use sealdisk::disk::{Access, Disk, Options, Spec};
 use sealdisk::io::real::RealDir;
@@ -47,7 +47,7 @@ impl BaseImage for Counting {
         self.read_at(offset, buf).map(|()| true)
     }
 
-    fn runs(&self, offset: u64, len: u64, visit: &mut dyn FnMut(BaseRun, u64)) -> Result<()> {
+    fn runs(&self, offset: u64, len: u64, visit: &mut VisitRun<'_>) -> Result<()> {
         let (mut at, end) = (offset, offset + len);
         while at < end {
             let (kind, until) = match at {
@@ -55,7 +55,7 @@ impl BaseImage for Counting {
                 at if at < self.hole().end => (BaseRun::Zero, self.hole().end),
                 _ => (BaseRun::Data, self.0),
             };
-            visit(kind, until.min(end) - at);
+            visit(kind, until.min(end) - at)?;
             at = until.min(end);
         }
         Ok(())

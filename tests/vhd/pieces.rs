@@ -1,6 +1,7 @@
 //! Every disk of the corpus reads the same in pieces of any size, as the base image that it would be under a disk.
 
 use sealdisk::base::{self, BaseImage, BaseRun};
+use sealdisk::{Error, ErrorKind};
 
 use crate::build::mix;
 use crate::corpus;
@@ -42,6 +43,20 @@ fn all_sizes_of_pieces_read_the_same() {
 }
 
 #[test]
+fn an_error_of_the_visitor_ends_a_visit_of_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    corpus::each(dir.path(), |disk| {
+        let (image, _) = base::open(&disk.path, &base::OpenOptions::default()).unwrap();
+        let mut visits = 0;
+        let ended = image.runs(0, image.size(), &mut |_, _| {
+            visits += 1;
+            Err(Error::new(ErrorKind::OutOfRange, "enough"))
+        });
+        assert_eq!((visits, ended.unwrap_err().kind()), (1, ErrorKind::OutOfRange), "{}", disk.name);
+    });
+}
+
+#[test]
 fn runs_say_what_is_held() {
     let dir = tempfile::tempdir().unwrap();
     corpus::each(dir.path(), |disk| {
@@ -52,6 +67,7 @@ fn runs_say_what_is_held() {
                 .runs(start, end.saturating_sub(start), &mut |run, len| {
                     assert!(len > 0 && len.is_multiple_of(512));
                     held.extend(std::iter::repeat_n(run == BaseRun::Data, len as usize / 512));
+                    Ok(())
                 })
                 .unwrap();
             if start < end {

@@ -83,6 +83,7 @@ proptest! {
                 assert!(last != Some(stored), "neighbours differ");
                 last = Some(stored);
                 runs.extend(std::iter::repeat_n(stored == Stored::Data, bytes as usize / 512));
+                Ok(())
             }).unwrap();
             prop_assert_eq!(runs, (start..start + len).map(|n| at(&models, n as usize).is_some()).collect::<Vec<_>>());
         }

@@ -122,15 +122,13 @@ impl Core {
                 }
                 _ => {
                     let base = self.base()?;
-                    let (mut at, mut done) = (segment.pages.start, Ok(()));
+                    let mut at = segment.pages.start;
                     base.runs(at * PAGE as u64, (end - at) * PAGE as u64, &mut |kind, len| {
                         let run = at..at + len / PAGE as u64;
                         at = run.end;
-                        if done.is_ok() {
-                            done = self.take_up_base(&change, &*base, kind, run).map(|pages| stored += pages);
-                        }
+                        stored += self.take_up_base(&change, &*base, kind, run)?;
+                        Ok(())
                     })?;
-                    done?;
                 }
             }
         }

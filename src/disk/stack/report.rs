@@ -106,6 +106,7 @@ impl Gathered {
                     BaseRun::Held { disk, layer, encrypted } => PageState::Inherited { disk, layer, encrypted },
                 };
                 self.push(run, state, None, depth);
+                Ok(())
             })?;
             (at, step) = (end, step.saturating_mul(2));
         }
@@ -202,7 +203,7 @@ impl Core {
         for run in uncovered.runs(0..u64::MAX) {
             base.runs(run.start * PAGE as u64, (run.end - run.start) * PAGE as u64, &mut |kind, len| {
                 let counted = match kind {
-                    BaseRun::Data => return,
+                    BaseRun::Data => return Ok(()),
                     BaseRun::Zero => &mut usage.zero,
                     BaseRun::Held { disk, layer, encrypted: true } => {
                         *inherited.entry((disk, layer)).or_default() += len / PAGE as u64;
@@ -212,6 +213,7 @@ impl Core {
                 };
                 *counted += len;
                 usage.base -= len;
+                Ok(())
             })?;
         }
         let inherited = inherited.into_iter();
@@ -259,9 +261,10 @@ impl Core {
         let mut found: BTreeMap<Uuid, Stored> = BTreeMap::new();
         for run in below.runs(0..u64::MAX) {
             base.runs(run.start * PAGE as u64, (run.end - run.start) * PAGE as u64, &mut |kind, len| {
-                let BaseRun::Held { disk, encrypted, .. } = kind else { return };
+                let BaseRun::Held { disk, encrypted, .. } = kind else { return Ok(()) };
                 let stored = found.entry(disk).or_default();
                 *(if encrypted { &mut stored.encrypted } else { &mut stored.plain }) += len;
+                Ok(())
             })?;
         }
         Ok(found.into_iter().map(|(disk, stored)| Inherited { disk, stored }).collect())
