@@ -1,13 +1,14 @@
 //! Receiving: what has arrived while there is other work, and waiting for more when there is none.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags};
 
 use super::connection::{Connection, poll};
+use super::input::Input;
 use crate::serve::busy_poll::WATCH;
+use crate::serve::channel::Channel;
 
 impl Connection {
     /// Whether a request has begun to arrive and its end has not.
@@ -21,20 +22,18 @@ impl Connection {
     }
 
     fn receive_some(&mut self, wait: bool) -> io::Result<bool> {
-        let space = self.input.space();
-        if space.is_empty() {
-            return Err(io::ErrorKind::OutOfMemory.into());
+        let received = receive_into(&mut self.input, &mut self.channel, wait)?;
+        Ok(self.heed(received))
+    }
+
+    /// Notes when bytes came, or that none will come any more. `false`: nothing has come.
+    fn heed(&mut self, received: Option<usize>) -> bool {
+        match received {
+            None => return false,
+            Some(0) => self.closing = true,
+            Some(_) => self.arrived = Instant::now(),
         }
-        match self.channel.receive(space, wait) {
-            Ok(0) => self.closing = true,
-            Ok(received) => {
-                self.input.received(received);
-                self.arrived = Instant::now();
-            }
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            Err(e) => return Err(e),
-        }
-        Ok(true)
+        true
     }
 
     /// Receives, with nothing else to do.
@@ -60,16 +59,17 @@ impl Connection {
         if !self.busy_poll.worth_watching() {
             return Ok(false);
         }
-        let shared = Arc::clone(&self.shared);
-        let Some(_place) = shared.lookouts.take() else { return Ok(false) };
+        let Some(place) = self.shared.lookouts.take() else { return Ok(false) };
         let since = Instant::now();
-        loop {
-            let came = self.receive()?;
-            if came || since.elapsed() >= WATCH {
-                self.busy_poll.watched(came);
-                return Ok(came);
+        let received = loop {
+            let received = receive_into(&mut self.input, &mut self.channel, false)?;
+            if received.is_some() || since.elapsed() >= WATCH {
+                break received;
             }
-        }
+        };
+        drop(place);
+        self.busy_poll.watched(received.is_some());
+        Ok(self.heed(received))
     }
 
     /// One system call while the client is busy, and after a while of silence a sleep that holds no buffers.
@@ -92,5 +92,22 @@ impl Connection {
             }
         }
         Ok(())
+    }
+}
+
+/// Receives what has arrived, or with `wait` what arrives within a tick: so many bytes. 0: the client sends no more;
+/// `None`: nothing has come.
+fn receive_into(input: &mut Input, channel: &mut Channel, wait: bool) -> io::Result<Option<usize>> {
+    let space = input.space();
+    if space.is_empty() {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    match channel.receive(space, wait) {
+        Ok(received) => {
+            input.received(received);
+            Ok(Some(received))
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error),
     }
 }
