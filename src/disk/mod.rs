@@ -311,6 +311,12 @@ impl Disk {
         self.core.flush()
     }
 
+    /// The same where there is nothing to wait for; `Ok(false)`: it would wait, call [`Disk::flush`] on a thread that
+    /// may.
+    pub fn try_flush(&self) -> Result<bool> {
+        self.core.try_flush()
+    }
+
     /// Reads ahead into the page cache.
     pub fn cache(&self, offset: u64, len: u64) -> Result<()> {
         self.check(offset, len, self.size())?;

@@ -79,7 +79,17 @@ impl Connection {
                 self.block_status(request, length, self.session.contexts, one);
                 return Ok(None);
             }
-            Op::Flush => Work::Flush,
+            Op::Flush => match self.session.export.disk.try_flush() {
+                Ok(false) => Work::Flush,
+                Ok(true) => {
+                    self.output.success(to);
+                    return Ok(None);
+                }
+                Err(error) => {
+                    self.fail(to, &error);
+                    return Ok(None);
+                }
+            },
             // Nothing to do, and nothing that FUA could make durable.
             _ if length == 0 => {
                 self.output.success(to);

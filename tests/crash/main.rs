@@ -12,6 +12,7 @@ mod damage;
 #[path = "../digests/mod.rs"]
 mod digests;
 mod exhaustive;
+mod flushes;
 mod full;
 mod mutants;
 mod nth;

@@ -95,6 +95,27 @@ fn every_command_checks_its_range() {
 }
 
 #[test]
+fn a_flush_with_nothing_to_make_durable_is_answered_without_a_thread() {
+    let (shelf, disk) = Shelf::with_disk(MIB);
+    disk.write(0, &[1; 4096], Durability::Fua).unwrap();
+    let mut stats = None;
+    let fixture = ServerFixture::with_server(&shelf, Config::default(), |server| stats = Some(server.stats()));
+    let threads = || stats.as_ref().unwrap().read().disk_threads;
+    let mut client = Client::attached(&fixture.socket, HeaderStyle::Simple);
+    assert_eq!(client.try_request(command::FLUSH, 0, 0, 0), 0);
+    assert_eq!(threads(), 0);
+    client.write(0, &pattern(1, 4096));
+    assert_eq!(client.try_request(command::FLUSH, 0, 0, 0), 0);
+    assert_eq!(threads(), 1, "what is to be made durable is waited for elsewhere");
+    let before = std::time::Instant::now();
+    while threads() > 0 {
+        assert_eq!(client.try_request(command::FLUSH, 0, 0, 0), 0);
+        assert!(before.elapsed() < std::time::Duration::from_secs(60), "flushes keep the thread");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
+#[test]
 fn requests_of_no_byte_do_nothing() {
     let (fixture, _disk) = ServerFixture::plain(MIB);
     for style in STYLES {

@@ -21,9 +21,9 @@ use self::checkpoint::Checkpoint;
 use self::costs::Costs;
 use self::log::{Chain, Log};
 use self::poison::Poison;
-use crate::io::File;
 use crate::io::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use crate::io::sync::{Condvar, Mutex, MutexGuard};
+use crate::io::{File, mutant};
 
 /// Whose turn it is to do what excludes rounds: one committer (invariant 5).
 #[derive(Debug, Default)]
@@ -34,6 +34,14 @@ struct Rounds {
     ended: u64,
     /// The last that made durable what it took. One that came while the keys were away took nothing.
     done: u64,
+}
+
+impl Rounds {
+    /// The round whose end makes durable what is in no layer's mark and not pending any more; 0: there is none. Under
+    /// the lock of the rounds: what a round took is still being made durable while `begun > ended`.
+    fn under_way(&self) -> u64 {
+        if self.begun > self.ended && !mutant!(EmptyFlushDoesNotWait) { self.begun } else { 0 }
+    }
 }
 
 /// A checkpoint that waits to be written.

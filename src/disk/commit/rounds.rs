@@ -40,8 +40,7 @@ struct Taken {
 
 impl Core {
     pub(crate) fn anything_dirty(&self) -> bool {
-        let state = self.stack.state();
-        !state.pending.is_empty() || state.entries.iter().any(|entry| entry.layer.is_dirty())
+        self.stack.state().anything_dirty()
     }
 
     /// Every change answered before this call is on stable storage when it returns `Ok`.
@@ -57,10 +56,31 @@ impl Core {
             return Ok(());
         }
         let rounds = self.commit.rounds.lock();
-        // Under the lock of the rounds: what was taken by a round is still being made durable while `begun > ended`.
-        let under_way = rounds.begun > rounds.ended && !mutant!(EmptyFlushDoesNotWait);
-        let target = if self.anything_dirty() { rounds.begun + 1 } else { rounds.begun * u64::from(under_way) };
+        let target = if self.anything_dirty() { rounds.begun + 1 } else { rounds.under_way() };
         self.await_round(rounds, target)
+    }
+
+    /// [`Core::flush`] where there is nothing to wait for: neither a change that is not durable, nor a round.
+    /// `Ok(false)` where there is, or where only waiting for a lock would tell.
+    pub(crate) fn try_flush(&self) -> Result<bool> {
+        self.check_admitted()?;
+        if self.access == Access::ReadOnly {
+            return Ok(true);
+        }
+        {
+            // In this order, as in `flush`: what a round takes from the state counts as under way before.
+            let Some(rounds) = self.commit.rounds.try_lock() else { return Ok(false) };
+            let Some(state) = self.stack.try_state() else { return Ok(false) };
+            if state.anything_dirty() || rounds.under_way() > 0 {
+                return Ok(false);
+            }
+        }
+        self.commit.poison().check()?;
+        match self.keys.try_are_here() {
+            Some(false) => Err(self.keyless()),
+            Some(true) => Ok(true),
+            None => Ok(false),
+        }
     }
 
     /// Waits for a round that begins from now on, even with nothing to make durable.

@@ -95,6 +95,11 @@ impl Stack {
         self.state.read()
     }
 
+    /// The same, but `None` where it would wait.
+    pub(crate) fn try_state(&self) -> Option<RwLockReadGuard<'_, State>> {
+        self.state.try_read()
+    }
+
     pub(crate) fn state_mut(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write()
     }

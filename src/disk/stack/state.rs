@@ -224,6 +224,11 @@ impl State {
         }
     }
 
+    /// Whether there is a change that no round has taken yet.
+    pub(crate) fn anything_dirty(&self) -> bool {
+        !self.pending.is_empty() || self.entries.iter().any(|entry| entry.layer.is_dirty())
+    }
+
     /// Whether every record other than of pages is durable: snapshots, sizes, layers that a rollback emptied.
     pub(crate) fn ops_durable(&self) -> bool {
         self.pending.ops.is_empty() && self.in_flight.as_ref().is_none_or(|pending| pending.ops.is_empty())

@@ -25,6 +25,11 @@ impl HeldKeys {
         self.keys.read().is_some()
     }
 
+    /// The same, but `None` where it would wait.
+    pub(crate) fn try_are_here(&self) -> Option<bool> {
+        self.keys.try_read().map(|keys| keys.is_some())
+    }
+
     pub(crate) fn is_revoked(&self) -> bool {
         self.revoked.load(Ordering::SeqCst)
     }
