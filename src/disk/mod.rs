@@ -57,6 +57,7 @@ pub use self::commit::log::Snapshot;
 use self::core::Core;
 pub(crate) use self::create::check_size;
 pub use self::options::{Options, remember_system};
+pub(crate) use self::stack::data_read::{DataRead, Hole};
 pub use self::stack::diff::Change;
 pub use self::stack::report::{Inherited, KeyUsage, LayerUsage, Stored};
 use self::stack::resolve::View;
@@ -243,6 +244,12 @@ impl Disk {
     pub fn try_read(&self, offset: u64, buf: &mut [u8]) -> Result<bool> {
         self.check(offset, buf.len() as u64, self.size())?;
         self.core.try_read(self.view, offset, buf)
+    }
+
+    /// [`Disk::try_read`] of what holds no hole, by one look at what is stored where.
+    pub(crate) fn try_read_data(&self, offset: u64, buf: &mut [u8], hole: Hole) -> Result<DataRead> {
+        self.check(offset, buf.len() as u64, self.size())?;
+        self.core.try_read_data(self.view, offset, buf, hole)
     }
 
     /// Stores `data` at byte `offset`, encrypted or in plaintext as the setting says.

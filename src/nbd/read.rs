@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::output::{CONTROL, Output, ReplyTarget};
 use super::request::Cause;
 use super::wire::transmission::HeaderStyle;
-use crate::disk::{Disk, PageState, Run};
+use crate::disk::{DataRead, Disk, Hole, PageState, Run};
 use crate::io::zeros::is_zero;
 use crate::serve::buffers::Lease;
 use crate::{Error, PAGE, Result};
@@ -130,7 +130,7 @@ impl ReadStream {
             if self.next == self.end {
                 return self.end(output);
             }
-            let until = match self.extent(disk) {
+            let until = match self.extent(disk, wait) {
                 Ok(Extent { end, hole: false }) => end,
                 Ok(Extent { end, hole: true }) => {
                     if !output.room(CONTROL) {
@@ -157,6 +157,7 @@ impl ReadStream {
             }
             let slot = output.slot(header, len);
             let wait = wait || self.begun || self.warmed;
+            let may_have_holes = self.may_have_holes();
             let read = match (&mut self.piece, &self.failure) {
                 (Some(piece), _) => piece.take(slot),
                 // A chunk that has begun is filled up, and the error follows it.
@@ -165,6 +166,18 @@ impl ReadStream {
                     true
                 }),
                 (None, None) if wait => disk.read(self.next, slot).map(|()| true),
+                (None, None) if may_have_holes => {
+                    let hole = Hole { least: MIN_HOLE, goes_on: (len as u64) < self.remaining() };
+                    match disk.try_read_data(self.next, slot, hole) {
+                        Ok(DataRead::HasHole) => {
+                            if let Err(error) = self.look_up(disk) {
+                                self.fail(error);
+                            }
+                            continue;
+                        }
+                        tried => tried.map(|tried| tried == DataRead::Done),
+                    }
+                }
                 (None, None) => disk.try_read(self.next, slot),
             };
             match read {
@@ -232,20 +245,34 @@ impl ReadStream {
         next == self.end
     }
 
-    /// What the bytes from `next` on are.
+    /// Whether what comes next was not looked up, and may have holes.
+    fn may_have_holes(&self) -> bool {
+        !self.whole && self.remaining() > GLANCE && self.piece.is_none() && self.plan.is_empty()
+    }
+
+    /// What the bytes from `next` on are, as far as that was looked up. The rest counts as data: reading it without
+    /// waiting tells of holes; where this thread waits (`wait`), it is looked up first.
     #[inline]
-    fn extent(&mut self, disk: &Disk) -> Result<Extent> {
-        if self.whole || self.end - self.next <= GLANCE || self.piece.is_some() {
-            return Ok(Extent { end: self.end, hole: false });
+    fn extent(&mut self, disk: &Disk, wait: bool) -> Result<Extent> {
+        if wait && self.may_have_holes() {
+            self.look_up(disk)?;
         }
-        if let Some(extent) = self.plan.first() {
-            return Ok(*extent);
+        match self.plan.first() {
+            Some(extent) if self.piece.is_none() && self.remaining() > GLANCE => Ok(*extent),
+            _ => Ok(Extent { end: self.end, hole: false }),
         }
+    }
+
+    /// Looks up what the next bytes are.
+    fn look_up(&mut self, disk: &Disk) -> Result<()> {
         // A hole is not read.
         disk.check_served()?;
         let runs = disk.runs(self.next, self.remaining(), RUNS)?;
         self.plan = plan(&runs, self.next, self.end);
-        Ok(self.plan.first().copied().unwrap_or(Extent { end: self.end, hole: false }))
+        if self.plan.is_empty() {
+            self.plan.push(Extent { end: self.end, hole: false });
+        }
+        Ok(())
     }
 }
 

@@ -54,7 +54,7 @@ impl Core {
         })
     }
 
-    fn segments_of(&self, view: Option<View>, pages: Range<u64>) -> Result<Segments> {
+    pub(super) fn segments_of(&self, view: Option<View>, pages: Range<u64>) -> Result<Segments> {
         let state = self.stack.state();
         let view = view.unwrap_or_else(|| state.live());
         state.check_view(view)?;
@@ -99,8 +99,14 @@ impl Core {
         }
         let pages = Self::pages_of(offset, buf.len() as u64);
         let Some(_lock) = self.stack.ranges.try_shared(pages.clone()) else { return Ok(false) };
-        let first = pages.start;
-        for segment in self.segments_of(view, pages)? {
+        let segments = self.segments_of(view, pages.clone())?;
+        self.try_read_locked(pages.start, segments, buf)
+    }
+
+    /// Fills `buf` with the whole pages of `segments`, which begin at page `first`; `Ok(false)` where that would wait
+    /// for a device. The caller holds their range lock.
+    pub(super) fn try_read_locked(&self, first: u64, segments: Segments, buf: &mut [u8]) -> Result<bool> {
+        for segment in segments {
             let part = piece(buf, first, segment.pages.clone());
             let done = match segment.source {
                 PageSource::Layer(layer) => layer.try_read(segment.pages.start, part)?,
@@ -377,6 +383,6 @@ fn gaps(pages: &Range<u64>, runs: &[Range<u64>]) -> Vec<Range<u64>> {
     starts.zip(ends).map(|(start, end)| start..end).filter(|gap| !gap.is_empty()).collect()
 }
 
-fn is_whole(offset: u64, len: usize) -> bool {
+pub(super) fn is_whole(offset: u64, len: usize) -> bool {
     offset.is_multiple_of(PAGE as u64) && len.is_multiple_of(PAGE)
 }

@@ -1,6 +1,7 @@
 //! The layers of a disk, and what each of them holds: reading and changing pages.
 
 mod access;
+pub(crate) mod data_read;
 pub(crate) mod diff;
 pub(crate) mod extent_map;
 pub(crate) mod gate;

@@ -117,7 +117,7 @@ impl Gathered {
 impl Core {
     /// Calls `look` with the base that is open. Where the disk is detached from it meanwhile, and it goes, once more
     /// without: nothing is read from it any more.
-    fn over_base<T>(&self, look: impl Fn(Option<&dyn BaseImage>) -> Result<T>) -> Result<T> {
+    pub(crate) fn over_base<T>(&self, look: impl Fn(Option<&dyn BaseImage>) -> Result<T>) -> Result<T> {
         let base = self.base().ok();
         match look(base.as_deref()) {
             Err(_) if base.is_some() && self.base().is_err() => look(None),
