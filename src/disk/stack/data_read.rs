@@ -75,7 +75,7 @@ fn has_hole(base: Option<&dyn BaseImage>, segments: &Segments, hole: Hole) -> Re
 }
 
 #[cfg(test)]
-#[cfg(not(feature = "sim"))]
+#[cfg(not(sealdisk_sim))]
 mod tests {
     use std::sync::Arc;
 

@@ -190,7 +190,7 @@ impl KeySlots {
 }
 
 #[cfg(test)]
-#[cfg(not(feature = "sim"))]
+#[cfg(not(sealdisk_sim))]
 mod tests {
     use super::*;
     use crate::io::real::RealDir;

@@ -266,7 +266,7 @@ impl StoreError {
 }
 
 #[cfg(test)]
-#[cfg(not(feature = "sim"))]
+#[cfg(not(sealdisk_sim))]
 mod tests {
     use super::*;
     use crate::disk::Durability;
